@@ -1,0 +1,259 @@
+"""One SQLAlchemy engine per process, shared with Optuna's storage; transactions, errors, patience."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from storage.clock import Clock
+from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+IMPATIENT_SECONDS = 5.0  # how long a command waits for a database before it says so
+_write_intent: ContextVar[bool] = ContextVar("write_intent", default=False)
+
+_POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
+    # Without these a cut network hangs a worker for over a minute, and a cut holder of a lock blocks all.
+    "connect_timeout": 5,  # seconds
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "options": "-c idle_in_transaction_session_timeout=10000 -c timezone=UTC",
+    "application_name": "hpo",
+}
+_SQLITE_BUSY = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
+
+
+def parse_url(text: str) -> URL:
+    """The storage URL, checked: SQLite file or PostgreSQL, driver installed.
+
+    Raises:
+        BadStorageUrlError: with what is wrong and an example; never with the password.
+    """
+    try:
+        url = sa.make_url(text)
+        url.get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        raise BadStorageUrlError(
+            f"the storage URL needs a database driver that is not installed: {error.name}. "
+            "SQLite and PostgreSQL (psycopg 3) work out of the box"
+        ) from error
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError) as error:
+        raise BadStorageUrlError(
+            "the storage URL cannot be read. Write sqlite:///file.db or postgresql://user:password@host/database"
+        ) from error
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise BadStorageUrlError(
+            f"the storage URL names {backend}; hpo shares studies on sqlite and postgresql"
+        )
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise BadStorageUrlError("an in-memory SQLite database cannot be shared; write sqlite:///file.db")
+    if backend == "sqlite" and not Path(str(url.database)).absolute().parent.is_dir():
+        raise BadStorageUrlError(f"the directory of the SQLite file does not exist: {url.database}")
+    return url
+
+
+def engine_options(url: URL) -> dict[str, Any]:
+    """Keyword arguments of `create_engine` for this database."""
+    if url.get_backend_name() == "postgresql":
+        return {"pool_pre_ping": True, "connect_args": dict(_POSTGRESQL_CONNECT_ARGS), "pool_recycle": 1800}
+    return {"connect_args": {"timeout": 30.0}}  # seconds to wait for another writer
+
+
+def listen(engine: Engine) -> None:
+    """Give SQLite real transactions: BEGIN IMMEDIATE for writers, so that they never meet half-way."""
+    if engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if _write_intent.get() else "BEGIN")
+
+
+@contextmanager
+def intend_to_write() -> Iterator[None]:
+    """Transactions begun inside take SQLite's write lock at once."""
+    token = _write_intent.set(True)
+    try:
+        yield
+    finally:
+        _write_intent.reset(token)
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether `error`, or what caused it, means that the database is away or busy for now."""
+    while error is not None:
+        if isinstance(error, DatabaseUnreachableError):
+            return True
+        if isinstance(error, sa.exc.DBAPIError):
+            if error.connection_invalidated:
+                return True
+            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+                driver = type(error.orig).__module__.split(".")[0]
+                return driver != "sqlite3" or any(word in str(error.orig).lower() for word in _SQLITE_BUSY)
+        if isinstance(error, sa.exc.TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def unreachable(url: URL, error: BaseException) -> DatabaseUnreachableError:
+    """The sentence for a database that does not answer, without the password."""
+    return DatabaseUnreachableError(f"{redacted(url)} cannot be reached: {reason(url, error)}")
+
+
+def redacted(url: URL) -> str:
+    """The URL as it may be shown: password hidden, query (which can carry one) dropped."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def reason(url: URL, error: BaseException) -> str:
+    """First line of the driver's own message, without the password."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, sa.exc.DBAPIError):
+        inner = inner.__cause__ or inner.__context__
+    text = str(inner.orig if isinstance(inner, sa.exc.DBAPIError) else error).strip().splitlines()
+    message = text[0] if text else type(error).__name__
+    secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k)]
+    for secret in secrets:
+        if secret:
+            message = message.replace(str(secret), "***")
+    return message
+
+
+@dataclass
+class Patience:
+    """How long to go on when the database is away.
+
+    A command waits `IMPATIENT_SECONDS`; a worker that has connected once outlives the database, until
+    `give_up` is set.
+    """
+
+    endless: bool = False
+    give_up: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, url: URL, call: Callable[[], T]) -> T:
+        """Result of `call()`, tried again while the database is away; so `call` must be idempotent.
+
+        Raises:
+            DatabaseUnreachableError: patience is over.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception(is_unreachable),
+            stop=stop_when_event_set(self.give_up) if self.endless else stop_after_delay(IMPATIENT_SECONDS),
+            wait=wait_random_exponential(multiplier=0.1, max=3.0),
+            sleep=sleep_using_event(self.give_up),
+            reraise=True,
+            before_sleep=lambda state: log.warning(
+                "database away (try %d): %s",
+                state.attempt_number,
+                reason(url, state.outcome.exception() or RuntimeError()) if state.outcome else "",
+            ),
+        )
+        try:
+            return retrying(call)
+        except DatabaseUnreachableError:
+            raise
+        except Exception as error:
+            if is_unreachable(error):
+                raise unreachable(url, error) from error
+            raise
+
+
+class Database:
+    """The shared database of one process: an engine, a clock, and Optuna's storage on the same engine."""
+
+    def __init__(self, url: URL, rdb: RDBStorage, clock: Clock | None = None) -> None:
+        self.url = url
+        self.rdb = rdb
+        self.engine: Engine = rdb.engine
+        self.clock = clock or Clock()
+        self.patience = Patience()
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as it may be shown."""
+        return redacted(self.url)
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Iterator[Connection]:
+        """One transaction: committed at the end, rolled back on any exception."""
+        if not write:
+            with self.engine.begin() as connection:
+                yield connection
+            return
+        with intend_to_write(), self.engine.begin() as connection:
+            yield connection
+
+    def write(self, verb: Callable[[Connection], T]) -> T:
+        """`verb` in a transaction of its own, again when the database went away; it must be idempotent."""
+
+        def once() -> T:
+            with self.transaction() as connection:
+                return verb(connection)
+
+        return self.patience(self.url, once)
+
+    def read(self, verb: Callable[[Connection], T]) -> T:
+        """`verb` in a read transaction."""
+
+        def once() -> T:
+            with self.transaction(write=False) as connection:
+                return verb(connection)
+
+        return self.patience(self.url, once)
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.rdb.remove_session()
+        self.engine.dispose()
+
+
+def connect(url: URL, *, create_tables: bool) -> RDBStorage:
+    """Optuna's storage on a database whose schema is known to be right.
+
+    Raises:
+        SchemaError: Optuna's tables are of another version.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        rdb = RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs=engine_options(url),
+            skip_table_creation=not create_tables,
+        )
+    except RuntimeError as error:  # Optuna's compatibility check
+        raise SchemaError(f"Optuna's tables in {redacted(url)} are of another version. {error}") from error
+    listen(rdb.engine)
+    rdb.engine.dispose()  # connections made before the listeners were there
+    return rdb

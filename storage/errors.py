@@ -1,0 +1,35 @@
+"""Errors of the shared storage. Driver errors are translated at this package's edge, cause kept."""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of every error this package raises on purpose. Messages never carry a password."""
+
+
+class BadStorageUrlError(StorageError):
+    """The storage URL cannot be parsed, names an unknown database, or lacks its driver."""
+
+
+class DatabaseUnreachableError(StorageError):
+    """The database does not answer (refused, timed out, stopped, cut off, locked too long)."""
+
+
+class SchemaError(StorageError):
+    """The database was made by a newer version of hpo or of Optuna, or is not such a database."""
+
+
+class UnknownStudyError(StorageError):
+    """No study of that name in this database."""
+
+
+class StudyExistsError(StorageError):
+    """A study of that name exists already."""
+
+
+class LeaseLostError(StorageError):
+    """The attempt that wanted to write no longer holds its ticket; nothing was written."""
+
+
+class ArtifactError(StorageError):
+    """An artifact name is not allowed, or a file does not have the content it was stored with."""

@@ -1,0 +1,97 @@
+"""Leases: check, renew, reap. One live lease a ticket; the database's clock decides when it is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session
+
+from storage import outcomes
+from storage.clock import Clock
+from storage.errors import LeaseLostError
+from storage.records import Lease, TicketState
+from storage.tables import ticket, worker
+
+
+@dataclass(frozen=True)
+class Held:
+    """One lease a worker holds, as the database has it."""
+
+    lease: Lease
+    study_id: int
+    runner: int
+
+
+def check(connection: Connection | Session, lease: Lease) -> None:
+    """Hold the ticket's row and make sure that this attempt may still write in this transaction.
+
+    Safe beside others: the row stays locked until the transaction ends, and whoever takes a ticket
+    over changes this row first.
+
+    Raises:
+        LeaseLostError: another attempt holds the ticket, or none does.
+    """
+    row = connection.execute(
+        sa.select(ticket.c.attempt, ticket.c.state, ticket.c.number, ticket.c.worker_id)
+        .where(ticket.c.id == lease.ticket_id)
+        .with_for_update()
+    ).first()
+    if row is None:
+        raise LeaseLostError("the study was deleted")
+    if row.attempt != lease.attempt:
+        raise LeaseLostError(
+            f"ticket {row.number}: attempt {lease.attempt} lost its lease; attempt {row.attempt} is newer"
+        )
+    if row.state != TicketState.RUNNING:
+        raise LeaseLostError(
+            f"ticket {row.number}: attempt {lease.attempt} lost its lease; the ticket is {row.state}"
+        )
+
+
+def note_rejected(connection: Connection, lease: Lease) -> None:
+    """Count one refused write of a stale attempt, for `hpo audit`."""
+    connection.execute(
+        ticket.update().where(ticket.c.id == lease.ticket_id).values(rejected=ticket.c.rejected + 1)
+    )
+
+
+def renew(connection: Connection, clock: Clock, worker_id: str, seconds: float) -> list[Held]:
+    """Extend every lease this worker still holds by `seconds` from now; what it holds is returned."""
+    mine = (ticket.c.worker_id == worker_id) & (ticket.c.state == TicketState.RUNNING)
+    connection.execute(ticket.update().where(mine).values(lease_until=clock.now() + seconds))
+    rows = connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.study_id, ticket.c.runner).where(mine)
+    )
+    return [Held(Lease(row.id, row.attempt), row.study_id, row.runner) for row in rows]
+
+
+def reap_expired(connection: Connection, clock: Clock) -> int:
+    """End every attempt whose lease has expired; returns how many.
+
+    Safe beside others: rows another reaper holds are skipped, and a renewal that comes first wins.
+    """
+    rows = connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id)
+        .where(ticket.c.state == TicketState.RUNNING, ticket.c.lease_until < clock.now())
+        .order_by(ticket.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
+        outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {name} went silent")
+    return len(rows)
+
+
+def reap_worker(connection: Connection, clock: Clock, worker_id: str, why: str) -> int:
+    """End every attempt of a worker known to be dead; returns how many."""
+    rows = connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt)
+        .where(ticket.c.state == TicketState.RUNNING, ticket.c.worker_id == worker_id)
+        .order_by(ticket.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        outcomes.lose(connection, clock, Lease(row.id, row.attempt), why)
+    return len(rows)

@@ -1,0 +1,17 @@
+"""Alembic's entry point: runs on the connection that `storage.migrate` hands it."""
+
+from alembic import context
+
+from storage.migrate import VERSION_TABLE
+from storage.tables import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    render_as_batch=True,
+    include_name=lambda name, kind, _parents: kind != "table" or (name or "").startswith("hpo_"),
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,157 @@
+"""States and frozen records. A record never changes once it was read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from sqlalchemy import Row
+
+
+class StudyState(StrEnum):
+    """State of a study."""
+
+    RUNNING = "running"  # tickets may be claimed
+    PAUSED = "paused"  # nothing new is claimed; what runs goes on
+    STOPPING = "stopping"  # nothing new; the study ends when nothing runs any more
+    STOPPED = "stopped"  # ended by a person; can be resumed
+    FINISHED = "finished"  # its budget is spent
+
+    @property
+    def ended(self) -> bool:
+        return self in (StudyState.STOPPED, StudyState.FINISHED)
+
+
+class TicketState(StrEnum):
+    """State of one unit of a study's budget."""
+
+    QUEUED = "queued"  # waits for a worker, for the first time or again
+    RUNNING = "running"  # leased to an attempt
+    COMPLETE = "complete"  # its trial has a value
+    PRUNED = "pruned"  # its trial was stopped early by the pruner
+    FAILED = "failed"  # its attempts are used up
+    CANCELLED = "cancelled"  # a person ended it
+
+
+class AttemptState(StrEnum):
+    """State of one worker's try at a ticket."""
+
+    RUNNING = "running"  # holds the lease, or did until it expired unnoticed
+    COMPLETE = "complete"  # delivered a value
+    PRUNED = "pruned"  # delivered "not worth finishing"
+    FAILED = "failed"  # the objective raised, crashed, hung or returned nonsense
+    LOST = "lost"  # its worker or runner died or went silent
+    RELEASED = "released"  # given back on purpose: drained, preempted
+    CANCELLED = "cancelled"  # ended by a person
+
+
+class WorkerState(StrEnum):
+    """State of a worker."""
+
+    ACTIVE = "active"  # beats
+    DRAINING = "draining"  # finishes what it runs, then leaves
+    LEFT = "left"  # went in good order
+    LOST = "lost"  # stopped beating
+    QUARANTINED = "quarantined"  # every attempt of its own failed; it gets no more tickets
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study as stored."""
+
+    id: int
+    uid: str
+    name: str
+    optuna_study_id: int
+    state: StudyState
+    spec: Mapping[str, Any]
+    digest: str
+    seed: int
+    budget_trials: int | None
+    budget_seconds: float | None
+    budget_target: float | None
+    artifacts: str
+    code: Mapping[str, Any] | None
+    test_evaluation: Mapping[str, Any] | None
+    created_at: float
+    seconds_used: float
+    clock_started_at: float | None
+    ended_at: float | None
+    ended_why: str | None
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        """The record of one row of `hpo_study`."""
+        return cls(
+            id=row.id,
+            uid=row.uid,
+            name=row.name,
+            optuna_study_id=row.optuna_study_id,
+            state=StudyState(row.state),
+            spec=json.loads(row.spec),
+            digest=row.digest,
+            seed=row.seed,
+            budget_trials=row.budget_trials,
+            budget_seconds=row.budget_seconds,
+            budget_target=row.budget_target,
+            artifacts=row.artifacts,
+            code=None if row.code is None else json.loads(row.code),
+            test_evaluation=None if row.test_evaluation is None else json.loads(row.test_evaluation),
+            created_at=row.created_at,
+            seconds_used=row.seconds_used,
+            clock_started_at=row.clock_started_at,
+            ended_at=row.ended_at,
+            ended_why=row.ended_why,
+        )
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one attempt to write: what every write of it names."""
+
+    ticket_id: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A ticket just leased, with what its new attempt needs to know."""
+
+    lease: Lease
+    study_id: int
+    number: int  # of the ticket in its study
+    point: Mapping[str, Any]  # values fixed by a grid cell or an enqueued point; {} when blank
+    trial_id: int | None  # an earlier attempt's trial goes on
+    trial_number: int | None
+    retry_of: int | None
+
+
+@dataclass(frozen=True)
+class NothingToClaim:
+    """Why there is no ticket now."""
+
+    ended: bool  # the study has ended: a worker may leave
+    why: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tickets of a study by state, as `hpo show` names them."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.complete + self.pruned + self.failed + self.running + self.waiting + self.cancelled
+
+    @property
+    def ended(self) -> int:
+        return self.complete + self.pruned + self.failed + self.cancelled

@@ -1,0 +1,279 @@
+"""Studies: create, read, steer, delete. One row beside each Optuna study."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage import leases, outcomes, tickets
+from storage.clock import Clock
+from storage.engine import Database
+from storage.errors import StudyExistsError, UnknownStudyError
+from storage.records import Lease, StudyRow, StudyState, TicketState
+from storage.tables import artifact, metric, study, ticket
+
+
+@dataclass(frozen=True)
+class NewStudy:
+    """What a study starts with."""
+
+    name: str
+    directions: Sequence[str]  # "minimize" or "maximize", one an objective value
+    spec: Mapping[str, Any]
+    digest: str
+    seed: int
+    points: Sequence[Mapping[str, Any] | None]  # one a ticket; None is blank
+    cells: bool  # the points are grid cells
+    enqueued: int  # how many of the first points a person asked for
+    budget_trials: int | None
+    budget_seconds: float | None
+    budget_target: float | None
+    retry_lost: int
+    retry_failed: int
+    artifacts: str
+
+
+def create(database: Database, new: NewStudy) -> StudyRow:
+    """Store a study with its tickets. Two at once: one creates, the other is told that it exists.
+
+    Optuna's study is made first; a creator that dies in between leaves an empty one, which the next
+    adopts.
+
+    Raises:
+        StudyExistsError: the name is taken, by a study of ours or by an Optuna study with trials.
+    """
+    optuna_id = database.patience(database.url, lambda: _optuna_study(database, new))
+
+    def insert(connection: Connection) -> StudyRow:
+        now = connection.scalar(sa.select(database.clock.now()))
+        connection.execute(
+            study.insert().values(
+                uid=uuid.uuid4().hex,
+                name=new.name,
+                optuna_study_id=optuna_id,
+                state=StudyState.RUNNING,
+                spec=json.dumps(new.spec),
+                digest=new.digest,
+                seed=new.seed,
+                budget_trials=new.budget_trials,
+                budget_seconds=new.budget_seconds,
+                budget_target=new.budget_target,
+                maximize=int(new.directions[0] == "maximize"),
+                retry_lost=new.retry_lost,
+                retry_failed=new.retry_failed,
+                artifacts=new.artifacts,
+                created_at=now,
+                seconds_used=0.0,
+            )
+        )
+        row = get(connection, new.name)
+        asked, rest = new.points[: new.enqueued], new.points[new.enqueued :]
+        tickets.add(connection, row.id, asked, first=0, priority=tickets.ENQUEUED)
+        tickets.add(connection, row.id, rest, first=len(asked), cells=new.cells)
+        return row
+
+    try:
+        return database.write(insert)
+    except sa.exc.IntegrityError as error:
+        raise StudyExistsError(f"a study named {new.name} exists already") from error
+
+
+def get(connection: Connection, name: str) -> StudyRow:
+    """One study.
+
+    Raises:
+        UnknownStudyError
+    """
+    row = connection.execute(sa.select(study).where(study.c.name == name)).first()
+    if row is None:
+        raise UnknownStudyError(f"there is no study named {name}")
+    return StudyRow.of(row)
+
+
+def all_studies(connection: Connection) -> list[StudyRow]:
+    """Every study, oldest first."""
+    return [StudyRow.of(row) for row in connection.execute(sa.select(study).order_by(study.c.id))]
+
+
+def set_state(connection: Connection, clock: Clock, study_id: int, wanted: StudyState) -> StudyState:
+    """Pause, resume or stop; returns the state the study is in afterwards.
+
+    Pausing halts the count of seconds. A stopping study becomes stopped when nothing runs any more.
+    A finished study stays finished.
+    """
+    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
+    state = StudyState(row.state)
+    values: dict[str, Any] = {}
+    if wanted is StudyState.PAUSED and state is StudyState.RUNNING:
+        outcomes.stop_seconds(connection, clock, study_id)
+        values = {"state": wanted}
+    elif wanted is StudyState.RUNNING and (
+        state in (StudyState.PAUSED, StudyState.STOPPED)
+        or (state is StudyState.STOPPING and row.ended_why == outcomes.BY_HAND)
+    ):
+        values = {"state": wanted, "ended_at": None, "ended_why": None}
+    elif wanted is StudyState.STOPPING and not state.ended and state is not StudyState.STOPPING:
+        values = {"state": wanted, "ended_why": outcomes.BY_HAND}
+    if values:
+        connection.execute(study.update().where(study.c.id == study_id).values(**values))
+        outcomes.conclude(connection, clock, study_id)
+    return StudyState(connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar_one())
+
+
+def cancel_running(connection: Connection, clock: Clock, study_id: int) -> int:
+    """Take the lease of every running attempt away; returns how many.
+
+    Their workers notice at the next beat, and end what runs.
+    """
+    rows = connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt)
+        .where(ticket.c.study_id == study_id, ticket.c.state == TicketState.RUNNING)
+        .order_by(ticket.c.id)
+        .with_for_update()
+    ).all()
+    for row in rows:
+        outcomes.cancel(connection, clock, Lease(row.id, row.attempt))
+    return len(rows)
+
+
+def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> int | None:
+    """Give a point to the next blank ticket, ahead of the others; returns the ticket's number.
+
+    None when every ticket is taken: the budget stays exact, so the study must be extended first. A
+    study without a budget of trials gets a new ticket.
+    """
+    budget = connection.execute(
+        sa.select(study.c.budget_trials).where(study.c.id == study_id).with_for_update()
+    ).scalar_one()
+    blank = connection.execute(
+        sa.select(ticket.c.id, ticket.c.number)
+        .where(
+            ticket.c.study_id == study_id,
+            ticket.c.state == TicketState.QUEUED,
+            ticket.c.point.is_(None),
+            ticket.c.trial_id.is_(None),
+        )
+        .order_by(ticket.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if blank is None and budget is None:
+        number = tickets.next_number(connection, study_id)
+        tickets.add(connection, study_id, [point], first=number, priority=tickets.ENQUEUED)
+        return number
+    if blank is None:
+        return None
+    connection.execute(
+        ticket.update()
+        .where(ticket.c.id == blank.id)
+        .values(point=json.dumps(point), priority=tickets.ENQUEUED)
+    )
+    return int(blank.number)
+
+
+def extend(
+    connection: Connection,
+    study_id: int,
+    points: Sequence[Mapping[str, Any] | None],
+    *,
+    cells: bool,
+    seconds: float | None = None,
+    target: float | None = None,
+) -> None:
+    """Add tickets, or raise the budget of seconds or the target; an ended study runs again."""
+    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
+    values: dict[str, Any] = {}
+    if points:
+        tickets.add(
+            connection, study_id, points, first=tickets.next_number(connection, study_id), cells=cells
+        )
+        values["budget_trials"] = (row.budget_trials or 0) + len(points)
+    if seconds is not None:
+        values["budget_seconds"] = seconds
+    if target is not None:
+        values["budget_target"] = target
+    if StudyState(row.state).ended or row.state == StudyState.STOPPING:
+        values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
+    connection.execute(study.update().where(study.c.id == study_id).values(**values))
+
+
+def retry_failed(connection: Connection, study_id: int) -> int:
+    """Queue every failed ticket again, with a new trial; returns how many."""
+    found = connection.execute(
+        ticket.update()
+        .where(ticket.c.study_id == study_id, ticket.c.state == TicketState.FAILED)
+        .values(
+            state=TicketState.QUEUED,
+            failed=0,
+            lost=0,
+            retry_of=ticket.c.trial_number,
+            trial_id=None,
+            trial_number=None,
+            not_before=None,
+        )
+    )
+    if found.rowcount:
+        connection.execute(
+            study.update()
+            .where(study.c.id == study_id, study.c.state.in_([StudyState.FINISHED, StudyState.STOPPED]))
+            .values(state=StudyState.RUNNING, ended_at=None, ended_why=None)
+        )
+    return int(found.rowcount)
+
+
+def delete(database: Database, row: StudyRow) -> None:
+    """Delete a study with its trials, tickets and records. Running attempts lose their leases."""
+
+    def ours(connection: Connection) -> None:
+        trial_ids = sa.select(artifact.c.trial_id).where(artifact.c.study_id == row.id)
+        mine = sa.select(ticket.c.trial_id).where(ticket.c.study_id == row.id, ticket.c.trial_id.is_not(None))
+        connection.execute(metric.delete().where(metric.c.trial_id.in_(mine.union(trial_ids))))
+        connection.execute(study.delete().where(study.c.id == row.id))
+
+    database.write(ours)
+    try:
+        database.patience(database.url, lambda: database.rdb.delete_study(row.optuna_study_id))
+    except KeyError:  # somebody deleted it through Optuna
+        return
+
+
+def remember(connection: Connection, study_id: int, column: str, value: Mapping[str, Any]) -> None:
+    """Keep a JSON note with the study: `code` or `test_evaluation`."""
+    connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
+
+
+def reap(connection: Connection, clock: Clock) -> int:
+    """End attempts whose lease has expired, in every study; returns how many."""
+    return leases.reap_expired(connection, clock)
+
+
+def _optuna_study(database: Database, new: NewStudy) -> int:
+    """Optuna's own study of that name; an empty one left by a creator that died is adopted."""
+    try:
+        made = optuna.create_study(
+            storage=database.rdb,
+            study_name=new.name,
+            directions=[optuna.study.StudyDirection[d.upper()] for d in new.directions],
+        )
+        return int(made._study_id)
+    except optuna.exceptions.DuplicatedStudyError:
+        found = optuna.load_study(storage=database.rdb, study_name=new.name)
+        if database.read(lambda connection: _is_ours(connection, new.name)):
+            raise StudyExistsError(f"a study named {new.name} exists already") from None
+        if found.trials or [d.name.lower() for d in found.directions] != list(new.directions):
+            raise StudyExistsError(
+                f"an Optuna study named {new.name} with {len(found.trials)} trials is in this database "
+                "already; give this one another name"
+            ) from None
+        return int(found._study_id)
+
+
+def _is_ours(connection: Connection, name: str) -> bool:
+    return connection.execute(sa.select(study.c.id).where(study.c.name == name)).first() is not None

@@ -1,0 +1,186 @@
+"""Our tables. Optuna's own tables stand beside them in the same database and stay Optuna's.
+
+Times are seconds since the epoch by the database's clock (`storage.clock`). `optuna_study_id` and
+`trial_id` point into Optuna's tables without a foreign key, so that Optuna may migrate its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from storage.records import AttemptState, StudyState, TicketState, WorkerState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class AnyFloat(TypeDecorator[float]):
+    """A double that keeps NaN on SQLite too, which would turn it into NULL."""
+
+    impl = Float(53)
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> Any:
+        if value is not None and math.isnan(value) and dialect.name == "sqlite":
+            return "nan"
+        return value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
+        return None if value is None else float(value)
+
+
+def _state(states: type[AttemptState] | type[StudyState] | type[TicketState] | type[WorkerState]) -> Any:
+    allowed = ", ".join(f"'{state}'" for state in states)
+    return CheckConstraint(f"state IN ({allowed})", name="state")
+
+
+study = Table(
+    "hpo_study",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("uid", String(32), nullable=False, unique=True),  # part of artifact paths; never reused
+    Column("name", String(200), nullable=False, unique=True),
+    Column("optuna_study_id", Integer, nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("spec", Text, nullable=False),  # the validated study file as JSON
+    Column("digest", String(64), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("budget_trials", Integer),  # None: tickets are made as they are claimed
+    Column("budget_seconds", Float(53)),
+    Column("budget_target", Float(53)),
+    Column("maximize", Integer, nullable=False),  # 1 when the first direction is maximize
+    Column("retry_lost", Integer, nullable=False),
+    Column("retry_failed", Integer, nullable=False),
+    Column("artifacts", Text, nullable=False),  # URL of the artifact store
+    Column("code", Text),  # JSON: what the first completed trial ran on
+    Column("test_evaluation", Text),  # JSON: the winner on the test set, with its trial number
+    Column("created_at", Float(53), nullable=False),
+    Column("clock_started_at", Float(53)),  # when `seconds` last began to count; None while it does not
+    Column("seconds_used", Float(53), nullable=False, default=0.0),
+    Column("ended_at", Float(53)),
+    Column("ended_why", String(200)),
+    _state(StudyState),
+)
+
+worker = Table(
+    "hpo_worker",
+    metadata,
+    Column("id", String(32), primary_key=True),  # new at every start
+    Column("name", String(200), nullable=False),
+    Column("host", String(200), nullable=False),
+    Column("host_key", String(200), nullable=False),  # same value: a pid can be looked up here
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Float(53), nullable=False),  # tells a reused pid
+    Column("state", String(16), nullable=False),
+    Column("study_id", Integer),  # the study it serves; None: every running one
+    Column("devices", Text, nullable=False),  # JSON list, one per runner
+    Column("versions", Text, nullable=False),  # JSON
+    Column("status", Text),  # JSON: utilisation, memory, what each runner does
+    Column("started_at", Float(53), nullable=False),
+    Column("beat_at", Float(53), nullable=False),
+    Column("ended_at", Float(53)),
+    Column("reason", Text),  # why it was quarantined or lost
+    Column("good_attempts", Integer, nullable=False, default=0),
+    Column("bad_attempts", Integer, nullable=False, default=0),
+    _state(WorkerState),
+)
+
+ticket = Table(
+    "hpo_ticket",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),  # 0, 1, ... in its study
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False, default=0),  # higher first
+    Column("point", Text),  # JSON: a grid cell or an enqueued point; None: the sampler chooses
+    Column("cell", Integer, nullable=False, default=0),  # 1: `point` is a grid cell
+    Column("attempt", Integer, nullable=False, default=0),  # the fencing token: the newest attempt
+    Column("lost", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("rejected", Integer, nullable=False, default=0),  # writes of stale attempts that were refused
+    Column("not_before", Float(53)),  # back-off after a lost or failed attempt
+    Column("worker_id", String(32)),  # who holds the lease
+    Column("runner", Integer),
+    Column("lease_until", Float(53)),
+    Column("trial_id", Integer),  # Optuna's; None until the first attempt has chosen parameters
+    Column("trial_number", Integer),
+    Column("retry_of", Integer),  # number of the failed trial that this ticket's new trial repeats
+    Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
+    UniqueConstraint("study_id", "number"),
+    Index(None, "study_id", "state", "priority", "number"),
+    Index(None, "trial_id"),
+    Index(None, "worker_id", "state"),
+    _state(TicketState),
+)
+
+attempt = Table(
+    "hpo_attempt",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("ticket_id", Integer, ForeignKey("hpo_ticket.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("trial_id", Integer),
+    Column("trial_number", Integer),
+    Column("worker_id", String(32), nullable=False),
+    Column("runner", Integer, nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("resumed_from", Integer),  # checkpoint step this attempt went on from
+    Column("started_at", Float(53), nullable=False),
+    Column("ended_at", Float(53)),
+    Column("error", Text),  # traceback, or what ended it
+    Column("peak_memory", Float(53)),  # bytes
+    UniqueConstraint("ticket_id", "number"),
+    Index(None, "trial_id"),
+    _state(AttemptState),
+)
+
+metric = Table(
+    "hpo_metric",
+    metadata,
+    Column("trial_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(200), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("value", AnyFloat),
+)
+
+artifact = Table(
+    "hpo_artifact",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE"), nullable=False),
+    Column("trial_id", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("path", Text, nullable=False),  # relative to the study's artifact store
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    UniqueConstraint("trial_id", "name"),
+)

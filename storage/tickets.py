@@ -1,0 +1,200 @@
+"""Tickets: make them, claim one, count them. Number of tickets = the budget, so overshoot is impossible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage import outcomes
+from storage.clock import Clock
+from storage.records import (
+    AttemptState,
+    Claim,
+    Counts,
+    Lease,
+    NothingToClaim,
+    StudyState,
+    TicketState,
+    WorkerState,
+)
+from storage.tables import attempt, study, ticket, worker
+
+ENQUEUED = 1  # priority of a point a person asked for
+
+
+def add(
+    connection: Connection,
+    study_id: int,
+    points: Sequence[Mapping[str, Any] | None],
+    *,
+    first: int,
+    cells: bool = False,
+    priority: int = 0,
+) -> None:
+    """Append tickets `first`, `first + 1`, ...; None is a blank ticket."""
+    if points:
+        connection.execute(
+            ticket.insert(),
+            [
+                {
+                    "study_id": study_id,
+                    "number": first + i,
+                    "state": TicketState.QUEUED,
+                    "point": None if point is None else json.dumps(point),
+                    "cell": int(cells),
+                    "priority": priority,
+                }
+                for i, point in enumerate(points)
+            ],
+        )
+
+
+def claim_next(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    worker_id: str,
+    runner: int,
+    device: str,
+    lease_seconds: float,
+) -> Claim | NothingToClaim:
+    """Lease the next ticket to a new attempt of this runner.
+
+    Safe beside others: the study's row is locked, so that claims of one study come one after another
+    and pause, stop and target take effect before or after but never during; tickets that others hold
+    are skipped, never waited for. A runner has one ticket at a time, so a claim whose answer was lost
+    is found again, not repeated.
+    """
+    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).first()
+    if row is None:
+        return NothingToClaim(ended=True, why="the study was deleted")
+    mine = connection.execute(
+        sa.select(ticket).where(
+            ticket.c.study_id == study_id,
+            ticket.c.worker_id == worker_id,
+            ticket.c.runner == runner,
+            ticket.c.state == TicketState.RUNNING,
+        )
+    ).first()
+    if mine is not None:
+        return _claim(mine, mine.attempt)
+    state = StudyState(row.state)
+    if state.ended:
+        return NothingToClaim(ended=True, why=f"the study is {state}: {row.ended_why}")
+    if state is not StudyState.RUNNING:
+        outcomes.conclude(connection, clock, study_id)
+        return NothingToClaim(ended=False, why=f"the study is {state}")
+    standing = connection.scalar(sa.select(worker.c.state).where(worker.c.id == worker_id))
+    if standing != WorkerState.ACTIVE:
+        return NothingToClaim(ended=True, why=f"this worker is {standing or 'not registered'}")
+    if _seconds_spent(connection, clock, row):
+        return NothingToClaim(ended=False, why="the budget of seconds is spent")
+    chosen = connection.execute(
+        sa.select(ticket)
+        .where(
+            ticket.c.study_id == study_id,
+            ticket.c.state == TicketState.QUEUED,
+            sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
+        )
+        .order_by(ticket.c.priority.desc(), ticket.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if chosen is None and row.budget_trials is None:
+        chosen = _make_one(connection, study_id)
+    if chosen is None:
+        outcomes.conclude(connection, clock, study_id)
+        return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
+    if row.clock_started_at is None:
+        connection.execute(
+            study.update()
+            .where(study.c.id == study_id, study.c.clock_started_at.is_(None))
+            .values(clock_started_at=clock.now())
+        )
+    number = chosen.attempt + 1
+    connection.execute(
+        ticket.update()
+        .where(ticket.c.id == chosen.id)
+        .values(
+            state=TicketState.RUNNING,
+            attempt=number,
+            worker_id=worker_id,
+            runner=runner,
+            lease_until=clock.now() + lease_seconds,
+            not_before=None,
+        )
+    )
+    connection.execute(
+        attempt.insert().values(
+            ticket_id=chosen.id,
+            number=number,
+            trial_id=chosen.trial_id,
+            trial_number=chosen.trial_number,
+            worker_id=worker_id,
+            runner=runner,
+            device=device,
+            state=AttemptState.RUNNING,
+            started_at=clock.now(),
+        )
+    )
+    return _claim(chosen, number)
+
+
+def counts(connection: Connection, study_id: int) -> Counts:
+    """Tickets by state."""
+    rows = connection.execute(
+        sa.select(ticket.c.state, sa.func.count())
+        .where(ticket.c.study_id == study_id)
+        .group_by(ticket.c.state)
+    ).all()
+    by_state = {str(state): int(n) for state, n in rows}
+    waiting = by_state.pop(TicketState.QUEUED, 0)
+    return Counts(waiting=waiting, **by_state)
+
+
+def next_number(connection: Connection, study_id: int) -> int:
+    """The number the next ticket of the study gets. The caller holds the study's row."""
+    newest = connection.scalar(sa.select(sa.func.max(ticket.c.number)).where(ticket.c.study_id == study_id))
+    return 0 if newest is None else int(newest) + 1
+
+
+def _claim(row: sa.Row[Any], number: int) -> Claim:
+    return Claim(
+        lease=Lease(row.id, number),
+        study_id=row.study_id,
+        number=row.number,
+        point={} if row.point is None else json.loads(row.point),
+        trial_id=row.trial_id,
+        trial_number=row.trial_number,
+        retry_of=row.retry_of,
+    )
+
+
+def _make_one(connection: Connection, study_id: int) -> sa.Row[Any]:
+    """A further blank ticket of a study that only seconds or a target end."""
+    connection.execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())
+    number = next_number(connection, study_id)
+    add(connection, study_id, [None], first=number)
+    return connection.execute(
+        sa.select(ticket).where(ticket.c.study_id == study_id, ticket.c.number == number)
+    ).one()
+
+
+def _seconds_spent(connection: Connection, clock: Clock, row: sa.Row[Any]) -> bool:
+    """Whether the budget of seconds is spent; then the study stops."""
+    if row.budget_seconds is None or row.clock_started_at is None:
+        return False
+    spent = row.seconds_used + (connection.scalar(sa.select(clock.now())) or 0.0) - row.clock_started_at
+    if spent < row.budget_seconds:
+        return False
+    connection.execute(
+        study.update()
+        .where(study.c.id == row.id, study.c.state == StudyState.RUNNING)
+        .values(state=StudyState.STOPPING, ended_why="budget of seconds spent")
+    )
+    outcomes.conclude(connection, clock, row.id)
+    return True

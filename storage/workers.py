@@ -1,0 +1,198 @@
+"""Workers: register, beat, leave; notice those that died."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage import leases
+from storage.clock import Clock
+from storage.records import TicketState, WorkerState
+from storage.tables import attempt, study, ticket, worker
+
+LOST_AFTER = 2.0  # leases: silence after which a worker is shown as lost
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """One worker as stored, with the trials its runners are at."""
+
+    id: str
+    name: str
+    host: str
+    host_key: str
+    pid: int
+    pid_started: float
+    state: WorkerState
+    study: str | None
+    devices: Sequence[str]
+    versions: Mapping[str, Any]
+    status: Mapping[str, Any]
+    started_at: float
+    beat_at: float
+    silent_for: float  # seconds since the last beat, by the database's clock
+    ended_at: float | None
+    reason: str | None
+    good_attempts: int
+    bad_attempts: int
+    trials: Sequence[str]  # "study/17"
+
+
+def register(
+    connection: Connection,
+    clock: Clock,
+    *,
+    worker_id: str,
+    name: str,
+    host: str,
+    host_key: str,
+    pid: int,
+    pid_started: float,
+    study_id: int | None,
+    devices: Sequence[str],
+    versions: Mapping[str, Any],
+) -> None:
+    """Record a worker at its start. Every start has an id of its own, whatever its name is."""
+    if connection.execute(sa.select(worker.c.id).where(worker.c.id == worker_id)).first() is not None:
+        return
+    connection.execute(
+        worker.insert().values(
+            id=worker_id,
+            name=name,
+            host=host,
+            host_key=host_key,
+            pid=pid,
+            pid_started=pid_started,
+            state=WorkerState.ACTIVE,
+            study_id=study_id,
+            devices=json.dumps(list(devices)),
+            versions=json.dumps(dict(versions)),
+            started_at=clock.now(),
+            beat_at=clock.now(),
+            good_attempts=0,
+            bad_attempts=0,
+        )
+    )
+
+
+def beat(
+    connection: Connection, clock: Clock, worker_id: str, status: Mapping[str, Any]
+) -> WorkerState | None:
+    """Say that the worker lives; returns its state as others see it, None when it was deleted.
+
+    A worker that was taken for lost and comes back is active again; quarantine stays.
+    """
+    connection.execute(
+        worker.update()
+        .where(worker.c.id == worker_id)
+        .values(
+            beat_at=clock.now(),
+            status=json.dumps(dict(status)),
+            state=sa.case(
+                (worker.c.state == WorkerState.LOST, sa.literal(WorkerState.ACTIVE.value)),
+                else_=worker.c.state,
+            ),
+        )
+    )
+    state = connection.scalar(sa.select(worker.c.state).where(worker.c.id == worker_id))
+    return None if state is None else WorkerState(state)
+
+
+def set_state(connection: Connection, clock: Clock, worker_id: str, state: WorkerState) -> None:
+    """Draining, or left in good order. A quarantined worker stays so."""
+    connection.execute(
+        worker.update()
+        .where(worker.c.id == worker_id, worker.c.state != WorkerState.QUARANTINED)
+        .values(state=state, ended_at=clock.now() if state is WorkerState.LEFT else None)
+    )
+
+
+def mark_silent(connection: Connection, clock: Clock, lease_seconds: float) -> None:
+    """Show workers as lost that have not beaten for two leases."""
+    connection.execute(
+        worker.update()
+        .where(
+            worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]),
+            worker.c.beat_at < clock.now() - LOST_AFTER * lease_seconds,
+        )
+        .values(state=WorkerState.LOST, reason="went silent", ended_at=clock.now())
+    )
+
+
+def of_host(connection: Connection, host_key: str) -> list[tuple[str, int, float]]:
+    """(id, pid, process start) of the workers of this very host that should be alive."""
+    rows = connection.execute(
+        sa.select(worker.c.id, worker.c.pid, worker.c.pid_started).where(
+            worker.c.host_key == host_key,
+            worker.c.state.in_(
+                [WorkerState.ACTIVE, WorkerState.DRAINING, WorkerState.LOST, WorkerState.QUARANTINED]
+            ),
+            worker.c.ended_at.is_(None) | (worker.c.state == WorkerState.LOST),
+        )
+    )
+    return [(row.id, row.pid, row.pid_started) for row in rows]
+
+
+def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
+    """A worker whose process is known to be gone: free its tickets at once; returns how many."""
+    freed = leases.reap_worker(connection, clock, worker_id, "its worker died")
+    connection.execute(
+        worker.update()
+        .where(worker.c.id == worker_id, worker.c.state != WorkerState.QUARANTINED)
+        .values(state=WorkerState.LOST, reason="its process is gone", ended_at=clock.now())
+    )
+    return freed
+
+
+def all_workers(connection: Connection, clock: Clock, study_id: int | None = None) -> list[WorkerRow]:
+    """Every worker, or those that serve or served one study; oldest first."""
+    query = (
+        sa.select(worker, study.c.name.label("study"), (clock.now() - worker.c.beat_at).label("silent_for"))
+        .outerjoin(study, worker.c.study_id == study.c.id)
+        .order_by(worker.c.started_at, worker.c.id)
+    )
+    if study_id is not None:
+        tried = (
+            sa.select(attempt.c.worker_id)
+            .join(ticket, attempt.c.ticket_id == ticket.c.id)
+            .where(ticket.c.study_id == study_id)
+        )
+        query = query.where((worker.c.study_id == study_id) | worker.c.id.in_(tried))
+    running = connection.execute(
+        sa.select(ticket.c.worker_id, ticket.c.trial_number, study.c.name)
+        .join(study, ticket.c.study_id == study.c.id)
+        .where(ticket.c.state == TicketState.RUNNING)
+        .order_by(ticket.c.trial_number)
+    ).all()
+    at: dict[str, list[str]] = {}
+    for row in running:
+        at.setdefault(row.worker_id, []).append(f"{row.name}/{row.trial_number}")
+    return [
+        WorkerRow(
+            id=row.id,
+            name=row.name,
+            host=row.host,
+            host_key=row.host_key,
+            pid=row.pid,
+            pid_started=row.pid_started,
+            state=WorkerState(row.state),
+            study=row.study,
+            devices=json.loads(row.devices),
+            versions=json.loads(row.versions),
+            status=json.loads(row.status) if row.status else {},
+            started_at=row.started_at,
+            beat_at=row.beat_at,
+            silent_for=row.silent_for,
+            ended_at=row.ended_at,
+            reason=row.reason,
+            good_attempts=row.good_attempts,
+            bad_attempts=row.bad_attempts,
+            trials=at.get(row.id, []),
+        )
+        for row in connection.execute(query)
+    ]
