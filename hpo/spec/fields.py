@@ -1,0 +1,190 @@
+"""Field types of the study file that pydantic lacks: exact numbers, JSON values, safe names."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+from hpo.spec.problems import problem, shown
+
+Scalar = str | int | float | bool | None
+
+MAX_NAME = 100  # characters of a study, parameter or field name
+MAX_NAME_BYTES = 200  # of a study's name, which becomes the name of a directory
+_STUDY_NAME = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
+_MAX_WHOLE = 2**53  # Optuna stores every parameter as a 64-bit float
+
+
+class Section(BaseModel):
+    """Base of every part of a study file: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def whole(value: Any) -> int:
+    """`value` as an int, if it is a whole number between -2**53 and 2**53 (1e3 is one, true is not)."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e3 is a whole number too
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise problem(f"must be a whole number, got {shown(value)}")
+    if abs(value) > _MAX_WHOLE:
+        raise problem(f"must lie between -2**53 and 2**53, got {shown(value)}")
+    return value
+
+
+def number(value: Any) -> float:
+    """`value` as a float, if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise problem(f"must be a number, got {shown(value)}")
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise problem(f"must be a finite number, got {shown(value)}")
+    return result
+
+
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise problem(f"must be true or false, got {shown(value)}")
+    return value
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise problem(f"must be text, got {shown(value)}; put it in quotes if it is meant as text")
+    return value
+
+
+def check_json(value: Any, *at: Any) -> Any:
+    """`value` if it consists of JSON types with finite numbers and text keys.
+
+    Raises:
+        PydanticCustomError: pointing at the part that is not JSON.
+    """
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise problem(f"must be a finite number, got {shown(value)}", *at)
+            return value
+        case dict():
+            for key in value:
+                if not isinstance(key, str):
+                    raise problem(f"has the key {shown(key)}; keys must be text: put it in quotes", *at)
+            return {key: check_json(item, *at, key) for key, item in value.items()}
+        case list() | tuple():
+            return [check_json(item, *at, index) for index, item in enumerate(value)]
+    raise problem(f"must be text, a number, true, false, null, a list or a mapping, got {shown(value)}", *at)
+
+
+def check_scalar(value: Any, *at: Any) -> Scalar:
+    """`value` if it is text, a finite number, true, false or null.
+
+    Raises:
+        PydanticCustomError: for anything else.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise problem(f"must be a finite number, got {shown(value)}", *at)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise problem(f"must be text, a number, true, false or null, got {shown(value)}", *at)
+
+
+def check_name(name: Any, what: str, *at: Any) -> str:
+    """`name` if it can name a parameter or a fixed value.
+
+    Raises:
+        PydanticCustomError: when it is no text, empty, too long or not printable.
+    """
+    if not isinstance(name, str):
+        raise problem(f"the name {shown(name)} must be text: put it in quotes", *at)
+    if not name.strip():
+        raise problem(f"a {what} needs a name that is not empty", *at)
+    if len(name) > MAX_NAME:
+        raise problem(
+            f"the name {shown(name)} has {len(name)} characters; at most {MAX_NAME} are allowed", *at
+        )
+    if not name.isprintable():
+        raise problem(f"the name {shown(name)} holds a character that cannot be printed", *at)
+    return name
+
+
+def check_study_name(name: Any) -> str:
+    """A study's name in Unicode's composed form (NFC), if it can safely name a directory.
+
+    Letters and digits of any script, space, `_`, `-`, `.` and `+`; starts with a letter or
+    digit; at most 100 characters and 200 bytes.
+
+    Raises:
+        PydanticCustomError: saying which rule is broken.
+    """
+    text = unicodedata.normalize("NFC", _text(name))
+    if not text:
+        raise problem("must not be empty")
+    if len(text) > MAX_NAME or len(text.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        raise problem(
+            f"has {len(text)} characters ({shown(text[:20])}...); at most {MAX_NAME} characters"
+            f" and {MAX_NAME_BYTES} bytes are allowed, because the name becomes a directory"
+        )
+    if not text.isprintable():
+        raise problem(f"holds a character that cannot be printed: {shown(text)}")
+    if not _STUDY_NAME.fullmatch(text):
+        raise problem(
+            "must start with a letter or digit, hold only letters, digits, spaces and _ - . +,"
+            f" and not end in a dot or space, got {shown(text)}"
+        )
+    return text
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
+Number = Annotated[float, BeforeValidator(number)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Text = Annotated[str, BeforeValidator(_text)]
+StudyName = Annotated[
+    str,
+    BeforeValidator(check_study_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME}),
+]
+JsonValue = Annotated[Any, AfterValidator(check_json)]
+
+
+def at_least(low: float) -> AfterValidator:
+    """The field must be `low` or more."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value < low:
+            raise problem(f"must be at least {low}, got {shown(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def at_most(high: float) -> AfterValidator:
+    """The field must be `high` or less."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value > high:
+            raise problem(f"must be at most {high}, got {shown(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def above(low: float) -> AfterValidator:
+    """The field must be more than `low`."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value <= low:
+            raise problem(f"must be above {low}, got {shown(value)}")
+        return value
+
+    return AfterValidator(check)

@@ -1,0 +1,223 @@
+"""From a study file to a `StudySpec`, and from pydantic's errors to sentences with file and line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from hpo.errors import SpecError
+from hpo.spec.model import Budget, Retry, StudySpec
+from hpo.spec.overrides import Override, apply_overrides
+from hpo.spec.parameters import Choice, Parameter
+from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, shown
+from hpo.spec.reading import MAX_BYTES, Document, read_yaml
+from hpo.spec.sampling import PrunerSpec, SamplerSpec
+
+MAX_PROBLEMS = 10  # told at once
+
+
+def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudySpec:
+    """Read and validate a study file.
+
+    Args:
+        path: The file, YAML 1.2 (or JSON), UTF-8, at most 1 MB.
+        overrides: Fields to change, as `budget.trials=20`; values are YAML.
+
+    Raises:
+        SpecError: naming file, line, field, the value and what is allowed; several problems at once.
+    """
+    file = FilePath(path)
+    document = read_yaml(_content(file), file.name)
+    return _validated(document, file.name, overrides)
+
+
+def parse_spec(
+    source: str | bytes | Mapping[str, Any], name: str = "spec", overrides: Sequence[str] = ()
+) -> StudySpec:
+    """Validate a study given as YAML text or as a mapping; `name` stands for the file in errors.
+
+    Raises:
+        SpecError: as `load_spec` does.
+    """
+    if isinstance(source, Mapping):
+        document = Document(dict(source))
+    else:
+        document = read_yaml(source.encode() if isinstance(source, str) else source, name)
+    return _validated(document, name, overrides)
+
+
+def _content(file: FilePath) -> bytes:
+    try:
+        if file.is_dir():
+            raise SpecError(f"{file}: is a directory; name a study file")
+        if not file.exists():
+            near = nearest(file.name, _study_files(file.parent))
+            raise SpecError(f"{file}: there is no such file{near}")
+        with file.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpecError(f"{shown(str(file))}: cannot be read: {reason}") from error
+
+
+def _study_files(folder: FilePath) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml", ".json")]
+    except OSError:
+        return []
+
+
+def _validated(document: Document, name: str, overrides: Sequence[str]) -> StudySpec:
+    data, applied = apply_overrides(document.value, overrides)
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(_told(error, data, Document(data, document.lines), name, applied)) from None
+
+
+def _told(
+    error: ValidationError, data: Any, document: Document, name: str, overrides: Sequence[Override]
+) -> str:
+    messages = []
+    for detail in error.errors(include_url=False):
+        path, sentence = _sentence(detail, data)
+        if path[:1] == ("directions",) and isinstance(data, Mapping) and "directions" not in data:
+            path = ("direction",)
+        place = _place(path, document, name, overrides)
+        messages.append(" ".join(part for part in (f"{place}:", dotted(path), sentence) if part))
+    messages = list(dict.fromkeys(messages))
+    if len(messages) > MAX_PROBLEMS:
+        messages = [*messages[:MAX_PROBLEMS], f"... and {len(messages) - MAX_PROBLEMS} more"]
+    return "\n".join(messages)
+
+
+def _place(path: Path, document: Document, name: str, overrides: Sequence[Override]) -> str:
+    for override in reversed(overrides):
+        length = min(len(path), len(override.path))
+        if length and path[:length] == override.path[:length] and len(path) >= len(override.path):
+            return f"--set {override.text}"
+    line = document.line(path)
+    return f"{name}, line {line}" if line else name
+
+
+def _sentence(detail: Any, data: Any) -> tuple[Path, str]:
+    """Path and sentence of one of pydantic's errors."""
+    path, owner = _located(detail["loc"], data)
+    kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    match kind:
+        case "hpo_problem":
+            return (*path, *context["at"]), context["sentence"]
+        case "extra_forbidden":
+            allowed = _fields(owner)
+            return path, f"is unknown{nearest(path[-1], allowed)} (allowed: {listed(allowed)})"
+        case "missing":
+            return path, "is required"
+        case "union_tag_not_found":
+            tag = context["discriminator"].strip("'")
+            return (*path, tag), f"is required: one of {listed(_tags(path))}"
+        case "union_tag_invalid":
+            tag = context["discriminator"].strip("'")
+            names = _tags(path)
+            return (*path, tag), f"must be one of {listed(names)}, got {shown(context['tag'])}" + nearest(
+                context["tag"], names
+            )
+        case "literal_error":
+            return path, f"must be {context['expected']}, got {shown(value)}"
+        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
+            return path, f"must be a mapping, got {shown(value)}"
+        case "invalid_key":
+            return path, "is no text; keys are text"
+        case _:
+            message = detail["msg"]
+            return path, f"{message[0].lower()}{message[1:]}, got {shown(value)}"
+
+
+def _located(loc: Sequence[Any], data: Any) -> tuple[Path, type[BaseModel]]:
+    """A path in the user's file for pydantic's `loc`, which also names the branch of a union.
+
+    Returns it with the model that owns its last part.
+    """
+    path: list[Any] = []
+    here: Any = data
+    owner: type[BaseModel] = StudySpec
+    inner: type[BaseModel] | None = StudySpec
+    for part in loc:
+        branch = _branch(tuple(path), part)
+        if branch is not None and _tag(here) == part and not (isinstance(here, Mapping) and part in here):
+            inner = branch
+            continue
+        if inner is not None:
+            owner = inner
+        path.append(part)
+        inner = _plain_section(tuple(path))
+        if isinstance(here, Mapping):
+            here = here.get(part)
+        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        else:
+            here = None
+    return tuple(path), owner
+
+
+def _tag(value: Any) -> Any:
+    """What a value says of its own kind: its `type`, its `name`, or itself as a bare name."""
+    if isinstance(value, Mapping):
+        return value.get("type", value.get("name"))
+    return value
+
+
+def _members(union: Any) -> dict[str, type[BaseModel]]:
+    """The models of a discriminated union by their tag."""
+    members: dict[str, type[BaseModel]] = {}
+    for model in get_args(get_args(union)[0]):
+        field = model.model_fields.get("name") or model.model_fields["type"]
+        members[get_args(field.annotation)[0]] = model
+    return members
+
+
+_PARAMETERS, _SAMPLERS, _PRUNERS = map(_members, (Parameter, SamplerSpec, PrunerSpec))
+
+
+def _union(path: Path) -> dict[str, type[BaseModel]]:
+    """The kinds of thing that can stand at `path`, where there are several."""
+    match path:
+        case ("space", _):
+            return _PARAMETERS
+        case ("sampler",):
+            return _SAMPLERS
+        case ("pruner",):
+            return _PRUNERS
+        case ("pruner", "wrapped"):
+            return {name: model for name, model in _PRUNERS.items() if name != "patient"}
+    return {}
+
+
+def _tags(path: Path) -> list[str]:
+    return list(_union(path))
+
+
+def _branch(path: Path, part: Any) -> type[BaseModel] | None:
+    return _union(path).get(part) if isinstance(part, str) else None
+
+
+def _plain_section(path: Path) -> type[BaseModel] | None:
+    match path:
+        case ("budget",):
+            return Budget
+        case ("retry",):
+            return Retry
+        case ("space", _, "choices", _):
+            return Choice
+    return None
+
+
+def _fields(owner: type[BaseModel]) -> list[str]:
+    names = list(owner.model_fields)
+    return ["direction" if name == "directions" else name for name in names] if owner is StudySpec else names
+
+
+__all__ = ["PROBLEM", "load_spec", "parse_spec"]

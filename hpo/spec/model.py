@@ -1,0 +1,295 @@
+"""The study file as a frozen, validated value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from hpo.spec.conditions import check_conditions
+from hpo.spec.fields import (
+    Number,
+    Section,
+    StudyName,
+    Text,
+    Whole,
+    above,
+    at_least,
+    at_most,
+    check_json,
+    check_name,
+)
+from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
+from hpo.spec.objective import ObjectivePath, check_objective, parse_objective
+from hpo.spec.parameters import Parameter
+from hpo.spec.points import check_partial_point, missing_names
+from hpo.spec.problems import moved, nearest, problem, shown
+from hpo.spec.sampling import NoPruner, PrunerSpec, SamplerSpec, TpeSampler, named
+
+Direction = Literal["minimize", "maximize"]
+DIRECTIONS = ("minimize", "maximize")
+MAX_TRIALS = 1_000_000
+MAX_SECONDS = 10 * 365 * 86_400
+NOT_IDENTITY = frozenset({"budget", "retry", "notes"})
+
+Seconds = Annotated[Number, above(0), at_most(MAX_SECONDS)]
+
+
+class Budget(Section):
+    """What ends the study; whatever is met first."""
+
+    trials: Annotated[Whole, at_least(1), at_most(MAX_TRIALS)] | None = Field(
+        default=None, description="Number of trials, enqueued points included."
+    )
+    seconds: Seconds | None = Field(
+        default=None, description="Wall-clock seconds from the first claim; stands still while paused."
+    )
+    target: Number | None = Field(
+        default=None,
+        description="Objective value that is good enough, in the objective's unit; one direction only.",
+    )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing here would end a study."""
+        return self.trials is None and self.seconds is None and self.target is None
+
+
+class Retry(Section):
+    """How often a trial is attempted again."""
+
+    lost: Annotated[Whole, at_least(0), at_most(1000)] = Field(
+        default=3, description="Further attempts after a worker was lost."
+    )
+    failed: Annotated[Whole, at_least(0), at_most(1000)] = Field(
+        default=0, description="Further attempts after an exception in the objective."
+    )
+
+
+def _directions(value: Any) -> Any:
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise problem("must hold at least one direction")
+    for index, direction in enumerate(values):
+        if direction not in DIRECTIONS:
+            at = (index,) if isinstance(value, list | tuple) else ()
+            raise problem(
+                f"must be minimize or maximize, got {shown(direction)}{nearest(direction, DIRECTIONS)}", *at
+            )
+    return tuple(values)
+
+
+def _named_mapping(what: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise problem(f"must be a mapping from names to {what}s, got {shown(value)}")
+        for name in value:
+            check_name(name, what)
+        return dict(value)
+
+    return BeforeValidator(check)
+
+
+def _json_mapping(value: Any) -> Any:
+    return {name: check_json(item, name) for name, item in value.items()}
+
+
+def _points(value: Any) -> Any:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise problem(f"must be a list of points, got {shown(value)}")
+    return tuple(value)
+
+
+def _both_direction_keys(schema: dict[str, Any]) -> None:
+    """Let the schema know that `direction` stands for a list of one."""
+    properties = schema["properties"]
+    direction = {"type": "string", "enum": list(DIRECTIONS)}
+    properties["direction"] = {**direction, "description": "What to do with the objective's value."}
+    properties["directions"] |= {"type": "array", "items": direction, "minItems": 1}
+    schema["required"] = [name for name in schema["required"] if name != "directions"]
+    schema["oneOf"] = [{"required": ["direction"]}, {"required": ["directions"]}]
+    for key in ("sampler", "pruner"):
+        union = {k: properties[key].pop(k) for k in ("oneOf", "discriminator") if k in properties[key]}
+        names = sorted(union["discriminator"]["mapping"])
+        properties[key]["anyOf"] = [{"enum": names}, union]
+
+
+class StudySpec(Section):
+    """One search, as its study file describes it. Write `direction` or `directions`, not both."""
+
+    study: StudyName = Field(description="Name of the study; also the name of its directory of artifacts.")
+    objective: Annotated[str, BeforeValidator(check_objective)] = Field(
+        description="module[:callable] or path/to/file.py:callable, relative to the study file; `objective`"
+        " is the callable where none is named."
+    )
+    directions: Annotated[tuple[Direction, ...], BeforeValidator(_directions)] = Field(
+        description="What to do with each of the objective's values, in the order it returns them."
+    )
+    sampler: Annotated[SamplerSpec, BeforeValidator(named)] = Field(
+        default=TpeSampler(name="tpe"), description="How points are chosen; a bare name takes its defaults."
+    )
+    pruner: Annotated[PrunerSpec, BeforeValidator(named)] = Field(
+        default=NoPruner(name="none"),
+        description="How hopeless trials end early; a bare name takes its defaults.",
+    )
+    budget: Budget = Field(default=Budget(), description="What ends the study. Only a grid may leave it out.")
+    retry: Retry = Field(default=Retry(), description="How often a trial is attempted again.")
+    enqueue: Annotated[
+        tuple[dict[str, Any], ...],
+        BeforeValidator(_points),
+        WithJsonSchema({"type": "array", "items": {"type": "object", "minProperties": 1}}),
+    ] = Field(
+        default=(), description="Points to try first; names a point leaves out are left to the sampler."
+    )
+    threads: Annotated[Whole, at_least(1), at_most(1024)] = Field(
+        default=1, description="CPU threads of a runner; part of the study, because it changes the last bits."
+    )
+    trial_timeout: Seconds | None = Field(
+        default=None, description="Seconds an attempt may take in all; absent: no limit."
+    )
+    report_timeout: Seconds | None = Field(
+        default=None, description="Seconds an attempt may go without a report; absent: no limit."
+    )
+    space: Annotated[dict[str, Parameter], _named_mapping("parameter")] = Field(
+        default={},
+        description="Parameters by name; empty: the objective suggests for itself, as in plain Optuna.",
+    )
+    fixed: Annotated[
+        dict[str, Any],
+        BeforeValidator(_json_mapping),
+        _named_mapping("fixed value"),
+        WithJsonSchema({"type": "object"}),
+    ] = Field(
+        default={}, description="Values every trial's `config` holds besides its parameters; any JSON value."
+    )
+    notes: Text = Field(default="", description="Free text for people; not part of the study's identity.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind_of_direction(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise problem(
+                f"must be a mapping with at least study, objective and direction, got {shown(data)}"
+            )
+        if "direction" not in data:
+            if "directions" not in data:
+                raise problem("is required: minimize or maximize", "direction")
+            return data
+        if "directions" in data:
+            raise problem("cannot stand beside `directions`; drop one of the two", "direction")
+        if not isinstance(data["direction"], str):
+            raise problem(f"must be minimize or maximize, got {shown(data['direction'])}", "direction")
+        rest = {key: value for key, value in data.items() if key != "direction"}
+        return {**rest, "directions": data["direction"]}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_names(self)
+        try:
+            check_conditions(self.space)
+        except PydanticCustomError as error:
+            raise moved(error, "space") from None
+        _check_directions(self)
+        _check_sampler(self)
+        object.__setattr__(self, "enqueue", _checked_enqueue(self))
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry and notes.
+
+        Fields at their default do not enter it, so a field added later leaves old digests alone.
+        """
+        same = self.model_dump(mode="json", exclude=set(NOT_IDENTITY), exclude_defaults=True)
+        return hashlib.sha256(json.dumps(same, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def objective_path(self) -> ObjectivePath:
+        """The objective's module or file, and its callable."""
+        return parse_objective(self.objective)
+
+    @property
+    def tickets(self) -> int | None:
+        """How many trials the study has: `budget.trials`, or a grid's cells if fewer; None: no such limit."""
+        if self.sampler.name != "grid":
+            return self.budget.trials
+        count = count_cells(self.space)
+        return count if self.budget.trials is None else min(count, self.budget.trials)
+
+
+def _check_names(spec: StudySpec) -> None:
+    for name in spec.fixed:
+        if name in spec.space:
+            raise problem(
+                "stands under `space` too; a name has one meaning: drop one of the two", "fixed", name
+            )
+
+
+def _check_directions(spec: StudySpec) -> None:
+    if len(spec.directions) == 1:
+        return
+    if spec.pruner.name != "none":
+        raise problem("cannot prune with several directions; use none", "pruner")
+    if spec.budget.target is not None:
+        raise problem("needs a single direction; with several, leave it out", "budget", "target")
+    if spec.sampler.name == "cmaes":
+        raise problem("cmaes needs a single direction; use nsga2, tpe or gp", "sampler", "name")
+
+
+def _check_sampler(spec: StudySpec) -> None:
+    name = spec.sampler.name
+    if name in ("grid", "qmc") and not spec.space:
+        raise problem(f"is required: the {name} sampler must know every parameter beforehand", "space")
+    if name != "grid":
+        if spec.budget.is_empty:
+            raise problem(f"needs trials, seconds or target: {name} would never end", "budget")
+        return
+    for parameter, definition in spec.space.items():
+        try:
+            grid_size(definition)
+        except PydanticCustomError as error:
+            raise moved(error, "space", parameter) from None
+    if spec.enqueue:
+        raise problem("has no meaning for a grid, which visits every cell anyway; leave it out", "enqueue")
+    count = spec.tickets or 0
+    if count > MAX_CELLS:
+        raise problem(
+            f"makes a grid of {count:,} cells; at most {MAX_CELLS:,} are allowed: use fewer points,"
+            " or set budget.trials to run the first cells only",
+            "space",
+        )
+
+
+def _checked_enqueue(spec: StudySpec) -> tuple[dict[str, Any], ...]:
+    trials = spec.budget.trials
+    if trials is not None and len(spec.enqueue) > trials:
+        raise problem(f"has {len(spec.enqueue)} points, but budget.trials is {trials}", "enqueue")
+    points = []
+    for index, point in enumerate(spec.enqueue):
+        try:
+            checked = check_partial_point(spec.space, point)
+        except PydanticCustomError as error:
+            raise moved(error, "enqueue", index) from None
+        for name in checked:
+            if not spec.space and name in spec.fixed:
+                raise problem("stands under `fixed` too; drop one of the two", "enqueue", index, name)
+        points.append(checked)
+    return tuple(points)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a study file, for editors."""
+    schema = StudySpec.model_json_schema()
+    _both_direction_keys(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hpo study file"} | schema
+
+
+__all__ = ["Budget", "Direction", "Retry", "StudySpec", "json_schema", "missing_names"]

@@ -1,0 +1,52 @@
+"""How a study file names its objective: `module[:callable]` or `path/to/file.py:callable`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.spec.problems import problem, shown
+
+DEFAULT_CALLABLE = "objective"
+
+
+@dataclass(frozen=True)
+class ObjectivePath:
+    """Where an objective is: a module or a file, and the name of the callable in it."""
+
+    module: str | None  # dotted module name
+    file: str | None  # path of a .py file, relative to the study file unless absolute
+    callable: str = DEFAULT_CALLABLE
+
+    def __str__(self) -> str:
+        return f"{self.module or self.file}:{self.callable}"
+
+
+def parse_objective(text: Any) -> ObjectivePath:
+    """Read the name of an objective; `objective` is the callable where none is named.
+
+    Raises:
+        PydanticCustomError: saying which form is expected.
+    """
+    expected = "write module, module:callable or path/to/file.py:callable"
+    if not isinstance(text, str) or not text.strip():
+        raise problem(f"must name a callable: {expected}; got {shown(text)}")
+    if not text.isprintable() or len(text) > 1000:
+        raise problem(f"must be printable and at most 1000 characters long, got {shown(text)}")
+    place, _, name = text.rpartition(":")
+    if not place or name.endswith(".py"):
+        place, name = text, DEFAULT_CALLABLE
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise problem(f"has no valid callable after the colon: {expected}; got {shown(text)}")
+    if place.endswith(".py"):
+        return ObjectivePath(None, place, name)
+    if not all(part.isidentifier() for part in place.split(".")):
+        hint = "; a file's name ends in .py" if "/" in place or "\\" in place else ""
+        raise problem(f"is neither a module nor a .py file: {expected}{hint}; got {shown(text)}")
+    return ObjectivePath(place, None, name)
+
+
+def check_objective(text: Any) -> str:
+    """`text` itself, if `parse_objective` reads it."""
+    parse_objective(text)
+    return str(text)

@@ -1,0 +1,69 @@
+"""Problems found in a study file, told as sentences: where, what, and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+Path = tuple[Any, ...]  # keys and list indexes from the top of the study file down to a value
+
+PROBLEM = "hpo_problem"
+_SHOWN = 80  # characters of a value that an error repeats
+
+
+def problem(sentence: str, *at: Any) -> PydanticCustomError:
+    """An error for a validator to raise: `sentence` follows the field's path in the message.
+
+    `at` leads from the validated value down to the part that is wrong, so that a check that
+    needs several fields can still point at one of them.
+    """
+    return PydanticCustomError(PROBLEM, "{sentence}", {"sentence": sentence, "at": at})
+
+
+def moved(error: PydanticCustomError, *at: Any) -> PydanticCustomError:
+    """The same problem, seen from a value further up: `at` leads down to where it was raised."""
+    context = error.context or {}
+    return problem(context["sentence"], *at, *context["at"])
+
+
+def shown(value: Any) -> str:
+    """A value as an error repeats it: as YAML would spell it, cut when long."""
+    text = _spelled(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _spelled(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return repr(value[: _SHOWN * 2])
+        case list() | tuple():
+            return f"[{', '.join(_spelled(item) for item in value[:_SHOWN])}]"
+        case dict():
+            first = list(value.items())[:_SHOWN]
+            return f"{{{', '.join(f'{key}: {_spelled(item)}' for key, item in first)}}}"
+        case _:
+            return repr(value)
+
+
+def listed(names: Iterable[Any]) -> str:
+    """`a, b, c`, as the end of a sentence that says what is allowed."""
+    return ", ".join(str(name) for name in names)
+
+
+def nearest(name: Any, allowed: Iterable[Any]) -> str:
+    """`; did you mean 'low'?` where a name resembles an allowed one, else an empty string."""
+    names = [str(candidate) for candidate in allowed]
+    close = difflib.get_close_matches(str(name)[:100], names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def dotted(path: Sequence[Any]) -> str:
+    """`space.lr.low`, or an empty string for the whole file."""
+    return ".".join(str(part) for part in path)

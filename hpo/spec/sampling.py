@@ -1,0 +1,261 @@
+"""Samplers and pruners as a study file names them, with the options each one has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hpo.spec.fields import Flag, Number, Section, Whole, above, at_least, at_most
+from hpo.spec.problems import problem
+
+MAX_SEED = 2**53
+MAX_COUNT = 1_000_000
+Count = Annotated[Whole, at_least(0), at_most(MAX_COUNT)]
+CountFromOne = Annotated[Whole, at_least(1), at_most(MAX_COUNT)]
+Probability = Annotated[Number, at_least(0), at_most(1)]
+
+
+class _Sampler(Section):
+    seed: Annotated[Whole, at_least(0), at_most(MAX_SEED)] = Field(
+        default=0, description="Where every random number of the study comes from, training seeds included."
+    )
+
+
+class GridSampler(_Sampler):
+    """Every distinct active combination once, in the order of the file, the last parameter fastest."""
+
+    name: Literal["grid"] = Field(description="Which sampler.")
+
+
+class RandomSampler(_Sampler):
+    """Independent draws from (seed, ticket, parameter name), whoever runs the trial."""
+
+    name: Literal["random"] = Field(description="Which sampler.")
+
+
+class TpeSampler(_Sampler):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011; Optuna's TPESampler)."""
+
+    name: Literal["tpe"] = Field(description="Which sampler.")
+    n_startup_trials: Count = Field(default=10, description="Random trials before the estimator is used.")
+    n_ei_candidates: CountFromOne = Field(default=24, description="Candidates drawn for each suggestion.")
+    multivariate: Flag | None = Field(
+        default=None, description="Model parameters jointly; null: yes for one direction, no for several."
+    )
+    group: Flag = Field(default=False, description="Model each group of conditional parameters jointly.")
+    constant_liar: Flag = Field(default=True, description="Keep away from the points of running trials.")
+
+    @model_validator(mode="after")
+    def _group_is_joint(self) -> Self:
+        if self.group and self.multivariate is False:
+            raise problem("needs `multivariate`; drop `multivariate: false`", "group")
+        return self
+
+
+class GpSampler(_Sampler):
+    """Gaussian process with expected improvement (Optuna's GPSampler)."""
+
+    name: Literal["gp"] = Field(description="Which sampler.")
+    n_startup_trials: Count = Field(default=10, description="Random trials before the process is fitted.")
+    deterministic_objective: Flag = Field(
+        default=False, description="The objective's value carries no noise."
+    )
+
+
+class CmaesSampler(_Sampler):
+    """Covariance matrix adaptation (Hansen 2016; Optuna's CmaEsSampler). One direction, numbers only:
+    categorical and conditional parameters are drawn at random."""
+
+    name: Literal["cmaes"] = Field(description="Which sampler.")
+    n_startup_trials: Count = Field(default=1, description="Random trials before the strategy starts.")
+    popsize: Annotated[Whole, at_least(3), at_most(MAX_COUNT)] | None = Field(
+        default=None, description="Trials of a generation; null: 4 + floor(3 ln(number of parameters))."
+    )
+    consider_pruned_trials: Flag = Field(default=False, description="Learn from pruned trials' last report.")
+    use_separable_cma: Flag = Field(default=False, description="Diagonal covariance, for many parameters.")
+    with_margin: Flag = Field(
+        default=False, description="Keep discrete parameters moving (CMA-ES with margin)."
+    )
+    lr_adapt: Flag = Field(
+        default=False, description="Adapt the learning rate to noisy, multimodal objectives."
+    )
+
+    @model_validator(mode="after")
+    def _one_variant(self) -> Self:
+        chosen = [name for name in ("use_separable_cma", "with_margin", "lr_adapt") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise problem(f"cannot be combined with {chosen[0]}; choose one", chosen[1])
+        return self
+
+
+class QmcSampler(_Sampler):
+    """Low-discrepancy sequence; the ticket's index says which of its points."""
+
+    name: Literal["qmc"] = Field(description="Which sampler.")
+    qmc_type: Literal["sobol", "halton"] = Field(default="sobol", description="Which sequence.")
+    scramble: Flag = Field(
+        default=True,
+        description="Randomise the sequence by the seed; off, it starts in the corner of all lows.",
+    )
+
+
+class Nsga2Sampler(_Sampler):
+    """Genetic algorithm for several directions (Deb et al. 2002; Optuna's NSGAIISampler)."""
+
+    name: Literal["nsga2"] = Field(description="Which sampler.")
+    population_size: Annotated[Whole, at_least(2), at_most(MAX_COUNT)] = Field(
+        default=50, description="Trials of a generation."
+    )
+    crossover: Literal["uniform", "blxalpha", "spx", "sbx", "vsbx", "undx"] = Field(
+        default="uniform", description="How parents' numbers are mixed."
+    )
+    crossover_prob: Probability = Field(default=0.9, description="Probability that a child has two parents.")
+    swapping_prob: Probability = Field(default=0.5, description="Probability of swapping each parameter.")
+    mutation: Literal["polynomial"] | None = Field(
+        default=None, description="How numbers mutate; null: drawn anew."
+    )
+    mutation_prob: Probability | None = Field(
+        default=None, description="Probability of mutating each parameter; null: 1 / number of parameters."
+    )
+
+    @model_validator(mode="after")
+    def _enough_parents(self) -> Self:
+        parents = 3 if self.crossover in ("spx", "undx") else 2
+        if self.population_size < parents:
+            raise problem(f"must be at least {parents} for {self.crossover}", "population_size")
+        return self
+
+
+class NoPruner(Section):
+    """Every trial runs to its end."""
+
+    name: Literal["none"] = Field(description="Which pruner.")
+
+
+class _AgainstOthers(Section):
+    n_startup_trials: Count = Field(default=5, description="Complete trials before anything is pruned.")
+    n_warmup_steps: Count = Field(default=0, description="Steps (epochs) of a trial before it may be pruned.")
+    interval_steps: CountFromOne = Field(default=1, description="Steps (epochs) between two checks.")
+    n_min_trials: CountFromOne = Field(default=1, description="Trials that must have reported the same step.")
+
+
+class MedianPruner(_AgainstOthers):
+    """Prunes a trial whose best value is worse than the median of the others at that step."""
+
+    name: Literal["median"] = Field(description="Which pruner.")
+
+
+class PercentilePruner(_AgainstOthers):
+    """Keeps the best `percentile` per cent at each step."""
+
+    name: Literal["percentile"] = Field(description="Which pruner.")
+    percentile: Annotated[Number, above(0), at_most(100)] = Field(
+        description="Share of trials to keep, in per cent: 25 keeps the best quarter."
+    )
+
+
+class _Halving(Section):
+    min_epochs: CountFromOne = Field(
+        default=1, description="Epochs before the first comparison (first rung)."
+    )
+    max_epochs: CountFromOne = Field(
+        description="Epochs of a full trial: a trial that reached them is complete, never pruned."
+    )
+    reduction_factor: Annotated[Whole, at_least(2), at_most(1000)] = Field(
+        default=3, description="One in so many trials goes on at each rung; rungs lie this factor apart."
+    )
+    bootstrap_count: Count = Field(default=0, description="Trials a rung must have seen before any goes on.")
+
+    @model_validator(mode="after")
+    def _room_to_prune(self) -> Self:
+        if self.min_epochs >= self.max_epochs:
+            raise problem(
+                f"must be below max_epochs ({self.max_epochs}), got {self.min_epochs}", "min_epochs"
+            )
+        return self
+
+
+class AshaPruner(_Halving):
+    """Asynchronous successive halving (Li et al. 2020), in Optuna's form without pausing."""
+
+    name: Literal["asha"] = Field(description="Which pruner.")
+    min_early_stopping_rate: Annotated[Whole, at_least(0), at_most(20)] = Field(
+        default=0, description="Rungs to skip at the start."
+    )
+
+
+class HyperbandPruner(_Halving):
+    """Several successive halvings with different first rungs (Li et al. 2018)."""
+
+    name: Literal["hyperband"] = Field(description="Which pruner.")
+
+
+class ThresholdPruner(Section):
+    """Prunes a trial whose reported value leaves the bounds."""
+
+    name: Literal["threshold"] = Field(description="Which pruner.")
+    lower: Number | None = Field(
+        default=None, description="Smallest acceptable value, in the objective's unit."
+    )
+    upper: Number | None = Field(
+        default=None, description="Largest acceptable value, in the objective's unit."
+    )
+    n_warmup_steps: Count = Field(default=0, description="Steps (epochs) of a trial before it may be pruned.")
+    interval_steps: CountFromOne = Field(default=1, description="Steps (epochs) between two checks.")
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Self:
+        if self.lower is None and self.upper is None:
+            raise problem("needs `lower`, `upper` or both")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise problem(f"must be below upper ({self.upper}), got {self.lower}", "lower")
+        return self
+
+
+def named(value: Any) -> Any:
+    """A bare name (`sampler: tpe`) as the mapping it stands for."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _wrapped(value: Any) -> Any:
+    value = named(value)
+    if isinstance(value, Mapping) and value.get("name") == "patient":
+        raise problem("must not be another patient pruner")
+    return value
+
+
+_Prunable = Annotated[
+    NoPruner | MedianPruner | PercentilePruner | AshaPruner | HyperbandPruner | ThresholdPruner,
+    Field(discriminator="name"),
+]
+
+
+class PatientPruner(Section):
+    """Lets another pruner decide only after `patience` steps without improvement."""
+
+    name: Literal["patient"] = Field(description="Which pruner.")
+    patience: Count = Field(description="Steps (epochs) without improvement before pruning.")
+    min_delta: Annotated[Number, at_least(0)] = Field(
+        default=0.0, description="What counts as an improvement, in the objective's unit."
+    )
+    wrapped: Annotated[_Prunable, BeforeValidator(_wrapped)] | None = Field(
+        default=None, description="The pruner that decides then; null: prune at once."
+    )
+
+
+SamplerSpec = Annotated[
+    GridSampler | RandomSampler | TpeSampler | GpSampler | CmaesSampler | QmcSampler | Nsga2Sampler,
+    Field(discriminator="name"),
+]
+PrunerSpec = Annotated[
+    NoPruner
+    | MedianPruner
+    | PercentilePruner
+    | AshaPruner
+    | HyperbandPruner
+    | PatientPruner
+    | ThresholdPruner,
+    Field(discriminator="name"),
+]
