@@ -1,0 +1,85 @@
+"""The whole state of a training run: saved so that a resumed run equals an unbroken one bit for bit.
+
+No random state is in it: every epoch seeds its own generators from the trial's seed (see seeds.py).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from objectives.protocol import Trial
+from objectives.stopping import Progress
+
+if TYPE_CHECKING:
+    from objectives.setup import Setup
+
+VERSION = 1
+COST_SHARE = 0.05  # of the time, at most, that automatic checkpoints may take
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the state dict of `model`, on its device."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def capture(setup: Setup, progress: Progress, best: dict[str, Tensor]) -> dict[str, Any]:
+    """Return everything that the loop changes. `best` is left out where it equals the present weights."""
+    return {
+        "version": VERSION,
+        "progress": progress.state(),
+        "model": setup.model.state_dict(),
+        "best": None if progress.best_epoch == progress.epoch else best,
+        "optimizer": setup.optimizer.state_dict(),
+        "plateau": setup.plateau.state(),
+        "scaler": setup.scaler.state_dict(),
+    }
+
+
+def resume(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
+    """Put the newest checkpoint's state into `setup`; return the progress and the best weights so far."""
+    state = trial.checkpoint.load()
+    if state is None or state.get("version") != VERSION:
+        return Progress(), {}
+    setup.model.load_state_dict(state["model"])
+    setup.optimizer.load_state_dict(state["optimizer"])
+    setup.plateau.restore(state["plateau"])
+    setup.scaler.load_state_dict(state["scaler"])
+    if state["best"] is None:
+        best = copy_weights(setup.model)
+    else:
+        best = {name: tensor.to(setup.device) for name, tensor in state["best"].items()}
+    return Progress.restore(state["progress"]), best
+
+
+class Saver:
+    """Saves the loop's state every so many epochs, or as often as costs little.
+
+    "auto" saves when the time since the last save is at least 1 / `COST_SHARE` times what that save took, so
+    an interruption loses at most one epoch or 20 times the cost of a save, whichever is longer.
+    """
+
+    def __init__(self, trial: Trial, every: int | str) -> None:
+        self._trial = trial
+        self._every = every
+        self._cost = 0.0
+        self._saved_at = time.perf_counter()
+
+    def due(self, progress: Progress) -> bool:
+        """Whether the epoch just done should be saved."""
+        if self._every == 0:
+            return False
+        if progress.stopped is not None:
+            return True
+        if isinstance(self._every, int):
+            return progress.epoch % self._every == 0
+        return time.perf_counter() - self._saved_at >= self._cost / COST_SHARE
+
+    def save(self, setup: Setup, progress: Progress, best: dict[str, Tensor]) -> None:
+        """Save the state after `progress.epoch`."""
+        started = time.perf_counter()
+        self._trial.checkpoint.save(capture(setup, progress, best), progress.epoch)
+        self._saved_at = time.perf_counter()
+        self._cost = self._saved_at - started

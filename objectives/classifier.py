@@ -1,0 +1,24 @@
+"""Train a classifier: the settings are those of objectives/config.py.
+
+As a study file's objective: `objective: objectives.classifier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from objectives import task
+from objectives.protocol import Trial
+
+
+def objective(trial: Trial) -> float | tuple[float, ...]:
+    """Train and return the validation accuracy, or what the setting `objective` names."""
+    return task.run(trial, "classification")
+
+
+def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Evaluate the weights of `model.pt` on the test set."""
+    return task.evaluate(trial, checkpoint, "classification")

@@ -1,0 +1,283 @@
+"""The settings of a training run, flat and typed, so that any of them can be a parameter of a search.
+
+`TrainingConfig.read(mapping)` is the only way in: it refuses unknown names with the nearest right one,
+collects the arguments of a user's own model or data set, and reports every problem as a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from objectives.errors import ConfigError
+from objectives.imports import is_import_path, load_callable
+
+Preparation = Literal["none", "standardize", "minmax"]
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "elu", "tanh", "sigmoid", "identity"]
+Initialisation = Literal["default", "normal", "xavier", "kaiming"]
+LossName = Literal["auto", "cross_entropy", "binary_cross_entropy", "hinge", "mse", "huber"]
+OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw"]
+ScheduleName = Literal[
+    "constant",
+    "step",
+    "multistep",
+    "exponential",
+    "polynomial",
+    "cosine",
+    "cosine_restarts",
+    "one_cycle",
+    "plateau",
+]
+
+Fraction = Field(ge=0.0, le=1.0)
+
+
+class TrainingConfig(BaseModel):
+    """Every setting of our training loop. Units and ranges stand with the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    # ------------------------------------------------------------------------------------------ data
+    dataset: str = Field(
+        "digits",
+        description="digits, breast_cancer, wine, diabetes (bundled); mnist, fashionmnist, kmnist, cifar10 "
+        "(torchvision); image_folder; or module:callable / file.py:callable that returns a Dataset",
+    )
+    dataset_args: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of your own data set"
+    )
+    data_root: str = Field("data", description="directory of torchvision's files, or of an image folder")
+    download: bool = Field(False, description="download torchvision's files where they are missing")
+    image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels")
+    split_seed: int = Field(0, ge=0, description="seed of the split; the same for all trials of a study")
+    validation_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="of what is not test data")
+    test_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="where the data set has no test set")
+    train_limit: int | None = Field(None, ge=1, description="train on at most this many samples (stratified)")
+    preparation: Preparation = Field("standardize", description="scaling learnt from the training data only")
+    storage: Literal["auto", "memory", "loader"] = Field(
+        "auto",
+        description="hold the data in device memory, or read it through a DataLoader; auto: if it fits",
+    )
+    loader_workers: int = Field(2, ge=0, description="processes of the DataLoader, where one is used")
+
+    # ---------------------------------------------------------------------------------- augmentation
+    crop: int = Field(0, ge=0, description="random crop after padding by this many pixels")
+    flip: float = Field(0.0, ge=0.0, le=1.0, description="probability of a horizontal flip")
+    rotation: float = Field(0.0, ge=0.0, le=180.0, description="largest random rotation, degrees either way")
+    erasing: float = Field(0.0, ge=0.0, le=1.0, description="probability of erasing a random rectangle")
+    mixup: float = Field(0.0, ge=0.0, description="alpha of mixup's Beta distribution; 0 is off")
+
+    # ----------------------------------------------------------------------------------------- model
+    model: str = Field("mlp", description="linear, mlp, cnn, or module:callable of your own")
+    model_args: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of your own model"
+    )
+    depth: int = Field(1, ge=1, le=100, description="hidden layers of an MLP")
+    hidden: int = Field(64, ge=1, description="width of each hidden layer of an MLP, and of a CNN's head")
+    widths: tuple[int, ...] | None = Field(None, description="width of every hidden layer, instead of depth")
+    activation: Activation = "relu"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="probability of dropping a hidden unit")
+    batch_norm: bool = Field(False, description="batch normalisation after every hidden layer")
+    init: Initialisation = Field("default", description="of weights; default is PyTorch's own")
+    init_std: float = Field(0.01, gt=0.0, description="standard deviation of init: normal")
+    blocks: int = Field(2, ge=1, le=20, description="convolution blocks of a CNN; channels double at each")
+    channels: int | tuple[int, ...] = Field(16, description="channels of the first block, or of every block")
+    kernel_size: int = Field(3, ge=1, description="side of a convolution's kernel, pixels (odd)")
+    pooling: Literal["max", "avg", "none"] = Field("max", description="halving of the image after each block")
+
+    # ------------------------------------------------------------------------------------------ loss
+    loss: LossName = Field("auto", description="auto: cross_entropy to classify, mse for a number")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="of cross_entropy")
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
+        "none", description="balanced: inverse to the class's share of the training data"
+    )
+    huber_delta: float = Field(
+        1.0, gt=0.0, description="where Huber's loss turns linear, in scaled target units"
+    )
+
+    # ------------------------------------------------------------------------------------- optimiser
+    optimizer: OptimizerName = "adam"
+    lr: float = Field(1e-3, gt=0.0, description="learning rate before the schedule's factor")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of momentum, nesterov and rmsprop (there 0)")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="of adam and adamw")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="of adam and adamw")
+    rho: float = Field(0.9, ge=0.0, lt=1.0, description="decay of the squares in rmsprop and adadelta")
+    eps: float | None = Field(None, gt=0.0, description="of the adaptive optimisers; PyTorch's own if unset")
+    weight_decay: float = Field(0.0, ge=0.0, description="decoupled for adamw, else added to the gradient")
+    decay_all: bool = Field(True, description="false: no weight decay of biases and norm parameters")
+    l1: float = Field(0.0, ge=0.0, description="L1 penalty: l1 * sum|w|, weights only")
+    l2: float = Field(0.0, ge=0.0, description="L2 penalty: l2 / 2 * sum w^2, weights only")
+
+    # --------------------------------------------------------------------------------------- batches
+    batch_size: int | Literal["full"] = Field(64, description="samples per batch; 1 is online, full is all")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    clip_norm: float | None = Field(None, gt=0.0, description="clip the gradient's 2-norm to this")
+    clip_value: float | None = Field(None, gt=0.0, description="clip every gradient element to this")
+    eval_batch_size: int = Field(2048, ge=1, description="samples per batch of an evaluation")
+
+    # --------------------------------------------------------------------------------- learning rate
+    schedule: ScheduleName = "constant"
+    warmup_epochs: float = Field(0.0, ge=0.0, description="linear warm-up before any schedule, in epochs")
+    warmup_start: float = Field(0.1, gt=0.0, le=1.0, description="factor at which the warm-up starts")
+    gamma: float = Field(0.1, gt=0.0, le=1.0, description="factor of step, multistep, exponential, plateau")
+    step_epochs: int = Field(10, ge=1, description="epochs between two drops of schedule: step")
+    milestones: tuple[int, ...] = Field((), description="epochs after which schedule: multistep drops")
+    power: float = Field(1.0, gt=0.0, description="of schedule: polynomial")
+    min_lr: float = Field(0.0, ge=0.0, description="lowest learning rate of cosine, restarts and plateau")
+    restart_epochs: int = Field(10, ge=1, description="length of the first cycle of cosine_restarts")
+    restart_factor: int = Field(1, ge=1, description="each cycle is this many times longer than the last")
+    one_cycle_rise: float = Field(
+        0.3, gt=0.0, lt=1.0, description="share of training in which one_cycle rises"
+    )
+    one_cycle_div: float = Field(25.0, ge=1.0, description="one_cycle starts at lr / this")
+    one_cycle_final_div: float = Field(1e4, ge=1.0, description="and ends at its start / this")
+    plateau_patience: int = Field(3, ge=0, description="epochs without improvement before plateau drops")
+
+    # --------------------------------------------------------------------------- when training ends
+    epochs: int = Field(20, ge=1, description="passes over the training data, at most")
+    patience: int | None = Field(None, ge=1, description="stop after this many epochs without improvement")
+    min_delta: float = Field(0.0, ge=0.0, description="an improvement must be larger than this")
+    target: float | None = Field(None, description="stop when the monitored metric reaches this")
+    converged_epochs: int | None = Field(
+        None, ge=1, description="stop when the training loss changed by less"
+    )
+    converged_tolerance: float = Field(1e-4, gt=0.0, description="... than this in so many epochs")
+    keep: Literal["best", "last"] = Field(
+        "best", description="the weights (and values) that count at the end"
+    )
+
+    # --------------------------------------------------------------------------------------- metrics
+    objective: str | tuple[str, ...] | None = Field(
+        None, description="metric(s) to return: accuracy or rmse if unset; several for multi-objective"
+    )
+    top_k: int = Field(5, ge=1, description="k of the metric top_k")
+
+    # ----------------------------------------------------------------------------------------- speed
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="autocast's type")
+    channels_last: bool = Field(False, description="memory layout of images and convolutions")
+    compile: bool = Field(False, description="torch.compile the model")
+    fused: bool = Field(True, description="fused optimiser kernels where PyTorch has them")
+    tf32: bool = Field(False, description="TensorFloat-32 matrix products on CUDA")
+    deterministic: bool = Field(False, description="only deterministic kernels, also on CUDA")
+    checkpoint_every: int | Literal["auto"] = Field(
+        "auto",
+        description="epochs between checkpoints; 0: never; auto: as often as costs under 5 % of the time",
+    )
+
+    @field_validator("widths", "channels", "milestones", "class_weights", "objective", mode="before")
+    @classmethod
+    def _lists_as_tuples(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("batch_size", "channels", "widths")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int) and number < 1 for number in numbers):
+            raise ValueError("must be at least 1")
+        return value
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _not_negative(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 (never) or more")
+        return value
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd, so that a convolution keeps the image's size")
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value == ():
+            raise ValueError("must name at least one metric")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.batch_norm and self.batch_size == 1:
+            raise ValueError("batch_norm needs batches of at least 2 samples; batch_size is 1")
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError("schedule: multistep needs milestones, a list of epochs")
+        if self.warmup_epochs >= self.epochs > 0 and self.warmup_epochs > 0:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) must be smaller than epochs ({self.epochs})"
+            )
+        listed = len(self.channels) if isinstance(self.channels, tuple) else self.blocks
+        if "blocks" in self.model_fields_set and listed != self.blocks:
+            raise ValueError(f"channels lists {listed} blocks but blocks is {self.blocks}")
+        return self
+
+    @property
+    def objectives(self) -> tuple[str, ...] | None:
+        """The metrics to return, in order; None where the task's default is wanted."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> TrainingConfig:
+        """Validate `values` as a study file gives them.
+
+        `model_args.width: 3` (and `dataset_args.*`) sets one argument, so that arguments can be searched;
+        where `model` or `dataset` is your own callable, its keyword arguments may also stand by themselves.
+
+        Raises:
+            ConfigError: naming the field, the value and what is allowed.
+        """
+        settings, extra = _collect_arguments(dict(values))
+        if extra:
+            raise ConfigError("; ".join(_unknown(name, cls.model_fields) for name in extra))
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise ConfigError(_sentence(error)) from None
+
+
+def _collect_arguments(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Move the arguments of a user's own model and data set into `model_args` and `dataset_args`."""
+    settings = {name: value for name, value in values.items() if name in TrainingConfig.model_fields}
+    extra = [name for name in values if name not in settings]
+    for field in ("model", "dataset"):
+        arguments = dict(settings.get(f"{field}_args") or {})
+        prefix = f"{field}_args."
+        arguments |= {name.removeprefix(prefix): values[name] for name in extra if name.startswith(prefix)}
+        extra = [name for name in extra if not name.startswith(prefix)]
+        path = settings.get(field)
+        if extra and isinstance(path, str) and is_import_path(path):
+            accepted = inspect.signature(load_callable(path, field)).parameters
+            arguments |= {name: values[name] for name in extra if name in accepted}
+            extra = [name for name in extra if name not in accepted]
+        if arguments:
+            settings[f"{field}_args"] = arguments
+    return settings, extra
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "see docs/training.md for the settings there are"
+    return f"unknown training setting {name!r}; {hint}"
+
+
+def _sentence(error: ValidationError) -> str:
+    problems: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for problem in error.errors(include_url=False, include_context=False):
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        problems.setdefault(field, []).append(problem["msg"].removeprefix("Value error, "))
+        values[field] = problem["input"]
+    return "; ".join(
+        f"{field}: {' or '.join(_distinct(messages))} (got {values[field]!r})" if field else messages[0]
+        for field, messages in problems.items()
+    )
+
+
+def _distinct(messages: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(message[:1].lower() + message[1:] for message in messages))

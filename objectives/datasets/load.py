@@ -1,0 +1,164 @@
+"""From a configuration to data ready to train on; kept in memory from one trial to the next."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from objectives.config import TrainingConfig
+from objectives.datasets import bundled, vision
+from objectives.datasets.prepare import Scaling, learn
+from objectives.datasets.records import AnySamples, DataSet, Samples, Task, check
+from objectives.datasets.split import split
+from objectives.errors import ConfigError, DataError
+
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Split, scaled data. `train`, `validation` and `test` are float32 on the device where they fit.
+
+    `inputs` scales what a DataLoader still has to read; it is the identity for samples in memory.
+    `targets` scales a regression's targets; None for classification.
+    """
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    train: AnySamples
+    validation: AnySamples
+    test: AnySamples
+    inputs: Scaling
+    targets: Scaling | None
+
+
+class Cache:
+    """The last few things made, by key: a runner trains many trials on the same data."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], Kept]) -> Kept:
+        """Return what is kept under `key`, or make it and keep it, forgetting the least recently used."""
+        if key not in self._kept:
+            while len(self._kept) >= self._size:
+                self._kept.popitem(last=False)
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        found: Kept = self._kept[key]
+        return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+
+_raw = Cache(2)
+_prepared = Cache(3)
+
+
+def forget() -> None:
+    """Drop all cached data."""
+    _raw.clear()
+    _prepared.clear()
+
+
+def prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepared:
+    """Load, split and scale the data that `config` describes, or return it from memory.
+
+    Raises:
+        DataError: the data is missing, unreadable, or not for this task.
+        ConfigError: no data set has that name.
+    """
+    key = (
+        _raw_key(config, task),
+        config.split_seed,
+        config.validation_fraction,
+        config.test_fraction,
+        config.train_limit,
+        config.preparation,
+        config.storage,
+        str(device),
+    )
+    return _prepared.get(key, lambda: _prepare(config, task, device))
+
+
+def load(config: TrainingConfig, task: Task) -> DataSet:
+    """Load the data set that `config` names, or return it from memory. Raises as `prepare` does."""
+    return _raw.get(_raw_key(config, task), lambda: check(_load(config, task)))
+
+
+def _raw_key(config: TrainingConfig, task: Task) -> tuple[Any, ...]:
+    return (
+        task,
+        config.dataset,
+        repr(sorted(config.dataset_args.items())),
+        os.path.abspath(config.data_root),  # noqa: PTH100 - symbolic links stay as the user wrote them
+        config.image_size,
+        config.storage,
+    )
+
+
+def _load(config: TrainingConfig, task: Task) -> DataSet:
+    name, root = config.dataset, Path(config.data_root)
+    if name in bundled.NAMES:
+        data = bundled.load(name)
+    elif name in vision.CLASSES:
+        data = vision.load(name, root, config.download)
+    else:
+        import difflib
+
+        known = (*bundled.NAMES, *vision.CLASSES)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, or module:callable"
+        raise ConfigError(f"dataset: there is no data set {name!r}; {hint}")
+    if data.task != task:
+        other = "objectives.regressor" if data.task == "regression" else "objectives.classifier"
+        raise DataError(f"{name} is a {data.task} data set; use the objective {other}")
+    return data
+
+
+def _prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepared:
+    data = load(config, task)
+    parts = split(
+        data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit
+    )
+    assert isinstance(parts.train, Samples)
+    inputs = learn(parts.train.inputs, config.preparation)
+    targets = None if task == "classification" else learn(parts.train.targets[:, None], "standardize")
+    return Prepared(
+        name=data.name,
+        task=task,
+        classes=data.classes,
+        sample_shape=data.train.sample_shape,
+        train=_place(parts.train, inputs, device),
+        validation=_place(parts.validation, inputs, device),
+        test=_place(parts.test, inputs, device),
+        inputs=inputs.to(device),
+        targets=targets.to(device) if targets is not None else None,
+    )
+
+
+def _place(samples: AnySamples, scaling: Scaling, device: torch.device) -> AnySamples:
+    if not isinstance(samples, Samples):
+        return samples
+    return Samples(_scaled(samples.inputs, scaling, device), samples.targets.to(device))
+
+
+def _scaled(inputs: Tensor, scaling: Scaling, device: torch.device, chunk: int = 8192) -> Tensor:
+    """Scale `inputs` on the device a chunk at a time, so that the original needs no second copy."""
+    result = torch.empty(inputs.shape, dtype=torch.float32, device=device)
+    there = scaling.to(device)
+    for start in range(0, len(inputs), chunk):
+        result[start : start + chunk] = there.apply(inputs[start : start + chunk].to(device))
+    return result

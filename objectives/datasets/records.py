@@ -1,0 +1,127 @@
+"""What a data set is to the rest of the library.
+
+Dimensions: N samples, C channels, H x W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from objectives.errors import DataError
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in memory: `inputs` [N, C, H, W] (uint8 images) or [N, D] (float32), `targets` [N]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: Tensor) -> Samples:
+        """The samples at `indices` [M], copied."""
+        return Samples(self.inputs[indices], self.targets[indices])
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.inputs.shape[1:])
+
+
+@dataclass(frozen=True)
+class LazySamples:
+    """Samples that stay where they are: a map-style `Dataset` of (input, target), read by a DataLoader."""
+
+    dataset: Any
+    targets: Tensor  # [N], read once so that splits can be stratified
+    sample_shape: tuple[int, ...]
+    indices: Tensor | None = None  # which samples of `dataset`; None means all
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: Tensor) -> LazySamples:
+        """The samples at `indices` [M]."""
+        chosen = indices if self.indices is None else self.indices[indices]
+        return LazySamples(self.dataset, self.targets[indices], self.sample_shape, chosen)
+
+
+AnySamples = Samples | LazySamples
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as loaded, before it is split.
+
+    `test` is the set's own test set where it has one, `validation` likewise.
+    `classes` names the classes in the order of their labels; empty for regression.
+    """
+
+    name: str
+    task: Task
+    train: AnySamples
+    test: AnySamples | None = None
+    validation: AnySamples | None = None
+    classes: tuple[str, ...] = ()
+
+
+def check(data: DataSet) -> DataSet:
+    """Return `data` if it can be trained on.
+
+    Raises:
+        DataError: an empty set, shapes that differ, labels outside the classes, NaN or infinite values.
+    """
+    for part, samples in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+        if samples is None:
+            continue
+        where = f"{data.name}: the {part} data"
+        if len(samples) == 0:
+            raise DataError(f"{where} is empty")
+        if samples.sample_shape != data.train.sample_shape:
+            raise DataError(
+                f"{where} has inputs of shape {list(samples.sample_shape)}, "
+                f"the training data {list(data.train.sample_shape)}"
+            )
+        _check_targets(where, samples.targets, data)
+        if isinstance(samples, Samples):
+            _check_inputs(where, samples)
+    return data
+
+
+def _check_targets(where: str, targets: Tensor, data: DataSet) -> None:
+    if targets.ndim != 1:
+        raise DataError(
+            f"{where} has targets of shape {list(targets.shape)}; one number per sample is needed"
+        )
+    if data.task == "classification":
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= len(data.classes):
+            wrong = low if low < 0 else high
+            raise DataError(
+                f"{where} has the label {wrong}, but {len(data.classes)} classes have the labels "
+                f"0 to {len(data.classes) - 1}"
+            )
+    elif not bool(torch.isfinite(targets).all()):
+        raise DataError(f"{where} has a target that is NaN or infinite")
+
+
+def _check_inputs(where: str, samples: Samples) -> None:
+    inputs = samples.inputs
+    if len(inputs) != len(samples.targets):
+        raise DataError(f"{where} has {len(inputs)} inputs but {len(samples.targets)} targets")
+    if inputs.ndim not in (2, 4):
+        raise DataError(
+            f"{where} has inputs of shape {list(inputs.shape[1:])}; "
+            "a sample is [features] or an image [channels, height, width]"
+        )
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        bad = torch.nonzero(~torch.isfinite(inputs.reshape(len(inputs), -1)))[0].tolist()
+        raise DataError(f"{where} has a value that is NaN or infinite: sample {bad[0]}, feature {bad[1]}")

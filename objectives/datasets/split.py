@@ -1,0 +1,103 @@
+"""Seeded, stratified splits: the same for every trial of a study, whatever the trial's own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from objectives import seeds
+from objectives.datasets.records import AnySamples, DataSet
+from objectives.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint sets. The test set is for the winner alone."""
+
+    train: AnySamples
+    validation: AnySamples
+    test: AnySamples
+
+
+def split(data: DataSet, seed: int, validation: float, test: float, train_limit: int | None = None) -> Split:
+    """Split `data`, keeping each class's share.
+
+    Args:
+        seed: of the split.
+        validation: fraction of what is not test data, in (0, 1); unused where the set has its own.
+        test: fraction of all data, in (0, 1); unused where the set has its own test set.
+        train_limit: keep at most this many training samples.
+
+    Raises:
+        DataError: a class would be missing from one of the sets.
+    """
+    labels = data.train.targets if data.task == "classification" else None
+    generator = seeds.generator(seeds.derive(seed, "split"))
+    rest = torch.arange(len(data.train))
+    if data.test is None:
+        rest, chosen = divide(rest, labels, test, generator)
+        test_set = data.train.take(chosen)
+    else:
+        test_set = data.test
+    if data.validation is None:
+        rest, chosen = divide(rest, labels, validation, generator)
+        validation_set = data.train.take(chosen)
+    else:
+        validation_set = data.validation
+    if train_limit is not None and train_limit < len(rest):
+        _, rest = divide(rest, labels, train_limit / len(rest), generator)
+    parts = Split(data.train.take(rest), validation_set, test_set)
+    _check_classes(data, parts)
+    return parts
+
+
+def divide(
+    indices: Tensor, labels: Tensor | None, fraction: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Divide `indices` [N] into two, the second holding `fraction` of each class; both in rising order.
+
+    The second part has round(N * fraction) members (at least 1, at most N - 1); classes whose share is cut
+    the most by rounding down get the places left over.
+    """
+    count = len(indices)
+    wanted = min(max(round(count * fraction), 1), max(count - 1, 1))
+    if labels is None:
+        groups = [indices]
+    else:
+        groups = [indices[labels[indices] == label] for label in torch.unique(labels[indices])]
+    sizes = _shares([len(group) for group in groups], wanted)
+    chosen, rest = [], []
+    for group, size in zip(groups, sizes, strict=True):
+        shuffled = group[torch.randperm(len(group), generator=generator)]
+        chosen.append(shuffled[:size])
+        rest.append(shuffled[size:])
+    return torch.cat(rest).sort().values, torch.cat(chosen).sort().values
+
+
+def _shares(sizes: Sequence[int], wanted: int) -> list[int]:
+    """Distribute `wanted` places over groups by largest remainder; every group of two or more gets one."""
+    total = sum(sizes)
+    exact = [size * wanted / total for size in sizes]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (shares[i] - exact[i], i))
+    for i in by_remainder[: wanted - sum(shares)]:
+        shares[i] += 1
+    return [max(share, 1) if size > 1 else share for share, size in zip(shares, sizes, strict=True)]
+
+
+def _check_classes(data: DataSet, parts: Split) -> None:
+    if data.task != "classification":
+        return
+    for part, samples in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        missing = sorted(set(range(len(data.classes))) - set(torch.unique(samples.targets).tolist()))
+        if missing:
+            label = missing[0]
+            total = int((data.train.targets == label).sum())
+            raise DataError(
+                f"{data.name}: class {data.classes[label]!r} is missing from the {part} data "
+                f"(it has {total} samples in all). Give the class more samples, leave it out, "
+                "or change validation_fraction, test_fraction or train_limit."
+            )

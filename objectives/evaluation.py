@@ -1,0 +1,107 @@
+"""One data set's evaluation as a JSON document: metrics, confusion matrix, curves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objectives import metrics
+from objectives.datasets.records import Task
+
+CURVE_POINTS = 101
+SCATTER_POINTS = 1000
+
+
+def document(
+    split: str,
+    task: Task,
+    scores: Tensor,
+    targets: Tensor,
+    loss: float,
+    classes: tuple[str, ...] = (),
+    top_k: int = 5,
+) -> dict[str, Any]:
+    """Return the evaluation of `scores` against `targets` (see metrics.py for their shapes).
+
+    Args:
+        split: "validation" or "test".
+        loss: mean training loss on the same data.
+        classes: names of the K classes.
+    """
+    scores, targets = scores.detach().cpu(), targets.detach().cpu()
+    names = [name for name, metric in metrics.METRICS.items() if metric.task == task]
+    values = {"loss": loss, **metrics.compute(names, scores, targets, top_k)}
+    result: dict[str, Any] = {
+        "split": split,
+        "task": task,
+        "samples": len(targets),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
+    }
+    if task == "regression":
+        return result | _residuals(scores, targets)
+    return result | _classes(scores, targets, classes)
+
+
+def _residuals(scores: Tensor, targets: Tensor) -> dict[str, Any]:
+    keep = torch.linspace(0, len(targets) - 1, min(len(targets), SCATTER_POINTS)).round().long()
+    residuals = scores.double() - targets.double()
+    return {
+        "predicted": scores[keep].tolist(),
+        "actual": targets[keep].tolist(),
+        "residual_std": float(residuals.std(correction=0)),
+    }
+
+
+def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+    import torchmetrics.functional.classification as tm
+
+    count = scores.shape[1]
+    each: dict[str, Any] = {"average": "none", "validate_args": False}
+    precision = torch.as_tensor(tm.multiclass_precision(scores, targets, count, **each)).tolist()
+    recall = torch.as_tensor(tm.multiclass_recall(scores, targets, count, **each)).tolist()
+    f1 = torch.as_tensor(tm.multiclass_f1_score(scores, targets, count, **each)).tolist()
+    areas = torch.as_tensor(tm.multiclass_auroc(scores, targets, count, **each)).tolist()
+    averages = torch.as_tensor(tm.multiclass_average_precision(scores, targets, count, **each)).tolist()
+    support = torch.bincount(targets, minlength=count).tolist()
+    roc: Any = tm.multiclass_roc(scores, targets, count, validate_args=False)
+    pr: Any = tm.multiclass_precision_recall_curve(scores, targets, count, validate_args=False)
+    return {
+        "classes": list(classes),
+        "confusion_matrix": tm.multiclass_confusion_matrix(
+            scores, targets, count, validate_args=False
+        ).tolist(),
+        "per_class": [
+            {
+                "class": name,
+                "precision": precision[i],
+                "recall": recall[i],
+                "f1": f1[i],
+                "support": support[i],
+            }
+            for i, name in enumerate(classes)
+        ],
+        "roc": [
+            {"class": name, "auc": areas[i], **_curve(fpr=roc[0][i], tpr=roc[1][i])}
+            for i, name in enumerate(classes)
+        ],
+        "pr": [
+            {"class": name, "average_precision": averages[i], **_curve(recall=pr[1][i], precision=pr[0][i])}
+            for i, name in enumerate(classes)
+        ],
+    }
+
+
+def _curve(**axes: Tensor) -> dict[str, list[float]]:
+    """Thin a curve to `CURVE_POINTS`, evenly spaced along its length (city-block), both ends kept."""
+    (x_name, x), (y_name, y) = axes.items()
+    if len(x) > CURVE_POINTS:
+        along = torch.cat([torch.zeros(1), (x.diff().abs() + y.diff().abs()).cumsum(0)])
+        wanted = torch.linspace(0, float(along[-1]), CURVE_POINTS)
+        keep = torch.searchsorted(along, wanted).clamp_max(len(x) - 1)
+        keep[0], keep[-1] = 0, len(x) - 1
+        keep = torch.unique(keep)
+        x, y = x[keep], y[keep]
+    return {x_name: x.tolist(), y_name: y.tolist()}

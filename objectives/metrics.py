@@ -1,0 +1,128 @@
+"""Metrics, by torchmetrics, of all predictions of an evaluation at once.
+
+Dimensions: N samples, K classes. `scores` are class probabilities [N, K], or predicted values [N] in the
+target's own units for regression; `targets` are [N].
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from objectives.datasets.records import Task
+from objectives.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named number. `maximize` says which way is better; `task` None means it needs no predictions."""
+
+    name: str
+    maximize: bool
+    task: Task | None
+
+
+def _names(task: Task | None, higher: str, lower: str) -> list[Metric]:
+    return [Metric(name, True, task) for name in higher.split()] + [
+        Metric(name, False, task) for name in lower.split()
+    ]
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in [
+        *_names(
+            "classification",
+            "accuracy top_k precision precision_micro precision_weighted recall recall_micro recall_weighted "
+            "f1 f1_micro f1_weighted auc average_precision",
+            "log_loss calibration_error",
+        ),
+        *_names("regression", "r2", "mae mse rmse"),
+        *_names(None, "", "parameters flops seconds_per_epoch peak_memory"),
+    ]
+}
+LOSS = Metric("loss", False, None)  # measured with every evaluation, whatever the task
+COSTS = frozenset(name for name, metric in METRICS.items() if metric.task is None)
+
+
+def find(name: str, task: Task) -> Metric:
+    """Return the metric called `name`.
+
+    Raises:
+        ConfigError: there is none for `task`; names the nearest.
+    """
+    if name == "loss":
+        return LOSS
+    metric = METRICS.get(name)
+    if metric is not None and metric.task in (None, task):
+        return metric
+    known = ["loss", *(other.name for other in METRICS.values() if other.task in (None, task))]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    why = "there is no metric" if metric is None else f"no {task} has the metric"
+    raise ConfigError(f"objective: {why} {name!r}; {hint}")
+
+
+def compute(names: Iterable[str], scores: Tensor, targets: Tensor, top_k: int = 5) -> dict[str, float]:
+    """Compute the named metrics; the device is waited for once.
+
+    precision, recall and f1 are macro averages unless the name says micro or weighted. auc and
+    average_precision are macro averages of one class against the rest. calibration_error is the expected
+    calibration error with 15 bins (Guo et al. 2017). log_loss is in nats.
+    """
+    names = list(names)
+    if not names:
+        return {}
+    one = _classification if scores.ndim == 2 else _regression
+    values = [one(name, scores, targets, top_k) for name in names]
+    numbers = torch.stack([value.double() for value in values]).tolist()
+    return dict(zip(names, numbers, strict=True))
+
+
+def _classification(name: str, scores: Tensor, targets: Tensor, top_k: int) -> Tensor:
+    import torchmetrics.functional.classification as tm
+
+    classes = scores.shape[1]
+    if name == "log_loss":
+        return F.nll_loss(scores.double().clamp(1e-15, 1).log(), targets)
+    if name == "accuracy":
+        counts = tm.multiclass_stat_scores(scores, targets, classes, average="micro", validate_args=False)
+        return counts[0].double() / len(targets)  # exact, so that a target of 0.95 can be met
+    if name == "top_k":
+        k = min(top_k, classes)
+        return _tensor(
+            tm.multiclass_accuracy(scores, targets, classes, average="micro", top_k=k, validate_args=False)
+        )
+    if name == "auc":
+        return _tensor(tm.multiclass_auroc(scores, targets, classes, validate_args=False))
+    if name == "average_precision":
+        return _tensor(tm.multiclass_average_precision(scores, targets, classes, validate_args=False))
+    if name == "calibration_error":
+        return _tensor(tm.multiclass_calibration_error(scores, targets, classes, validate_args=False))
+    kind, _, average = name.partition("_")
+    functions: dict[str, Callable[..., Any]] = {
+        "precision": tm.multiclass_precision,
+        "recall": tm.multiclass_recall,
+        "f1": tm.multiclass_f1_score,
+    }
+    return _tensor(functions[kind](scores, targets, classes, average=average or "macro", validate_args=False))
+
+
+def _regression(name: str, scores: Tensor, targets: Tensor, top_k: int) -> Tensor:
+    import torchmetrics.functional as tm
+
+    if name == "mae":
+        return _tensor(tm.mean_absolute_error(scores, targets))
+    if name == "r2":
+        return _tensor(tm.r2_score(scores, targets))
+    return _tensor(tm.mean_squared_error(scores, targets, squared=name == "mse"))
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value)

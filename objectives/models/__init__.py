@@ -1,0 +1,1 @@
+"""Models: linear, MLP, CNN, or the user's own."""

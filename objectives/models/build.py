@@ -1,0 +1,102 @@
+"""From a configuration to a model."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import torch
+from torch import nn
+
+from objectives.config import TrainingConfig
+from objectives.errors import ConfigError, ModelError
+from objectives.imports import is_import_path, load_callable
+from objectives.models.cnn import cnn
+from objectives.models.layers import initialise
+from objectives.models.mlp import linear, mlp
+
+
+def build(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Build the model that `config` describes, on the CPU, from torch's global random state.
+
+    A model of the user's own is called with `model_args`, and with `sample_shape` (of one input) and
+    `outputs` where it accepts them.
+
+    Raises:
+        ConfigError: no model has that name, or the user's own cannot be built.
+        ModelError: the model does not fit inputs of `sample_shape`.
+    """
+    features = math.prod(sample_shape)
+    if is_import_path(config.model):
+        model = _own(config, sample_shape, outputs)
+    elif config.model == "linear":
+        model = linear(features, outputs)
+    elif config.model == "mlp":
+        widths = config.widths or (config.hidden,) * config.depth
+        model = mlp(features, outputs, widths, config.activation, config.dropout, config.batch_norm)
+    elif config.model == "cnn":
+        model = _cnn(config, sample_shape, outputs)
+    else:
+        raise ConfigError(
+            f"model: there is no model {config.model!r}; there are linear, mlp, cnn, or module:callable"
+        )
+    initialise(model, config.init, config.init_std, config.activation)
+    return model
+
+
+def _cnn(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    if len(sample_shape) != 3:
+        raise ModelError(
+            f"a cnn needs images; {config.dataset} has {sample_shape[0]} features: use model: mlp"
+        )
+    channels, height, width = sample_shape
+    first = config.channels
+    blocks = first if isinstance(first, tuple) else tuple(first * 2**i for i in range(config.blocks))
+    return cnn(
+        (channels, height, width),
+        outputs,
+        blocks,
+        config.hidden,
+        config.kernel_size,
+        config.activation,
+        config.dropout,
+        config.batch_norm,
+        config.pooling,
+    )
+
+
+def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    make = load_callable(config.model, "model")
+    arguments = dict(config.model_args)
+    accepted = inspect.signature(make).parameters
+    for name, value in (("sample_shape", sample_shape), ("outputs", outputs)):
+        if name in accepted:
+            arguments.setdefault(name, value)
+    try:
+        model = make(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"model: {config.model} cannot be called with {arguments}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: {config.model} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def probe(model: nn.Module, sample_shape: tuple[int, ...], outputs: int) -> None:
+    """Run `model` (on the CPU) once on two samples of zeros, so that a wrong shape is found before training.
+
+    Raises:
+        ModelError: it raises, or its output is not [2, outputs].
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            result = model(torch.zeros(2, *sample_shape))
+    except RuntimeError as error:
+        raise ModelError(f"the model cannot take inputs of shape {list(sample_shape)}: {error}") from error
+    finally:
+        model.train(training)
+    if result.shape != (2, outputs):
+        raise ModelError(
+            f"the model returns {list(result.shape[1:])} per sample; {outputs} outputs are needed"
+        )

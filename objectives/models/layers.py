@@ -1,0 +1,44 @@
+"""Pieces that models share: activations and initialisation."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from objectives.config import Activation, Initialisation
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
+
+# What nn.init.calculate_gain and kaiming_normal_ know; smooth rectifiers are initialised as relu is.
+_KAIMING = {"leaky_relu": "leaky_relu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "linear"}
+
+
+def initialise(model: nn.Module, kind: Initialisation, std: float, activation: Activation) -> None:
+    """Set every linear and convolution weight of `model`; biases start at 0.
+
+    normal: N(0, std^2). xavier: Glorot and Bengio 2010, uniform. kaiming: He et al. 2015, normal, fan in,
+    with the gain of `activation`. default: PyTorch's own values stay, biases too.
+    """
+    if kind == "default":
+        return
+    for module in model.modules():
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            continue
+        if kind == "normal":
+            nn.init.normal_(module.weight, 0.0, std)
+        elif kind == "xavier":
+            nn.init.xavier_uniform_(module.weight)
+        else:
+            slope = 0.01 if activation == "leaky_relu" else 0.0
+            gain = _KAIMING.get(activation, "relu")
+            nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity=gain)  # type: ignore[arg-type]
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

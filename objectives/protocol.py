@@ -1,0 +1,90 @@
+"""What an objective is handed: the surface of a trial that training code may use.
+
+An objective is any callable `objective(trial) -> float` (or a tuple of floats). The service implements
+`Trial`; `objectives.standalone.LocalTrial` implements it in memory, so that the same objective runs from a
+script, a notebook or a test. Everything of `optuna.Trial` that objectives commonly use is here too, so an
+objective written for plain Optuna needs no change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """The saved state of one trial, newest first. States hold tensors, numbers, strings, lists and dicts."""
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Keep `state` as the state after `step` (>= 0). Written aside, then renamed: whole or not at all."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest whole state with its tensors on the CPU, or None where none was saved."""
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest whole state, or None."""
+
+
+@runtime_checkable
+class Trial(Protocol):
+    """One parameter setting being evaluated, as its objective sees it."""
+
+    @property
+    def number(self) -> int:
+        """The trial's number within its study, from 0."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The values chosen for this trial."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The study's fixed values and this trial's active parameters together."""
+
+    @property
+    def device(self) -> str:
+        """Where to train: "cpu", "cuda:0", ..."""
+
+    @property
+    def seed(self) -> int:
+        """Training seed, 0 <= seed < 2**63; the same for every attempt of this trial."""
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1. Above 1 a checkpoint may exist."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the loop's state is kept between attempts."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Choose a float, or return the value the trial already has under `name`."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Choose an integer, or return the value the trial already has under `name`."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Choose one of `choices`, or return the value the trial already has under `name`."""
+
+    def report(self, value: float, step: int) -> None:
+        """Report the objective's value after `step`; what pruners and charts read."""
+
+    def should_prune(self) -> bool:
+        """Whether the last report says this trial is not worth finishing; then raise optuna.TrialPruned."""
+
+    def log(self, step: int | None = None, **metrics: float) -> None:
+        """Record named metrics of `step` (default: the last reported step) beside the reported value."""
+
+    def artifact(self, path: str | PathLike[str], name: str | None = None) -> None:
+        """Keep the file at `path` with the trial, under `name` (default: the file's own name)."""
+
+    def check(self) -> None:
+        """Call between batches. Raises Interrupted, a BaseException to let pass, if the trial must stop."""
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Record a JSON value with the trial."""

@@ -1,0 +1,135 @@
+"""The parts of one training run, put together from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from objectives import device as devices
+from objectives import losses, optimizers, schedules, seeds
+from objectives.config import TrainingConfig
+from objectives.datasets.batches import MemoryBatches
+from objectives.datasets.load import Prepared, prepare
+from objectives.datasets.records import Samples, Task
+from objectives.errors import ConfigError
+from objectives.losses import Loss
+from objectives.metrics import LOSS, Metric, find
+from objectives.models.build import build, probe
+from objectives.protocol import Trial
+
+DEFAULT_OBJECTIVE: dict[Task, str] = {"classification": "accuracy", "regression": "rmse"}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Setup:
+    """Everything the loop works with."""
+
+    config: TrainingConfig
+    task: Task
+    seed: int
+    device: torch.device
+    data: Prepared
+    model: nn.Module  # what holds the weights
+    forward: Callable[[Tensor], Tensor]  # the same model, perhaps compiled
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable[[int], float]
+    plateau: schedules.Plateau
+    scaler: torch.amp.GradScaler
+    batches: MemoryBatches
+    validation: MemoryBatches
+    penalised: list[nn.Parameter]  # weights under an L1 or L2 penalty
+    objectives: tuple[Metric, ...]
+    monitor: Metric  # decides best epoch, early stopping, plateau and target
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps per epoch."""
+        return -(-len(self.batches) // self.config.accumulate)
+
+    def autocast(self) -> Any:
+        """The context in which the model runs."""
+        dtype = AUTOCAST.get(self.config.amp)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
+    """Build everything that `trial` trains with; its seed decides the initial weights.
+
+    Raises:
+        TrainingError: the data, model, device or settings cannot be used.
+    """
+    objectives, monitor = choose_metrics(config, task)
+    device = devices.resolve(trial.device)
+    devices.apply_switches(config, device)
+    data = prepare(config, task, device)
+    loss = losses.build(config, task, len(data.classes), data.train.targets, device)
+    model = build_model(config, data, loss, trial.seed, device)
+    optimizer = optimizers.build(config, model)
+    batches = _batches(config, data, model, trial.seed)
+    setup = Setup(
+        config=config,
+        task=task,
+        seed=trial.seed,
+        device=device,
+        data=data,
+        model=model,
+        forward=torch.compile(model) if config.compile else model,
+        loss=loss,
+        optimizer=optimizer,
+        learning_rate=lambda step: config.lr,
+        plateau=schedules.Plateau(config),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16" and device.type == "cuda"),
+        batches=batches,
+        validation=evaluation_batches(config, data.validation),
+        penalised=list(optimizers.weights(model)) if config.l1 or config.l2 else [],
+        objectives=objectives,
+        monitor=monitor,
+    )
+    setup.learning_rate = schedules.build(config, setup.steps_per_epoch)
+    return setup
+
+
+def choose_metrics(config: TrainingConfig, task: Task) -> tuple[tuple[Metric, ...], Metric]:
+    """Return the metrics to return, and the one that decides which epoch is best.
+
+    Raises:
+        ConfigError: a metric is unknown, or named twice.
+    """
+    names = config.objectives or (DEFAULT_OBJECTIVE[task],)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"objective: a metric is named twice in {list(names)}")
+    chosen = tuple(find(name, task) for name in names)
+    measured = [metric for metric in chosen if metric.task == task or metric is LOSS]
+    return chosen, measured[0] if measured else find(DEFAULT_OBJECTIVE[task], task)
+
+
+def build_model(
+    config: TrainingConfig, data: Prepared, loss: Loss, seed: int, device: torch.device
+) -> nn.Module:
+    """Build the model on `device` with the initial weights of `seed`."""
+    seeds.seed_everything(seeds.derive(seed, "model"))
+    model = build(config, data.sample_shape, loss.outputs)
+    probe(model, data.sample_shape, loss.outputs)
+    model.to(device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return model
+
+
+def evaluation_batches(config: TrainingConfig, samples: Any) -> MemoryBatches:
+    """Large batches in the order of the data."""
+    assert isinstance(samples, Samples)
+    return MemoryBatches(samples, config.eval_batch_size)
+
+
+def _batches(config: TrainingConfig, data: Prepared, model: nn.Module, seed: int) -> MemoryBatches:
+    assert isinstance(data.train, Samples)
+    size = len(data.train) if config.batch_size == "full" else config.batch_size
+    has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return MemoryBatches(data.train, size, seed, join_last=has_batch_norm)

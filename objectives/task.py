@@ -1,0 +1,111 @@
+"""What the ready-made objectives share: configuration in, parts put together, the loop called."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objectives import device as devices
+from objectives import evaluation, losses
+from objectives.config import TrainingConfig
+from objectives.datasets.batches import MemoryBatches
+from objectives.datasets.records import Task
+from objectives.models.size import count_flops, count_parameters
+from objectives.protocol import Trial
+from objectives.setup import Setup, assemble, evaluation_batches
+from objectives.stopping import Progress
+from objectives.train import in_own_units, predict, train
+
+
+def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
+    """Train as `trial.config` says; return the objective's value(s) at the epoch that counts.
+
+    Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records
+    how long training took, what it needed and where it ran as the attribute `training`.
+    """
+    started = time.perf_counter()
+    config = TrainingConfig.read(trial.config)
+    setup = assemble(trial, config, task)
+    devices.reset_peak(setup.device)
+    progress, best = train(trial, setup)
+    if config.keep == "best" and best:
+        setup.model.load_state_dict(best)
+    with tempfile.TemporaryDirectory() as directory:
+        weights, document = Path(directory, "model.pt"), Path(directory, "evaluation.json")
+        torch.save({name: tensor.cpu() for name, tensor in setup.model.state_dict().items()}, weights)
+        document.write_text(json.dumps(evaluate_on(setup, "validation", setup.validation)))
+        trial.artifact(weights)
+        trial.artifact(document)
+    trial.set_user_attr("training", summary(setup, progress, time.perf_counter() - started))
+    values = values_that_count(setup, progress)
+    return values[0] if len(values) == 1 else values
+
+
+def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    """Evaluate the weights `checkpoint` on the test set; the service calls this once, for the winner."""
+    setup = assemble(trial, TrainingConfig.read(trial.config), task)
+    setup.model.load_state_dict(dict(checkpoint))
+    return evaluate_on(setup, "test", evaluation_batches(setup.config, setup.data.test))
+
+
+def evaluate_on(setup: Setup, split: str, batches: MemoryBatches) -> dict[str, Any]:
+    """Return the evaluation document of the model on `batches`."""
+    outputs, targets = predict(setup, batches)
+    loss = setup.loss(outputs, targets).item()
+    scores, truth = in_own_units(setup, outputs, targets)
+    return evaluation.document(split, setup.task, scores, truth, loss, setup.data.classes, setup.config.top_k)
+
+
+def values_that_count(setup: Setup, progress: Progress) -> tuple[float, ...]:
+    """The objectives' values: metrics of the epoch that is kept, costs of the whole run."""
+    values = progress.best_values if setup.config.keep == "best" and progress.best_values else progress.values
+    return tuple(
+        values[metric.name] if metric.name in values else cost(metric.name, setup, progress)
+        for metric in setup.objectives
+    )
+
+
+def cost(name: str, setup: Setup, progress: Progress) -> float:
+    """parameters (a count), flops (of one sample's forward pass), seconds_per_epoch, peak_memory (bytes)."""
+    if name == "parameters":
+        return float(count_parameters(setup.model))
+    if name == "flops":
+        return float(count_flops(setup.model, setup.data.sample_shape, setup.device))
+    if name == "seconds_per_epoch":
+        return statistics.median(progress.epoch_seconds)
+    return float(devices.peak_memory(setup.device))
+
+
+def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:
+    """Return the record of the run: why it ended, its costs, and its environment."""
+    return {
+        "stopped": progress.stopped,
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "seconds": round(seconds, 3),  # of this attempt
+        "seconds_per_epoch": statistics.median(progress.epoch_seconds),
+        "peak_memory": devices.peak_memory(setup.device),
+        "parameters": count_parameters(setup.model),
+        "environment": devices.environment(setup.device),
+    }
+
+
+def rebuild(config: Mapping[str, Any], checkpoint: Mapping[str, Tensor], task: Task) -> torch.nn.Module:
+    """Build the model that `config` describes, on the CPU, with the weights of a `model.pt`."""
+    from objectives.datasets.load import prepare
+    from objectives.models.build import build
+
+    settings = TrainingConfig.read(config)
+    data = prepare(settings, task, torch.device("cpu"))
+    loss = losses.build(settings, task, len(data.classes), data.train.targets, torch.device("cpu"))
+    model = build(settings, data.sample_shape, loss.outputs)
+    model.load_state_dict(dict(checkpoint))
+    return model.eval()

@@ -1,0 +1,170 @@
+"""The training loop.
+
+Dimensions: B batch, O outputs of the model, N samples of the validation set.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+
+import optuna
+import torch
+from torch import Tensor
+
+from objectives import metrics, schedules, seeds
+from objectives.checkpoints import Saver, copy_weights, resume
+from objectives.datasets.batches import MemoryBatches
+from objectives.errors import DivergedError
+from objectives.protocol import Trial
+from objectives.setup import Setup
+from objectives.stopping import Progress
+
+
+def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
+    """Train until the run should end; return its progress and the weights of the best epoch.
+
+    Goes on from the newest checkpoint where there is one.
+
+    Raises:
+        DivergedError: the training loss is not finite.
+        optuna.TrialPruned: the trial is not worth finishing.
+    """
+    progress, best = resume(trial, setup)
+    saver = Saver(trial, setup.config.checkpoint_every)
+    if not progress.reported:
+        report(trial, setup, progress)
+
+    while progress.stopped is None:
+        started = time.perf_counter()
+        train_loss = train_epoch(trial, setup, progress.epoch + 1)
+        seconds = time.perf_counter() - started
+        values = measure(setup, setup.validation, names_per_epoch(setup))
+
+        if progress.record(setup.config, setup.monitor, train_loss, seconds, values):
+            best = copy_weights(setup.model)
+        watched = values[setup.monitor.name]
+        setup.plateau.update(-watched if setup.monitor.maximize else watched)
+
+        try:
+            report(trial, setup, progress)
+        except BaseException:  # interrupted: the epoch is done, so let whoever goes on start after it
+            progress.reported = False
+            saver.save(setup, progress, best)
+            raise
+        if saver.due(progress):
+            saver.save(setup, progress, best)
+        if len(setup.objectives) == 1 and progress.stopped is None and trial.should_prune():
+            raise optuna.TrialPruned(f"pruned after epoch {progress.epoch}")
+    return progress, best
+
+
+def train_epoch(trial: Trial, setup: Setup, epoch: int) -> float:
+    """Train on every sample once; return the mean loss of the epoch.
+
+    The device is waited for once, at the end.
+
+    Raises:
+        DivergedError: that loss is not finite.
+    """
+    seeds.seed_everything(seeds.derive(setup.seed, "epoch", epoch))
+    setup.model.train()
+    optimizer, scaler = setup.optimizer, setup.scaler
+    step = (epoch - 1) * setup.steps_per_epoch
+    total = torch.zeros((), device=setup.device)
+    groups = setup.batches.groups(setup.config.accumulate)
+
+    for number, (inputs, targets) in enumerate(setup.batches.shuffled(epoch)):  # 1. a batch
+        trial.check()
+        share, last_of_group = groups[number]
+        with setup.autocast():
+            outputs = setup.forward(inputs)  # 2. forward
+            loss = setup.loss(outputs, targets)  # 3. loss
+        total.add_(loss.detach(), alpha=len(targets))
+        loss = loss + penalty(setup) if setup.penalised else loss
+        torch.autograd.backward(scaler.scale(loss if share == 1 else loss * share))  # 4. backward
+        if last_of_group:
+            clip(setup)
+            schedules.apply(optimizer, setup.learning_rate(step) * setup.plateau.factor)
+            scaler.step(optimizer)  # 5. step
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1  # 6. repeat
+
+    mean = total.item() / setup.batches.samples
+    if not math.isfinite(mean):
+        raise DivergedError(epoch, mean)
+    return mean
+
+
+def penalty(setup: Setup) -> Tensor:
+    """l1 * sum|w| + l2 / 2 * sum w^2 over the weights, a scalar."""
+    result = torch.zeros((), device=setup.device)
+    for weight in setup.penalised:
+        if setup.config.l1:
+            result = result + setup.config.l1 * weight.abs().sum()
+        if setup.config.l2:
+            result = result + setup.config.l2 / 2 * weight.square().sum()
+    return result
+
+
+def clip(setup: Setup) -> None:
+    """Clip the gradients as asked: elements by clip_value, then the 2-norm by clip_norm."""
+    config = setup.config
+    if config.clip_norm is None and config.clip_value is None:
+        return
+    setup.scaler.unscale_(setup.optimizer)
+    if config.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(setup.model.parameters(), config.clip_value)
+    if config.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(setup.model.parameters(), config.clip_norm)
+
+
+@torch.inference_mode()
+def predict(setup: Setup, batches: MemoryBatches) -> tuple[Tensor, Tensor]:
+    """Return outputs [N, O] (float32) and targets [N] in the order of the data."""
+    setup.model.eval()
+    outputs, targets = [], []
+    for inputs, truth in batches.in_order():  # 7. evaluate
+        with setup.autocast():
+            outputs.append(setup.forward(inputs).float())
+        targets.append(truth)
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def measure(setup: Setup, batches: MemoryBatches, names: Iterable[str]) -> dict[str, float]:
+    """Return the mean loss and the named metrics of the model on `batches`."""
+    outputs, targets = predict(setup, batches)
+    loss = setup.loss(outputs, targets)
+    scores, truth = in_own_units(setup, outputs, targets)
+    values = metrics.compute((name for name in names if name != "loss"), scores, truth, setup.config.top_k)
+    return {"loss": loss.item(), **values}
+
+
+def in_own_units(setup: Setup, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores and targets as metrics want them: regression values scaled back."""
+    scores = setup.loss.scores(outputs)
+    scaling = setup.data.targets
+    if scaling is None:
+        return scores, targets
+    return scaling.undo(scores[:, None])[:, 0], targets
+
+
+def names_per_epoch(setup: Setup) -> list[str]:
+    """The metrics to measure after every epoch: what is returned or monitored."""
+    wanted = [metric.name for metric in (setup.monitor, *setup.objectives)]
+    return [name for name in dict.fromkeys(wanted) if name not in metrics.COSTS]
+
+
+def report(trial: Trial, setup: Setup, progress: Progress) -> None:
+    """Report the last epoch, one-based. Several objectives are logged only: Optuna cannot prune there."""
+    epoch, values = progress.epoch, progress.values
+    named = {f"validation_{name}": value for name, value in values.items()}
+    if len(setup.objectives) == 1:
+        name = setup.objectives[0].name
+        trial.report(values[setup.monitor.name], epoch)
+        named.pop(f"validation_{name}", None)
+    rate = setup.optimizer.param_groups[0]["lr"]
+    trial.log(epoch, train_loss=progress.train_losses[-1], lr=rate, **named)
+    progress.reported = True
