@@ -245,17 +245,15 @@ class PatientPruner(Section):
     )
 
 
-SamplerSpec = Annotated[
-    GridSampler | RandomSampler | TpeSampler | GpSampler | CmaesSampler | QmcSampler | Nsga2Sampler,
-    Field(discriminator="name"),
-]
-PrunerSpec = Annotated[
+AnySampler = GridSampler | RandomSampler | TpeSampler | GpSampler | CmaesSampler | QmcSampler | Nsga2Sampler
+AnyPruner = (
     NoPruner
     | MedianPruner
     | PercentilePruner
     | AshaPruner
     | HyperbandPruner
     | PatientPruner
-    | ThresholdPruner,
-    Field(discriminator="name"),
-]
+    | ThresholdPruner
+)
+SamplerSpec = Annotated[AnySampler, Field(discriminator="name")]
+PrunerSpec = Annotated[AnyPruner, Field(discriminator="name")]

@@ -1,0 +1,123 @@
+"""A spec's pruner as an Optuna pruner, its resources from the spec and nowhere else."""
+
+from __future__ import annotations
+
+from optuna import Study
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+)
+from optuna.trial import FrozenTrial
+
+from hpo.spec import StudySpec
+from hpo.spec import sampling as options
+
+
+def make_pruner(spec: StudySpec) -> BasePruner:
+    """The pruner a spec asks for. Two calls make pruners that decide alike, in any process."""
+    return _made(spec.pruner)
+
+
+def _made(pruner: options.AnyPruner) -> BasePruner:
+    match pruner:
+        case options.NoPruner():
+            return NopPruner()
+        case options.MedianPruner():
+            return MedianPruner(**_against_others(pruner))
+        case options.PercentilePruner():
+            return PercentilePruner(pruner.percentile, **_against_others(pruner))
+        case options.AshaPruner():
+            return UpToMaxEpochs(
+                SuccessiveHalvingPruner(
+                    min_resource=pruner.min_epochs,
+                    reduction_factor=pruner.reduction_factor,
+                    min_early_stopping_rate=pruner.min_early_stopping_rate,
+                    bootstrap_count=pruner.bootstrap_count,
+                ),
+                pruner.max_epochs,
+            )
+        case options.HyperbandPruner():
+            return Hyperband(pruner)
+        case options.ThresholdPruner():
+            return ThresholdPruner(
+                pruner.lower,
+                pruner.upper,
+                n_warmup_steps=pruner.n_warmup_steps,
+                interval_steps=pruner.interval_steps,
+            )
+        case options.PatientPruner():
+            wrapped = None if pruner.wrapped is None else _made(pruner.wrapped)
+            return PatientPruner(wrapped, pruner.patience, pruner.min_delta)
+
+
+def _against_others(pruner: options.MedianPruner | options.PercentilePruner) -> dict[str, int]:
+    return {
+        "n_startup_trials": pruner.n_startup_trials,
+        "n_warmup_steps": pruner.n_warmup_steps,
+        "interval_steps": pruner.interval_steps,
+        "n_min_trials": pruner.n_min_trials,
+    }
+
+
+class UpToMaxEpochs(BasePruner):
+    """Another pruner, silent once a trial has reached its last epoch.
+
+    Successive halving knows no last epoch: with rungs at 1, 3 and 9 it would prune trials that
+    have already done all their 9 epochs, and lose their results.
+    """
+
+    def __init__(self, pruner: BasePruner, max_epochs: int) -> None:
+        self._pruner = pruner
+        self._max_epochs = max_epochs
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether `trial` should end now."""
+        step = trial.last_step
+        if step is not None and step >= self._max_epochs:
+            return False
+        return self._pruner.prune(study, trial)
+
+
+class Hyperband(HyperbandPruner):
+    """Optuna's Hyperband, with its brackets known from the start and counted in whole numbers.
+
+    Optuna's sets its brackets up at the first decision; until then a process takes every trial
+    for one of bracket 0. It also counts them by a floating-point logarithm, which finds 5 brackets
+    for 243 epochs and a factor of 3 (log(243, 3) is 4.999...), where there are 6.
+    """
+
+    def __init__(self, options: options.HyperbandPruner) -> None:
+        super().__init__(
+            min_resource=options.min_epochs,
+            max_resource=options.max_epochs,
+            reduction_factor=options.reduction_factor,
+            bootstrap_count=options.bootstrap_count,
+        )
+        self._max_epochs = options.max_epochs
+        self._n_brackets = bracket_count(options.min_epochs, options.max_epochs, options.reduction_factor)
+        self._try_initialization(study=None)  # type: ignore[arg-type]  # it reads a study for "auto" only
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether `trial` should end now; never once it has done its last epoch."""
+        step = trial.last_step
+        if step is not None and step >= self._max_epochs:
+            return False
+        return super().prune(study, trial)
+
+    def bracket(self, study: Study, trial: FrozenTrial) -> int:
+        """The bracket a trial belongs to, from the study's name and the trial's number; 0 prunes most."""
+        return self._get_bracket_id(study, trial)
+
+
+def bracket_count(min_epochs: int, max_epochs: int, reduction_factor: int) -> int:
+    """floor(log(max / min) to the base of the factor) + 1 (Li et al. 2018, Algorithm 1), exactly."""
+    count, epochs = 1, min_epochs * reduction_factor
+    while epochs <= max_epochs:
+        count, epochs = count + 1, epochs * reduction_factor
+    return count

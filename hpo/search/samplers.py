@@ -1,0 +1,210 @@
+"""From a ticket to its point: every active parameter, seeded by (study seed, ticket index)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, TPESampler, nsgaii
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.errors import SpecError
+from hpo.search.draws import from_unit, sampler_seed, unit
+from hpo.search.qmc import qmc_point
+from hpo.search.space import completed
+from hpo.spec import StudySpec
+from hpo.spec import sampling as options
+from hpo.spec.points import missing_names
+from hpo.spec.problems import listed
+
+UNSTORED = -1  # trial id and number of a trial that no storage holds yet
+
+
+def suggest(
+    spec: StudySpec, study: Study, trial: FrozenTrial, ticket: int, fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All active declared parameters of one ticket.
+
+    Args:
+        spec: The study's spec.
+        study: Read for the history; grid, random and qmc never touch it.
+        trial: The trial that asks. It need not be stored (trial id -1) unless
+            `needs_stored_trial`; it is not changed.
+        ticket: Index of the ticket in its study, from 0.
+        fixed: A grid cell or an enqueued point, maybe partial: its values are taken as they are.
+
+    Returns:
+        Values by name, parents before children; labels of categorical parameters.
+
+    Raises:
+        SpecError: when a grid's ticket lacks a value.
+    """
+    match spec.sampler:
+        case options.GridSampler():
+            if missing := missing_names(spec.space, fixed):
+                raise SpecError(f"ticket {ticket} of the grid lacks values for {listed(missing)}")
+            return completed(spec, fixed, _no_choice)
+        case options.RandomSampler(seed=seed):
+            return completed(spec, fixed, lambda name, dist: from_unit(dist, unit(seed, ticket, name)))
+        case options.QmcSampler():
+            point = qmc_point(spec, ticket)
+            return completed(spec, fixed, lambda name, dist: from_unit(dist, point[name]))
+        case _:
+            return _asked(spec, study, trial, ticket, fixed)
+
+
+def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
+    """An Optuna sampler for one ticket, seeded from (study seed, ticket index).
+
+    It also serves the `suggest_*` calls of names that the space does not declare; for grid, random
+    and qmc those are random draws from (study seed, ticket, name).
+    """
+    sampler = spec.sampler
+    seed = sampler_seed(sampler.seed, ticket)
+    match sampler:
+        case options.TpeSampler():
+            return TPESampler(
+                seed=seed,
+                n_startup_trials=sampler.n_startup_trials,
+                n_ei_candidates=sampler.n_ei_candidates,
+                multivariate=sampler.multivariate,
+                group=sampler.group,
+                constant_liar=sampler.constant_liar,
+            )
+        case options.GpSampler():
+            return GPSampler(
+                seed=seed,
+                n_startup_trials=sampler.n_startup_trials,
+                deterministic_objective=sampler.deterministic_objective,
+                warn_independent_sampling=False,
+            )
+        case options.CmaesSampler():
+            return CmaEsSampler(
+                seed=seed,
+                n_startup_trials=sampler.n_startup_trials,
+                popsize=sampler.popsize,
+                consider_pruned_trials=sampler.consider_pruned_trials,
+                use_separable_cma=sampler.use_separable_cma,
+                with_margin=sampler.with_margin,
+                lr_adapt=sampler.lr_adapt,
+                warn_independent_sampling=False,
+            )
+        case options.Nsga2Sampler():
+            return NSGAIISampler(
+                seed=seed,
+                population_size=sampler.population_size,
+                crossover=_crossover(sampler),
+                crossover_prob=sampler.crossover_prob,
+                swapping_prob=sampler.swapping_prob,
+                mutation=nsgaii.PolynomialMutation() if sampler.mutation == "polynomial" else None,
+                mutation_prob=sampler.mutation_prob,
+            )
+        case _:
+            return TicketSampler(sampler.seed, ticket)
+
+
+def needs_stored_trial(spec: StudySpec) -> bool:
+    """Whether the sampler writes to the trial while it samples, so that the trial must be stored first.
+
+    CMA-ES and NSGA-II keep a trial's generation with it. TPE and GP write too, but only to tell
+    other processes about parameters that are not stored yet, and ours are stored all at once.
+    """
+    return spec.sampler.name in ("cmaes", "nsga2")
+
+
+class TicketSampler(BaseSampler):
+    """Random draws that depend on (study seed, ticket, parameter name) only."""
+
+    def __init__(self, seed: int, ticket: int) -> None:
+        self._seed = seed
+        self._ticket = ticket
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing: every parameter is drawn by itself."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing: every parameter is drawn by itself."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The ticket's value for `param_name`."""
+        return from_unit(param_distribution, unit(self._seed, self._ticket, param_name))
+
+
+def _asked(
+    spec: StudySpec, study: Study, trial: FrozenTrial, ticket: int, fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The point an Optuna sampler chooses, by the steps that `optuna.Trial` takes."""
+    sampler = make_sampler(spec, ticket)
+    if not needs_stored_trial(spec):
+        study, trial = _unwritten(study, trial)
+    sampler.before_trial(study, trial)
+    relative: tuple[dict[str, BaseDistribution], dict[str, Any]] | None = None
+
+    def choose(name: str, dist: BaseDistribution) -> Any:
+        nonlocal relative
+        if relative is None:  # late, as Optuna does: a point that is fixed altogether asks nobody
+            space = sampler.infer_relative_search_space(study, trial)
+            relative = space, sampler.sample_relative(study, trial, space)
+        space, values = relative
+        if name in values and space[name] == dist:
+            return values[name]
+        return sampler.sample_independent(study, trial, name, dist)
+
+    def single_or_chosen(name: str, dist: BaseDistribution) -> Any:
+        return from_unit(dist, 0.0) if dist.single() else choose(name, dist)
+
+    return completed(spec, fixed, single_or_chosen)
+
+
+def _unwritten(study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
+    """Copies through which a sampler reads the real study, and whose writes go nowhere."""
+    view = copy.copy(study)  # with no cached trials
+    view._storage = cast(BaseStorage, _ReadOnly(study._storage))
+    asking = copy.copy(trial)
+    if trial._trial_id < 0:
+        asking.number = UNSTORED  # a provisional number may meanwhile be another trial's
+    asking.state = TrialState.RUNNING
+    return view, asking
+
+
+class _ReadOnly:
+    """A storage that forgets what samplers note on a trial, and passes everything else on."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Forget it."""
+
+
+def _crossover(sampler: options.Nsga2Sampler) -> nsgaii.BaseCrossover:
+    match sampler.crossover:
+        case "blxalpha":
+            return nsgaii.BLXAlphaCrossover()
+        case "spx":
+            return nsgaii.SPXCrossover()
+        case "sbx":
+            return nsgaii.SBXCrossover()
+        case "vsbx":
+            return nsgaii.VSBXCrossover()
+        case "undx":
+            return nsgaii.UNDXCrossover()
+        case "uniform":
+            return nsgaii.UniformCrossover(sampler.swapping_prob)
+
+
+def _no_choice(name: str, dist: BaseDistribution) -> Any:
+    raise SpecError(f"a grid's point lacks a value for {name}")
