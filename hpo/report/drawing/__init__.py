@@ -1,0 +1,1 @@
+"""The pictures themselves, by theme; `hpo.report.figures` lists them all."""

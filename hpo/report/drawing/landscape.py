@@ -1,0 +1,249 @@
+"""Figures of parameters against values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from hpo.report import text
+from hpo.report.drawing import theme
+from hpo.report.drawing.theme import finish, parameter_axis, plain, short
+from hpo.report.records.axes import Axis
+from hpo.report.records.importance import Importances
+from hpo.report.records.landscape import Contour, Parallel, Slice, SlicePoint, window
+
+OFF = -0.12  # height of lines where a parameter was not active
+_RANKS = (  # drawn in this order, so that the best lies on top
+    ("pruned", "pruned", theme.GREY, "dot", 1.0, 0.3),
+    ("rest", "the rest", theme.GREY, "solid", 1.0, 0.45),
+    ("upper", "best third", theme.SKY, "solid", 1.4, 0.8),
+    ("top", "best tenth", theme.BLUE, "solid", 2.0, 0.95),
+    ("best", "best", theme.BEST_COLOUR, "solid", 3.5, 1.0),
+)
+
+
+def importance_figure(record: Importances, title: str = "Parameter importances") -> go.Figure:
+    """Bars, most important on top, labelled with their share."""
+    if not record.entries:
+        return theme.empty(title, record.note)
+    entries = list(reversed(record.entries))
+    figure = go.Figure()
+    figure.add_bar(
+        orientation="h",
+        x=short([100 * entry.share for entry in entries], 3),
+        y=list(range(len(entries))),
+        text=[f"{100 * entry.share:.0f} %" if entry.share >= 0.01 else "under 1 %" for entry in entries],
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": theme.BLUE},
+        width=0.62,
+        customdata=[[plain(entry.name), entry.active] for entry in entries],
+        hovertemplate="%{customdata[0]}: %{x} %, used by %{customdata[1]} trials<extra></extra>",
+        showlegend=False,
+    )
+    finish(figure, title, "Share of the importance (%)", None, 150 + 30 * len(entries))
+    figure.update_xaxes(range=[0, max(1.0, 118 * max(entry.share for entry in entries))], rangemode="tozero")
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(entries))),
+        ticktext=[plain(entry.name, 24) for entry in entries],
+        title_text="Parameter",
+        showgrid=False,
+    )
+    figure.update_layout(margin={"t": 56})
+    return figure
+
+
+def slice_figure(record: Slice, title: str | None = None) -> go.Figure:
+    """One parameter against the value."""
+    figure = go.Figure()
+    points = [point for point in record.points if not point.best]
+    groups = (
+        ("pruned (last report)", "pruned", [point for point in points if point.pruned]),
+        ("complete", "complete", [point for point in points if not point.pruned]),
+    )
+    for name, state, members in groups:
+        if members:
+            figure.add_scatter(
+                **_slice_points(members, record.parameter),
+                name=name,
+                marker={
+                    "color": theme.STATE_COLOURS[state],
+                    "symbol": theme.STATE_MARKERS[state],
+                    "size": 7 if len(record.points) <= 200 else 5,
+                    "opacity": 0.75 if len(record.points) <= 200 else 0.5,
+                },
+            )
+    best = [point for point in record.points if point.best]
+    if best:
+        figure.add_scatter(
+            **_slice_points(best, record.parameter),
+            name="best",
+            marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
+        )
+    finish(figure, title or record.parameter.name, None, record.axis, height=300, margin={"t": 72})
+    figure.update_xaxes(parameter_axis(record.parameter))
+    values = [point.value for point in record.points]
+    low, high = window(values, record.direction)
+    if (low, high) != (min(values), max(values)):
+        pad = 0.05 * (high - low)
+        figure.update_yaxes(range=[low - pad, high + pad])
+    return figure
+
+
+def _slice_points(points: Sequence[SlicePoint], axis: Axis) -> dict[str, object]:
+    """Markers; on a categorical axis spread sideways, by number so that it is the same every time."""
+    spread = [((point.number * 0.618034) % 1 - 0.5) * 0.5 for point in points]
+    categorical = axis.kind == "categorical"
+    return {
+        "x": short([p.x + (s if categorical else 0.0) for p, s in zip(points, spread, strict=True)]),
+        "y": short([point.value for point in points]),
+        "mode": "markers",
+        "customdata": [
+            [p.number, plain(axis.choices[int(p.x)]) if categorical else text.number(p.x)] for p in points
+        ],
+        "hovertemplate": "trial %{customdata[0]}: %{y} at %{customdata[1]}<extra></extra>",
+    }
+
+
+def parallel_figure(record: Parallel, title: str = "Parallel coordinates") -> go.Figure:
+    """Every trial as a line over the parameters and its value.
+
+    Drawn as ordinary lines: works with categorical and inactive parameters, needs no WebGL and no
+    ``unsafe-eval``, and the groups can be switched off in the legend.
+    """
+    figure = go.Figure()
+    columns = len(record.parameters) + 1
+    inactive = any(unit is None for line in record.lines for unit in line.units)
+    for rank, name, colour, dash, width, opacity in _RANKS:
+        lines = [line for line in record.lines if line.rank == rank]
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        hover: list[str] = []
+        for line in lines:
+            heights = [OFF if unit is None else unit for unit in line.units] + [_height(line.value, record)]
+            xs += [*map(float, range(columns)), None]
+            ys += [*short(heights, 3), None]
+            hover += [f"trial {line.number}: {text.number(line.value)}"] * columns + [""]
+        if lines:
+            figure.add_scatter(
+                x=xs,
+                y=ys,
+                mode="lines",
+                name=f"best: trial {lines[0].number}" if rank == "best" else name,
+                line={"color": colour, "width": width, "dash": dash},
+                opacity=opacity,
+                text=hover,
+                hovertemplate="%{text}<extra></extra>",
+            )
+    finish(figure, title, height=460, margin={"t": 92, "b": 72, "l": 40, "r": 60})
+    _draw_axes(figure, record)
+    figure.update_xaxes(
+        tickmode="array",
+        tickvals=list(range(columns)),
+        ticktext=[_wrapped(axis) for axis in record.parameters]
+        + [plain(record.axis, 60).replace(" (", "<br>(")],
+        range=[-0.3, columns - 0.45],
+        showgrid=False,
+        showline=False,
+        ticks="",
+    )
+    figure.update_yaxes(visible=False, range=[OFF - 0.05 if inactive else -0.05, 1.05])
+    if inactive:
+        figure.add_annotation(
+            x=-0.28, y=OFF, text="not used", showarrow=False, xanchor="left", font={"size": 11}, yshift=8
+        )
+    return figure
+
+
+def _draw_axes(figure: go.Figure, record: Parallel) -> None:
+    """Vertical lines with the values at their ends and at a few places between."""
+    for column, axis in enumerate((*record.parameters, None)):
+        figure.add_shape(
+            type="line",
+            x0=column,
+            x1=column,
+            y0=0,
+            y1=1,
+            line={"color": theme.GREY, "width": 1.2},
+            layer="above",
+        )
+        for unit, label in _marks(axis, record):
+            figure.add_annotation(
+                x=column,
+                y=unit,
+                text=label,
+                showarrow=False,
+                xanchor="left",
+                xshift=4,
+                font={"size": 11},
+                bgcolor="rgba(128,128,128,0.14)",
+                borderpad=1,
+            )
+
+
+def _marks(axis: Axis | None, record: Parallel) -> list[tuple[float, str]]:
+    """Places (0 to 1) and labels along one vertical axis; None is the value's."""
+    if axis is None:
+        return [(u, text.number(record.low + u * (record.high - record.low), 3)) for u in (0.0, 0.5, 1.0)]
+    if axis.kind == "categorical":
+        n = len(axis.choices)
+        every = max(1, -(-n // 12))
+        return [
+            (index / (n - 1) if n > 1 else 0.5, plain(choice, 14))
+            for index, choice in enumerate(axis.choices)
+            if index % every == 0
+        ]
+    if axis.kind == "int":
+        return [(u, text.number(round(axis.at(u)))) for u in (0.0, 0.5, 1.0)]
+    return [(u, text.number(axis.at(u), 3)) for u in (0.0, 0.25, 0.5, 0.75, 1.0)]
+
+
+def _wrapped(axis: Axis) -> str:
+    name = plain(axis.name, 16)
+    return f"{name}<br>(log)" if axis.log else name
+
+
+def _height(value: float, record: Parallel) -> float:
+    if record.high <= record.low:
+        return 0.5
+    return min(1.0, max(0.0, (value - record.low) / (record.high - record.low)))
+
+
+def contour_figure(record: Contour, title: str | None = None) -> go.Figure:
+    """The smoothed value over two parameters: filled contours, or tiles where one is categorical."""
+    figure = go.Figure()
+    categorical = "categorical" in (record.x.kind, record.y.kind)
+    surface = {
+        "x": short(record.grid_x),
+        "y": short(record.grid_y),
+        "z": [[None if v is None else float(f"{v:.4g}") for v in row] for row in record.values],
+        "colorscale": theme.SURFACE,
+        "reversescale": record.direction == "minimize",
+        "colorbar": {
+            "title": {"text": plain(record.axis, 60), "side": "right"},
+            "thickness": 14,
+            "outlinewidth": 0,
+        },
+        "hovertemplate": "%{x}, %{y}: about %{z}<extra></extra>",
+    }
+    if categorical:
+        figure.add_heatmap(**surface)
+    else:
+        figure.add_contour(**surface, contours={"coloring": "fill"}, line={"width": 0.5}, ncontours=14)
+    figure.add_scatter(
+        x=short([x for _, x, _, _ in record.points]),
+        y=short([y for _, _, y, _ in record.points]),
+        mode="markers",
+        name="trials",
+        showlegend=False,
+        marker={"color": "#ffffff", "size": 5, "line": {"color": "#1d2530", "width": 1}, "opacity": 0.8},
+        customdata=[[number, text.number(value)] for number, _, _, value in record.points],
+        hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
+    )
+    heading = title or f"{record.axis.split(' (')[0]} over {record.x.name} and {record.y.name}"
+    finish(figure, heading, height=440, margin={"t": 56})
+    figure.update_xaxes(parameter_axis(record.x), showgrid=False)
+    figure.update_yaxes(parameter_axis(record.y), showgrid=False)
+    return figure

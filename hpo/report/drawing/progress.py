@@ -1,0 +1,230 @@
+"""Figures of how a search went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from hpo.report import text
+from hpo.report.drawing import theme
+from hpo.report.drawing.theme import finish, plain, short
+from hpo.report.records.landscape import window
+from hpo.report.records.progress import BestSoFar, Edf, History, Pareto, ParetoPoint, Timeline
+from hpo.report.records.scores import Over
+from hpo.search.history import Direction
+
+MAX_STUDIES = 12
+
+
+def history_figure(history: History, title: str = "Optimisation history") -> go.Figure:
+    """Every trial's value over its number, with the best so far as steps."""
+    figure = go.Figure()
+    values = [point.value for point in history.points if point.value is not None]
+    for state in ("complete", "pruned"):
+        points = [p for p in history.points if p.state == state and p.value is not None]
+        if points:
+            figure.add_scatter(
+                x=[point.number for point in points],
+                y=short([point.value for point in points if point.value is not None]),
+                mode="markers",
+                name=f"{state} (last report)" if state == "pruned" else state,
+                marker=_state_marker(state, len(history.points)),
+                hovertemplate=f"trial %{{x}}: %{{y}}<extra>{state}</extra>",
+            )
+    failed = [point.number for point in history.points if point.value is None]
+    if failed:
+        bottom = min(window(values, history.direction)) if values else 0.0
+        figure.add_scatter(
+            x=failed,
+            y=[bottom] * len(failed),
+            mode="markers",
+            name="failed (no value)",
+            marker=_state_marker("failed", len(history.points)),
+            hovertemplate="trial %{x}<extra>failed</extra>",
+        )
+    if history.best:
+        figure.add_scatter(
+            **_steps(history.best), name="best so far", line={"color": theme.RED, "width": 2.5}
+        )
+    finish(figure, title, "Trial number", history.axis)
+    _frame(figure, values, history.direction)
+    return figure
+
+
+def best_figure(
+    lines: Sequence[BestSoFar], over: Over, title: str | None = None, step: str = "epoch"
+) -> go.Figure:
+    """Best so far of one or several studies over trials, epochs or wall seconds."""
+    figure = go.Figure()
+    scale, unit = (
+        _time_unit(max((line.end for line in lines), default=0.0)) if over == "seconds" else (1.0, "")
+    )
+    for index, line in enumerate(lines[:MAX_STUDIES]):
+        colour = theme.PALETTE[index % len(theme.PALETTE)]
+        figure.add_scatter(
+            **_steps(line, scale),
+            name=plain(line.study),
+            line={"color": colour, "width": 2.5, "dash": theme.DASHES[index % len(theme.DASHES)]},
+            marker={"symbol": theme.MARKERS[index % len(theme.MARKERS)], "size": 8, "color": colour},
+            showlegend=len(lines) > 1,
+        )
+    titles = {
+        "trials": ("Best so far over trials", "Trial number"),
+        "epochs": (f"Best so far over {step}s trained", f"{step.capitalize()}s trained, all trials together"),
+        "seconds": ("Best so far over time", f"Time since the first trial started ({unit})"),
+    }
+    heading, x_title = titles[over]
+    finish(figure, title or heading, x_title, lines[0].axis if lines else "objective value")
+    values = [value for line in lines for value in line.value]
+    _frame(figure, values, lines[0].direction if lines else "maximize")
+    return figure
+
+
+def edf_figure(records: Sequence[Edf], title: str = "Distribution of values") -> go.Figure:
+    """Share of trials with a value of at most x, for one or several studies."""
+    figure = go.Figure()
+    for index, record in enumerate(records[:MAX_STUDIES]):
+        colour = theme.PALETTE[index % len(theme.PALETTE)]
+        figure.add_scatter(
+            x=short(record.value),
+            y=short([100 * share for share in record.share], 4),
+            mode="lines",
+            name=plain(record.study),
+            line={
+                "color": colour,
+                "width": 2.5,
+                "shape": "hv",
+                "dash": theme.DASHES[index % len(theme.DASHES)],
+            },
+            showlegend=len(records) > 1,
+            hovertemplate="%{y:.1f} % of trials are at most %{x}<extra></extra>",
+        )
+    finish(figure, title, records[0].axis if records else "", "Trials at or below (%)")
+    figure.update_yaxes(range=[0, 102])
+    return figure
+
+
+def pareto_figure(record: Pareto, title: str = "Pareto front") -> go.Figure:
+    """Two directions: the front over the dominated trials. More: the first three pairs side by side."""
+    pairs = list(combinations(range(len(record.names)), 2))[:3]
+    figure = make_subplots(rows=1, cols=len(pairs), horizontal_spacing=0.1)
+    rest = [point for point in record.points if not point.on_front]
+    front = list(record.front)
+    for column, (a, b) in enumerate(pairs, start=1):
+        first = column == 1
+        ordered = sorted(front, key=lambda point: (point.values[a], point.values[b]))
+        lined = len(record.names) == 2
+        figure.add_scatter(
+            **_pareto_points(rest, a, b),
+            mode="markers",
+            name="dominated",
+            marker={"color": theme.GREY, "symbol": "circle-open", "size": 7},
+            showlegend=first,
+            row=1,
+            col=column,
+        )
+        figure.add_scatter(
+            **_pareto_points(ordered, a, b),
+            mode="lines+markers" if lined else "markers",
+            name="Pareto front",
+            marker={"color": theme.BLUE, "symbol": "diamond", "size": 10},
+            line={"color": theme.BLUE, "width": 1.5, "dash": "dot"},
+            showlegend=first,
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(title_text=plain(record.axes[a], 80), row=1, col=column)
+        figure.update_yaxes(title_text=plain(record.axes[b], 80), row=1, col=column)
+    return finish(figure, title, height=420)
+
+
+def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.Figure:
+    """One lane per runner, one bar per trial, coloured and hatched by state."""
+    figure = go.Figure()
+    scale, unit = _time_unit(max((bar.end for bar in record.bars), default=0.0))
+    lanes = {lane: index for index, lane in enumerate(record.lanes)}
+    patterns = {"complete": "", "pruned": "/", "failed": "x", "running": "."}
+    for state, pattern in patterns.items():
+        bars = [bar for bar in record.bars if bar.state == state]
+        if bars:
+            figure.add_bar(
+                orientation="h",
+                base=short([bar.start / scale for bar in bars], 6),
+                x=short([(bar.end - bar.start) / scale for bar in bars], 4),
+                y=[lanes[bar.lane] for bar in bars],
+                width=0.72,
+                name=state,
+                marker={
+                    "color": theme.STATE_COLOURS[state],
+                    "pattern": {"shape": pattern, "size": 5, "solidity": 0.25},
+                    "line": {"width": 0.5, "color": "rgba(128,128,128,0.6)"},
+                },
+                customdata=[[bar.number, bar.attempts, text.duration(bar.end - bar.start)] for bar in bars],
+                hovertemplate="trial %{customdata[0]}, %{customdata[2]}, attempts: %{customdata[1]}"
+                f"<extra>{state}</extra>",
+            )
+    height = 170 + 34 * max(2, len(lanes))
+    finish(figure, title, f"Time since the first trial started ({unit})", None, height, barmode="overlay")
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(lanes.values()),
+        ticktext=[plain(lane, 28) for lane in lanes],
+        range=[len(lanes) - 0.5, -0.5],
+        title_text="Runner",
+        showgrid=False,
+    )
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def _steps(line: BestSoFar, scale: float = 1.0) -> dict[str, object]:
+    """A staircase with a marker at each improvement, drawn on to the end of the search."""
+    closing = line.end > line.x[-1]
+    xs = [*line.x, line.end] if closing else list(line.x)
+    values = [*line.value, line.value[-1]] if closing else list(line.value)
+    return {
+        "x": short([x / scale for x in xs], 6),
+        "y": short(values, 6),
+        "mode": "lines+markers",
+        "line_shape": "hv",
+        "marker_opacity": [1.0] * len(line.x) + [0.0] * closing,
+        "hovertemplate": "%{y} at %{x}<extra>%{fullData.name}</extra>",
+    }
+
+
+def _state_marker(state: str, n: int) -> dict[str, object]:
+    return {
+        "color": theme.STATE_COLOURS[state],
+        "symbol": theme.STATE_MARKERS[state],
+        "size": 8 if n <= 200 else 6 if n <= 800 else 4,
+        "opacity": 0.85 if n <= 200 else 0.6,
+    }
+
+
+def _pareto_points(points: list[ParetoPoint], a: int, b: int) -> dict[str, object]:
+    return {
+        "x": short([point.values[a] for point in points]),
+        "y": short([point.values[b] for point in points]),
+        "customdata": [point.number for point in points],
+        "hovertemplate": "trial %{customdata}: %{x}, %{y}<extra></extra>",
+    }
+
+
+def _frame(figure: go.Figure, values: list[float], direction: Direction) -> None:
+    """Cut the value axis where a few diverged trials would flatten all others."""
+    if not values:
+        return
+    low, high = window(values, direction)
+    if (low, high) != (min(values), max(values)):
+        pad = 0.05 * (high - low)
+        figure.update_yaxes(range=[low - pad, high + pad])
+
+
+def _time_unit(seconds: float) -> tuple[float, str]:
+    """Seconds per unit, and the unit an axis of this length reads best in."""
+    if seconds < 180:
+        return 1.0, "s"
+    return (60.0, "min") if seconds < 3 * 3600 else (3600.0, "h")

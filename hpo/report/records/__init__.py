@@ -1,0 +1,1 @@
+"""The records themselves, by theme; `hpo.report.data` lists them all."""

@@ -1,0 +1,167 @@
+"""The winner's evaluation: confusion matrix, per-class table, ROC and precision-recall curves, residuals.
+
+An objective's ``evaluate`` may be anybody's code, so what does not have the expected form is left out rather
+than trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+from hpo.report.records.scores import thin
+
+MAX_CLASSES = 40  # of the confusion matrix
+MAX_CURVES = 10
+MAX_SCATTER = 1000
+
+
+@dataclass(frozen=True)
+class Confusion:
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]  # rows: true class, columns: predicted
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int | None
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """One class's curve; ``area`` is the area under it (ROC) or its average precision (PR)."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    area: float | None
+
+
+@dataclass(frozen=True)
+class Residuals:
+    predicted: tuple[float, ...]
+    actual: tuple[float, ...]
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    split: Literal["validation", "test"]
+    samples: int | None
+    metrics: Mapping[str, float]
+    confusion: Confusion | None
+    per_class: tuple[ClassRow, ...]
+    roc: tuple[RateCurve, ...]
+    pr: tuple[RateCurve, ...]
+    residuals: Residuals | None
+
+
+def read_evaluation(
+    raw: Mapping[str, Any] | None, default_split: Literal["validation", "test"] = "validation"
+) -> Evaluation | None:
+    """The evaluation's readable parts; None where there is nothing."""
+    if not isinstance(raw, Mapping):
+        return None
+    split: Literal["validation", "test"] = (
+        "test" if raw.get("split", default_split) == "test" else "validation"
+    )
+    metrics = raw.get("metrics")
+    shown = (
+        {str(k): float(v) for k, v in metrics.items() if _is_number(v)}
+        if isinstance(metrics, Mapping)
+        else {}
+    )
+    samples = raw.get("samples")
+    return Evaluation(
+        split,
+        samples if isinstance(samples, int) else None,
+        shown,
+        _confusion(raw.get("classes"), raw.get("confusion_matrix")),
+        tuple(_class_row(row) for row in _mappings(raw.get("per_class"))),
+        _curves(raw.get("roc"), "fpr", "tpr", "auc"),
+        _curves(raw.get("pr"), "recall", "precision", "average_precision"),
+        _residuals(raw),
+    )
+
+
+def _confusion(classes: Any, matrix: Any) -> Confusion | None:
+    rows = [list(row) for row in matrix if _is_list(row)] if _is_list(matrix) else []
+    size = len(rows)
+    if size == 0 or any(len(row) != size or not all(_is_number(v) for v in row) for row in rows):
+        return None
+    named = _is_list(classes) and len(classes) == size
+    names = [str(name) for name in classes] if named else [str(index) for index in range(size)]
+    chosen, note = list(range(size)), ""
+    if size > MAX_CLASSES:
+        errors = [sum(rows[i]) + sum(row[i] for row in rows) - 2 * rows[i][i] for i in range(size)]
+        chosen = sorted(sorted(range(size), key=lambda i: (-errors[i], i))[:MAX_CLASSES])
+        note = f"The {MAX_CLASSES} of {size} classes with the most errors."
+    counts = tuple(tuple(int(rows[i][j]) for j in chosen) for i in chosen)
+    return Confusion(tuple(names[i] for i in chosen), counts, note)
+
+
+def _class_row(row: Mapping[str, Any]) -> ClassRow:
+    def share(key: str) -> float | None:
+        return float(row[key]) if _is_number(row.get(key)) else None
+
+    support = row.get("support")
+    name = str(row.get("class", "?"))
+    return ClassRow(
+        name, share("precision"), share("recall"), share("f1"), int(support) if _is_number(support) else None
+    )
+
+
+def _curves(raw: Any, x_key: str, y_key: str, area_key: str) -> tuple[RateCurve, ...]:
+    """The curves with the smallest areas where there are more than ``MAX_CURVES``, in the given order."""
+    curves = []
+    for item in _mappings(raw):
+        xs, ys = item.get(x_key), item.get(y_key)
+        if not (_is_list(xs) and _is_list(ys) and len(xs) == len(ys)):
+            continue
+        pairs = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if _is_number(x) and _is_number(y)]
+        shown = thin(pairs, 101)
+        area = float(item[area_key]) if _is_number(item.get(area_key)) else None
+        if shown:
+            name = str(item.get("class", "?"))
+            curves.append(RateCurve(name, tuple(x for x, _ in shown), tuple(y for _, y in shown), area))
+    if len(curves) <= MAX_CURVES:
+        return tuple(curves)
+    worst = sorted(curves, key=lambda curve: curve.area if curve.area is not None else 1.0)[:MAX_CURVES]
+    return tuple(curve for curve in curves if curve in worst)
+
+
+def _residuals(raw: Mapping[str, Any]) -> Residuals | None:
+    predicted, actual = raw.get("predicted"), raw.get("actual")
+    if not (_is_list(predicted) and _is_list(actual) and len(predicted) == len(actual)):
+        return None
+    pairs = [
+        (float(p), float(a))
+        for p, a in zip(predicted, actual, strict=True)
+        if _is_number(p) and _is_number(a)
+    ]
+    shown = thin(pairs, MAX_SCATTER)
+    if not shown:
+        return None
+    std = raw.get("residual_std")
+    return Residuals(
+        tuple(p for p, _ in shown), tuple(a for _, a in shown), float(std) if _is_number(std) else None
+    )
+
+
+def _is_number(item: Any) -> TypeGuard[int | float]:
+    return isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+
+
+def _is_list(item: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(item, Sequence) and not isinstance(item, (str, bytes))
+
+
+def _mappings(raw: Any) -> list[Mapping[str, Any]]:
+    return [item for item in raw if isinstance(item, Mapping)] if _is_list(raw) else []

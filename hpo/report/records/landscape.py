@@ -1,0 +1,240 @@
+"""Parameters against values: slices, parallel coordinates, and the contour of two parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hpo.report.records.axes import Axis, axes
+from hpo.report.records.importance import most_important
+from hpo.report.records.scores import Score, best_trial, ranked, scores, shown_note, thin, value_axis
+from hpo.search.history import Direction, StudyHistory
+
+MAX_SLICE_POINTS = 800
+MAX_LINES = 250
+MAX_PARALLEL_AXES = 12
+MAX_SLICES = 24
+GRID = 32  # cells along a numeric axis of the contour
+MIN_CONTOUR_TRIALS = 8
+Rank = Literal["best", "top", "upper", "rest", "pruned"]
+
+
+@dataclass(frozen=True)
+class SlicePoint:
+    number: int
+    x: float  # position on the axis
+    value: float
+    pruned: bool
+    best: bool
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One parameter against the value."""
+
+    parameter: Axis
+    points: tuple[SlicePoint, ...]
+    axis: str
+    direction: Direction
+    note: str
+
+
+@dataclass(frozen=True)
+class ParallelLine:
+    """One trial: its place between 0 and 1 on each axis, None where the parameter was not active."""
+
+    number: int
+    units: tuple[float | None, ...]
+    value: float
+    rank: Rank
+
+
+@dataclass(frozen=True)
+class Parallel:
+    parameters: tuple[Axis, ...]
+    lines: tuple[ParallelLine, ...]  # worst first, so that the best is drawn last
+    low: float  # ends of the value axis
+    high: float
+    axis: str
+    direction: Direction
+    note: str
+
+
+@dataclass(frozen=True)
+class Contour:
+    """A smoothed surface of the value over two parameters, None where no trial is near."""
+
+    x: Axis
+    y: Axis
+    grid_x: tuple[float, ...]
+    grid_y: tuple[float, ...]
+    values: tuple[tuple[float | None, ...], ...]  # values[row of y][column of x]
+    points: tuple[tuple[int, float, float, float], ...]  # number, x, y, value
+    axis: str
+    direction: Direction
+    note: str
+
+
+def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
+    """One slice per varied parameter, most important first; pruned trials with their last report, marked."""
+    found = scores(history, objective)
+    winner = best_trial(history, objective)
+    by_name = {axis.name: axis for axis in axes(history) if not axis.single}
+    made = []
+    for name in most_important(history, objective)[:MAX_SLICES]:
+        axis = by_name[name]
+        points = []
+        for score in found:
+            x = axis.position(score.trial.params[name]) if name in score.trial.params else None
+            if x is not None:
+                is_best = winner is not None and score.number == winner.number
+                points.append(SlicePoint(score.number, x, score.value, score.pruned, is_best))
+        shown = thin(points, MAX_SLICE_POINTS, lambda point: point.best)
+        if shown:
+            note = shown_note(len(shown), len(points))
+            direction = history.directions[objective]
+            made.append(Slice(axis, shown, value_axis(history, objective), direction, note))
+    return tuple(made)
+
+
+def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
+    """Every scored trial as a line over the most important parameters; None without a trial or a parameter.
+
+    Ranks: the best trial, the best tenth, the best third, the rest, and pruned trials (their last report).
+    """
+    direction = history.directions[objective]
+    found = scores(history, objective)
+    names = most_important(history, objective)
+    by_name = {axis.name: axis for axis in axes(history)}
+    chosen = tuple(by_name[name] for name in names[:MAX_PARALLEL_AXES])
+    if not found or not chosen:
+        return None
+    order = ranked((score for score in found if not score.pruned), direction)
+    ranks: dict[int, Rank] = {score.number: "pruned" for score in found if score.pruned}
+    for place, score in enumerate(order):
+        share = (place + 1) / len(order)
+        ranks[score.number] = (
+            "best" if place == 0 else "top" if share <= 0.1 else "upper" if share <= 1 / 3 else "rest"
+        )
+    worst_first = list(reversed(ranked(found, direction)))
+    shown = thin(worst_first, MAX_LINES, lambda score: ranks[score.number] == "best")
+    lines = tuple(
+        ParallelLine(
+            score.number,
+            tuple(
+                axis.unit(score.trial.params[axis.name]) if axis.name in score.trial.params else None
+                for axis in chosen
+            ),
+            score.value,
+            ranks[score.number],
+        )
+        for score in shown
+    )
+    low, high = window([score.value for score in found], direction)
+    note = shown_note(len(shown), len(found))
+    if len(names) > len(chosen):
+        note = f"{note} The {len(chosen)} most important of {len(names)} parameters.".strip()
+    return Parallel(chosen, lines, low, high, value_axis(history, objective), direction, note)
+
+
+def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | None = None) -> Contour | None:
+    """The value over two parameters (the most important two that were active together), smoothed.
+
+    Nadaraya-Watson regression with a Gaussian kernel on the unit square, at most ``GRID`` x ``GRID`` cells;
+    cells farther than two bandwidths from every trial stay empty. None with fewer than
+    ``MIN_CONTOUR_TRIALS`` trials having both.
+    """
+    by_name = {axis.name: axis for axis in axes(history) if not axis.single}
+    found = scores(history, objective)
+    names = pair or _pair(found, [name for name in most_important(history, objective) if name in by_name])
+    if names is None or not set(names) <= by_name.keys():
+        return None
+    x, y = by_name[names[0]], by_name[names[1]]
+    both = [score for score in found if x.name in score.trial.params and y.name in score.trial.params]
+    placed = [
+        (score, x.unit(score.trial.params[x.name]), y.unit(score.trial.params[y.name])) for score in both
+    ]
+    known = [(score, ux, uy) for score, ux, uy in placed if ux is not None and uy is not None]
+    if len(known) < MIN_CONTOUR_TRIALS:
+        return None
+    direction = history.directions[objective]
+    low, high = window([score.value for score, _, _ in known], direction)
+    grid_x, grid_y = _grid(x), _grid(y)
+    surface = _smooth(
+        np.array([[ux, uy] for _, ux, uy in known]),
+        np.clip(np.array([score.value for score, _, _ in known]), low, high),
+        (grid_x, grid_y),
+        (x.kind == "categorical", y.kind == "categorical"),
+    )
+    points = [
+        (score.number, x.at(ux), y.at(uy), score.value) for score, ux, uy in thin(known, MAX_SLICE_POINTS)
+    ]
+    return Contour(
+        x,
+        y,
+        tuple(x.at(unit) for unit in grid_x),
+        tuple(y.at(unit) for unit in grid_y),
+        surface,
+        tuple(points),
+        value_axis(history, objective),
+        direction,
+        shown_note(len(points), len(known)),
+    )
+
+
+def window(values: list[float], direction: Direction) -> tuple[float, float]:
+    """The range worth drawing: all of it, unless a few bad values would flatten the rest.
+
+    The good end is always inside. The bad end is cut at the worst 5 % plus half the remaining range when the
+    worst value lies more than three times as far out.
+    """
+    low, high = min(values), max(values)
+    good = high if direction == "maximize" else low
+    ordered = sorted(values, key=lambda value: abs(value - good))
+    bulk = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
+    spread = abs(bulk - good)
+    if spread > 0 and abs(ordered[-1] - good) > 3 * spread:
+        cut = 1.5 * spread
+        return (good - cut, good) if direction == "maximize" else (good, good + cut)
+    return low, high
+
+
+def _pair(found: tuple[Score, ...], names: list[str]) -> tuple[str, str] | None:
+    """The first two names, by importance, that enough trials used together."""
+    for second in range(1, len(names)):
+        for first in range(second):
+            together = sum(
+                names[first] in score.trial.params and names[second] in score.trial.params for score in found
+            )
+            if together >= MIN_CONTOUR_TRIALS:
+                return names[first], names[second]
+    return None
+
+
+def _grid(axis: Axis) -> list[float]:
+    cells = len(axis.choices) if axis.kind == "categorical" else GRID
+    return [index / (cells - 1) for index in range(cells)]
+
+
+def _smooth(
+    places: np.ndarray[tuple[int, int], np.dtype[np.float64]],  # N x 2, between 0 and 1
+    values: np.ndarray[tuple[int], np.dtype[np.float64]],
+    grids: tuple[list[float], list[float]],
+    categorical: tuple[bool, bool],
+) -> tuple[tuple[float | None, ...], ...]:
+    """Rows of y, columns of x. A categorical axis is never smoothed across its choices."""
+    width = max(0.06, min(0.15, 0.5 * len(values) ** -0.25))
+    widths = [1e-3 if is_categorical else width for is_categorical in categorical]
+    distance_x = (np.array(grids[0])[:, None] - places[None, :, 0]) / widths[0]  # X x N
+    distance_y = (np.array(grids[1])[:, None] - places[None, :, 1]) / widths[1]  # Y x N
+    squared = distance_x[None, :, :] ** 2 + distance_y[:, None, :] ** 2  # Y x X x N
+    nearest = squared.min(axis=2)
+    weights = np.exp(-0.5 * (squared - nearest[:, :, None]))  # shifted: far cells keep a sum above 0
+    mean = (weights @ values) / weights.sum(axis=2)
+    return tuple(
+        tuple(float(v) if near <= 4.0 else None for v, near in zip(row, nears, strict=True))
+        for row, nears in zip(mean, nearest, strict=True)
+    )

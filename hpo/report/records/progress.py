@@ -1,0 +1,272 @@
+"""How a search went: best so far, history, distribution of values, Pareto front, timeline."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hpo.report.records.scores import (
+    MAX_POINTS,
+    Over,
+    final_value,
+    is_better,
+    last_report,
+    origin,
+    scores,
+    shown_note,
+    thin,
+    value_axis,
+    value_name,
+)
+from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
+
+MAX_BARS = 1500
+MAX_LANES = 64
+MAX_FRONT = 500
+EDF_POINTS = 200
+
+
+@dataclass(frozen=True)
+class BestSoFar:
+    """The best value found, as steps: at ``x[i]`` it became ``value[i]``, and it held until ``end``."""
+
+    study: str
+    over: Over
+    x: tuple[float, ...]  # trial numbers, epochs trained so far, or seconds since the first start
+    value: tuple[float, ...]
+    end: float
+    direction: Direction
+    axis: str
+
+
+@dataclass(frozen=True)
+class HistoryPoint:
+    """One trial in the order of numbers; ``value`` is None for a failed one."""
+
+    number: int
+    value: float | None
+    state: TrialStateName
+
+
+@dataclass(frozen=True)
+class History:
+    """Every trial's value, and the best so far over them."""
+
+    points: tuple[HistoryPoint, ...]
+    best: BestSoFar | None
+    axis: str
+    direction: Direction
+    note: str
+
+
+@dataclass(frozen=True)
+class Edf:
+    """Empirical distribution: ``share[i]`` of the trials have a value of at most ``value[i]``."""
+
+    study: str
+    value: tuple[float, ...]
+    share: tuple[float, ...]
+    axis: str
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    number: int
+    values: tuple[float, ...]
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """Complete trials of a study with several directions; the front holds what nothing else dominates."""
+
+    points: tuple[ParetoPoint, ...]
+    names: tuple[str, ...]
+    axes: tuple[str, ...]
+    directions: tuple[Direction, ...]
+    note: str
+
+    @property
+    def front(self) -> tuple[ParetoPoint, ...]:
+        return tuple(point for point in self.points if point.on_front)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One trial on its runner's lane, in seconds since the study's first start."""
+
+    number: int
+    lane: str
+    start: float
+    end: float
+    state: TrialStateName
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    bars: tuple[Bar, ...]
+    lanes: tuple[str, ...]  # in natural order
+    note: str
+
+
+def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0) -> BestSoFar | None:
+    """The best value over trial numbers, over epochs of all trials together, or over wall seconds.
+
+    Over epochs and seconds, trials count when they end. None where no trial completed, where nothing was
+    reported (epochs), or where times are missing (seconds).
+    """
+    direction = history.directions[objective]
+    x: list[float] = []
+    values: list[float] = []
+    best: float | None = None
+    end = 0.0
+    for position, trial in _ended(history, over):
+        end = max(end, position)
+        value = final_value(trial, objective)
+        if value is not None and is_better(value, best, direction):
+            best = value
+            x.append(position)
+            values.append(value)
+    if best is None:
+        return None
+    return BestSoFar(
+        history.name, over, tuple(x), tuple(values), end, direction, value_axis(history, objective)
+    )
+
+
+def _ended(history: StudyHistory, over: Over) -> list[tuple[float, TrialRecord]]:
+    """Ended trials with their place on the axis, in its order."""
+    ended = [trial for trial in history.trials if trial.state in ("complete", "pruned", "failed")]
+    if over == "trials":
+        return [(float(trial.number), trial) for trial in ended]
+    start = origin(history)
+    timed = [t for t in ended if t.finished is not None]
+    timed.sort(key=lambda t: (t.finished, t.number))
+    if over == "seconds":
+        if start is None:
+            return []
+        return [((t.finished - start).total_seconds(), t) for t in timed if t.finished is not None]
+    if not any(trial.reports for trial in ended):
+        return []
+    placed, epochs = [], 0
+    for trial in timed if len(timed) == len(ended) else ended:
+        epochs += len(trial.reports)
+        placed.append((float(epochs), trial))
+    return placed
+
+
+def optimization_history(history: StudyHistory, objective: int = 0) -> History:
+    """Every ended trial's value (a pruned one's last report) with the best so far."""
+    direction = history.directions[objective]
+    points: list[HistoryPoint] = []
+    for trial in history.trials:
+        if trial.state == "complete":
+            points.append(HistoryPoint(trial.number, final_value(trial, objective), "complete"))
+        elif trial.state == "pruned" and len(history.directions) == 1:
+            points.append(HistoryPoint(trial.number, last_report(trial), "pruned"))
+        elif trial.state == "failed":
+            points.append(HistoryPoint(trial.number, None, "failed"))
+    best = best_so_far(history, "trials", objective)
+    improved = set(best.x) if best else set()
+    shown = thin(points, MAX_POINTS, lambda point: point.number in improved)
+    return History(
+        shown, best, value_axis(history, objective), direction, shown_note(len(shown), len(points))
+    )
+
+
+def edf(history: StudyHistory, objective: int = 0) -> Edf | None:
+    """Share of trials at or below each value; pruned ones count with their last report."""
+    values = sorted(score.value for score in scores(history, objective))
+    if not values:
+        return None
+    steps = [(value, (index + 1) / len(values)) for index, value in enumerate(values)]
+    shown = thin(steps, EDF_POINTS)
+    return Edf(
+        history.name, tuple(v for v, _ in shown), tuple(s for _, s in shown), value_axis(history, objective)
+    )
+
+
+def pareto(history: StudyHistory) -> Pareto | None:
+    """The complete trials of a study with several directions, and which are on the front.
+
+    A trial is on the front when no other is at least as good in every direction and better in one. None for
+    one direction or no complete trial with finite values.
+    """
+    if len(history.directions) < 2:
+        return None
+    signs = [-1.0 if direction == "maximize" else 1.0 for direction in history.directions]
+    found: list[tuple[int, tuple[float, ...]]] = []
+    for trial in history.trials:
+        values = [final_value(trial, index) for index in range(len(signs))]
+        finite = tuple(value for value in values if value is not None)
+        if len(finite) == len(signs):
+            found.append((trial.number, finite))
+    if not found:
+        return None
+    costs = {n: tuple(s * v for s, v in zip(signs, values, strict=True)) for n, values in found}
+    members = _front(costs)
+    points = [ParetoPoint(number, values, number in members) for number, values in found]
+    front = thin([p for p in points if p.on_front], MAX_FRONT)
+    rest = thin([p for p in points if not p.on_front], MAX_POINTS)
+    indices = range(len(signs))
+    return Pareto(
+        tuple(sorted((*front, *rest), key=lambda p: p.number)),
+        tuple(value_name(history, i) for i in indices),
+        tuple(value_axis(history, i) for i in indices),
+        history.directions,
+        shown_note(len(front) + len(rest), len(points)),
+    )
+
+
+def _front(costs: dict[int, tuple[float, ...]]) -> set[int]:
+    """Numbers of the points nothing dominates, all directions minimised.
+
+    In lexicographic order a point can only be dominated by one before it, so each is compared with the front
+    found so far.
+    """
+    front: dict[int, tuple[float, ...]] = {}
+    for number, cost in sorted(costs.items(), key=lambda item: (item[1], item[0])):
+        dominated = any(
+            other != cost and all(o <= c for o, c in zip(other, cost, strict=True))
+            for other in front.values()
+        )
+        if not dominated:
+            front[number] = cost
+    return set(front)
+
+
+def timeline(history: StudyHistory) -> Timeline | None:
+    """Which runner was busy with which trial when; a running trial ends at the latest time known."""
+    start = origin(history)
+    if start is None:
+        return None
+    latest = max(
+        moment for trial in history.trials for moment in (trial.started, trial.finished) if moment is not None
+    )
+    bars = []
+    for trial in history.trials:
+        if trial.started is None or trial.state == "waiting":
+            continue
+        until = trial.finished or latest
+        bars.append(
+            Bar(
+                trial.number,
+                trial.runner or trial.worker or "unknown runner",
+                (trial.started - start).total_seconds(),
+                max(0.0, (until - start).total_seconds()),
+                trial.state,
+                trial.attempts,
+            )
+        )
+    bars.sort(key=lambda bar: (bar.start, bar.number))
+    lanes = sorted({bar.lane for bar in bars}, key=_natural)
+    kept = lanes[:MAX_LANES]
+    shown = [bar for bar in bars if bar.lane in set(kept)][-MAX_BARS:]
+    note = "" if len(shown) == len(bars) else f"The latest {len(shown):,} of {len(bars):,} trials shown."
+    return Timeline(tuple(shown), tuple(kept), note)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts "gpu-2" before "gpu-10"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,136 @@
+"""What a trial counts for: its value, the best trial, names for axes, and thinning of long lists.
+
+Two rules hold in every record: a value that is NaN or infinite never counts, and of equal values the trial
+with the lowest number is the better one. A pruned trial counts with its last reported value where a record
+says so, and is marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from hpo.search.history import Direction, StudyHistory, TrialRecord
+
+T = TypeVar("T")
+
+MAX_POINTS = 2000  # points of one picture; more cannot be told apart and make the file heavy
+Over = Literal["trials", "epochs", "seconds"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One trial with the finite value it counts for."""
+
+    trial: TrialRecord
+    value: float
+    pruned: bool = False  # then ``value`` is the last finite report
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+def final_value(trial: TrialRecord, objective: int = 0) -> float | None:
+    """The finite final value of a complete trial; None otherwise."""
+    if trial.state != "complete" or trial.values is None or objective >= len(trial.values):
+        return None
+    value = trial.values[objective]
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def last_report(trial: TrialRecord) -> float | None:
+    """The finite value at the largest reported step; None where there is none."""
+    finite = [step for step, value in trial.reports.items() if math.isfinite(value)]
+    return float(trial.reports[max(finite)]) if finite else None
+
+
+def scores(history: StudyHistory, objective: int = 0, *, pruned: bool = True) -> tuple[Score, ...]:
+    """Every trial with a finite value, in order of numbers; pruned ones with their last report."""
+    found = []
+    for trial in history.trials:
+        value = final_value(trial, objective)
+        if value is not None:
+            found.append(Score(trial, value))
+        elif pruned and trial.state == "pruned" and len(history.directions) == 1:
+            reported = last_report(trial)
+            if reported is not None:
+                found.append(Score(trial, reported, pruned=True))
+    return tuple(found)
+
+
+def is_better(value: float, than: float | None, direction: Direction) -> bool:
+    """Strictly better, so that of equal values the first one seen stays best."""
+    if than is None:
+        return True
+    return value > than if direction == "maximize" else value < than
+
+
+def best_trial(history: StudyHistory, objective: int = 0) -> TrialRecord | None:
+    """The complete trial with the best finite value, the lowest number of equals; None without one."""
+    best: Score | None = None
+    for score in scores(history, objective, pruned=False):
+        if is_better(score.value, best.value if best else None, history.directions[objective]):
+            best = score
+    return best.trial if best else None
+
+
+def ranked(found: Iterable[Score], direction: Direction) -> list[Score]:
+    """Best first; equals by number."""
+    sign = -1.0 if direction == "maximize" else 1.0
+    return sorted(found, key=lambda score: (sign * score.value, score.number))
+
+
+def value_name(history: StudyHistory, objective: int = 0) -> str:
+    """What the objective's value is called.
+
+    The name of the logged metric that equals the reported value at every step of every trial that has both
+    ("accuracy"); "objective value" where no metric does, "objective 2" where there are several directions.
+    """
+    if len(history.directions) > 1:
+        return f"objective {objective + 1}"
+    agreeing: dict[str, bool] = {}
+    for trial in history.trials:
+        for name, series in trial.metrics.items():
+            common = series.keys() & trial.reports.keys()
+            if common and agreeing.get(name, True):
+                agreeing[name] = all(series[step] == trial.reports[step] for step in common)
+    names = sorted((name for name, agrees in agreeing.items() if agrees), key=lambda name: (len(name), name))
+    return names[0] if names else "objective value"
+
+
+def value_axis(history: StudyHistory, objective: int = 0) -> str:
+    """The value's name and which way is better, for an axis."""
+    better = "higher" if history.directions[objective] == "maximize" else "lower"
+    return f"{value_name(history, objective)} ({better} is better)"
+
+
+def step_name(history: StudyHistory) -> str:
+    """ "epoch" where the study file speaks of epochs, "step" otherwise."""
+    fixed, pruner = history.spec.get("fixed"), history.spec.get("pruner")
+    speaks = (isinstance(fixed, Mapping) and "epochs" in fixed) or (
+        isinstance(pruner, Mapping) and "max_epochs" in pruner
+    )
+    return "epoch" if speaks else "step"
+
+
+def origin(history: StudyHistory) -> datetime | None:
+    """When the study's clock starts: the first start of a trial."""
+    return min((trial.started for trial in history.trials if trial.started), default=None)
+
+
+def thin(items: Sequence[T], limit: int, keep: Callable[[T], bool] = lambda _: False) -> tuple[T, ...]:
+    """About ``limit`` items at most, evenly spaced; the first, the last and what ``keep`` names stay."""
+    if len(items) <= limit:
+        return tuple(items)
+    stride = (len(items) - 1) / max(1, limit - 1)
+    chosen = {round(index * stride) for index in range(limit)}
+    return tuple(item for index, item in enumerate(items) if index in chosen or keep(item))
+
+
+def shown_note(shown: int, total: int, what: str = "trials") -> str:
+    """The sentence under a capped picture; empty where everything is shown."""
+    return "" if shown >= total else f"{shown:,} of {total:,} {what} shown, evenly spaced."

@@ -1,0 +1,283 @@
+"""The study in a few facts and sentences, the table of its trials, and the table of several studies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpo.report import text
+from hpo.report.records.axes import axes
+from hpo.report.records.evaluation import read_evaluation
+from hpo.report.records.progress import best_so_far, pareto
+from hpo.report.records.scores import (
+    best_trial,
+    final_value,
+    last_report,
+    origin,
+    ranked,
+    scores,
+    step_name,
+    value_name,
+)
+from hpo.search.history import StudyHistory, TrialRecord, TrialStateName
+
+MAX_ROWS = 1000
+STATES: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "running", "waiting")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a person wants to know first. Times in seconds."""
+
+    name: str
+    state: str
+    sampler: str
+    pruner: str
+    directions: tuple[str, ...]
+    value_names: tuple[str, ...]
+    counts: Mapping[TrialStateName, int]  # waiting includes tickets nobody has started
+    best: TrialRecord | None  # None for several directions: see the Pareto front
+    front: int  # trials on the Pareto front; 0 for one direction
+    seconds: float | None  # from the first start to the last end
+    busy_seconds: float  # of all trials together
+    epochs: int  # reported steps of all trials
+    runners: int
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    number: int
+    state: TrialStateName
+    values: tuple[float | None, ...]
+    last: float | None  # last reported value
+    epochs: int
+    seconds: float | None
+    attempts: int
+    runner: str
+    params: tuple[Any, ...]  # by the table's columns; None where not active
+    best: bool
+    error: str
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    parameters: tuple[str, ...]
+    rows: tuple[TrialRow, ...]  # by number
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    name: str
+    state: str
+    sampler: str
+    pruner: str
+    trials: int  # ended
+    complete: int
+    best: float | None
+    best_number: int | None
+    found_after_seconds: float | None
+    found_after_epochs: float | None
+    epochs: int
+    seconds: float | None
+    test: Mapping[str, float]
+
+
+def summarize(history: StudyHistory) -> Summary:
+    """The facts of a study, and the same as sentences."""
+    counts = Counter(trial.state for trial in history.trials)
+    counts["waiting"] += history.waiting
+    front = pareto(history)
+    single = len(history.directions) == 1
+    best = best_trial(history) if single else None
+    partial = Summary(
+        name=history.name,
+        state=history.state,
+        sampler=part_name(history, "sampler"),
+        pruner=part_name(history, "pruner"),
+        directions=history.directions,
+        value_names=tuple(value_name(history, index) for index in range(len(history.directions))),
+        counts={state: counts[state] for state in STATES},
+        best=best,
+        front=len(front.front) if front else 0,
+        seconds=_wall(history),
+        busy_seconds=sum(_seconds(trial) or 0.0 for trial in history.trials),
+        epochs=sum(len(trial.reports) for trial in history.trials),
+        runners=len(
+            {trial.runner or trial.worker for trial in history.trials if trial.runner or trial.worker}
+        ),
+        sentences=(),
+    )
+    return replace(partial, sentences=tuple(_sentences(history, partial)))
+
+
+def part_name(history: StudyHistory, part: str) -> str:
+    """The sampler's or pruner's name in the study file; "none" where it has none."""
+    found = history.spec.get(part)
+    if isinstance(found, Mapping):
+        found = found.get("name")
+    return str(found) if found else "none"
+
+
+def trial_table(history: StudyHistory) -> TrialTable:
+    """One row per trial, by number; the best ``MAX_ROWS`` where there are more."""
+    names = tuple(axis.name for axis in axes(history))
+    winner = best_trial(history) if len(history.directions) == 1 else None
+    found = pareto(history)
+    front = {point.number for point in found.front} if found else set()
+    trials = list(history.trials)
+    note = ""
+    if len(trials) > MAX_ROWS:
+        order = [score.trial for score in ranked(scores(history, pruned=False), history.directions[0])]
+        listed = {trial.number for trial in order}
+        order += [trial for trial in reversed(trials) if trial.number not in listed]
+        kept = {trial.number for trial in order[:MAX_ROWS]}
+        note = f"The best {MAX_ROWS:,} of {len(trials):,} trials; “hpo export” writes all of them."
+        trials = [trial for trial in trials if trial.number in kept]
+    rows = tuple(
+        TrialRow(
+            trial.number,
+            trial.state,
+            tuple(final_value(trial, index) for index in range(len(history.directions))),
+            last_report(trial),
+            len(trial.reports),
+            _seconds(trial),
+            trial.attempts,
+            trial.runner or trial.worker or "",
+            tuple(trial.params.get(name) for name in names),
+            trial.number in front or (winner is not None and trial.number == winner.number),
+            trial.error or "",
+        )
+        for trial in trials
+    )
+    return TrialTable(names, rows, len(history.trials), note)
+
+
+def comparison(histories: tuple[StudyHistory, ...]) -> tuple[ComparisonRow, ...]:
+    """One row per study, in the given order."""
+    return tuple(_comparison_row(history) for history in histories)
+
+
+def _comparison_row(history: StudyHistory) -> ComparisonRow:
+    best = best_trial(history)
+    after = {over: best_so_far(history, over) for over in ("epochs", "seconds")}
+    facts = summarize(history)
+    test = read_evaluation(history.test_evaluation, "test")
+    epochs, seconds = after["epochs"], after["seconds"]
+    return ComparisonRow(
+        history.name,
+        history.state,
+        facts.sampler,
+        facts.pruner,
+        sum(facts.counts[state] for state in ("complete", "pruned", "failed")),
+        facts.counts["complete"],
+        final_value(best) if best else None,
+        best.number if best else None,
+        seconds.x[-1] if seconds else None,
+        epochs.x[-1] if epochs else None,
+        facts.epochs,
+        facts.seconds,
+        test.metrics if test else {},
+    )
+
+
+def _seconds(trial: TrialRecord) -> float | None:
+    if trial.started is None or trial.finished is None:
+        return None
+    return max(0.0, (trial.finished - trial.started).total_seconds())
+
+
+def _wall(history: StudyHistory) -> float | None:
+    start = origin(history)
+    end = max((trial.finished for trial in history.trials if trial.finished), default=None)
+    return None if start is None or end is None else max(0.0, (end - start).total_seconds())
+
+
+def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
+    if not history.trials:
+        waiting = f" {text.count(facts.counts['waiting'], 'trial')} waiting." if history.waiting else ""
+        return [f"Nothing has run yet.{waiting}"]
+    return [
+        sentence
+        for sentence in (
+            _best_sentence(history, facts),
+            _counts_sentence(facts),
+            _pruning_sentence(history, facts),
+            _test_sentence(history),
+            _failure_sentence(history),
+        )
+        if sentence
+    ]
+
+
+def _best_sentence(history: StudyHistory, facts: Summary) -> str:
+    ended = sum(facts.counts[state] for state in ("complete", "pruned", "failed"))
+    if len(history.directions) > 1:
+        if not facts.front:
+            return "No trial has completed with finite values yet."
+        complete = text.count(facts.counts["complete"], "complete trial")
+        return f"{text.count(facts.front, 'trial')} of {complete} make up the Pareto front."
+    if facts.best is None:
+        if ended and facts.counts["failed"] == ended:
+            return f"Every trial failed ({ended:,} of {ended:,}): there is no best trial."
+        return "No trial has completed with a finite value yet: there is no best trial."
+    value = final_value(facts.best)
+    tied = sum(score.value == value for score in scores(history, pruned=False)) - 1
+    sentence = (
+        f"Trial {facts.best.number} is the best of {ended:,}: {facts.value_names[0]} {text.number(value, 5)}"
+    )
+    if tied:
+        sentence += f", tied with {text.count(tied, 'later trial')}"
+    over_seconds = best_so_far(history, "seconds")
+    if over_seconds:
+        sentence += f", found after {text.duration(over_seconds.x[-1])} of {text.duration(facts.seconds)}"
+    return sentence + "."
+
+
+def _counts_sentence(facts: Summary) -> str:
+    words = {
+        "complete": "completed",
+        "pruned": "pruned early",
+        "failed": "failed",
+        "running": "still running",
+        "waiting": "waiting",
+    }
+    parts = [f"{facts.counts[state]:,} {words[state]}" for state in STATES if facts.counts[state]]
+    total = sum(facts.counts.values())
+    on = f" on {text.count(facts.runners, 'runner')}" if facts.runners else ""
+    return f"Of {text.count(total, 'trial')}{on}, {text.listed(parts)}."
+
+
+def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
+    """How much pruning saved, where complete trials tell how long a full one is."""
+    full = max((len(t.reports) for t in history.trials if t.state == "complete"), default=0)
+    pruned = [trial for trial in history.trials if trial.state == "pruned"]
+    if not pruned or not full:
+        return ""
+    ended = [trial for trial in history.trials if trial.state in ("complete", "pruned")]
+    spent, whole = sum(len(trial.reports) for trial in ended), full * len(ended)
+    if spent >= whole:
+        return ""
+    unit = f"{step_name(history)}s"
+    saved = f"{100 * (1 - spent / whole):.0f} %"
+    return f"They trained {spent:,} {unit}; in full it would have been {whole:,}, so pruning saved {saved}."
+
+
+def _test_sentence(history: StudyHistory) -> str:
+    test = read_evaluation(history.test_evaluation, "test")
+    if test is None or not test.metrics:
+        return ""
+    parts = [f"{name} {text.number(value)}" for name, value in list(test.metrics.items())[:4]]
+    return f"On the test set, measured once, the best trial reaches {text.listed(parts)}."
+
+
+def _failure_sentence(history: StudyHistory) -> str:
+    reasons = Counter(trial.error for trial in history.trials if trial.state == "failed" and trial.error)
+    if not reasons:
+        return ""
+    reason, times = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return f"Most frequent reason of failure ({times:,}): {text.label(reason, 160)}"
