@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, TPESampler, nsgaii
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler, nsgaii
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
+from hpo.search.cmaes import ReplayedCmaEsSampler
 from hpo.search.draws import from_unit, sampler_seed, unit
 from hpo.search.qmc import qmc_point
 from hpo.search.space import completed
@@ -38,7 +41,9 @@ def suggest(
         fixed: A grid cell or an enqueued point, maybe partial: its values are taken as they are.
 
     Returns:
-        Values by name, parents before children; labels of categorical parameters.
+        Values by name, parents before children; labels of categorical parameters. Values of
+        `fixed` for names that are inactive or not declared are left out (an undeclared one is for
+        the objective's own `suggest_*` call).
 
     Raises:
         SpecError: when a grid's ticket lacks a value.
@@ -63,7 +68,12 @@ def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
     It also serves the `suggest_*` calls of names that the space does not declare; for grid, random
     and qmc those are random draws from (study seed, ticket, name).
     """
-    sampler = spec.sampler
+    with warnings.catch_warnings():  # the spec's author has read which options are experimental
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return _made(spec.sampler, ticket)
+
+
+def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
     seed = sampler_seed(sampler.seed, ticket)
     match sampler:
         case options.TpeSampler():
@@ -83,7 +93,7 @@ def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
                 warn_independent_sampling=False,
             )
         case options.CmaesSampler():
-            return CmaEsSampler(
+            return ReplayedCmaEsSampler(
                 seed=seed,
                 n_startup_trials=sampler.n_startup_trials,
                 popsize=sampler.popsize,

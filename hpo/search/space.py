@@ -62,15 +62,14 @@ def completed(spec: StudySpec, fixed: Mapping[str, Any], choose: Chooser) -> dic
     """All active parameters: the values in `fixed` as they are, the rest from `choose`.
 
     `choose(name, distribution)` is called for the open active parameters only, parents first.
-    Names in `fixed` that turn out inactive, or that the space does not declare, are handled so:
-    the inactive are left out, the undeclared kept at the end.
+    Names in `fixed` that turn out inactive, or that the space does not declare, are left out.
     """
     point: dict[str, Any] = {}
     for name in order(spec.space):
         parameter = spec.space[name]
         if is_active(parameter, point):
             point[name] = fixed[name] if name in fixed else choose(name, distribution(parameter))
-    return point | {name: value for name, value in fixed.items() if name not in spec.space}
+    return point
 
 
 def check_point(spec: StudySpec, point: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from hpo.errors import SpecError
 from hpo.spec.differences import spec_differences
-from hpo.spec.fields import check_study_name
+from hpo.spec.fields import check_json, check_study_name
 from hpo.spec.loading import load_spec, parse_spec
 from hpo.spec.model import Budget, Direction, Retry, StudySpec, json_schema
 from hpo.spec.objective import ObjectivePath
@@ -26,9 +26,13 @@ def config_value(spec: StudySpec, name: str, choice: Any) -> Any:
 
 
 def resolve(spec: StudySpec, point: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's `config`: the study's `fixed` values and the parameters of `point` together."""
+    """A trial's `config`: the study's `fixed` values and the parameters of `point` together.
+
+    Lists and mappings in it are copies, so that no trial can change another's.
+    """
     parameters = {name: config_value(spec, name, value) for name, value in point.items()}
-    return spec.model_copy(deep=True).fixed | parameters
+    config: dict[str, Any] = check_json(spec.fixed)
+    return config | parameters
 
 
 def validate_study_name(name: str) -> str:
