@@ -1,0 +1,195 @@
+"""The real `hpo` command, as a subprocess."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.waiting import wait_until
+
+COMMAND = (sys.executable, "-m", "hpo")
+
+
+@dataclass(frozen=True)
+class HpoResult:
+    """How a command ended: exit code, standard output, standard error."""
+
+    args: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output read as JSON. Raises json.JSONDecodeError when anything else is on it."""
+        return json.loads(self.out)
+
+    def check(self, code: int = 0) -> HpoResult:
+        """This result, when the exit code is `code`; AssertionError with all the output otherwise."""
+        assert self.code == code, f"hpo {' '.join(self.args)} ended with {self.code}, not {code}\n{self}"
+        return self
+
+    def __str__(self) -> str:
+        return f"--- standard output\n{self.out}\n--- standard error\n{self.err}"
+
+
+def run_hpo(
+    *args: str | Path,
+    cwd: Path,
+    env: Mapping[str, str | None] | None = None,
+    stdin: str | None = None,
+    timeout: float = 60.0,
+) -> HpoResult:
+    """Run `hpo ARGS` in `cwd` to its end; `env` adds variables, or removes one given as None.
+
+    Raises AssertionError after `timeout` seconds, with what was printed; what it started is ended.
+    """
+    with HpoProcess(*args, cwd=cwd, env=env, stdin=stdin) as process:
+        return process.wait(timeout)
+
+
+class HpoProcess:
+    """A running `hpo ARGS`; leaving its `with` block kills it and everything it started."""
+
+    def __init__(
+        self,
+        *args: str | Path,
+        cwd: Path,
+        env: Mapping[str, str | None] | None = None,
+        stdin: str | None = None,
+    ) -> None:
+        self.args = tuple(str(arg) for arg in args)
+        self._process = subprocess.Popen(
+            [*COMMAND, *self.args],
+            cwd=cwd,
+            env=hpo_environment(env),
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,  # a signal meant for it never reaches the test run
+        )
+        self._output: dict[str, list[str]] = {"out": [], "err": []}
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, stream), daemon=True)
+            for name, stream in (("out", self._process.stdout), ("err", self._process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+        if stdin is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(stdin)
+                self._process.stdin.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def out(self) -> str:
+        """Standard output so far."""
+        return "".join(self._output["out"])
+
+    @property
+    def err(self) -> str:
+        """Standard error so far."""
+        return "".join(self._output["err"])
+
+    def children(self) -> list[psutil.Process]:
+        """Every living process below this one: the runners, and what they started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).children(recursive=True)
+        return []
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the command itself, not to what it started."""
+        if self.running:
+            self._process.send_signal(number)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the command and what shares its group, as a terminal does for Ctrl-C."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def wait(self, timeout: float = 60.0) -> HpoResult:
+        """Wait for the end. Raises AssertionError after `timeout` seconds."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"hpo {' '.join(self.args)} still runs after {timeout:g} s\n{self.out}\n{self.err}"
+            ) from None
+        for reader in self._readers:
+            reader.join(5)  # a child that outlives the command may keep its pipe open
+        return HpoResult(self.args, code, self.out, self.err)
+
+    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+        """Wait until `text` was printed. Raises AssertionError when the command ends without it."""
+
+        def seen() -> bool:
+            ended = not self.running
+            if text in self.out + self.err:
+                return True
+            assert not ended, f"ended without printing {text!r}\n{self.out}\n{self.err}"
+            return False
+
+        wait_until(seen, timeout, what=f"hpo {' '.join(self.args)} prints {text!r}")
+
+    def kill(self) -> None:
+        """SIGKILL the command and everything it started."""
+        family = self.children()
+        if self.running:
+            self._process.kill()
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self._process.wait(10)
+        psutil.wait_procs(family, 10)
+
+    def __enter__(self) -> HpoProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for reader in self._readers:
+            reader.join(5)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _read(self, name: str, stream: Any) -> None:
+        with contextlib.suppress(ValueError):  # closed while reading
+            for line in stream:
+                self._output[name].append(line)
+
+
+def hpo_environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """This process's environment without the user's HPO_ variables, with `changes` (None removes one)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HPO_")}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["COLUMNS"] = "200"
+    environment["NO_COLOR"] = "1"
+    for name, value in (changes or {}).items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    return environment

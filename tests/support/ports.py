@@ -1,0 +1,23 @@
+"""TCP ports that stay ours while nothing listens on them."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 nobody listens on, below the range that systems hand to outgoing connections.
+
+    Binding port 0 would give one of that range; while our server is down, a client that keeps trying to
+    reach it could then be given the same port as its own end and connect to itself.
+    """
+    for _ in range(200):
+        port = random.randint(20000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free TCP port between 20000 and 32000 on 127.0.0.1")

@@ -1,0 +1,213 @@
+"""The proxy, the command runner, the polling helper and the skip rule do what they say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support import command
+from tests.support.browser import find_chromium
+from tests.support.command import HpoProcess, hpo_environment, run_hpo
+from tests.support.pg import PgServer
+from tests.support.proxy import TcpProxy
+from tests.support.skips import NO_GPU, VARIABLE, refuse_skip
+from tests.support.waiting import wait_until
+
+pytest_plugins = ["pytester"]
+
+
+# -- waiting
+
+
+def test_wait_until_returns_what_the_predicate_returned() -> None:
+    answers = iter([None, 0, "here"])
+    assert wait_until(lambda: next(answers), every=0) == "here"
+
+
+def test_wait_until_says_what_did_not_happen() -> None:
+    with pytest.raises(AssertionError, match="not within 0 s: the moon falls"):
+        wait_until(lambda: False, timeout=0, what="the moon falls")
+
+
+# -- the proxy
+
+
+def test_the_proxy_is_invisible_until_it_is_cut(pg_proxy: TcpProxy, pg_url: str) -> None:
+    with psycopg.connect(pg_proxy.url(pg_url)) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert pg_proxy.connections == 1
+
+
+def test_a_held_connection_gets_its_answer_after_the_network_is_back(pg_proxy: TcpProxy, pg_url: str) -> None:
+    with psycopg.connect(pg_proxy.url(pg_url)) as connection, ThreadPoolExecutor(1) as elsewhere:
+        pg_proxy.cut("hold")
+        answer = elsewhere.submit(lambda: connection.execute("SELECT 42").fetchone())
+        with pytest.raises(psycopg.OperationalError, match="timeout"):
+            psycopg.connect(pg_proxy.url(pg_url), connect_timeout=2)
+        assert not answer.done()
+        pg_proxy.heal()
+        assert answer.result(10) == (42,)
+
+
+def test_a_reset_network_breaks_connections_and_refuses_new_ones(pg_proxy: TcpProxy, pg_url: str) -> None:
+    with psycopg.connect(pg_proxy.url(pg_url)) as connection:
+        pg_proxy.cut("reset")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError, match="refused"):
+            psycopg.connect(pg_proxy.url(pg_url))
+        pg_proxy.heal()
+    with psycopg.connect(pg_proxy.url(pg_url)) as again:
+        assert again.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_forgetful_network_resets_what_it_held(pg_proxy: TcpProxy, pg_url: str) -> None:
+    with psycopg.connect(pg_proxy.url(pg_url)) as connection:
+        pg_proxy.cut("hold")
+        pg_proxy.heal(forget=True)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+
+
+def test_the_proxy_passes_on_that_the_server_is_down(own_pg_server: PgServer) -> None:
+    with TcpProxy(own_pg_server.port) as proxy:
+        own_pg_server.stop()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(proxy.url(own_pg_server.url()))
+
+
+# -- the command
+
+
+@pytest.fixture
+def fake_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let `run_hpo` run a few lines of Python instead of the real command."""
+    return lambda code: monkeypatch.setattr(command, "COMMAND", (sys.executable, "-c", code))
+
+
+def test_run_hpo_keeps_the_two_outputs_and_the_exit_code_apart(
+    fake_command: Callable[[str], None], tmp_path: Path
+) -> None:
+    fake_command("import sys; print('[1]'); print('said', file=sys.stderr); sys.exit(3)")
+    result = run_hpo("show", cwd=tmp_path)
+    assert (result.code, result.json, result.err) == (3, [1], "said\n")
+    with pytest.raises(AssertionError, match="hpo show ended with 3, not 0"):
+        result.check()
+
+
+def test_run_hpo_gives_up_in_time_and_leaves_nothing_behind(
+    fake_command: Callable[[str], None], tmp_path: Path
+) -> None:
+    fake_command(
+        "import subprocess, sys; child = subprocess.Popen(['sleep', '600']); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    with pytest.raises(AssertionError, match="still runs after 1 s") as caught:
+        run_hpo(cwd=tmp_path, timeout=1)
+    child = int(str(caught.value).splitlines()[1])
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_a_started_command_can_be_watched_and_signalled(
+    fake_command: Callable[[str], None], tmp_path: Path
+) -> None:
+    fake_command("import signal; print('ready'); signal.pause()")
+    with HpoProcess("worker", cwd=tmp_path) as process:
+        process.wait_for("ready")
+        process.signal(signal.SIGTERM)
+        assert process.wait(10).code == -signal.SIGTERM
+
+
+def test_waiting_for_a_line_ends_with_the_command(
+    fake_command: Callable[[str], None], tmp_path: Path
+) -> None:
+    fake_command("print('something else')")
+    with (
+        HpoProcess(cwd=tmp_path) as process,
+        pytest.raises(AssertionError, match="ended without printing 'ready'"),
+    ):
+        process.wait_for("ready")
+
+
+def test_the_command_sees_no_setting_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPO_STORAGE", "sqlite:///precious.db")
+    assert "HPO_STORAGE" not in hpo_environment()
+    assert hpo_environment({"HPO_STORAGE": "sqlite:///mine.db"})["HPO_STORAGE"] == "sqlite:///mine.db"
+    assert "HOME" not in hpo_environment({"HOME": None})
+
+
+# -- Chromium
+
+
+def test_the_named_chromium_comes_before_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    named = tmp_path / "my-chromium"
+    named.write_text("#!/bin/sh\n")
+    named.chmod(0o755)
+    monkeypatch.setenv("CHROMIUM", str(named))
+    assert find_chromium() == str(named)
+    monkeypatch.setenv("CHROMIUM", str(tmp_path / "missing"))
+    assert find_chromium() is None
+
+
+# -- skips
+
+
+def report_of_skip(reason: str) -> pytest.TestReport:
+    where = ("test_part.py", 1, f"Skipped: {reason}")
+    return pytest.TestReport("test_part.py::test_it", ("", 1, ""), {}, "skipped", where, "setup")
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_gpu_test", "outcome"),
+    [
+        ("no Chromium", False, "failed"),
+        (NO_GPU, True, "skipped"),
+        (NO_GPU, False, "failed"),
+        ("no data set", True, "failed"),
+    ],
+)
+def test_only_a_missing_gpu_excuses_a_skip_where_nothing_may_be_missing(
+    reason: str, is_gpu_test: bool, outcome: str
+) -> None:
+    report = report_of_skip(reason)
+    refuse_skip(report, is_gpu_test=is_gpu_test)
+    assert report.outcome == outcome
+    assert reason in str(report.longrepr)
+
+
+@pytest.mark.parametrize(("value", "failed"), [("", 0), ("1", 1)])
+def test_the_variable_turns_skips_into_failures(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    value: str,
+    failed: int,
+) -> None:
+    root = request.config.rootpath
+    pytester.makeconftest((root / "tests" / "conftest.py").read_text())
+    pytester.makeini(f"[pytest]\nmarkers =\n  gpu: x\npythonpath = {root}\n")
+    pytester.makepyfile(
+        test_collected="import pytest; pytest.importorskip('no_such_module')",
+        test_run="""
+            import pytest
+
+            def test_without_a_part():
+                pytest.skip("no such part")
+
+            @pytest.mark.xfail
+            def test_known_to_fail():
+                assert False
+        """,
+    )
+    monkeypatch.setenv(VARIABLE, value)
+    result = pytester.runpytest_subprocess("--continue-on-collection-errors", "-p", "no:cacheprovider")
+    result.assert_outcomes(failed=failed, errors=failed, skipped=2 - 2 * failed, xfailed=1)
+    assert (result.ret != 0) == bool(failed)

@@ -1,0 +1,28 @@
+"""Wait for a condition instead of sleeping for a guess."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(
+    predicate: Callable[[], T | None], timeout: float = 10.0, *, every: float = 0.02, what: str = ""
+) -> T:
+    """Call `predicate` every `every` seconds until it returns something true, and return that.
+
+    Raises AssertionError after `timeout` seconds; an exception of the predicate passes through.
+    """
+    give_up = time.monotonic() + timeout
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() >= give_up:
+            raise AssertionError(
+                f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}"
+            )
+        time.sleep(every)
