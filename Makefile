@@ -1,0 +1,57 @@
+# Every target makes .venv and installs into it when needed; nothing outside the checkout is touched.
+# Needs Python >= 3.11, make and git. Another Python: `make demo PYTHON=python3.13`.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Two workers suit the smallest machine that is supported; `make test TESTS=tests/unit JOBS=8` narrows or widens.
+JOBS   ?= 2
+TESTS  ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench faults cluster clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(STAMP) ## Make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)' || { \
+	  echo "hpo needs Python 3.11 or newer, and '$(PYTHON)' is not. Try: make $(or $(MAKECMDGOALS),install) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV): about a minute, and 6 GB where torch brings its CUDA libraries."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Run the demonstration study to its report; run again, it shows the finished study
+	env -u HPO_STORAGE $(BIN)/hpo run objectives/studies/digits.yaml
+
+test: $(STAMP) ## Every test; what was skipped, and why, is printed at the end
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+check: $(STAMP) ## Lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Rewrite the files as `make check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Cost per trial beside bare Optuna, on the same databases in the same run
+	$(BIN)/python -m tests.bench.bench_overhead
+
+faults: $(STAMP) ## The long form of the fault tests, as a table with figures
+	$(BIN)/python -m tests.faults
+
+cluster: $(STAMP) ## The long form of the launch tests (several machines)
+	$(BIN)/python -m tests.cluster
+
+clean: ## Remove .venv and what tools left behind; never studies or their database
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find hpo objectives storage tests -type d -name __pycache__ -prune -exec rm -rf {} +
