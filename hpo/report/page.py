@@ -114,7 +114,7 @@ def _figures_json(charts: Sequence[Chart]) -> str:
         raw = chart.figure.to_plotly_json()
         layout = {key: value for key, value in raw["layout"].items() if key not in ("template", "title")}
         margin = {**layout.get("margin", {})}
-        margin["t"] = max(16, margin.get("t", 60) - 36)  # the room the title had
+        margin["t"] = max(16, margin.get("t", 56) - 36)  # the room the title had
         shown[chart.id] = {"data": raw["data"], "layout": {**layout, "margin": margin}}
     templates = {theme: figures.template(theme).to_plotly_json() for theme in ("light", "dark")}
     return script_json({"figures": shown, "templates": templates})

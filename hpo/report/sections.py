@@ -12,6 +12,7 @@ from hpo.report import data, figures, text
 from hpo.search.history import StudyHistory
 
 Size = Literal["full", "half", "third"]
+_KINDS = ("confusion", "roc", "pr-", "residuals")  # each of both splits side by side
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ def study_sections(history: StudyHistory) -> tuple[Section, ...]:
         Section("progress", "Progress", tuple(_progress(history))),
         Section("learning", "Learning curves", tuple(_learning(history))),
         Section("parameters", "Parameters", tuple(_parameters(history))),
+        Section(
+            "slices",
+            "Slices",
+            tuple(_slices(history)),
+            "One point per trial: a circle is complete, an open triangle was pruned (its last report), "
+            "the star is the best.",
+        ),
         _winner(history),
         Section("time", "Time", tuple(_time(history))),
     )
@@ -127,8 +135,16 @@ def _parameters(history: StudyHistory) -> list[Chart]:
             caption = "One line per trial, most important parameter first. Click a name to hide or show it."
             figure = figures.parallel_figure(lines, f"Parallel coordinates{ending}")
             charts.append(Chart(f"parallel{suffix}", figure, _join(caption, lines.note), wide=True))
+    return charts
+
+
+def _slices(history: StudyHistory) -> list[Chart]:
+    charts = []
+    many = len(history.directions) > 1
+    for index in range(len(history.directions)):
+        suffix, ending = (f"-{index + 1}", f", objective {index + 1}") if many else ("", "")
         for place, record in enumerate(data.slices(history, index), start=1):
-            figure = figures.slice_figure(record, f"{record.parameter.name}{ending}")
+            figure = figures.slice_figure(record, f"{record.parameter.name}{ending}", legend=False)
             charts.append(Chart(f"slice{suffix}-{place}", figure, record.note, "third"))
     return charts
 
@@ -155,10 +171,10 @@ def _winner(history: StudyHistory) -> Section:
         for place, curve in enumerate(data.metric_curves(best), start=1):
             figure = figures.metric_figure(curve, data.step_name(history))
             charts.append(Chart(f"metric-{place}", figure, "", "third"))
+    validation = data.read_evaluation(history.winner_evaluation)
     test = data.read_evaluation(history.test_evaluation, "test")
-    for evaluation in (data.read_evaluation(history.winner_evaluation), test):
-        if evaluation:
-            charts += _evaluation(evaluation)
+    drawn = [_evaluation(evaluation) for evaluation in (validation, test) if evaluation]
+    charts += [chart for kind in _KINDS for group in drawn for chart in group if chart.id.startswith(kind)]
     title = f"The best trial ({best.number})" if best else "The best trial"
     return Section("winner", title, tuple(charts))
 
@@ -169,9 +185,8 @@ def _evaluation(evaluation: data.Evaluation) -> list[Chart]:
     if evaluation.confusion:
         caption = _join("Rows are the true classes, numbers are samples.", evaluation.confusion.note)
         figure = figures.confusion_figure(evaluation.confusion, split)
-        charts.append(
-            Chart(f"confusion-{split}", figure, caption, "full", len(evaluation.confusion.classes) > 4)
-        )
+        size: Size = "half" if len(evaluation.confusion.classes) <= 12 else "full"
+        charts.append(Chart(f"confusion-{split}", figure, caption, size))
     if evaluation.roc:
         caption = "Each class against all others; AUC is the area under the curve."
         charts.append(Chart(f"roc-{split}", figures.roc_figure(evaluation.roc, split), caption, "half"))
@@ -182,7 +197,7 @@ def _evaluation(evaluation: data.Evaluation) -> list[Chart]:
         std = evaluation.residuals.std
         caption = f"Standard deviation of the residuals: {text.number(std)}." if std is not None else ""
         figure = figures.residual_figure(evaluation.residuals, split)
-        charts.append(Chart(f"residuals-{split}", figure, caption))
+        charts.append(Chart(f"residuals-{split}", figure, caption, "half"))
     return charts
 
 

@@ -69,7 +69,7 @@ def _add_group(figure: go.Figure, state: str, curves: list[Curve], total: int) -
             "width": 1.4 if total <= 60 else 1,
             "dash": "dot" if state == "running" else "solid",
         },
-        opacity=0.75 if total <= 30 else 0.5 if total <= 120 else 0.3,
+        opacity=0.85 if total <= 30 else 0.6 if total <= 120 else 0.35,
         customdata=numbers,
         hovertemplate=f"trial %{{customdata}}, %{{x}}: %{{y}}<extra>{state}</extra>",
     )

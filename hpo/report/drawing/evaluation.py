@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import plotly.graph_objects as go
 
 from hpo.report.drawing import theme
@@ -12,25 +14,31 @@ MAX_WRITTEN_CLASSES = 20  # counts are written into the cells up to this many
 
 
 def confusion_figure(record: Confusion, split: str, title: str = "Confusion matrix") -> go.Figure:
-    """Rows are true classes, columns predictions; colour is the share of the row, the number the count."""
+    """Rows are true classes, columns predictions; colour: share of the row, root scale; number: count."""
     n = len(record.classes)
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in record.counts]
     labels = [plain(name, 14) for name in record.classes]
     figure = go.Figure()
     figure.add_heatmap(
-        z=[short(row, 3) for row in shares],
+        z=[short([math.sqrt(share) for share in row], 3) for row in shares],  # so that single errors show
         customdata=[list(row) for row in record.counts],
         text=[[f"{count:,}" if count else "" for count in row] for row in record.counts],
         texttemplate="%{text}" if n <= MAX_WRITTEN_CLASSES else "",
-        colorscale=theme.SURFACE,
-        zmin=0,
-        zmax=100,
+        coloraxis="coloraxis",
         xgap=1,
         ygap=1,
-        colorbar={"title": {"text": "Share of the true class (%)", "side": "right"}, "thickness": 14},
-        hovertemplate="true %{y}, predicted %{x}: %{customdata} (%{z:.1f} %)<extra></extra>",
+        hovertemplate="true %{y}, predicted %{x}: %{customdata}<extra></extra>",
     )
-    finish(figure, f"{title}, {split} set", height=max(320, min(760, 200 + 34 * n)), margin={"t": 56})
+    marks = (0, 1, 5, 20, 50, 100)
+    bar = {
+        "title": {"text": "Share of the true class (%)", "side": "right"},
+        "thickness": 14,
+        "tickmode": "array",
+        "tickvals": [math.sqrt(mark) for mark in marks],
+        "ticktext": [str(mark) for mark in marks],
+    }
+    finish(figure, f"{title}, {split} set", height=max(320, min(760, 190 + 30 * n)))
+    figure.update_layout(coloraxis={"cmin": 0, "cmax": 10, "colorbar": bar})
     ticks = {"tickmode": "array", "tickvals": list(range(n)), "ticktext": labels, "showgrid": False}
     figure.update_xaxes(**ticks, title_text="Predicted class")
     figure.update_yaxes(**ticks, title_text="True class", autorange="reversed")

@@ -51,11 +51,10 @@ def importance_figure(record: Importances, title: str = "Parameter importances")
         title_text="Parameter",
         showgrid=False,
     )
-    figure.update_layout(margin={"t": 56})
     return figure
 
 
-def slice_figure(record: Slice, title: str | None = None) -> go.Figure:
+def slice_figure(record: Slice, title: str | None = None, *, legend: bool = True) -> go.Figure:
     """One parameter against the value."""
     figure = go.Figure()
     points = [point for point in record.points if not point.best]
@@ -82,7 +81,7 @@ def slice_figure(record: Slice, title: str | None = None) -> go.Figure:
             name="best",
             marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
         )
-    finish(figure, title or record.parameter.name, None, record.axis, height=300, margin={"t": 72})
+    finish(figure, title or record.parameter.name, None, record.axis, height=290, showlegend=legend)
     figure.update_xaxes(parameter_axis(record.parameter))
     values = [point.value for point in record.points]
     low, high = window(values, record.direction)
@@ -137,7 +136,7 @@ def parallel_figure(record: Parallel, title: str = "Parallel coordinates") -> go
                 text=hover,
                 hovertemplate="%{text}<extra></extra>",
             )
-    finish(figure, title, height=460, margin={"t": 92, "b": 72, "l": 40, "r": 60})
+    finish(figure, title, height=460, margin={"t": 84, "b": 72, "l": 40, "r": 60})
     _draw_axes(figure, record)
     figure.update_xaxes(
         tickmode="array",
@@ -178,8 +177,6 @@ def _draw_axes(figure: go.Figure, record: Parallel) -> None:
                 xanchor="left",
                 xshift=4,
                 font={"size": 11},
-                bgcolor="rgba(128,128,128,0.14)",
-                borderpad=1,
             )
 
 
@@ -195,9 +192,7 @@ def _marks(axis: Axis | None, record: Parallel) -> list[tuple[float, str]]:
             for index, choice in enumerate(axis.choices)
             if index % every == 0
         ]
-    if axis.kind == "int":
-        return [(u, text.number(round(axis.at(u)))) for u in (0.0, 0.5, 1.0)]
-    return [(u, text.number(axis.at(u), 3)) for u in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return [(axis.unit(tick) or 0.0, theme.tick_label(tick)) for tick in theme.nice_ticks(axis)]
 
 
 def _wrapped(axis: Axis) -> str:
@@ -243,7 +238,7 @@ def contour_figure(record: Contour, title: str | None = None) -> go.Figure:
         hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
     )
     heading = title or f"{record.axis.split(' (')[0]} over {record.x.name} and {record.y.name}"
-    finish(figure, heading, height=440, margin={"t": 56})
+    finish(figure, heading, height=440)
     figure.update_xaxes(parameter_axis(record.x), showgrid=False)
     figure.update_yaxes(parameter_axis(record.y), showgrid=False)
     return figure

@@ -103,7 +103,11 @@ def edf_figure(records: Sequence[Edf], title: str = "Distribution of values") ->
             hovertemplate="%{y:.1f} % of trials are at most %{x}<extra></extra>",
         )
     finish(figure, title, records[0].axis if records else "", "Trials at or below (%)")
-    figure.update_yaxes(range=[0, 102])
+    figure.update_yaxes(range=[-2, 103])
+    ends = [end for record in records for end in (record.value[0], record.value[-1])]
+    if ends:
+        pad = 0.04 * ((max(ends) - min(ends)) or 1.0)
+        figure.update_xaxes(range=[min(ends) - pad, max(ends) + pad])
     return figure
 
 
@@ -159,7 +163,13 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                 name=state,
                 marker={
                     "color": theme.STATE_COLOURS[state],
-                    "pattern": {"shape": pattern, "size": 5, "solidity": 0.25},
+                    "pattern": {
+                        "shape": pattern,
+                        "size": 6,
+                        "solidity": 0.2,
+                        "fillmode": "overlay",
+                        "fgcolor": "rgba(255,255,255,0.65)",
+                    },
                     "line": {"width": 0.5, "color": "rgba(128,128,128,0.6)"},
                 },
                 customdata=[[bar.number, bar.attempts, text.duration(bar.end - bar.start)] for bar in bars],

@@ -1,13 +1,15 @@
 """Colours, marker shapes, templates and the small habits every figure shares.
 
-Colours are those of Okabe and Ito (2008), which people with any of the common colour deficiencies can tell
-apart; wherever colour carries meaning a marker shape or a dash pattern carries it too. All read on the
-light and on the dark background; what must follow the background (text, grid) comes from the template alone.
+Colours are those of Okabe and Ito (2008), which people with any of the common colour deficiencies can
+tell apart; the blue is a little lighter, to read on a dark page too. Wherever colour carries meaning a marker
+shape or a dash pattern carries it as well. What must follow the background (text, grid, shades of counts)
+comes from the template alone.
 """
 
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from hpo.report.records.axes import Axis
 
 Theme = Literal["light", "dark"]
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#1F83C4", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#8A929C"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -40,6 +42,12 @@ _INK = {
     "light": ("#1d2530", "#ffffff", "#e3e7ec", "#c3cad3"),
     "dark": ("#e4e8ee", "#171c23", "#2b333d", "#4a5461"),
 }
+
+_SHADES = {  # of counts: from the background to a strong blue, so that zero is no colour at all
+    "light": [[0, "#ffffff"], [0.5, "#7db8e0"], [1, "#0b5c94"]],
+    "dark": [[0, "#171c23"], [0.5, "#1d5f8f"], [1, "#7cc4f2"]],
+}
+_VEIL = {"light": "rgba(255,255,255,0.82)", "dark": "rgba(23,28,35,0.82)"}  # behind text on lines
 
 
 def template(theme: Theme) -> go.layout.Template:
@@ -68,7 +76,8 @@ def template(theme: Theme) -> go.layout.Template:
             "yaxis": axis,
             "hoverlabel": {"bgcolor": paper, "bordercolor": line, "font": {"color": ink, "family": FONT}},
             "legend": {"bgcolor": "rgba(0,0,0,0)"},
-            "coloraxis": {"colorbar": {"outlinewidth": 0}},
+            "coloraxis": {"colorscale": _SHADES[theme], "colorbar": {"outlinewidth": 0}},
+            "annotationdefaults": {"bgcolor": _VEIL[theme], "borderpad": 1},
         }
     )
 
@@ -98,8 +107,11 @@ def finish(
     **layout: Any,
 ) -> go.Figure:
     """Titles, the legend above the plot on the left, the light template."""
+    named = [t for t in figure.data if t.name and t.showlegend is not False]
+    legend = layout.get("showlegend", len(named) > 1 or any(t.showlegend for t in figure.data))
     figure.update_layout(
         template=template("light"),
+        showlegend=legend,
         title={
             "text": plain(title, 120),
             "y": 1,
@@ -115,7 +127,7 @@ def finish(
             "yanchor": "bottom",
             "itemwidth": 30,
         },
-        margin={"l": 64, "r": 20, "t": 92, "b": 56},
+        margin={"l": 64, "r": 20, "t": 84 if legend else 56, "b": 56},
         height=height,
         hovermode="closest",
     )
@@ -141,15 +153,51 @@ def parameter_axis(axis: Axis) -> dict[str, Any]:
             "title": title,
         }
     if axis.log:
-        return {"type": "log", "title": title, **log_ticks(axis.low, axis.high)}
-    return {"type": "linear", "title": title, "nticks": 6}
+        ticks = nice_ticks(axis)
+        ends = [math.log10(axis.low), math.log10(axis.high)]
+        pad = 0.04 * (ends[1] - ends[0])
+        return {
+            "type": "log",
+            "title": title,
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [tick_label(tick) for tick in ticks],
+            "range": [ends[0] - pad, ends[1] + pad],
+        }
+    pad = 0.04 * (axis.high - axis.low)
+    return {"type": "linear", "title": title, "nticks": 6, "range": [axis.low - pad, axis.high + pad]}
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks of a logarithmic axis that never crowd: decades over a wide range, 1-2-5 over a narrow one."""
-    if low <= 0 or high / low > 1000:
-        return {"dtick": 1, "exponentformat": "power", "minor": {"ticks": ""}}
-    return {"dtick": "D2", "exponentformat": "none", "minor": {"ticks": ""}}
+def nice_ticks(axis: Axis, most: int = 6) -> list[float]:
+    """Round values inside a numeric axis: decades (or 1-2-5 in a short range) where logarithmic."""
+    low, high = axis.low, axis.high
+    if axis.log:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        for mantissas in ((1, 2, 5), (1, 3), (1,)):
+            ticks = [m * 10.0**e for e in range(first, last + 1) for m in mantissas]
+            ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+            if len(ticks) <= most:
+                return ticks or [low, high]
+        return ticks[:: -(-len(ticks) // most)]
+    if high <= low:
+        return [low]
+    raw = (high - low) / (most - 1)
+    scale = 10.0 ** math.floor(math.log10(raw))
+    step = next(scale * factor for factor in (1, 2, 5, 10) if scale * factor >= raw)
+    if axis.kind == "int":
+        step = max(1.0, float(round(step)))
+    start = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(start, math.floor(high / step + 1e-9) + 1)]
+
+
+def tick_label(value: float) -> str:
+    """ "0.01", "200", and powers of ten where the digits would be many."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        exponent = math.floor(math.log10(abs(value)) + 1e-9)
+        mantissa = round(value / 10.0**exponent, 3)
+        power = f"10<sup>{exponent}</sup>".replace("-", "−")
+        return power if mantissa == 1 else f"{mantissa:g}×{power}"
+    return f"{value:g}"
 
 
 def empty(title: str, reason: str) -> go.Figure:

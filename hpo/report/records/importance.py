@@ -11,13 +11,13 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
 from hpo.report.records.axes import Axis, axes
-from hpo.report.records.scores import Score, ranked, scores, thin
-from hpo.search.history import StudyHistory
+from hpo.report.records.scores import Score, scores, thin
+from hpo.search.history import Direction, StudyHistory
 
 MIN_TRIALS = 8
 MAX_TRIALS = 2000
 TOP_SHARE = 0.1
-MIN_TOP_TRIALS = 5
+MIN_TOP_TRIALS = 15  # fewer, and chance decides what the best have in common
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Importances:
 def importances(history: StudyHistory, objective: int = 0) -> Importances:
     """PED-ANOVA importances (Watanabe et al., IJCAI 2023; its conditional form, KDD 2026), as shares of 1.
 
-    Measures how differently a parameter is distributed among the best tenth of the trials (at least five)
-    and among all. Pruned trials count with their last report. It fits no random model, so the same history
-    gives the same numbers. At most ``MAX_TRIALS`` trials, evenly spaced.
+    Measures how differently a parameter is distributed among the best tenth of the trials (at least fifteen,
+    at most half) and among all. Trials are ordered as Optuna's TPE does: complete ones by value, then pruned
+    ones, the further they came the better. It fits no random model, so the same history gives the same
+    numbers. At most ``MAX_TRIALS`` trials, evenly spaced in that order.
     """
     found = scores(history, objective)
     wanted = {axis.name: axis for axis in axes(history) if not axis.single}
@@ -53,29 +54,44 @@ def importances(history: StudyHistory, objective: int = 0) -> Importances:
         return Importances((), len(found), objective, note)
     if len({score.value for score in found}) == 1:
         return Importances((), len(found), objective, "Every trial has the same value.")
-    used = thin(found, MAX_TRIALS)
+    used = thin(_ordered(found, history.directions[objective]), MAX_TRIALS)
     # With one tenth a small study would be judged by one or two trials.
     top = min(0.5, max(TOP_SHARE, MIN_TOP_TRIALS / len(used)))
-    shares = _evaluate(used, wanted, history.directions[objective] == "maximize", top)
+    shares = _evaluate(used, wanted, top)
     entries = [Importance(name, share, wanted[name].active) for name, share in shares.items()]
     entries.sort(key=lambda entry: (-entry.share, entry.name))
     note = f"Over {len(used):,} trials; {round(top * len(used)):,} of them count as the best."
     if any(score.pruned for score in used):
-        note += " Pruned trials count with their last reported value."
+        note += " Pruned trials rank below complete ones, by how far they came."
     return Importances(tuple(entries), len(used), objective, note)
 
 
-def _evaluate(
-    used: tuple[Score, ...], wanted: dict[str, Axis], maximize: bool, top: float
-) -> dict[str, float]:
-    """Shares by name, from a study rebuilt in memory. All zero where the best are like the rest."""
+def _ordered(found: tuple[Score, ...], direction: Direction) -> list[Score]:
+    """Best first, as TPE sorts them: complete by value, then pruned by last step and value there."""
+    sign = -1.0 if direction == "maximize" else 1.0
+    return sorted(
+        found,
+        key=lambda score: (
+            score.pruned,
+            -max(score.trial.reports, default=0) if score.pruned else 0,
+            sign * score.value,
+            score.number,
+        ),
+    )
+
+
+def _evaluate(used: tuple[Score, ...], wanted: dict[str, Axis], top: float) -> dict[str, float]:
+    """Shares by name, from a study rebuilt in memory with the trials' places as values.
+
+    All zero where the best are like the rest.
+    """
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(direction="maximize" if maximize else "minimize")
-        for score in used:
+        study = optuna.create_study(direction="minimize")
+        for place, score in enumerate(used):
             params, distributions = _rebuilt(score, wanted)
-            study.add_trial(create_trial(params=params, distributions=distributions, value=score.value))
+            study.add_trial(create_trial(params=params, distributions=distributions, value=float(place)))
         names = sorted({name for trial in study.get_trials(deepcopy=False) for name in trial.params})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -112,9 +128,3 @@ def most_important(history: StudyHistory, objective: int = 0) -> tuple[str, ...]
     if entries:
         return tuple(entry.name for entry in entries)
     return tuple(axis.name for axis in axes(history) if not axis.single)
-
-
-def best_share(history: StudyHistory, objective: int = 0, share: float = TOP_SHARE) -> set[int]:
-    """Numbers of the best ``share`` of the scored trials (at least one where there is any)."""
-    found = ranked(scores(history, objective, pruned=False), history.directions[objective])
-    return {score.number for score in found[: max(1, round(share * len(found)))]}

@@ -19,6 +19,7 @@ MAX_PARALLEL_AXES = 12
 MAX_SLICES = 24
 GRID = 32  # cells along a numeric axis of the contour
 MIN_CONTOUR_TRIALS = 8
+MIN_SURVIVORS = 12  # complete trials that make a surface without the pruned ones
 Rank = Literal["best", "top", "upper", "rest", "pruned"]
 
 
@@ -144,11 +145,14 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
     """The value over two parameters (the most important two that were active together), smoothed.
 
     Nadaraya-Watson regression with a Gaussian kernel on the unit square, at most ``GRID`` x ``GRID`` cells;
-    cells farther than two bandwidths from every trial stay empty. None with fewer than
-    ``MIN_CONTOUR_TRIALS`` trials having both.
+    cells farther than two bandwidths from every trial stay empty. Pruned trials (their last report) only
+    count where fewer than ``MIN_SURVIVORS`` completed. None with fewer than ``MIN_CONTOUR_TRIALS`` trials
+    that have both parameters.
     """
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
-    found = scores(history, objective)
+    found = scores(history, objective, pruned=False)
+    if len(found) < MIN_SURVIVORS:
+        found = scores(history, objective)
     names = pair or _pair(found, [name for name in most_important(history, objective) if name in by_name])
     if names is None or not set(names) <= by_name.keys():
         return None
@@ -181,7 +185,10 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
         tuple(points),
         value_axis(history, objective),
         direction,
-        shown_note(len(points), len(known)),
+        _join(
+            "" if any(score.pruned for score, _, _ in known) else "Complete trials only.",
+            shown_note(len(points), len(known)),
+        ),
     )
 
 
@@ -200,6 +207,10 @@ def window(values: list[float], direction: Direction) -> tuple[float, float]:
         cut = 1.5 * spread
         return (good - cut, good) if direction == "maximize" else (good, good + cut)
     return low, high
+
+
+def _join(*sentences: str) -> str:
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _pair(found: tuple[Score, ...], names: list[str]) -> tuple[str, str] | None:
@@ -226,7 +237,7 @@ def _smooth(
     categorical: tuple[bool, bool],
 ) -> tuple[tuple[float | None, ...], ...]:
     """Rows of y, columns of x. A categorical axis is never smoothed across its choices."""
-    width = max(0.06, min(0.15, 0.5 * len(values) ** -0.25))
+    width = max(0.05, min(0.12, 0.3 * len(values) ** -0.25))
     widths = [1e-3 if is_categorical else width for is_categorical in categorical]
     distance_x = (np.array(grids[0])[:, None] - places[None, :, 0]) / widths[0]  # X x N
     distance_y = (np.array(grids[1])[:, None] - places[None, :, 1]) / widths[1]  # Y x N
