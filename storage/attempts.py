@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -29,7 +29,7 @@ from storage.shared_storage import SharedStorage
 from storage.tables import artifact, attempt, metric, ticket
 
 _reports = models.TrialIntermediateValueModel.__table__
-_params = models.TrialParamModel.__table__
+_params: Any = models.TrialParamModel.__table__
 _trial_attributes = models.TrialSystemAttributeModel.__table__
 _ReportModel = models.TrialIntermediateValueModel
 
@@ -75,9 +75,10 @@ class AttemptWriter:
 
         def bind(session: Session) -> None:
             made = next(item for item in session if isinstance(item, models.TrialModel))
-            bound.append(Trial(made.trial_id, made.number))
+            trial_id = cast(int, made.trial_id)
+            bound.append(Trial(trial_id, cast(int, made.number)))
             if params:
-                session.execute(sa.insert(_params), _param_rows(made.trial_id, params, distributions))
+                session.execute(sa.insert(_params), _param_rows(trial_id, params, distributions))
             link = {"trial_id": made.trial_id, "trial_number": made.number}
             session.execute(
                 ticket.update()
@@ -102,6 +103,21 @@ class AttemptWriter:
         trial = self.database.patience(self.database.url, once)
         self.storage.trial_id = trial.id
         return trial
+
+    def add_params(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+        """Write a stored trial's further parameters, in one transaction; those already there stay."""
+        lease, trial_id = self._current()
+
+        def write(connection: Connection) -> None:
+            leases.check(connection, lease)
+            there = set(
+                connection.scalars(sa.select(_params.c.param_name).where(_params.c.trial_id == trial_id))
+            )
+            missing = {name: value for name, value in params.items() if name not in there}
+            if missing:
+                connection.execute(sa.insert(_params), _param_rows(trial_id, missing, distributions))
+
+        self.database.write(write)
 
     def take_over(self, optuna_study_id: int, claim: Claim, checkpoint_step: int | None) -> Trial:
         """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).

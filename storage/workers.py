@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from storage import leases
 from storage.clock import Clock
-from storage.records import TicketState, WorkerState
+from storage.records import Lease, TicketState, WorkerState
 from storage.tables import attempt, study, ticket, worker
 
 LOST_AFTER = 2.0  # leases: silence after which a worker is shown as lost
@@ -147,6 +147,18 @@ def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
         .values(state=WorkerState.LOST, reason="its process is gone", ended_at=clock.now())
     )
     return freed
+
+
+def leases_of_runner(connection: Connection, worker_id: str, runner: int) -> list[Lease]:
+    """What one runner of a worker holds: at most one lease."""
+    rows = connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt).where(
+            ticket.c.worker_id == worker_id,
+            ticket.c.runner == runner,
+            ticket.c.state == TicketState.RUNNING,
+        )
+    )
+    return [Lease(row.id, row.attempt) for row in rows]
 
 
 def all_workers(connection: Connection, clock: Clock, study_id: int | None = None) -> list[WorkerRow]:

@@ -1,0 +1,112 @@
+"""Find the objective a study names. An objective is named, never pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hpo.errors import ObjectiveError
+from hpo.spec import ObjectivePath
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An imported objective."""
+
+    call: Callable[[Any], Any]
+    module: ModuleType
+    file: Path | None
+
+    @property
+    def evaluate(self) -> Callable[[Any, Any], Mapping[str, Any]] | None:
+        """The module's `evaluate(trial, checkpoint)`, which alone sees the test set; None if it has none."""
+        found = getattr(self.module, "evaluate", None)
+        return found if callable(found) else None
+
+
+def load_objective(path: ObjectivePath, folder: Path) -> Objective:
+    """Import what `path` names.
+
+    Args:
+        path: as written in the study file.
+        folder: a file's path is relative to it; it goes last on `sys.path`, so that a user's
+            `storage.py` shadows nothing of ours.
+
+    Raises:
+        ObjectiveError: no such module, file or callable; or importing it raised, with the traceback.
+    """
+    for entry in (str(folder), str(Path.cwd())):
+        if entry not in sys.path:
+            sys.path.append(entry)
+    module = _import(path, folder)
+    found: Any = module
+    for part in path.callable.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        hint = f"; it has {', '.join(sorted(names)[:8])}" if names else ""
+        raise ObjectiveError(f"objective {path}: the module has no callable named {path.callable}{hint}")
+    if not callable(found):
+        raise ObjectiveError(
+            f"objective {path}: {path.callable} is not callable, it is {type(found).__name__}"
+        )
+    file = getattr(module, "__file__", None)
+    return Objective(found, module, Path(file) if file else None)
+
+
+def _import(path: ObjectivePath, folder: Path) -> ModuleType:
+    try:
+        if path.file is not None:
+            return _import_file(path, (folder / path.file).resolve())
+        return importlib.import_module(str(path.module))
+    except ObjectiveError:
+        raise
+    except ModuleNotFoundError as error:
+        if path.module is not None and path.module.startswith(error.name or "\0"):
+            raise ObjectiveError(
+                f"objective {path}: there is no module {error.name} here. A file is written "
+                "path/to/file.py:callable, relative to the study file; on another machine use "
+                "`hpo worker --code DIR`"
+            ) from error
+        raise ObjectiveError(f"objective {path} cannot be imported:\n{_their_traceback()}") from error
+    except (Exception, SystemExit) as error:
+        raise ObjectiveError(f"objective {path} cannot be imported:\n{_their_traceback()}") from error
+
+
+def _import_file(path: ObjectivePath, file: Path) -> ModuleType:
+    if not file.is_file():
+        raise ObjectiveError(f"objective {path}: there is no file {file}")
+    name = f"hpo_objective_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ObjectiveError(f"objective {path}: {file.name} is not a Python file")
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _their_traceback() -> str:
+    """The traceback without the frames that are ours or the import system's."""
+    lines = traceback.format_exc().splitlines()
+    frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
+    first = next(
+        (i for i in frames if "importlib" not in lines[i] and "hpo/objective.py" not in lines[i]), None
+    )
+    return "\n".join([lines[0], *lines[first:]]) if first is not None else "\n".join(lines)

@@ -1,0 +1,32 @@
+"""Threads and memory of the device a runner works on. Nothing here imports torch; objectives decide that."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` CPU threads for torch from now on, when the objective has loaded it.
+
+    Libraries that load later read OMP_NUM_THREADS, which the worker sets at the runner's start.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(threads)
+
+
+def reset_peak_memory(device: str) -> None:
+    """Begin to measure the device's peak memory anew (CUDA only)."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> float:
+    """Peak memory in bytes: of the device since the reset on CUDA, else of this process since its start."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated(device))
+    kilo = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo)

@@ -1,0 +1,121 @@
+"""The runner's process: `python -m hpo.runner.process FD`, started by a worker and by nobody else."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+from hpo.errors import HpoError
+from hpo.runner.interrupt import StopFlag, Urgency
+from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Run
+
+log = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+
+
+class Runner:
+    """Listens to its worker in a thread and runs trials in the main thread."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
+        self._orders: queue.SimpleQueue[Run | Quit] = queue.SimpleQueue()
+        self._stop = StopFlag()
+        self._database: Any = None
+        self._lease: Any = None
+
+    def main(self) -> int:
+        """Work until told to quit; returns the exit status."""
+        boot: Boot = self._pipe.recv()
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        from hpo.runner.session import StudySession
+        from hpo.settings import Settings
+        from hpo.wiring import open_storage, telling
+        from storage.attempts import AttemptWriter
+        from storage.engine import Patience
+        from storage.errors import DatabaseUnreachableError
+
+        database = open_storage(Settings(storage=boot.storage))
+        self._database = database
+        database.patience = Patience(endless=True)
+        writer = AttemptWriter(database)
+        sessions: dict[str, StudySession] = {}
+        self._send(Ready())
+        while True:
+            order = self._orders.get()
+            if isinstance(order, Quit):
+                return 0
+            try:
+                if order.study not in sessions:
+                    with telling():
+                        sessions[order.study] = StudySession(database, writer, boot, order.study)
+                sessions[order.study].run_one(self._stop, self._send)
+            except HpoError as error:
+                self._send(Broken(str(error), error.exit_code))
+                return 0
+            except DatabaseUnreachableError:
+                return 0  # the worker gave up waiting; nothing more can be written
+            self._send(Ready())
+
+    def _send(self, message: Any) -> None:
+        from hpo.runner.messages import Ended, Started
+
+        if isinstance(message, Started):
+            self._lease = message.lease
+        elif isinstance(message, Ended):
+            self._lease = None
+        with self._sending:
+            self._pipe.send(message)
+
+    def _listen(self) -> None:
+        """Take orders; when the worker is gone, so is this process."""
+        while True:
+            try:
+                order = self._pipe.recv()
+            except (EOFError, OSError):
+                os._exit(1)
+            if isinstance(order, Run | Quit):
+                self._orders.put(order)
+            if isinstance(order, Abandon) and order.lease == self._lease:
+                self._stop.raise_to(Urgency.LOST)
+            if isinstance(order, Drain):
+                self._stop.raise_to(Urgency.NOW if order.now else Urgency.END_OF_EPOCH)
+                if order.now and self._database is not None:
+                    self._database.patience.give_up.set()
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
+    _die_with_parent()
+    faulthandler.enable()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    pipe = Connection(int(sys.argv[1]))
+    try:
+        status = Runner(pipe).main()
+    except HpoError as error:
+        pipe.send(Broken(str(error), error.exit_code))
+        status = 0
+    except (BrokenPipeError, EOFError, ConnectionResetError):
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads an objective left behind must not keep the process alive
+
+
+def _die_with_parent() -> None:
+    """When the worker dies its runners die with it, even while an objective holds the GIL (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

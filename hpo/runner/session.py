@@ -1,0 +1,251 @@
+"""One runner at one study: claim a ticket, choose its point, call the objective, deliver what comes of it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.objective import Objective, load_objective
+from hpo.runner import checkpoint, devices
+from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
+from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
+from hpo.runner.output import captured
+from hpo.runner.trial import RunningTrial
+from hpo.runner.values import BadValueError, checked_values
+from hpo.search.draws import training_seed
+from hpo.search.pruners import make_pruner
+from hpo.search.samplers import make_sampler, needs_stored_trial, suggest
+from hpo.search.space import distribution
+from hpo.spec import StudySpec, resolve
+from hpo.wiring import open_artifacts
+from storage import studies, tickets
+from storage.attempts import AttemptWriter, Trial
+from storage.engine import Database
+from storage.errors import LeaseLostError
+from storage.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
+
+log = logging.getLogger(__name__)
+Send = Callable[[Any], None]
+
+
+class StudySession:
+    """What a runner keeps of a study between trials: spec, objective, Optuna study, artifact store.
+
+    Raises:
+        ObjectiveError: the objective cannot be imported here.
+        UnknownStudyError: there is no such study.
+    """
+
+    def __init__(self, database: Database, writer: AttemptWriter, boot: Boot, study: str) -> None:
+        self.database = database
+        self.writer = writer
+        self.boot = boot
+        self.row: StudyRow = database.read(lambda connection: studies.get(connection, study))
+        self.spec = StudySpec.model_validate(self.row.spec)
+        self.objective: Objective = load_objective(self.spec.objective_path, Path(boot.code))
+        self.store = open_artifacts(self.row.artifacts)
+        self.distributions = {name: distribution(p) for name, p in self.spec.space.items()}
+        self.optuna = optuna.load_study(
+            study_name=study, storage=writer.storage, pruner=make_pruner(self.spec)
+        )
+        devices.set_threads(self.spec.threads)
+
+    def claim(self) -> Claim | NothingToClaim:
+        """The next ticket, leased to this runner."""
+        return self.database.write(
+            lambda connection: tickets.claim_next(
+                connection,
+                self.database.clock,
+                self.row.id,
+                self.boot.worker_id,
+                self.boot.runner,
+                self.boot.shown_device,
+                self.boot.lease,
+            )
+        )
+
+    def run_one(self, stop: StopFlag, send: Send) -> None:
+        """Claim one ticket and run it to its end; says so to the worker through `send`."""
+        claim = self.claim()
+        if isinstance(claim, NothingToClaim):
+            send(NoTicket(claim.ended, claim.why))
+            return
+        stop.begin_trial()
+        with self.writer.holding(claim.lease):
+            try:
+                send(self._attempt(claim, stop, send))
+            except LeaseLostError as error:
+                log.warning("%s", error)
+                self.writer.note_rejected()
+                send(Ended(claim.lease, AttemptState.LOST, error=str(error)))
+
+    def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
+        resumed = self._resumed(claim)
+        trial, frozen = self._trial(claim, resumed)
+        folder = checkpoint.trial_key(self.row.uid, self.row.name, trial.number)
+        attempt = claim.lease.attempt
+        step = None if resumed is None else resumed.step
+        send(Started(self.row.name, claim.lease, trial.number, attempt, step))
+        seed = training_seed(self.row.seed, claim.number)
+        running = RunningTrial(
+            self.optuna,
+            frozen,
+            config=resolve(self.spec, frozen.params),
+            point=claim.point,
+            device=self.boot.device,
+            seed=seed,
+            attempt=attempt,
+            checkpoint=checkpoint.CheckpointStore(self.store, folder, attempt, resumed),
+            writer=self.writer,
+            store=self.store,
+            folder=folder,
+            study_id=self.row.id,
+            stop=stop,
+            on_report=lambda at, value: send(Reported(claim.lease, at, value)),
+        )
+        self.optuna.sampler = make_sampler(self.spec, claim.number)
+        with captured(self.store, f"{folder}/{attempt}"):
+            seed_everything(seed)
+            devices.reset_peak_memory(self.boot.device)
+            return self._call(running, claim, stop)
+
+    def _call(self, running: RunningTrial, claim: Claim, stop: StopFlag) -> Ended:
+        lease = claim.lease
+        try:
+            returned = self.objective.call(running)
+            values = checked_values(returned, len(self.row.spec["directions"]))
+            running.flush()
+        except (Interrupted, LeaseLostError) as reason:
+            if isinstance(reason, LeaseLostError) or stop.urgency is Urgency.LOST:
+                self.writer.note_rejected()
+                return Ended(lease, AttemptState.LOST, error=str(reason))
+            self.writer.release("drained")
+            return Ended(lease, AttemptState.RELEASED)
+        except optuna.TrialPruned:
+            running.flush()
+            last = _last_report(running)
+            self.writer.deliver(TicketState.PRUNED, last, devices.peak_memory(self.boot.device))
+            return Ended(lease, AttemptState.PRUNED, last)
+        except BadValueError as error:
+            return self._failed(lease, str(error))
+        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            text = _traceback(error)
+            print(text, file=sys.stderr)
+            return self._failed(lease, text)
+        self.writer.deliver(TicketState.COMPLETE, values, devices.peak_memory(self.boot.device))
+        return Ended(lease, AttemptState.COMPLETE, values)
+
+    def _failed(self, lease: Any, error: str) -> Ended:
+        self.writer.fail(error, devices.peak_memory(self.boot.device))
+        return Ended(lease, AttemptState.FAILED, error=error)
+
+    def _resumed(self, claim: Claim) -> checkpoint.Saved | None:
+        if claim.trial_number is None:
+            return None
+        folder = checkpoint.trial_key(self.row.uid, self.row.name, claim.trial_number)
+        return checkpoint.newest(self.store, folder, claim.lease.attempt)
+
+    def _trial(self, claim: Claim, resumed: checkpoint.Saved | None) -> tuple[Trial, FrozenTrial]:
+        """The ticket's trial, with all its declared parameters stored."""
+        if claim.trial_id is not None:
+            step = None if resumed is None else resumed.step
+            trial = self.writer.take_over(self.row.optuna_study_id, claim, step)
+        elif needs_stored_trial(self.spec):
+            trial = self.writer.start_trial(self.row.optuna_study_id, claim, {}, {}, {}, {})
+        else:
+            params, saw = self._choose(claim, _unstored(), claim.point)
+            dists = {name: self.distributions[name] for name in params}
+            trial = self.writer.start_trial(self.row.optuna_study_id, claim, params, dists, {}, saw)
+            return trial, _frozen(trial, params, dists)
+        frozen = self.writer.storage.get_trial(trial.id)
+        params, _ = self._choose(claim, frozen, {**claim.point, **frozen.params})
+        missing = {name: value for name, value in params.items() if name not in frozen.params}
+        if missing:
+            self.writer.add_params(missing, self.distributions)
+            frozen = self.writer.storage.get_trial(trial.id)
+        return trial, frozen
+
+    def _choose(self, claim: Claim, asking: FrozenTrial, fixed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The point, and what the sampler knew when it chose (counts and newest trials, by number)."""
+        params = suggest(self.spec, self.optuna, asking, claim.number, fixed)
+        if self.spec.sampler.name in ("grid", "random", "qmc"):
+            return params, {}
+        seen = self.optuna.get_trials(deepcopy=False)
+        done = [trial.number for trial in seen if trial.state.is_finished()]
+        running = [trial.number for trial in seen if not trial.state.is_finished()]
+        return params, {"finished": len(done), "newest": max(done, default=None), "running": running}
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators that objectives commonly use without saying so: random, NumPy, torch.
+
+    Only libraries that are loaded are seeded; NumPy takes 32 bits.
+    """
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+
+
+def _unstored() -> FrozenTrial:
+    return FrozenTrial(
+        number=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=-1,
+    )
+
+
+def _frozen(trial: Trial, params: dict[str, Any], dists: dict[str, BaseDistribution]) -> FrozenTrial:
+    """The trial just stored, without reading it back."""
+    frozen = _unstored()
+    frozen.number = trial.number
+    frozen._trial_id = trial.id
+    frozen.params = dict(params)
+    frozen.distributions = dict(dists)
+    frozen.datetime_start = _started()
+    return frozen
+
+
+def _started() -> Any:
+    import datetime
+
+    return datetime.datetime.fromtimestamp(time.time())
+
+
+def _last_report(running: RunningTrial) -> tuple[float, ...] | None:
+    """A pruned trial's value is its last report, as in Optuna; None when there is none or it is NaN."""
+    reports = running._cached_frozen_trial.intermediate_values
+    if not reports:
+        return None
+    last = reports[max(reports)]
+    return None if last != last else (last,)
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the objective on: without our own frame that called it."""
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    if isinstance(error, SystemExit):
+        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
+    return text

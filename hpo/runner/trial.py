@@ -1,0 +1,156 @@
+"""The trial an objective is handed: an `optuna.Trial` with a few more members."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from hpo.runner.checkpoint import CheckpointStore
+from hpo.runner.interrupt import StopFlag
+from storage.artifacts import ArtifactStore, check_name
+from storage.attempts import AttemptWriter
+
+
+class RunningTrial(optuna.Trial):
+    """One attempt at a trial.
+
+    Beside Optuna's members: `config`, `device`, `seed`, `attempt`, `checkpoint`, `log`, `artifact`,
+    `check`. Reports go out in one transaction with the metrics logged since; a step reported again
+    overwrites (Optuna keeps the old value silently).
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        frozen: FrozenTrial,
+        *,
+        config: Mapping[str, Any],
+        point: Mapping[str, Any],
+        device: str,
+        seed: int,
+        attempt: int,
+        checkpoint: CheckpointStore,
+        writer: AttemptWriter,
+        store: ArtifactStore,
+        folder: str,
+        study_id: int,
+        stop: StopFlag,
+        on_report: Callable[[int, float], None],
+    ) -> None:
+        # Optuna's own constructor would read the trial again and call the sampler a second time.
+        self.study = study
+        self.storage = study._storage
+        self._trial_id = frozen._trial_id
+        self._cached_frozen_trial = frozen
+        self.relative_search_space: dict[str, BaseDistribution] | None = None
+        self._relative_params: dict[str, Any] | None = None
+        self._fixed_params = {name: value for name, value in point.items() if name not in frozen.params}
+        self._declared = frozenset(frozen.params)
+        self.config = dict(config)
+        self.device = device
+        self.seed = seed
+        self.attempt = attempt
+        self.checkpoint = checkpoint
+        self._writer = writer
+        self._store = store
+        self._folder = folder
+        self._study_id = study_id
+        self._stop = stop
+        self._on_report = on_report
+        self._logged: dict[int, dict[str, float]] = {}
+        self._last_step = 0
+
+    def report(self, value: float, step: int) -> None:
+        """Report the objective's value after `step` (>= 0); what pruners and charts read.
+
+        Raises:
+            Interrupted: the trial must stop.
+            NotImplementedError: the study has several directions; use `log`.
+        """
+        self._stop.before_report()
+        if len(self.study.directions) > 1:
+            raise NotImplementedError(
+                "report is for studies with one direction, as in Optuna; with several use trial.log(...)"
+            )
+        number, at = _report_numbers(value, step)
+        self._writer.report(at, number, self._logged.pop(at, {}))
+        self._cached_frozen_trial.intermediate_values[at] = number
+        self._last_step = at
+        self._flush_log()
+        self._on_report(at, number)
+        self._stop.after_report()
+
+    def should_prune(self) -> bool:
+        """Whether the pruner finds this trial not worth finishing.
+
+        Raises:
+            Interrupted: the trial must stop.
+        """
+        self._stop.end_of_epoch()
+        return bool(super().should_prune())
+
+    def check(self) -> None:
+        """Call between batches.
+
+        Raises:
+            Interrupted: the trial must stop at once.
+        """
+        self._stop.between_batches()
+
+    def log(self, step: int | None = None, **metrics: float) -> None:
+        """Record named metrics of `step` (default: the last reported one). Sent with the next report."""
+        at = self._last_step if step is None else int(step)
+        self._logged.setdefault(at, {}).update({name: float(value) for name, value in metrics.items()})
+        if len(self.study.directions) > 1:  # no report will come to carry them
+            self._flush_log()
+            self._on_report(at, next(iter(self._logged.get(at, metrics).values()), 0.0))
+
+    def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Keep the file at `path` with the trial, under `name` (default: its own).
+
+        Raises:
+            ArtifactError: the name is not allowed, or the store cannot be written.
+            FileNotFoundError: there is no such file.
+        """
+        kept = check_name(name or Path(path).name)
+        content = Path(path).read_bytes()
+        key = f"{self._folder}/{self.attempt}/{kept}"
+        sha256 = self._store.put(key, content)
+        self._writer.keep_artifact(self._study_id, kept, key, sha256, len(content))
+
+    def flush(self) -> None:
+        """Write what was logged after the last report."""
+        self._flush_log()
+
+    def _flush_log(self) -> None:
+        for step in sorted(self._logged):
+            self._writer.report(step, None, self._logged[step])
+        self._logged.clear()
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """A declared parameter's value whatever range is asked for here; others as in Optuna."""
+        if name in self._declared:
+            return self.config[name]
+        value = super()._suggest(name, distribution)
+        self.config[name] = value
+        return value
+
+
+def _report_numbers(value: Any, step: Any) -> tuple[float, int]:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"report needs a number as its value, got {type(value).__name__}") from None
+    try:
+        at = int(step)
+    except (TypeError, ValueError):
+        raise TypeError(f"report needs a whole number as its step, got {type(step).__name__}") from None
+    if at < 0:
+        raise ValueError(f"report needs a step of 0 or more, got {at}")
+    return number, at

@@ -1,0 +1,61 @@
+"""The one place that turns settings into live objects; everything else gets them as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
+from hpo.settings import Settings
+from storage.artifacts import ArtifactStore
+from storage.engine import Database
+from storage.errors import (
+    ArtifactError,
+    BadStorageUrlError,
+    DatabaseUnreachableError,
+    SchemaError,
+    StorageError,
+    StudyExistsError,
+    UnknownStudyError,
+)
+from storage.migrate import open_database
+
+_MEANING: dict[type[StorageError], type[HpoError]] = {
+    BadStorageUrlError: UserError,
+    DatabaseUnreachableError: DatabaseError,
+    SchemaError: DatabaseError,
+    StudyExistsError: UserError,
+    UnknownStudyError: NotFoundError,
+    ArtifactError: HpoError,
+}
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Storage errors that pass become errors of the service, with their exit codes; the cause is kept."""
+    try:
+        yield
+    except StorageError as error:
+        meaning = next((_MEANING[kind] for kind in type(error).__mro__ if kind in _MEANING), HpoError)
+        raise meaning(str(error)) from error
+
+
+def open_storage(settings: Settings, *, create: bool = True) -> Database:
+    """The shared database of these settings.
+
+    Raises:
+        UserError, DatabaseError: a sentence; never a password.
+        NotFoundError: there is no database yet and `create` is False.
+    """
+    with telling():
+        return open_database(settings.storage, create=create)
+
+
+def open_artifacts(url: str) -> ArtifactStore:
+    """The artifact store at `url`.
+
+    Raises:
+        HpoError: it cannot be used.
+    """
+    with telling():
+        return ArtifactStore(url)

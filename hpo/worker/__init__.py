@@ -1,0 +1,1 @@
+"""A worker: supervises runners on one machine, renews their leases, registers itself."""

@@ -1,0 +1,128 @@
+"""A runner as its worker sees it: a spawned process, a pipe, and what it is at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from hpo.runner.messages import Boot, Started, ToRunner
+from hpo.worker.devices import Share
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass
+class Child:
+    """One runner process."""
+
+    index: int
+    share: Share
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    pidfd: int | None
+    idle: bool = False
+    asked: bool = False  # a Run order is out
+    ready_once: bool = False
+    current: Started | None = None
+    current_since: float = 0.0  # monotonic
+    last_progress: float = 0.0  # monotonic
+    last_step: int | None = None
+    last_value: float | None = None
+    why_killed: str | None = None  # set when the worker itself ends it
+    term_sent: float | None = None
+    born: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def spawn(cls, index: int, share: Share, boot: Boot, threads: int) -> Child:
+        """Start a runner. Spawned, never forked: CUDA and thread pools do not survive a fork."""
+        ours, theirs = socket.socketpair()
+        environment = dict(os.environ)
+        for name in _THREAD_VARIABLES:
+            environment[name] = str(threads)
+        if share.visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = share.visible
+        environment.pop("HPO_STORAGE", None)  # goes through the pipe
+        process = subprocess.Popen(  # noqa: S603 -- our own module
+            [sys.executable, "-m", "hpo.runner.process", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
+            start_new_session=True,  # Ctrl-C in the terminal is for the worker alone
+        )
+        theirs.close()
+        pipe = Connection(ours.detach())
+        with contextlib.suppress(OSError):
+            pipe.send(boot)
+        pidfd = None
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(process.pid)
+        return cls(index, share, process, pipe, pidfd)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it runs, or is about to claim, a ticket."""
+        return self.current is not None or self.asked
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def tell(self, order: ToRunner) -> None:
+        """Send an order; a runner that is just dying does not hear it."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(order)
+
+    def terminate(self) -> None:
+        """SIGTERM to the runner and whatever it started."""
+        self.term_sent = time.monotonic()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the runner and whatever it started."""
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Forget a runner that has ended."""
+        self.process.wait()
+        self._signal(signal.SIGKILL)  # data loaders it left behind share its process group
+        self.pipe.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+    def how_it_died(self) -> tuple[str, bool]:
+        """A sentence, and whether the trial is to blame (a SIGKILL from outside is nobody's fault)."""
+        if self.why_killed is not None:
+            return self.why_killed, True
+        status = self.process.returncode
+        if status is not None and status < 0:
+            try:
+                name = signal.Signals(-status).name
+            except ValueError:
+                name = f"signal {-status}"
+            innocent = -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+            if -status == signal.SIGKILL:
+                return "its runner was killed by SIGKILL (by hand, or out of memory)", False
+            return f"its runner died by {name}", not innocent
+        return f"its runner's process exited with status {status} during the trial", True
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+def _has_descriptor(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() >= 0)
+    except (OSError, ValueError, AttributeError):
+        return False

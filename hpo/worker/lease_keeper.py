@@ -1,0 +1,111 @@
+"""Renews the leases from the worker's own process, so that a runner that holds the GIL does not look dead."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from storage import leases, studies, workers
+from storage.engine import Database, is_unreachable
+from storage.errors import UnknownStudyError
+from storage.records import Lease, StudyState, WorkerState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What one successful heartbeat learned."""
+
+    asked: float  # monotonic time before the question
+    held: frozenset[Lease]
+    worker: WorkerState | None  # None: deleted
+    study: StudyState | None  # None: deleted
+
+
+class LeaseKeeper(threading.Thread):
+    """Beats every `interval` seconds until stopped; the newest beat is in `latest`.
+
+    Reaps what others let expire. On a server, it reaps only after it has seen the database alive for
+    one whole lease: after an outage everybody first gets the chance to renew.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: str,
+        study: str,
+        *,
+        lease: float,
+        interval: float,
+        status: Callable[[], Mapping[str, Any]],
+        wake: int,
+    ) -> None:
+        super().__init__(name="lease-keeper", daemon=True)
+        self._database = database
+        self._worker_id = worker_id
+        self._study = study
+        self._lease = lease
+        self._interval = interval
+        self._status = status
+        self._wake = wake
+        self._stopped = threading.Event()
+        self._alive_since: float | None = None
+        self._last_ok: float | None = None
+        self.latest: Beat | None = None
+
+    def run(self) -> None:
+        while not self._stopped.wait(self._interval if self.latest else 0):
+            self.beat()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stopped.set()
+        self.join(timeout=1.0)
+
+    def beat(self) -> None:
+        """One heartbeat: renew, look, reap. A database that is away is tried again at the next."""
+        asked = time.monotonic()
+        try:
+            with self._database.transaction() as connection:
+                beat = self._ask(connection, asked)
+        except Exception as error:
+            if not is_unreachable(error):
+                log.exception("the heartbeat failed")
+            self._alive_since = None
+            return
+        now = time.monotonic()
+        gap = self._last_ok is not None and now - self._last_ok > self._lease
+        if self._alive_since is None or gap or now - asked > self._interval:
+            self._alive_since = now
+        self._last_ok = now
+        self.latest = beat
+        if not self._stopped.is_set():
+            with contextlib.suppress(OSError):
+                os.write(self._wake, b"b")
+
+    def _ask(self, connection: Connection, asked: float) -> Beat:
+        clock = self._database.clock
+        state = workers.beat(connection, clock, self._worker_id, self._status())
+        held = leases.renew(connection, clock, self._worker_id, self._lease)
+        if self._may_reap():
+            leases.reap_expired(connection, clock)
+            workers.mark_silent(connection, clock, self._lease)
+        try:
+            study = studies.get(connection, self._study).state
+        except UnknownStudyError:
+            study = None
+        return Beat(asked, frozenset(item.lease for item in held), state, study)
+
+    def _may_reap(self) -> bool:
+        if self._database.engine.dialect.name == "sqlite":
+            return True
+        return self._alive_since is not None and time.monotonic() - self._alive_since > self._lease

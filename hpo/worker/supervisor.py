@@ -1,0 +1,384 @@
+"""The worker: keeps its runners at work, ends what hangs, drains when asked, survives what they do."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any
+
+from hpo.errors import ExitCode
+from hpo.runner.messages import (
+    Abandon,
+    Boot,
+    Broken,
+    Drain,
+    Ended,
+    NoTicket,
+    Quit,
+    Ready,
+    Reported,
+    Run,
+    Started,
+)
+from hpo.settings import Settings
+from hpo.spec import StudySpec
+from hpo.worker import identity
+from hpo.worker.child import Child
+from hpo.worker.devices import Share
+from hpo.worker.lease_keeper import LeaseKeeper
+from hpo.worker.signals import Signals
+from storage import outcomes, studies, workers
+from storage.attempts import end_from_outside
+from storage.engine import Database, Patience
+from storage.errors import StorageError
+from storage.records import StudyState, WorkerState
+
+log = logging.getLogger(__name__)
+
+KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL of a hung or cancelled runner
+POLL = 0.5  # seconds between looks at an idle study
+_BOOT_TRIES = 3  # runners that die before they are ready
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker ended."""
+
+    exit_code: int
+    why: str
+
+
+class Worker:
+    """One `hpo worker`, or the worker inside `hpo run`.
+
+    Args:
+        database: the shared database.
+        settings: lease, heartbeat, grace.
+        study: name of the study to serve.
+        spec: its spec.
+        code: directory that the objective is relative to.
+        shares: one device share for each runner.
+        count: leave after this many trials; None: when the study ends.
+        name: shown to people; default `host:pid`.
+        on_event: told every message of a runner (for the live view).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        study: str,
+        spec: StudySpec,
+        code: str,
+        shares: Sequence[Share],
+        *,
+        count: int | None = None,
+        name: str | None = None,
+        on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
+    ) -> None:
+        self.identity = identity.identify(uuid.uuid4().hex, name)
+        self._database = database
+        self._settings = settings
+        self._study = study
+        self._spec = spec
+        self._code = code
+        self._shares = list(shares)
+        self._left = count
+        self._on_event = on_event
+        self._children: dict[int, Child] = {}
+        self._boot_failures = 0
+        self._draining: str | None = None
+        self._outcome: Outcome | None = None
+        self._next_poll = 0.0
+        self._keeper: LeaseKeeper | None = None
+
+    def run(self) -> Outcome:
+        """Work until the study has ended, the count is reached, or a signal says to leave."""
+        self._register()
+        self._database.patience = Patience(endless=True)
+        with Signals() as signals:
+            keeper = LeaseKeeper(
+                self._database,
+                self.identity.id,
+                self._study,
+                lease=self._settings.lease,
+                interval=self._settings.heartbeat,
+                status=self._status,
+                wake=signals.wake_fd,
+            )
+            self._keeper = keeper
+            keeper.start()
+            try:
+                for index in range(len(self._shares)):
+                    self._spawn(index)
+                while self._children:
+                    self._wait(signals)
+                    self._heed_signals(signals)
+                    self._heed_beat(keeper)
+                    self._end_hung_runners()
+                    self._give_work()
+            finally:
+                keeper.stop()
+                self._leave()
+        return self._outcome or Outcome(ExitCode.DONE, self._draining or "the study has ended")
+
+    # Runners
+
+    def _spawn(self, index: int) -> None:
+        boot = Boot(
+            worker_id=self.identity.id,
+            worker_name=self.identity.name,
+            runner=index,
+            device=self._shares[index].device,
+            shown_device=self._shares[index].shown,
+            storage=self._database.url.render_as_string(hide_password=False),
+            code=self._code,
+            lease=self._settings.lease,
+        )
+        self._children[index] = Child.spawn(index, self._shares[index], boot, self._spec.threads)
+
+    def _wait(self, signals: Signals) -> None:
+        """Sleep until a runner speaks or dies, a beat or a signal comes, or it is time to look again."""
+        waited: list[Any] = [signals.read_fd]
+        for child in self._children.values():
+            waited.append(child.pipe)
+            if child.pidfd is not None:
+                waited.append(child.pidfd)
+        wait(waited, timeout=POLL)
+        signals.clear()
+        for child in list(self._children.values()):
+            self._hear(child)
+            if not child.alive:
+                self._hear(child)
+                self._bury(child)
+
+    def _hear(self, child: Child) -> None:
+        try:
+            while child.pipe.poll():
+                self._on_message(child, child.pipe.recv())
+        except (EOFError, OSError):
+            return  # it is dead, or about to be
+
+    def _on_message(self, child: Child, message: Any) -> None:
+        now = time.monotonic()
+        match message:
+            case Ready():
+                child.idle, child.asked, child.ready_once = True, False, True
+                self._boot_failures = 0
+            case Started():
+                child.current, child.asked = message, False
+                child.current_since = child.last_progress = now
+                child.last_step = child.last_value = None
+            case Reported():
+                child.last_progress = now
+                child.last_step, child.last_value = message.step, message.value
+            case Ended():
+                child.current = None
+            case NoTicket():
+                child.asked = False
+                self._next_poll = now + POLL
+                if self._left is not None:
+                    self._left += 1
+                if message.ended:
+                    self._drain(message.why)
+            case Broken():
+                self._outcome = self._outcome or Outcome(message.exit_code, message.why)
+                self._drain(message.why)
+        self._on_event(child.index, message)
+
+    def _bury(self, child: Child) -> None:
+        """A runner has ended: free its ticket at once, and start another unless we are leaving."""
+        current = child.current
+        child.close()
+        del self._children[child.index]
+        if current is not None:
+            why, blame = child.how_it_died()
+            self._end_attempt(current, why, blame)
+            self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
+        elif child.asked:
+            self._free_unannounced(child)
+        if not child.ready_once:
+            self._boot_failures += 1
+            if self._boot_failures >= _BOOT_TRIES and self._outcome is None:
+                why, _ = child.how_it_died()
+                self._outcome = Outcome(ExitCode.FAILED, f"runners cannot start: {why}")
+                self._drain(self._outcome.why)
+        if self._draining is None:
+            self._spawn(child.index)
+
+    def _end_attempt(self, current: Started, why: str, blame: bool) -> None:
+        clock = self._database.clock
+        verb = outcomes.fail if blame else outcomes.lose
+        end_from_outside(
+            self._database, current.lease, lambda connection: verb(connection, clock, current.lease, why)
+        )
+
+    def _free_unannounced(self, child: Child) -> None:
+        """It died between the claim and its announcement: the lease is found by worker and runner."""
+        clock = self._database.clock
+        why, _ = child.how_it_died()
+        for lease in self._database.read(
+            lambda connection: workers.leases_of_runner(connection, self.identity.id, child.index)
+        ):
+            end_from_outside(self._database, lease, partial(outcomes.lose, clock=clock, lease=lease, why=why))
+
+    def _give_work(self) -> None:
+        if self._draining is not None:
+            for child in self._children.values():
+                if not child.busy and child.idle:
+                    child.idle = False
+                    child.tell(Quit())
+            return
+        for child in self._children.values():
+            if not child.idle or child.busy or time.monotonic() < self._next_poll:
+                continue
+            if self._left is not None:
+                if self._left <= 0:
+                    if not any(other.busy for other in self._children.values()):
+                        self._drain("the count of trials is reached")
+                    continue
+                self._left -= 1
+            child.idle, child.asked = False, True
+            child.tell(Run(self._study))
+
+    # What makes runners stop
+
+    def _drain(self, why: str) -> None:
+        if self._draining is None:
+            self._draining = why
+
+    def _heed_signals(self, signals: Signals) -> None:
+        if signals.interrupts >= 2 or (signals.interrupts and signals.terminated is not None):
+            self._abort("aborted", ExitCode.INTERRUPTED)
+        elif signals.interrupts == 1 and signals.fresh():
+            self._outcome = Outcome(
+                ExitCode.INTERRUPTED, "interrupted; the same command carries on where this left off"
+            )
+            self._drain_running(now=False)
+        if signals.terminated is not None:
+            since = time.monotonic() - signals.terminated
+            if self._draining is None:
+                self._outcome = Outcome(ExitCode.DONE, "told to leave; tickets were given back")
+                self._drain_running(now=False)
+            if since > 0.6 * self._settings.grace and signals.fresh_deadline():
+                self._drain_running(now=True)
+            if since > self._settings.grace:
+                self._abort("the grace period is over", ExitCode.DONE)
+
+    def _drain_running(self, *, now: bool) -> None:
+        self._drain("draining")
+        for child in self._children.values():
+            child.tell(Drain(now=now))
+
+    def _abort(self, why: str, exit_code: int) -> None:
+        """End every runner at once and give the tickets back, as far as the database can be told."""
+        self._outcome = Outcome(exit_code, why)
+        self._drain(why)
+        self._database.patience = Patience()
+        clock = self._database.clock
+        for child in list(self._children.values()):
+            child.kill()
+            current = child.current
+            child.close()
+            del self._children[child.index]
+            if current is not None:
+                give_back = partial(outcomes.release, clock=clock, lease=current.lease, why=why)
+                try:
+                    end_from_outside(self._database, current.lease, give_back)
+                except StorageError as error:
+                    log.warning("trial %d is given back when its lease expires: %s", current.trial, error)
+
+    def _heed_beat(self, keeper: LeaseKeeper) -> None:
+        beat = keeper.latest
+        if beat is None:
+            return
+        for child in self._children.values():
+            current = child.current
+            if current is None or current.lease in beat.held or child.current_since >= beat.asked:
+                continue
+            child.tell(Abandon(current.lease))
+            if child.why_killed is None and child.term_sent is None:
+                child.term_sent = time.monotonic()  # it has until KILL_AFTER to notice
+        if beat.study in (StudyState.STOPPED, StudyState.FINISHED, None):
+            self._drain("the study has ended" if beat.study else "the study was deleted")
+        if beat.worker is WorkerState.QUARANTINED:
+            self._outcome = self._outcome or Outcome(ExitCode.FAILED, "this worker is quarantined")
+            self._drain("quarantined")
+
+    def _end_hung_runners(self) -> None:
+        now = time.monotonic()
+        for child in self._children.values():
+            if child.current is None:
+                child.term_sent = None
+                continue
+            if child.term_sent is not None:
+                if now - child.term_sent > KILL_AFTER:
+                    child.kill()
+                continue
+            total, quiet = self._spec.trial_timeout, self._spec.report_timeout
+            if total is not None and now - child.current_since > total:
+                child.why_killed = f"it took longer than trial_timeout ({total:g} s)"
+            elif quiet is not None and now - child.last_progress > quiet:
+                child.why_killed = f"no report for longer than report_timeout ({quiet:g} s)"
+            if child.why_killed is not None:
+                child.terminate()
+
+    # The worker's own record
+
+    def _register(self) -> None:
+        me = self.identity
+
+        def write(connection: Any) -> None:
+            workers.register(
+                connection,
+                self._database.clock,
+                worker_id=me.id,
+                name=me.name,
+                host=me.host,
+                host_key=me.host_key,
+                pid=me.pid,
+                pid_started=me.pid_started,
+                study_id=studies.get(connection, self._study).id,
+                devices=[share.shown for share in self._shares],
+                versions=identity.versions(),
+            )
+            for other, pid, started in workers.of_host(connection, me.host_key):
+                if other != me.id and not identity.is_alive(pid, started):
+                    workers.bury(connection, self._database.clock, other)
+
+        self._database.write(write)
+
+    def _status(self) -> dict[str, Any]:
+        """What each runner is at, for `hpo workers` and the dashboard."""
+        runners = []
+        for child in list(self._children.values()):
+            current = child.current
+            runners.append(
+                {
+                    "device": child.share.shown,
+                    "trial": None if current is None else current.trial,
+                    "attempt": None if current is None else current.attempt,
+                    "step": child.last_step,
+                    "value": child.last_value,
+                }
+            )
+        return {"runners": runners, "draining": self._draining}
+
+    def _leave(self) -> None:
+        for child in list(self._children.values()):  # only after an error of our own
+            child.kill()
+            child.close()
+        self._database.patience = Patience()
+        try:
+            self._database.write(
+                lambda connection: workers.set_state(
+                    connection, self._database.clock, self.identity.id, WorkerState.LEFT
+                )
+            )
+        except StorageError as error:
+            log.warning("could not sign off: %s", error)
