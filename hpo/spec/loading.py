@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path as FilePath
 from typing import Any, get_args
 
@@ -84,7 +85,7 @@ def _told(
 ) -> str:
     messages = []
     for detail in error.errors(include_url=False):
-        path, sentence = _sentence(detail, data)
+        path, sentence = _sentence(detail)
         if path[:1] == ("directions",) and isinstance(data, Mapping) and "directions" not in data:
             path = ("direction",)
         place = _place(path, document, name, overrides)
@@ -96,17 +97,21 @@ def _told(
 
 
 def _place(path: Path, document: Document, name: str, overrides: Sequence[Override]) -> str:
+    """Where the part at `path` was written: in an override, or on a line of the file."""
+    known = next((n for n in range(len(path), 0, -1) if path[:n] in document.lines), 0)
     for override in reversed(overrides):
-        length = min(len(path), len(override.path))
-        if length and path[:length] == override.path[:length] and len(path) >= len(override.path):
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, override.path, strict=False))
+        )
+        if shared == len(override.path) or shared > known:
             return f"--set {override.text}"
     line = document.line(path)
     return f"{name}, line {line}" if line else name
 
 
-def _sentence(detail: Any, data: Any) -> tuple[Path, str]:
+def _sentence(detail: Any) -> tuple[Path, str]:
     """Path and sentence of one of pydantic's errors."""
-    path, owner = _located(detail["loc"], data)
+    path, owner = _located(detail["loc"])
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     match kind:
         case "hpo_problem":
@@ -136,38 +141,23 @@ def _sentence(detail: Any, data: Any) -> tuple[Path, str]:
             return path, f"{message[0].lower()}{message[1:]}, got {shown(value)}"
 
 
-def _located(loc: Sequence[Any], data: Any) -> tuple[Path, type[BaseModel]]:
+def _located(loc: Sequence[Any]) -> tuple[Path, type[BaseModel]]:
     """A path in the user's file for pydantic's `loc`, which also names the branch of a union.
 
     Returns it with the model that owns its last part.
     """
     path: list[Any] = []
-    here: Any = data
     owner: type[BaseModel] = StudySpec
     inner: type[BaseModel] | None = StudySpec
+    kinds: dict[str, type[BaseModel]] = {}
     for part in loc:
-        branch = _branch(tuple(path), part)
-        if branch is not None and _tag(here) == part and not (isinstance(here, Mapping) and part in here):
-            inner = branch
+        if part in kinds:
+            inner, kinds = kinds[part], {}
             continue
-        if inner is not None:
-            owner = inner
+        owner = inner or owner
         path.append(part)
-        inner = _plain_section(tuple(path))
-        if isinstance(here, Mapping):
-            here = here.get(part)
-        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
-            here = here[part]
-        else:
-            here = None
+        inner, kinds = _plain_section(tuple(path)), _union(tuple(path))
     return tuple(path), owner
-
-
-def _tag(value: Any) -> Any:
-    """What a value says of its own kind: its `type`, its `name`, or itself as a bare name."""
-    if isinstance(value, Mapping):
-        return value.get("type", value.get("name"))
-    return value
 
 
 def _members(union: Any) -> dict[str, type[BaseModel]]:
@@ -198,10 +188,6 @@ def _union(path: Path) -> dict[str, type[BaseModel]]:
 
 def _tags(path: Path) -> list[str]:
     return list(_union(path))
-
-
-def _branch(path: Path, part: Any) -> type[BaseModel] | None:
-    return _union(path).get(part) if isinstance(part, str) else None
 
 
 def _plain_section(path: Path) -> type[BaseModel] | None:

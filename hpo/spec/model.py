@@ -60,7 +60,7 @@ class Budget(Section):
 
 
 class Retry(Section):
-    """How often a trial is attempted again."""
+    """Further attempts at a trial, by what ended the last one."""
 
     lost: Annotated[Whole, at_least(0), at_most(1000)] = Field(
         default=3, description="Further attempts after a worker was lost."

@@ -38,7 +38,7 @@ def apply_overrides(data: Any, texts: Sequence[str]) -> tuple[Any, list[Override
         dotted, equals, written = text.partition("=")
         if not equals or not dotted.strip():
             raise SpecError(f"--set {text}: must be PATH=VALUE, such as budget.trials=20")
-        value = read_yaml((written.strip() or "null").encode(), f"--set {text}").value
+        value = read_yaml((written.strip() or "null").encode(), f"--set {text}", numbered=False).value
         if not isinstance(data, dict):
             raise SpecError(f"--set {text}: the study file is no mapping, so it has no {dotted}")
         data, path = _changed(data, dotted.strip().split("."), value, (), text)

@@ -60,7 +60,9 @@ def listed(names: Iterable[Any]) -> str:
 def nearest(name: Any, allowed: Iterable[Any]) -> str:
     """`; did you mean 'low'?` where a name resembles an allowed one, else an empty string."""
     names = [str(candidate) for candidate in allowed]
-    close = difflib.get_close_matches(str(name)[:100], names, n=1, cutoff=0.6)
+    text = str(name)[:100]
+    swapped = [candidate for candidate in names if sorted(candidate) == sorted(text)]
+    close = swapped or difflib.get_close_matches(text, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

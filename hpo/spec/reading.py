@@ -53,23 +53,38 @@ class Document:
         return None
 
 
-def read_yaml(content: bytes, name: str) -> Document:
-    """Read one YAML document. `name` says in errors where it is from.
+@dataclass(frozen=True)
+class _Place:
+    """What errors call the text that is read."""
+
+    name: str
+    numbered: bool
+
+    def error(self, what: str, line: int | None = None) -> SpecError:
+        """The error to raise, with the line where there is one to tell."""
+        return SpecError(
+            f"{self.name}, line {line}: {what}" if line and self.numbered else f"{self.name}: {what}"
+        )
+
+
+def read_yaml(content: bytes, name: str, *, numbered: bool = True) -> Document:
+    """Read one YAML document. `name` says in errors where it is from, with the line if `numbered`.
 
     Raises:
         SpecError: when it is too large or deep, is no UTF-8 text, no YAML, holds an alias, a tag,
             a second document or a repeated key.
     """
-    text = _decoded(content, name)
+    where = _Place(name, numbered)
+    text = _decoded(content, where)
     try:
-        return _Builder(name).build(yaml.parse(text, Loader=_Loader))
+        return _Builder(where).build(yaml.parse(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
         what = ", ".join(part for part in (error.problem, error.context) if part)
-        raise SpecError(f"{name}{line}: is not valid YAML: {what or 'cannot be read'}") from error
+        line = mark.line + 1 if mark else None
+        raise where.error(f"is not valid YAML: {what or 'cannot be read'}", line) from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{name}: is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise where.error(f"is not valid YAML: {str(error).splitlines()[0]}") from error
 
 
 def read_scalar(text: str) -> Any:
@@ -91,27 +106,27 @@ def read_scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _decoded(content: bytes, name: str) -> str:
+def _decoded(content: bytes, where: _Place) -> str:
     if len(content) > MAX_BYTES:
-        raise SpecError(f"{name}: is larger than {MAX_BYTES:,} bytes; that is no study file")
+        raise where.error(f"is larger than {MAX_BYTES:,} bytes; that is no study file")
     if b"\0" in content:
-        raise SpecError(f"{name}: holds a NUL byte; a study file is UTF-8 text")
+        raise where.error("holds a NUL byte; a study file is UTF-8 text")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise SpecError(f"{name}, line {line}: is not UTF-8 text; a study file is") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise where.error("is not UTF-8 text; a study file is", line) from error
     if control := _CONTROL.search(text):
         line = text.count("\n", 0, control.start()) + 1
-        raise SpecError(f"{name}, line {line}: holds the control character {control.group()!r}")
+        raise where.error(f"holds the control character {control.group()!r}", line)
     return text
 
 
 class _Builder:
     """Turns parser events into values with a stack of its own: no recursion, nothing built twice."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, where: _Place) -> None:
+        self._where = where
         self._lines: dict[Path, int] = {}
         self._nodes = 0
 
@@ -140,7 +155,7 @@ class _Builder:
                 case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
                     stack.pop()
         if not root:
-            raise SpecError(f"{self._name}: is empty")
+            raise self._where.error("is empty")
         return Document(root[0], self._lines)
 
     def _admit(self, event: Any, line: int) -> None:
@@ -161,7 +176,7 @@ class _Builder:
             raise self._error(line, f"holds {error}; at most {MAX_DIGITS} digits are allowed") from error
 
     def _error(self, line: int, what: str) -> SpecError:
-        return SpecError(f"{self._name}, line {line}: {what}")
+        return self._where.error(what, line)
 
     def note(self, path: Path, line: int) -> None:
         """Remember where a part begins; a mapping's value begins at its key."""
