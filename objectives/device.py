@@ -7,12 +7,14 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from objectives.config import TrainingConfig
-from objectives.errors import DeviceError
+from objectives.errors import DeviceError, OutOfMemoryError
 
 
 def resolve(name: str) -> torch.device:
@@ -65,6 +67,30 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def explained_memory_errors(device: str, batch_size: int | str) -> Iterator[None]:
+    """Turn what PyTorch raises when memory runs out into an `OutOfMemoryError` that says what to change."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        text = str(error)
+        on_host = "can't allocate memory" in text or "not enough memory" in text
+        if not isinstance(error, torch.OutOfMemoryError) and not on_host:
+            raise
+        raise OutOfMemoryError(
+            f"out of memory on {device} with batch_size {batch_size}{_memory(device)}; use a smaller batch_size "
+            f"(with accumulate to keep the step's size), a smaller model, or amp. PyTorch says: {text.strip()}"
+        ) from error
+
+
+def _memory(device: str) -> str:
+    if not device.startswith("cuda"):
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    return f" (this process holds {used / 2**30:.1f} GiB; {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free)"
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from objectives import augment, losses, optimizers, schedules, seeds
 from objectives import device as devices
-from objectives import losses, optimizers, schedules, seeds
 from objectives.config import TrainingConfig
-from objectives.datasets.batches import MemoryBatches
+from objectives.datasets.batches import Batches, LoaderBatches, MemoryBatches
 from objectives.datasets.load import Prepared, prepare
-from objectives.datasets.records import Samples, Task
+from objectives.datasets.records import AnySamples, Samples, Task
 from objectives.errors import ConfigError
 from objectives.losses import Loss
 from objectives.metrics import LOSS, Metric, find
@@ -41,8 +41,9 @@ class Setup:
     learning_rate: Callable[[int], float]
     plateau: schedules.Plateau
     scaler: torch.amp.GradScaler
-    batches: MemoryBatches
-    validation: MemoryBatches
+    batches: Batches
+    validation: Batches
+    augment: Callable[[Tensor], Tensor] | None  # of a training batch's inputs
     penalised: list[nn.Parameter]  # weights under an L1 or L2 penalty
     objectives: tuple[Metric, ...]
     monitor: Metric  # decides best epoch, early stopping, plateau and target
@@ -71,7 +72,6 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
     loss = losses.build(config, task, len(data.classes), data.train.targets, device)
     model = build_model(config, data, loss, trial.seed, device)
     optimizer = optimizers.build(config, model)
-    batches = _batches(config, data, model, trial.seed)
     setup = Setup(
         config=config,
         task=task,
@@ -85,8 +85,9 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
         learning_rate=lambda step: config.lr,
         plateau=schedules.Plateau(config),
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16" and device.type == "cuda"),
-        batches=batches,
-        validation=evaluation_batches(config, data.validation),
+        batches=training_batches(config, data, model, trial.seed),
+        validation=evaluation_batches(config, data, data.validation),
+        augment=augment.build(config, data.sample_shape),
         penalised=list(optimizers.weights(model)) if config.l1 or config.l2 else [],
         objectives=objectives,
         monitor=monitor,
@@ -122,14 +123,41 @@ def build_model(
     return model
 
 
-def evaluation_batches(config: TrainingConfig, samples: Any) -> MemoryBatches:
+def evaluation_batches(config: TrainingConfig, data: Prepared, samples: AnySamples) -> Batches:
     """Large batches in the order of the data."""
-    assert isinstance(samples, Samples)
-    return MemoryBatches(samples, config.eval_batch_size)
+    return _batches(config, data, samples, config.eval_batch_size)
 
 
-def _batches(config: TrainingConfig, data: Prepared, model: nn.Module, seed: int) -> MemoryBatches:
-    assert isinstance(data.train, Samples)
-    size = len(data.train) if config.batch_size == "full" else config.batch_size
+def training_batches(config: TrainingConfig, data: Prepared, model: nn.Module, seed: int) -> Batches:
+    """Batches in an order that `seed` decides. No batch of one sample meets a batch norm.
+
+    Raises:
+        ConfigError: the model has a batch norm but batches are of one sample.
+    """
     has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    return MemoryBatches(data.train, size, seed, join_last=has_batch_norm)
+    size = len(data.train) if config.batch_size == "full" else config.batch_size
+    if has_batch_norm and min(size, len(data.train)) == 1:
+        raise ConfigError("batch_size: the model has a batch norm, which needs batches of at least 2 samples")
+    return _batches(config, data, data.train, size, seed, join_last=has_batch_norm)
+
+
+def _batches(
+    config: TrainingConfig,
+    data: Prepared,
+    samples: AnySamples,
+    size: int,
+    seed: int = 0,
+    join_last: bool = False,
+) -> Batches:
+    if isinstance(samples, Samples):
+        return MemoryBatches(samples, size, seed, join_last, config.channels_last)
+    return LoaderBatches(
+        samples,
+        size,
+        data.inputs,
+        data.targets,
+        config.loader_workers,
+        seed,
+        join_last,
+        config.channels_last,
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 from objectives import device as devices
 from objectives import evaluation, losses
 from objectives.config import TrainingConfig
-from objectives.datasets.batches import MemoryBatches
+from objectives.datasets.batches import Batches
 from objectives.datasets.records import Task
 from objectives.models.size import count_flops, count_parameters
 from objectives.protocol import Trial
@@ -31,8 +31,13 @@ def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
     Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records
     how long training took, what it needed and where it ran as the attribute `training`.
     """
-    started = time.perf_counter()
     config = TrainingConfig.read(trial.config)
+    with devices.explained_memory_errors(trial.device, config.batch_size):
+        return _run(trial, config, task)
+
+
+def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[float, ...]:
+    started = time.perf_counter()
     setup = assemble(trial, config, task)
     devices.reset_peak(setup.device)
     progress, best = train(trial, setup)
@@ -53,10 +58,10 @@ def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor], task: Task) -> dict
     """Evaluate the weights `checkpoint` on the test set; the service calls this once, for the winner."""
     setup = assemble(trial, TrainingConfig.read(trial.config), task)
     setup.model.load_state_dict(dict(checkpoint))
-    return evaluate_on(setup, "test", evaluation_batches(setup.config, setup.data.test))
+    return evaluate_on(setup, "test", evaluation_batches(setup.config, setup.data, setup.data.test))
 
 
-def evaluate_on(setup: Setup, split: str, batches: MemoryBatches) -> dict[str, Any]:
+def evaluate_on(setup: Setup, split: str, batches: Batches) -> dict[str, Any]:
     """Return the evaluation document of the model on `batches`."""
     outputs, targets = predict(setup, batches)
     loss = setup.loss(outputs, targets).item()

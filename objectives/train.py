@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from objectives import metrics, schedules, seeds
+from objectives.augment import mix
 from objectives.checkpoints import Saver, copy_weights, resume
-from objectives.datasets.batches import MemoryBatches
+from objectives.datasets.batches import Batches
 from objectives.errors import DivergedError
 from objectives.protocol import Trial
 from objectives.setup import Setup
@@ -70,17 +71,24 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int) -> float:
     """
     seeds.seed_everything(seeds.derive(setup.seed, "epoch", epoch))
     setup.model.train()
-    optimizer, scaler = setup.optimizer, setup.scaler
+    config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     step = (epoch - 1) * setup.steps_per_epoch
     total = torch.zeros((), device=setup.device)
-    groups = setup.batches.groups(setup.config.accumulate)
+    groups = setup.batches.groups(config.accumulate)
 
     for number, (inputs, targets) in enumerate(setup.batches.shuffled(epoch)):  # 1. a batch
         trial.check()
         share, last_of_group = groups[number]
+        if setup.augment is not None:
+            inputs = setup.augment(inputs)
+        if config.mixup > 0:
+            inputs, others, shares = mix(inputs, targets, config.mixup)
         with setup.autocast():
             outputs = setup.forward(inputs)  # 2. forward
-            loss = setup.loss(outputs, targets)  # 3. loss
+        if config.mixup > 0:
+            loss = setup.loss.mixed(outputs.float(), targets, others, shares)  # 3. loss
+        else:
+            loss = setup.loss(outputs.float(), targets)
         total.add_(loss.detach(), alpha=len(targets))
         loss = loss + penalty(setup) if setup.penalised else loss
         torch.autograd.backward(scaler.scale(loss if share == 1 else loss * share))  # 4. backward
@@ -122,7 +130,7 @@ def clip(setup: Setup) -> None:
 
 
 @torch.inference_mode()
-def predict(setup: Setup, batches: MemoryBatches) -> tuple[Tensor, Tensor]:
+def predict(setup: Setup, batches: Batches) -> tuple[Tensor, Tensor]:
     """Return outputs [N, O] (float32) and targets [N] in the order of the data."""
     setup.model.eval()
     outputs, targets = [], []
@@ -133,7 +141,7 @@ def predict(setup: Setup, batches: MemoryBatches) -> tuple[Tensor, Tensor]:
     return torch.cat(outputs), torch.cat(targets)
 
 
-def measure(setup: Setup, batches: MemoryBatches, names: Iterable[str]) -> dict[str, float]:
+def measure(setup: Setup, batches: Batches, names: Iterable[str]) -> dict[str, float]:
     """Return the mean loss and the named metrics of the model on `batches`."""
     outputs, targets = predict(setup, batches)
     loss = setup.loss(outputs, targets)
@@ -146,9 +154,7 @@ def in_own_units(setup: Setup, outputs: Tensor, targets: Tensor) -> tuple[Tensor
     """Return scores and targets as metrics want them: regression values scaled back."""
     scores = setup.loss.scores(outputs)
     scaling = setup.data.targets
-    if scaling is None:
-        return scores, targets
-    return scaling.undo(scores[:, None])[:, 0], targets
+    return (scores, targets) if scaling is None else (scaling.undo(scores), scaling.undo(targets))
 
 
 def names_per_epoch(setup: Setup) -> list[str]:

@@ -1,56 +1,59 @@
-"""Batches: taken by index from samples that lie in device memory.
+"""Batches: taken by index from samples in device memory, or read through a DataLoader.
 
 A tutorial's DataLoader collates every batch from single samples in Python; taking rows of a tensor by index
-does the same work in one call.
+does the same work in one call. Samples that do not fit in memory still come through a DataLoader.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 from objectives import seeds
-from objectives.datasets.records import Samples
+from objectives.datasets.prepare import Scaling
+from objectives.datasets.records import LazySamples, Samples
 
-Batch = tuple[Tensor, Tensor]  # inputs [B, ...], targets [B], both on the device
+Batch = tuple[Tensor, Tensor]  # inputs [B, ...] and targets [B], scaled, on the device
 
 
-class MemoryBatches:
-    """Batches of samples in device memory.
+class Batches:
+    """Batches of a set of samples.
 
     Args:
-        samples: inputs [N, ...] and targets [N].
+        count: samples per epoch.
         batch_size: samples per batch, at least 1; the last batch may be smaller.
         seed: of the order in which training batches are drawn.
         join_last: add a last batch of one sample to the one before it (batch norm needs two).
     """
 
-    def __init__(self, samples: Samples, batch_size: int, seed: int = 0, join_last: bool = False) -> None:
-        self._samples = samples
+    def __init__(self, count: int, batch_size: int, seed: int, join_last: bool) -> None:
+        starts = list(range(0, count, batch_size))
+        if join_last and count % batch_size == 1 and len(starts) > 1:
+            starts.pop()
+        self.samples = count
+        self.bounds = list(zip(starts, [*starts[1:], count], strict=True))
         self._seed = seed
-        count = len(samples)
-        self._starts = list(range(0, count, batch_size))
-        if join_last and count % batch_size == 1 and len(self._starts) > 1:
-            self._starts.pop()
-        self._ends = [*self._starts[1:], count]
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return len(self._starts)
+        return len(self.bounds)
 
-    @property
-    def samples(self) -> int:
-        """Samples per epoch."""
-        return len(self._samples)
+    def order(self, epoch: int) -> Tensor:
+        """The order [N] of the samples in `epoch`: it depends on the seed and the epoch alone."""
+        generator = seeds.generator(seeds.derive(self._seed, "order", epoch))
+        return torch.randperm(self.samples, generator=generator)
 
     def groups(self, accumulate: int) -> list[tuple[float, bool]]:
         """For each batch: its share of its group of `accumulate` batches, and whether it is the last.
 
         Weighting gradients by these shares makes a group's step that of one large batch.
         """
-        sizes = [end - start for start, end in zip(self._starts, self._ends, strict=True)]
+        sizes = [end - start for start, end in self.bounds]
         result = []
         for first in range(0, len(sizes), accumulate):
             group = sizes[first : first + accumulate]
@@ -58,16 +61,95 @@ class MemoryBatches:
         return result
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
-        """Yield every sample once, in an order that depends on the seed and `epoch` alone."""
-        inputs, targets = self._samples.inputs, self._samples.targets
-        generator = seeds.generator(seeds.derive(self._seed, "order", epoch))
-        order = torch.randperm(len(targets), generator=generator).to(inputs.device)
-        for start, end in zip(self._starts, self._ends, strict=True):
-            chosen = order[start:end]
-            yield inputs.index_select(0, chosen), targets.index_select(0, chosen)
+        """Yield every sample once, in the order of `epoch`."""
+        raise NotImplementedError
 
     def in_order(self) -> Iterator[Batch]:
         """Yield every sample once, in the order of the data."""
-        inputs, targets = self._samples.inputs, self._samples.targets
-        for start, end in zip(self._starts, self._ends, strict=True):
-            yield inputs[start:end], targets[start:end]
+        raise NotImplementedError
+
+
+class MemoryBatches(Batches):
+    """Batches of samples that lie, scaled, in device memory."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        seed: int = 0,
+        join_last: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(len(samples), batch_size, seed, join_last)
+        self._inputs, self._targets = samples.inputs, samples.targets
+        self._channels_last = channels_last and samples.inputs.ndim == 4
+        if self._channels_last:
+            self._inputs = self._inputs.permute(0, 2, 3, 1).contiguous()
+
+    def shuffled(self, epoch: int) -> Iterator[Batch]:
+        order = self.order(epoch).to(self._inputs.device)
+        for start, end in self.bounds:
+            chosen = order[start:end]
+            yield self._layout(self._inputs.index_select(0, chosen)), self._targets.index_select(0, chosen)
+
+    def in_order(self) -> Iterator[Batch]:
+        for start, end in self.bounds:
+            yield self._layout(self._inputs[start:end]), self._targets[start:end]
+
+    def _layout(self, inputs: Tensor) -> Tensor:
+        return inputs.permute(0, 3, 1, 2) if self._channels_last else inputs
+
+
+class LoaderBatches(Batches):
+    """Batches read by worker processes, pinned, and scaled on the device."""
+
+    def __init__(
+        self,
+        samples: LazySamples,
+        batch_size: int,
+        scaling: Scaling,
+        target_scaling: Scaling | None,
+        workers: int,
+        seed: int = 0,
+        join_last: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(len(samples), batch_size, seed, join_last)
+        self._dataset = samples.dataset
+        if samples.indices is not None:
+            self._dataset = Subset(samples.dataset, samples.indices.tolist())
+        self._target_type = samples.targets.dtype
+        self._scaling = scaling
+        self._target_scaling = target_scaling
+        self._device = scaling.shift.device
+        self._format = torch.channels_last if channels_last and len(samples.sample_shape) == 3 else None
+        # A daemonic process may not have children of its own.
+        self._workers = 0 if multiprocessing.current_process().daemon else workers
+        self._order: list[list[int]] = []
+        self._loader: DataLoader[Any] | None = None
+
+    def shuffled(self, epoch: int) -> Iterator[Batch]:
+        return self._read(self.order(epoch).tolist())
+
+    def in_order(self) -> Iterator[Batch]:
+        return self._read(list(range(self.samples)))
+
+    def _read(self, order: list[int]) -> Iterator[Batch]:
+        self._order[:] = [order[start:end] for start, end in self.bounds]
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._dataset,
+                batch_sampler=self._order,
+                num_workers=self._workers,
+                pin_memory=self._device.type == "cuda",
+                persistent_workers=self._workers > 0,
+                generator=torch.Generator(),  # so that the loop's random state is left alone
+            )
+        for inputs, targets in self._loader:
+            there = self._scaling.apply(inputs.to(self._device, non_blocking=True))
+            if self._format is not None:
+                there = there.contiguous(memory_format=self._format)
+            truth = targets.to(self._device, self._target_type, non_blocking=True)
+            if self._target_scaling is not None:
+                truth = self._target_scaling.apply(truth)
+            yield there, truth

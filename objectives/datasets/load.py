@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from objectives.config import TrainingConfig
-from objectives.datasets import bundled, vision
-from objectives.datasets.prepare import Scaling, learn
-from objectives.datasets.records import AnySamples, DataSet, Samples, Task, check
+from objectives.datasets import bundled, custom, folder, placement, vision
+from objectives.datasets.prepare import Scaling, learn_targets
+from objectives.datasets.records import AnySamples, DataSet, Task, check
 from objectives.datasets.split import split
 from objectives.errors import ConfigError, DataError
+from objectives.imports import is_import_path
 
 Kept = TypeVar("Kept")
 
@@ -26,8 +27,8 @@ Kept = TypeVar("Kept")
 class Prepared:
     """Split, scaled data. `train`, `validation` and `test` are float32 on the device where they fit.
 
-    `inputs` scales what a DataLoader still has to read; it is the identity for samples in memory.
-    `targets` scales a regression's targets; None for classification.
+    `inputs` scales what a DataLoader still has to read; samples in memory are scaled already.
+    `targets` scales a regression's targets likewise; None for classification.
     """
 
     name: str
@@ -111,21 +112,23 @@ def _raw_key(config: TrainingConfig, task: Task) -> tuple[Any, ...]:
 
 def _load(config: TrainingConfig, task: Task) -> DataSet:
     name, root = config.dataset, Path(config.data_root)
-    if name in bundled.NAMES:
+    if is_import_path(name):
+        data = custom.load(name, config.dataset_args, task)
+    elif name == "image_folder":
+        data = folder.load(root, config.image_size)
+    elif name in bundled.NAMES:
         data = bundled.load(name)
     elif name in vision.CLASSES:
         data = vision.load(name, root, config.download)
     else:
-        import difflib
-
-        known = (*bundled.NAMES, *vision.CLASSES)
+        known = (*bundled.NAMES, *vision.CLASSES, "image_folder")
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, or module:callable"
         raise ConfigError(f"dataset: there is no data set {name!r}; {hint}")
     if data.task != task:
         other = "objectives.regressor" if data.task == "regression" else "objectives.classifier"
         raise DataError(f"{name} is a {data.task} data set; use the objective {other}")
-    return data
+    return data if config.storage == "loader" else placement.into_memory(data, config.storage == "memory")
 
 
 def _prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepared:
@@ -133,32 +136,17 @@ def _prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepar
     parts = split(
         data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit
     )
-    assert isinstance(parts.train, Samples)
-    inputs = learn(parts.train.inputs, config.preparation)
-    targets = None if task == "classification" else learn(parts.train.targets[:, None], "standardize")
+    inputs = placement.learn_scaling(parts.train, config.preparation)
+    targets = None if task == "classification" else learn_targets(parts.train.targets)
+    place = placement.choose(config, parts, device, inputs, targets)
     return Prepared(
         name=data.name,
         task=task,
         classes=data.classes,
         sample_shape=data.train.sample_shape,
-        train=_place(parts.train, inputs, device),
-        validation=_place(parts.validation, inputs, device),
-        test=_place(parts.test, inputs, device),
+        train=place(parts.train),
+        validation=place(parts.validation),
+        test=place(parts.test),
         inputs=inputs.to(device),
         targets=targets.to(device) if targets is not None else None,
     )
-
-
-def _place(samples: AnySamples, scaling: Scaling, device: torch.device) -> AnySamples:
-    if not isinstance(samples, Samples):
-        return samples
-    return Samples(_scaled(samples.inputs, scaling, device), samples.targets.to(device))
-
-
-def _scaled(inputs: Tensor, scaling: Scaling, device: torch.device, chunk: int = 8192) -> Tensor:
-    """Scale `inputs` on the device a chunk at a time, so that the original needs no second copy."""
-    result = torch.empty(inputs.shape, dtype=torch.float32, device=device)
-    there = scaling.to(device)
-    for start in range(0, len(inputs), chunk):
-        result[start : start + chunk] = there.apply(inputs[start : start + chunk].to(device))
-    return result

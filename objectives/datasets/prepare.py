@@ -18,7 +18,7 @@ from objectives.config import Preparation
 class Scaling:
     """x -> (x - shift) / scale, element by element."""
 
-    shift: Tensor  # [1, C, 1, 1] or [1, D]
+    shift: Tensor  # [1, C, 1, 1] or [1, D]; [1] for targets
     scale: Tensor
 
     def apply(self, inputs: Tensor) -> Tensor:
@@ -86,3 +86,9 @@ def learn(inputs: Tensor, kind: Preparation, chunk: int = 4096) -> Scaling:
     for start in range(0, len(inputs), chunk):
         moments.add(inputs[start : start + chunk])
     return moments.scaling(kind)
+
+
+def learn_targets(targets: Tensor) -> Scaling:
+    """Learn the scaling of a regression's training `targets` [N] to mean 0 and deviation 1."""
+    scaling = learn(targets[:, None], "standardize")
+    return Scaling(scaling.shift[0], scaling.scale[0])
