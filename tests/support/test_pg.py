@@ -101,10 +101,10 @@ def test_clients_can_be_disconnected_and_blocked_ones_counted(pg_server: PgServe
         waiting = elsewhere.submit(waiter.execute, take)
         wait_until(lambda: pg_server.blocked(pg_url) == 1, what="the second lock waits for the first")
         assert pg_server.disconnect_clients(pg_url) == 2
-        with pytest.raises(psycopg.OperationalError):
-            waiting.result(10)
-        with pytest.raises(psycopg.OperationalError):
-            holder.execute("SELECT 1")
+        waiting.exception(10)  # the lock may have come free an instant before the end
+        for connection in (holder, waiter):
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT 1")
 
 
 def test_the_wheel_serves_where_the_system_has_no_postgresql(
