@@ -1,0 +1,1 @@
+"""Reports of studies: ``write_report`` (HTML), ``write_markdown``, ``write_pngs``."""

@@ -155,7 +155,7 @@ def _importances(history: StudyHistory, index: int = 0) -> list[Chart]:
         return []
     many = len(history.directions) > 1
     title = f"Parameter importances, objective {index + 1}" if many else "Parameter importances"
-    caption = record.note
+    caption = record.note if record.entries else ""
     if record.entries:
         caption = _join(
             "How much a parameter decides whether a trial is among the best (PED-ANOVA).", caption

@@ -125,9 +125,11 @@ def searched(
                 distributions={key: SPACE[key] for key in params},
                 reports=reports,
                 metrics={
-                    "accuracy": dict(reports),
-                    "loss": {e: -math.log(max(1e-3, min(0.999, v))) for e, v in reports.items()},
-                    "train_loss": {e: -0.8 * math.log(max(1e-3, min(0.999, v))) for e, v in reports.items()},
+                    "loss" if minimize else "accuracy": dict(reports),
+                    "accuracy" if minimize else "loss": {
+                        e: math.exp(-v) if minimize else -math.log(v) for e, v in reports.items()
+                    },
+                    "train_loss": {e: 0.8 * (v if minimize else -math.log(v)) for e, v in reports.items()},
                 },
                 attempts=attempts,
                 ticket=number,

@@ -49,7 +49,9 @@ def history_figure(history: History, title: str = "Optimisation history") -> go.
         figure.add_scatter(
             **_steps(history.best), name="best so far", line={"color": theme.RED, "width": 2.5}
         )
-    finish(figure, title, "Trial number", history.axis)
+    finish(figure, title, "Trial number", history.axis, showlegend=True)
+    if max((point.number for point in history.points), default=0) <= 12:
+        figure.update_xaxes(dtick=1)
     _frame(figure, values, history.direction)
     return figure
 
@@ -177,7 +179,15 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                 f"<extra>{state}</extra>",
             )
     height = 170 + 34 * max(2, len(lanes))
-    finish(figure, title, f"Time since the first trial started ({unit})", None, height, barmode="overlay")
+    finish(
+        figure,
+        title,
+        f"Time since the first trial started ({unit})",
+        None,
+        height,
+        barmode="overlay",
+        showlegend=True,
+    )
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(lanes.values()),
@@ -226,9 +236,13 @@ def _pareto_points(points: list[ParetoPoint], a: int, b: int) -> dict[str, objec
 def _frame(figure: go.Figure, values: list[float], direction: Direction) -> None:
     """Cut the value axis where a few diverged trials would flatten all others."""
     if not values:
+        figure.update_yaxes(showticklabels=False)
         return
     low, high = window(values, direction)
-    if (low, high) != (min(values), max(values)):
+    if low == high:
+        pad = 0.05 * abs(low) or 1.0
+        figure.update_yaxes(range=[low - pad, high + pad])
+    elif (low, high) != (min(values), max(values)):
         pad = 0.05 * (high - low)
         figure.update_yaxes(range=[low - pad, high + pad])
 

@@ -88,18 +88,21 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
     """What the objective's value is called.
 
     The name of the logged metric that equals the reported value at every step of every trial that has both
-    ("accuracy"); "objective value" where no metric does, "objective 2" where there are several directions.
+    ("accuracy"), or with several directions, where nothing is reported, that ends on every final value.
+    Otherwise "objective value", and "objective 2" with several directions.
     """
-    if len(history.directions) > 1:
-        return f"objective {objective + 1}"
+    many = len(history.directions) > 1
     agreeing: dict[str, bool] = {}
     for trial in history.trials:
+        final = final_value(trial, objective)
         for name, series in trial.metrics.items():
+            if many and series and final is not None:
+                agreeing[name] = agreeing.get(name, True) and series[max(series)] == final
             common = series.keys() & trial.reports.keys()
-            if common and agreeing.get(name, True):
+            if not many and common and agreeing.get(name, True):
                 agreeing[name] = all(series[step] == trial.reports[step] for step in common)
     names = sorted((name for name, agrees in agreeing.items() if agrees), key=lambda name: (len(name), name))
-    return names[0] if names else "objective value"
+    return names[0] if names else f"objective {objective + 1}" if many else "objective value"
 
 
 def value_axis(history: StudyHistory, objective: int = 0) -> str:

@@ -1,0 +1,96 @@
+"""The report's charts as PNG files, drawn by Chromium through kaleido."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from hpo.errors import HpoError, UserError
+from hpo.report.drawing.theme import Theme, themed
+from hpo.report.files import write_whole
+from hpo.report.sections import Chart, comparison_sections, short_sections, study_sections
+from hpo.search.history import StudyHistory
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+WIDTHS = {"full": 1100, "half": 720, "third": 560}  # CSS pixels; pictures have twice as many
+SECONDS = 90  # for one picture
+
+
+def write_pngs(
+    histories: Sequence[StudyHistory], directory: str | PathLike[str], *, theme: Theme = "light"
+) -> tuple[Path, ...]:
+    """Write one PNG per chart of the report into ``directory`` and return their paths.
+
+    Files are named after the charts (``history.png``, ``slice-1.png``, ``compare-seconds.png``).
+
+    Raises UserError where there is no study, no Chromium or no kaleido, HpoError where the browser or the
+    disk refuses.
+    """
+    if not histories:
+        raise UserError("Pictures need at least one study; none was given.")
+    browser = find_browser()
+    if browser is None:
+        raise UserError(
+            "PNG pictures are drawn by Chromium, and none was found: install it "
+            "(Debian: apt install chromium), or name one in $CHROMIUM or $BROWSER_PATH."
+        )
+    try:
+        import kaleido  # only here: everything else of the report does without it
+    except ImportError as error:
+        raise UserError("PNG pictures need kaleido: pip install 'hpo[png]'.") from error
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"Cannot write pictures into {target}: it is not a directory.")
+    charts = _charts(histories)
+    with tempfile.TemporaryDirectory(prefix="hpo-png-") as aside:
+        orders = [
+            {
+                "fig": themed(chart.figure, theme),
+                "path": Path(aside, f"{chart.id}.png"),
+                "opts": {
+                    "format": "png",
+                    "width": WIDTHS[chart.size],
+                    "height": chart.figure.layout.height,
+                    "scale": 2,
+                },
+            }
+            for chart in charts
+        ]
+        try:
+            failures = kaleido.write_fig_from_object_sync(
+                orders, kopts={"path": browser, "mathjax": False, "timeout": SECONDS}
+            )
+        except Exception as error:  # kaleido and choreographer have no common base
+            raise HpoError(f"{browser} could not draw the pictures: {_first_line(error)}") from error
+        if failures:
+            raise HpoError(f"{browser} could not draw {len(failures)} pictures: {_first_line(failures[0])}")
+        return tuple(
+            write_whole(target / f"{chart.id}.png", Path(aside, f"{chart.id}.png").read_bytes(), "picture")
+            for chart in charts
+        )
+
+
+def find_browser() -> str | None:
+    """Chromium by $BROWSER_PATH, $CHROMIUM or the PATH, in this order; None where there is none."""
+    for variable in ("BROWSER_PATH", "CHROMIUM"):
+        if named := os.environ.get(variable):
+            return shutil.which(named)
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def _charts(histories: Sequence[StudyHistory]) -> list[Chart]:
+    if len(histories) == 1:
+        sections = study_sections(histories[0])
+    else:
+        parts = [short_sections(history, f"s{index}-") for index, history in enumerate(histories, start=1)]
+        sections = (*comparison_sections(histories), *(section for part in parts for section in part))
+    return [chart for section in sections for chart in section.charts]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
