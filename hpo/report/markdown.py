@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 
 from hpo.errors import UserError
+from hpo.files import write_whole
 from hpo.report import data, text
-from hpo.report.files import write_whole
 from hpo.search.history import StudyHistory
 
 MAX_ROWS = 20  # best trials listed

@@ -17,8 +17,8 @@ import plotly.offline
 import plotly.utils
 
 from hpo.errors import UserError
+from hpo.files import write_whole
 from hpo.report import data, figures, text
-from hpo.report.files import write_whole
 from hpo.report.markdown import write_markdown
 from hpo.report.pictures import write_pngs
 from hpo.report.sections import Chart, Section, comparison_sections, short_sections, study_sections

@@ -10,8 +10,8 @@ from os import PathLike
 from pathlib import Path
 
 from hpo.errors import HpoError, UserError
+from hpo.files import write_whole
 from hpo.report.drawing.theme import Theme, themed
-from hpo.report.files import write_whole
 from hpo.report.sections import Chart, comparison_sections, short_sections, study_sections
 from hpo.search.history import StudyHistory
 

@@ -16,7 +16,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.objective import Objective, load_objective
-from hpo.runner import checkpoint, devices
+from hpo.runner import devices
+from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
 from hpo.runner.output import captured
@@ -28,7 +29,7 @@ from hpo.search.samplers import make_sampler, needs_stored_trial, suggest
 from hpo.search.space import distribution
 from hpo.spec import StudySpec, resolve
 from hpo.wiring import open_artifacts
-from storage import studies, tickets
+from storage import checkpoints, studies, tickets
 from storage.attempts import AttemptWriter, Trial
 from storage.engine import Database
 from storage.errors import LeaseLostError
@@ -92,7 +93,7 @@ class StudySession:
     def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
         resumed = self._resumed(claim)
         trial, frozen = self._trial(claim, resumed)
-        folder = checkpoint.trial_key(self.row.uid, self.row.name, trial.number)
+        folder = checkpoints.trial_key(self.row.uid, self.row.name, trial.number)
         attempt = claim.lease.attempt
         step = None if resumed is None else resumed.step
         send(Started(self.row.name, claim.lease, trial.number, attempt, step))
@@ -105,7 +106,7 @@ class StudySession:
             device=self.boot.device,
             seed=seed,
             attempt=attempt,
-            checkpoint=checkpoint.CheckpointStore(self.store, folder, attempt, resumed),
+            checkpoint=CheckpointStore(self.store, folder, attempt, resumed),
             writer=self.writer,
             store=self.store,
             folder=folder,
@@ -149,13 +150,13 @@ class StudySession:
         self.writer.fail(error, devices.peak_memory(self.boot.device))
         return Ended(lease, AttemptState.FAILED, error=error)
 
-    def _resumed(self, claim: Claim) -> checkpoint.Saved | None:
+    def _resumed(self, claim: Claim) -> checkpoints.Saved | None:
         if claim.trial_number is None:
             return None
-        folder = checkpoint.trial_key(self.row.uid, self.row.name, claim.trial_number)
-        return checkpoint.newest(self.store, folder, claim.lease.attempt)
+        folder = checkpoints.trial_key(self.row.uid, self.row.name, claim.trial_number)
+        return checkpoints.newest(self.store, folder, claim.lease.attempt)
 
-    def _trial(self, claim: Claim, resumed: checkpoint.Saved | None) -> tuple[Trial, FrozenTrial]:
+    def _trial(self, claim: Claim, resumed: checkpoints.Saved | None) -> tuple[Trial, FrozenTrial]:
         """The ticket's trial, with all its declared parameters stored."""
         if claim.trial_id is not None:
             step = None if resumed is None else resumed.step

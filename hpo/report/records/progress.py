@@ -20,6 +20,7 @@ from hpo.report.records.scores import (
 )
 from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
 
+MAX_STEPS = 500  # improvements of one best-so-far line
 MAX_BARS = 1500
 MAX_LANES = 64
 MAX_FRONT = 500
@@ -117,8 +118,7 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
     reported (epochs), or where times are missing (seconds).
     """
     direction = history.directions[objective]
-    x: list[float] = []
-    values: list[float] = []
+    steps: list[tuple[float, float]] = []
     best: float | None = None
     end = 0.0
     for position, trial in _ended(history, over):
@@ -126,13 +126,12 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
         value = final_value(trial, objective)
         if value is not None and is_better(value, best, direction):
             best = value
-            x.append(position)
-            values.append(value)
+            steps.append((position, value))
     if best is None:
         return None
-    return BestSoFar(
-        history.name, over, tuple(x), tuple(values), end, direction, value_axis(history, objective)
-    )
+    shown = thin(steps, MAX_STEPS)
+    x, values = tuple(position for position, _ in shown), tuple(value for _, value in shown)
+    return BestSoFar(history.name, over, x, values, end, direction, value_axis(history, objective))
 
 
 def _ended(history: StudyHistory, over: Over) -> list[tuple[float, TrialRecord]]:

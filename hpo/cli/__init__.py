@@ -1,0 +1,64 @@
+"""The command line: parses, calls, prints, sets the exit code. Heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from hpo.cli.app import app
+from hpo.errors import ExitCode, HpoError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console command `hpo`. Exits with one of `ExitCode`."""
+    status = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `hpo trials ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; errors a person can mend become a sentence on standard error."""
+    import click
+    import typer
+
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(list(arguments), prog_name="hpo", standalone_mode=False)
+        return result if isinstance(result, int) else ExitCode.DONE
+    except HpoError as error:
+        print(f"hpo: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.BAD_INPUT
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("hpo: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.DONE
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """A database that went away in the middle is the user's to mend; anything else is our bug, with traceback."""
+    from storage.engine import is_unreachable
+    from storage.errors import StorageError
+
+    if isinstance(error, StorageError) or is_unreachable(error):
+        print(
+            f"hpo: {error}" if isinstance(error, StorageError) else "hpo: the database went away",
+            file=sys.stderr,
+        )
+        return ExitCode.NO_DATABASE if is_unreachable(error) else ExitCode.FAILED
+    import traceback
+
+    traceback.print_exc()
+    print("hpo: this is a bug in hpo, not in your study; nothing that was stored is lost", file=sys.stderr)
+    return ExitCode.FAILED

@@ -1,0 +1,60 @@
+"""The typer application and the options that many commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="hpo",
+    help="Hyperparameter search for PyTorch: one study file, any number of workers, every trial exactly once.",
+    epilog=(
+        "Exit codes: 0 done; 1 no completed trial, or the command failed; 2 the input is wrong; 3 no such "
+        "study, trial or worker; 4 the database cannot be reached; 64 this worker's code differs; "
+        "130 interrupted."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    """How something is listed or shown."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The study file (YAML).")]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Database that workers share; default: HPO_STORAGE, else sqlite:///hpo.db here.",
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="JSON goes to standard output alone.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Override a field of the study file, e.g. budget.trials=20."
+    ),
+]
+RunnersOption = Annotated[
+    int | None,
+    typer.Option("--runners", help="Trials at once; default: as many as GPUs, else cores."),
+]
+GpusOption = Annotated[
+    str, typer.Option("--gpus", help="all, none, or indices and UUIDs: 0,2. Without a GPU: the CPU.")
+]
+PerGpuOption = Annotated[int, typer.Option("--per-gpu", help="Runners that share one card.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+
+from hpo.cli import looking, running, sharing, steering  # noqa: E402, F401 -- they add their commands to `app`

@@ -1,0 +1,307 @@
+"""Commands that look: ls, show, trials, trial, logs, workers, best, audit."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
+from hpo.cli.output import cell, print_json, print_rows, print_table, say
+from hpo.errors import ExitCode, NotFoundError, UserError
+
+if TYPE_CHECKING:
+    from hpo.search.history import StudyHistory, TrialRecord
+    from storage.engine import Database
+    from storage.records import StudyRow
+
+TrialArgument = Annotated[
+    str, typer.Argument(metavar="STUDY/TRIAL", help="A trial by number, for example digits/17.")
+]
+
+
+def open_existing(storage: str | None) -> Database:
+    """The database, which must have been created by an earlier command."""
+    from hpo.settings import Settings
+    from hpo.wiring import open_storage
+
+    return open_storage(Settings.from_environment(storage), create=False)
+
+
+@app.command("ls")
+def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
+    """List the studies of a database."""
+    from hpo.studies.progress import snapshot
+    from hpo.studies.reading import list_studies
+
+    database = open_existing(storage)
+    rows = []
+    for row in list_studies(database):
+        now = snapshot(database, row.name)
+        rows.append(
+            {
+                "name": row.name,
+                "state": row.state.value,
+                "sampler": row.spec["sampler"]["name"],
+                "done": now.counts.ended,
+                "budget": row.budget_trials,
+                "running": now.counts.running,
+                "best": now.best_value,
+                "trial": now.best_number,
+            }
+        )
+    print_rows(
+        format_,
+        rows,
+        ("name", "state", "sampler", "done", "budget", "running", "best", "trial"),
+        "no studies yet; start one with `hpo run study.yaml`",
+    )
+
+
+@app.command()
+def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
+    """Show one study: state, budget, counts, best."""
+    from hpo.studies import reading, tables
+
+    database = open_existing(storage)
+    row = reading.get_study(database, study)
+    found = tables.study_json(row, reading.counts(database, row), reading.history(database, study))
+    if format_ is Format.JSON:
+        print_json(found)
+    else:
+        print_table(("", ""), [(key, value) for key, value in found.items()])
+
+
+@app.command()
+def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
+    """List a study's trials with their parameters, values, attempts and workers."""
+    from hpo.studies import reading, tables
+
+    history = reading.history(open_existing(storage), study)
+    if format_ is Format.JSON:
+        print_json([tables.trial_json(trial) for trial in history.trials])
+        return
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "value": trial.values,
+            "params": dict(trial.params),
+            "steps": len(trial.reports),
+            "attempts": trial.attempts,
+            "runner": trial.runner,
+            "seconds": tables.seconds(trial),
+            "error": trial.error,
+        }
+        for trial in history.trials
+    ]
+    columns = ["number", "state", "value", "params", "steps", "attempts", "runner", "seconds"]
+    if any(row["error"] for row in rows):
+        columns.append("error")
+    print_rows(format_, rows, columns, f"{study} has no trials yet; {history.waiting} wait for a worker")
+
+
+@app.command()
+def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
+    """Show one trial: parameters, reports, metrics, every attempt with its worker and traceback, artifacts."""
+    from hpo.studies import tables
+    from hpo.studies.attempts import artifacts_of, attempts_of
+
+    database = open_existing(storage)
+    row, record = find_trial(database, name)
+    found = tables.trial_json(record)
+    found["attempts_list"] = attempts_of(database, row, record.number)
+    found["artifacts"] = artifacts_of(database, row, record.number)
+    if format_ is Format.JSON:
+        print_json(found)
+        return
+    lines: list[tuple[str, Any]] = [(key, found[key]) for key in ("number", "state", "values", "params")]
+    lines += [("reports", f"{len(record.reports)} steps"), ("metrics", ", ".join(record.metrics) or "-")]
+    lines += [(key, found[key]) for key in ("worker", "device", "started", "finished", "seconds")]
+    lines += [("artifacts", ", ".join(item["name"] for item in found["artifacts"]) or "-")]
+    print_table(("", ""), lines, title=name)
+    for attempt in found["attempts_list"]:
+        head = f"attempt {attempt['number']}: {attempt['state']} on {attempt['worker']} ({attempt['device']})"
+        if attempt["resumed_from"] is not None:
+            head += f", from step {attempt['resumed_from']}"
+        print(head)
+        if attempt["error"]:
+            print("  " + str(attempt["error"]).rstrip().replace("\n", "\n  "))
+
+
+@app.command()
+def logs(
+    name: TrialArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Which attempt; default: all.")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Print what a trial's attempts printed; readable on any machine that shares the artifact store."""
+    from hpo.studies.attempts import read_log
+
+    database = open_existing(storage)
+    row, record = find_trial(database, name)
+    seen: dict[int, int] = {}
+    while True:
+        _, record = find_trial(database, name)
+        ended = record.state not in ("running", "waiting")
+        numbers = range(1, record.attempts + 1) if attempt is None else [attempt]
+        for number in numbers:
+            text = read_log(database, row, record.number, number)
+            if text is None:
+                if not follow or ended:
+                    say(f"attempt {number} left no log that can be read here")
+                continue
+            new = text[seen.get(number, 0) :]
+            if number not in seen and len(numbers) > 1:
+                say(f"--- attempt {number}")
+            seen[number] = len(text)
+            sys.stdout.write(new)
+        sys.stdout.flush()
+        if not follow or ended:
+            return
+        time.sleep(0.5)
+
+
+@app.command()
+def workers(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Only its workers.")] = None,
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """List workers: host, pid, device, state, current trials, last beat, why one is quarantined."""
+    from hpo.studies.attempts import workers_json
+    from hpo.studies.reading import get_study
+
+    database = open_existing(storage)
+    row = None if study is None else get_study(database, study)
+    found = workers_json(database, row)
+    columns = ("name", "host", "pid", "devices", "state", "trials", "last_beat", "silent_for", "reason")
+    print_rows(format_, found, columns, "no worker has joined yet")
+
+
+@app.command()
+def best(
+    study: StudyArgument,
+    params: Annotated[bool, typer.Option("--params", help="Print the parameters as JSON only.")] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="OUT", help="Write the winner's state dict to this file."),
+    ] = None,
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Show the best trial (the Pareto front of several directions); get its parameters or weights."""
+    from hpo.studies import reading, tables
+
+    database = open_existing(storage)
+    history = reading.history(database, study)
+    winners = reading.best_of(history.trials, history.directions)
+    if not winners:
+        raise NoResult(f"{study} has no completed trial yet")
+    several = len(history.directions) > 1
+    if checkpoint is not None:
+        if several:
+            raise UserError("a study with several directions has no single winner; pick a trial")
+        _write_checkpoint(database, reading.get_study(database, study), winners[0], checkpoint)
+    if params:
+        chosen = [dict(trial.params) for trial in winners]
+        print_json(chosen if several else chosen[0])
+    elif format_ is Format.JSON:
+        short = [tables.best_json(trial) for trial in winners]
+        print_json(short if several else short[0])
+    elif checkpoint is None:
+        print_best(history)
+
+
+@app.command()
+def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> int:
+    """Prove from the database that nothing was lost or counted twice; exit 1 if something was."""
+    from hpo.studies.audit import audit as audit_study
+    from hpo.studies.audit import audit_json
+    from hpo.studies.reading import get_study
+
+    database = open_existing(storage)
+    found = audit_study(database, get_study(database, study))
+    if format_ is Format.JSON:
+        print_json(audit_json(found))
+    else:
+        print_table(
+            ("", "rule", "found"),
+            [("ok" if check.holds else "BROKEN", check.rule, check.found) for check in found.checks],
+        )
+        print(
+            f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, {found.missing} missing, "
+            f"{found.failed} failed, {found.rejected_writes} stale writes rejected; attempts per ticket: "
+            + cell(found.attempts_per_ticket)
+        )
+    return ExitCode.DONE if found.holds else ExitCode.FAILED
+
+
+class NoResult(NotFoundError):
+    """There is nothing to show yet."""
+
+    exit_code = ExitCode.FAILED
+
+
+def find_trial(database: Database, name: str) -> tuple[StudyRow, TrialRecord]:
+    """The trial that STUDY/NUMBER names.
+
+    Raises:
+        UserError: not of that form. NotFoundError: no such study or trial.
+    """
+    from hpo.studies import reading
+
+    study, slash, number = name.rpartition("/")
+    if not slash or not number.isdigit():
+        raise UserError(f"name a trial as STUDY/NUMBER, for example digits/17; got {name!r}")
+    row = reading.get_study(database, study)
+    history = reading.history(database, study)
+    found = next((trial for trial in history.trials if trial.number == int(number)), None)
+    if found is None:
+        raise NotFoundError(f"{study} has no trial {number}; it has {len(history.trials)} so far")
+    return row, found
+
+
+def print_best(history: StudyHistory) -> None:
+    """The best trial or the Pareto front, with the winner's validation and test metrics."""
+    from hpo.studies.reading import best_of
+
+    winners = best_of(history.trials, history.directions)
+    if not winners:
+        return
+    if len(history.directions) > 1:
+        print_table(
+            ("trial", "values", "params"),
+            [(trial.number, trial.values, dict(trial.params)) for trial in winners],
+            title=f"Pareto front of {history.name}",
+        )
+        return
+    winner = winners[0]
+    assert winner.values is not None
+    lines: list[tuple[str, Any]] = [("best trial", winner.number), ("value", winner.values[0])]
+    lines += [(f"  {name}", value) for name, value in winner.params.items()]
+    for title, evaluation in (
+        ("validation", history.winner_evaluation),
+        ("test", history.test_evaluation),
+    ):
+        for metric, value in ((evaluation or {}).get("metrics") or {}).items():
+            if metric in ("accuracy", "rmse", "r2"):
+                lines.append((f"{title} {metric}", value))
+    print_table(("", ""), lines, title=history.name)
+
+
+def _write_checkpoint(database: Database, row: StudyRow, winner: TrialRecord, out: Path) -> None:
+    from hpo.files import write_whole
+    from hpo.studies.evaluation import winner_bytes
+
+    content = winner_bytes(database, row, winner)
+    if content is None:
+        raise NotFoundError(
+            f"trial {winner.number} left no weights that can be read here; the artifact store is {row.artifacts}"
+        )
+    write_whole(out, content, "checkpoint")
+    say(f"weights of trial {winner.number} written to {out}")

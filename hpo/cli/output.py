@@ -1,0 +1,58 @@
+"""Print things: tables for people, JSON for programs, messages to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hpo.cli.app import Format
+
+
+def say(message: str) -> None:
+    """A message to the person; never part of the output a program reads."""
+    print(message, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """A table on standard output; wide cells fold, and nothing in them is read as markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(value)) for value in row))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+
+
+def print_rows(format_: Format, rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> None:
+    """A list of records in the format asked for."""
+    if format_ is Format.JSON:
+        print_json(list(rows))
+    elif not rows:
+        say(empty)
+    else:
+        print_table(columns, [[row.get(column) for column in columns] for row in rows])
+
+
+def cell(value: Any) -> str:
+    """A value as people read it in a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={cell(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(item) for item in value) or "-"
+    return str(value)

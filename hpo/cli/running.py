@@ -1,0 +1,270 @@
+"""Commands that validate, create and run studies: check, schema, create, run, worker, enqueue."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.cli.app import (
+    Format,
+    FormatOption,
+    GpusOption,
+    PerGpuOption,
+    QuietOption,
+    RunnersOption,
+    SetOption,
+    SpecArgument,
+    StorageOption,
+    StudyArgument,
+    app,
+)
+from hpo.cli.output import print_json, say
+from hpo.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from hpo.settings import Settings
+    from hpo.spec import StudySpec
+    from storage.engine import Database
+    from storage.records import StudyRow
+
+CodeOption = Annotated[
+    Path | None,
+    typer.Option("--code", metavar="DIR", help="Directory that the objective's path is relative to."),
+]
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    set_: SetOption = None,
+    runners: RunnersOption = None,
+    gpus: GpusOption = "all",
+    per_gpu: PerGpuOption = 1,
+    storage: StorageOption = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Where the report goes; default: report-STUDY.html.")
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Run a study on this machine, or carry on with it; other workers may join. Ctrl-C drains, twice aborts."""
+    from hpo.settings import Settings
+    from hpo.spec import load_spec
+    from hpo.studies.creation import create_or_continue
+    from hpo.wiring import open_storage
+    from hpo.worker.devices import plan
+
+    study = load_spec(spec, set_ or ())
+    shares = plan(gpus, per_gpu, runners)
+    settings = Settings.from_environment(storage)
+    database = open_storage(settings)
+    row, created = create_or_continue(database, study, settings)
+    if not quiet and not created:
+        say(f"{row.name} exists ({row.state}); carrying on")
+    code = spec.absolute().parent
+    if row.state.ended:
+        say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
+        outcome = ExitCode.DONE
+    else:
+        outcome = _work(database, settings, row, code, shares, quiet=quiet)
+    if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
+        return outcome
+    return _wrap_up(database, row.name, code, report, not no_report, not no_evaluate, outcome)
+
+
+@app.command()
+def worker(
+    study: StudyArgument,
+    runners: RunnersOption = None,
+    gpus: GpusOption = "all",
+    per_gpu: PerGpuOption = 1,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="TRIALS", help="Leave after this many trials.")
+    ] = None,
+    code: CodeOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="Shown to people; default: host:pid.")] = None,
+    storage: StorageOption = None,
+    quiet: QuietOption = False,
+) -> int:
+    """Join a study from any machine that reaches its database. SIGTERM gives the tickets back and leaves."""
+    from hpo.settings import Settings
+    from hpo.studies.reading import get_study
+    from hpo.wiring import open_storage
+    from hpo.worker.devices import plan
+
+    if count is not None and count < 1:
+        raise UserError(f"--count must be at least 1, got {count}")
+    shares = plan(gpus, per_gpu, runners)
+    settings = Settings.from_environment(storage)
+    database = open_storage(settings)
+    row = get_study(database, study)
+    if row.state.ended:
+        say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
+        return ExitCode.DONE
+    return _work(database, settings, row, code or Path.cwd(), shares, count=count, name=name, quiet=quiet)
+
+
+@app.command()
+def check(spec: SpecArgument, set_: SetOption = None) -> None:
+    """Validate a study file and import its objective, without creating anything."""
+    from hpo.objective import load_objective
+    from hpo.spec import load_spec
+
+    study = load_spec(spec, set_ or ())
+    load_objective(study.objective_path, spec.absolute().parent)
+    size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
+    print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")
+
+
+@app.command()
+def create(spec: SpecArgument, set_: SetOption = None, storage: StorageOption = None) -> None:
+    """Store a study without running it; prints the line that starts a worker on any machine."""
+    from hpo.settings import Settings
+    from hpo.spec import load_spec
+    from hpo.studies.creation import create_or_continue
+    from hpo.wiring import open_storage
+
+    study = load_spec(spec, set_ or ())
+    settings = Settings.from_environment(storage)
+    database = open_storage(settings)
+    row, created = create_or_continue(database, study, settings)
+    say(f"{'created' if created else 'found'} study {row.name} in {database.shown_url}; add workers with")
+    print(worker_line(database, study, spec.absolute().parent))
+
+
+@app.command()
+def enqueue(
+    study: StudyArgument,
+    point: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters of the point.")],
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Have a point tried next; names left out are left to the sampler. The budget stays exact."""
+    from hpo.settings import Settings
+    from hpo.studies.creation import enqueue as enqueue_point
+    from hpo.studies.reading import get_study
+    from hpo.wiring import open_storage
+
+    database = open_storage(Settings.from_environment(storage), create=False)
+    row = get_study(database, study)
+    values = _point(point)
+    number = enqueue_point(database, row, values)
+    if format_ is Format.JSON:
+        print_json({"study": row.name, "ticket": number, "point": values})
+    else:
+        say(f"ticket {number} of {row.name} will try {values}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of study files, for editors."""
+    from hpo.spec import json_schema
+
+    print_json(json_schema())
+
+
+def _point(texts: list[str]) -> dict[str, Any]:
+    """`lr=0.01 optimizer=adam` as a point; values are read as a study file reads them."""
+    from hpo.spec.reading import read_scalar
+
+    point: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"{text!r} is not NAME=VALUE, for example lr=0.01")
+        point[name.strip()] = read_scalar(value.strip())
+    return point
+
+
+def worker_line(database: Database, spec: StudySpec, code: Path) -> str:
+    """The command that attaches a worker. A password stays out of it: libpq reads PGPASSWORD."""
+    url = database.url
+    if url.get_backend_name() == "sqlite":
+        shown = f"sqlite:///{Path(str(url.database)).absolute()}"
+    else:
+        shown = url.set(password=None).render_as_string()
+    prefix = "PGPASSWORD=... " if url.password else ""
+    where = f" --code {shlex.quote(str(code))}" if spec.objective_path.file is not None else ""
+    return f"{prefix}hpo worker {shlex.quote(spec.study)} --storage {shlex.quote(shown)}{where}"
+
+
+def _work(
+    database: Database,
+    settings: Settings,
+    row: StudyRow,
+    code: Path,
+    shares: Any,
+    *,
+    count: int | None = None,
+    name: str | None = None,
+    quiet: bool,
+) -> int:
+    """Be a worker until the study ends or a signal comes; returns the exit code."""
+    from hpo.cli.view import make_view
+    from hpo.spec import StudySpec
+    from hpo.worker.supervisor import Worker
+
+    spec = StudySpec.model_validate(row.spec)
+    with make_view(database, row.name, quiet=quiet) as view:
+        outcome = Worker(
+            database,
+            settings,
+            row.name,
+            spec,
+            str(code),
+            shares,
+            count=count,
+            name=name,
+            on_event=view.on_event,
+        ).run()
+    if outcome.exit_code != ExitCode.DONE or not quiet:
+        say(f"{'hpo: ' if outcome.exit_code else ''}{outcome.why}")
+    return outcome.exit_code
+
+
+def _wrap_up(
+    database: Database, name: str, code: Path, report: Path | None, write: bool, test: bool, outcome: int
+) -> int:
+    """After the search: test the winner once, write the report, say what was found."""
+    from hpo.cli.looking import print_best
+    from hpo.errors import HpoError
+    from hpo.report.page import write_report
+    from hpo.studies.evaluation import evaluate
+    from hpo.studies.reading import best_of, get_study, history
+
+    row = get_study(database, name)
+    found = history(database, name)
+    completed = bool(best_of(found.trials, found.directions))
+    failed: HpoError | None = None
+    if test and completed and row.state.ended and len(found.directions) == 1:
+        try:
+            evaluate(database, row, code)
+        except HpoError as error:
+            failed = error
+        found = history(database, name)
+    print_best(found)
+    if write:
+        path = write_report([found], report or Path(f"report-{_file_name(name)}.html"))
+        print(f"report: {path}")
+    if failed is not None:
+        raise failed
+    if not completed:
+        say(f"hpo: {name} has no completed trial; `hpo trials {name}` shows what each one met")
+        return ExitCode.FAILED
+    return outcome
+
+
+def _how_to_go_on(row: StudyRow) -> str:
+    if row.state == "stopped":
+        return f"; `hpo resume {row.name}` lets it go on"
+    return f"; `hpo extend {row.name} --trials +N` gives it more"
+
+
+def _file_name(study: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in study).strip(".") or "study"

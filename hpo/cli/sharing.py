@@ -1,0 +1,147 @@
+"""Commands for what leaves the service: report, export, evaluate, dashboard; and doctor, db."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpo.cli.app import Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
+from hpo.cli.looking import open_existing
+from hpo.cli.output import print_json, print_rows, print_table, say
+from hpo.errors import ExitCode, UserError
+
+database_app = typer.Typer(help="The database itself.", no_args_is_help=True)
+app.add_typer(database_app, name="db")
+
+
+class ExportFormat(StrEnum):
+    """What an export is written as."""
+
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+@app.command()
+def report(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Several are compared.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=".html, or .md for Markdown; default: report-STUDY.html."),
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="DIR", help="Also write pictures there.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Write a report that opens offline; several studies are compared in one."""
+    from hpo.report.markdown import write_markdown
+    from hpo.report.page import write_report
+    from hpo.report.pictures import write_pngs
+    from hpo.studies import reading
+
+    database = open_existing(storage)
+    histories = [reading.history(database, name) for name in dict.fromkeys(studies)]
+    path = output or Path("report-" + "-".join(_slug(history.name) for history in histories)[:100] + ".html")
+    if path.suffix.lower() in (".md", ".markdown"):
+        print(write_markdown(histories, path))
+    else:
+        print(write_report(histories, path))
+    if png is not None:
+        for picture in write_pngs(histories, png):
+            print(picture)
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="x.csv, x.json or x.parquet.")],
+    storage: StorageOption = None,
+) -> None:
+    """Write every trial to a CSV, JSON or Parquet file."""
+    from hpo.studies import reading
+    from hpo.studies.exporting import export as write
+
+    kind = output.suffix.lower().removeprefix(".")
+    if kind not in list(ExportFormat):
+        raise UserError(f"{output}: the file's ending decides its form; use .csv, .json or .parquet")
+    history = reading.history(open_existing(storage), study)
+    write(history, output)
+    say(f"{len(history.trials)} trials of {study} written to {output}")
+
+
+@app.command()
+def evaluate(
+    study: StudyArgument,
+    code: Annotated[
+        Path | None, typer.Option("--code", metavar="DIR", help="Directory of the objective.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew.")] = False,
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> int:
+    """Measure the winner on the test set, once; the search never sees it."""
+    from hpo.studies import evaluation, reading
+
+    database = open_existing(storage)
+    row = reading.get_study(database, study)
+    found = evaluation.evaluate(database, row, code or Path.cwd(), again=again)
+    if found is None:
+        say(f"the objective {row.spec['objective']} has no evaluate(trial, checkpoint) beside it")
+        return ExitCode.FAILED
+    if format_ is Format.JSON:
+        print_json(found)
+    else:
+        metrics = found.get("metrics", found)
+        print_table(("metric", str(found.get("split", "test"))), list(metrics.items()), title=study)
+    return ExitCode.DONE
+
+
+@app.command()
+def dashboard(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8080,
+    storage: StorageOption = None,
+) -> None:
+    """Browse studies live in a web browser."""
+    from hpo.dashboard.app import serve
+    from hpo.settings import Settings
+    from hpo.wiring import open_storage
+
+    serve(open_storage(Settings.from_environment(storage)), host, port, say)
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[STUDY|SPEC]", help="Also check its objective here.")
+    ] = None,
+    gpus: GpusOption = "all",
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> int:
+    """Say what this machine has and what it lacks, before it costs a trial."""
+    from hpo.cli.diagnosis import diagnose
+    from hpo.settings import Settings
+
+    found = diagnose(Settings.from_environment(storage), target, gpus)
+    rows = [{"check": item.check, "state": item.state, "found": item.found} for item in found]
+    print_rows(format_, rows, ("check", "state", "found"), "nothing to check")
+    return ExitCode.FAILED if any(item.state == "wrong" for item in found) else ExitCode.DONE
+
+
+@database_app.command("upgrade")
+def upgrade(storage: StorageOption = None) -> None:
+    """Create the tables, or bring them to this version. Safe from many machines at once."""
+    from hpo.settings import Settings
+    from hpo.wiring import open_storage
+
+    database = open_storage(Settings.from_environment(storage))
+    say(f"{database.shown_url} is up to date")
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "study"

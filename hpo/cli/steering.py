@@ -1,0 +1,113 @@
+"""Commands that steer: pause, resume, stop, cancel, retry, extend, delete. They act within one heartbeat."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hpo.cli.app import StorageOption, StudyArgument, app
+from hpo.cli.looking import open_existing
+from hpo.cli.output import say
+from hpo.errors import UserError
+
+
+@app.command()
+def pause(study: StudyArgument, storage: StorageOption = None) -> None:
+    """Start nothing new; running trials go on, and the budget of seconds stops counting."""
+    from hpo.studies import reading, steering
+
+    database = open_existing(storage)
+    state = steering.pause(database, reading.get_study(database, study))
+    say(f"{study} is {state}")
+
+
+@app.command()
+def resume(study: StudyArgument, storage: StorageOption = None) -> None:
+    """Go on after a pause or a stop."""
+    from hpo.studies import reading, steering
+
+    database = open_existing(storage)
+    state = steering.resume(database, reading.get_study(database, study))
+    say(f"{study} is {state}")
+
+
+@app.command()
+def stop(study: StudyArgument, storage: StorageOption = None) -> None:
+    """Let running trials finish, then end the study."""
+    from hpo.studies import reading, steering
+
+    database = open_existing(storage)
+    state = steering.stop(database, reading.get_study(database, study))
+    say(f"{study} is {state}")
+
+
+@app.command()
+def cancel(study: StudyArgument, storage: StorageOption = None) -> None:
+    """End the study now, running trials too."""
+    from hpo.studies import reading, steering
+
+    database = open_existing(storage)
+    ended = steering.cancel(database, reading.get_study(database, study))
+    say(f"{study} is cancelled; {ended} running trials were ended")
+
+
+@app.command()
+def retry(
+    study: StudyArgument,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed trials (the only choice).")] = True,
+    storage: StorageOption = None,
+) -> None:
+    """Queue failed trials again; each becomes a new trial of the same ticket."""
+    from hpo.studies import reading, steering
+
+    database = open_existing(storage)
+    count = steering.retry_failed(database, reading.get_study(database, study))
+    say(f"{count} failed trials of {study} wait again" if count else f"{study} has no failed trials")
+
+
+@app.command()
+def extend(
+    study: StudyArgument,
+    trials: Annotated[str | None, typer.Option("--trials", metavar="+N", help="N more trials.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="New budget of seconds, in all.")] = None,
+    target: Annotated[float | None, typer.Option("--target", help="New target value.")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Give a study more budget; one that had ended runs again."""
+    from hpo.studies import reading
+    from hpo.studies.creation import extend as extend_study
+
+    more = 0
+    if trials is not None:
+        if not trials.removeprefix("+").isdigit() or int(trials.removeprefix("+")) < 1:
+            raise UserError(f"--trials must be a whole number of further trials, like +50; got {trials!r}")
+        more = int(trials.removeprefix("+"))
+    database = open_existing(storage)
+    row = extend_study(
+        database, reading.get_study(database, study), trials=more, seconds=seconds, target=target
+    )
+    total = "no limit of trials" if row.budget_trials is None else f"{row.budget_trials} trials"
+    say(f"{study} is {row.state} with {total}")
+
+
+@app.command()
+def delete(
+    study: StudyArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Delete a study with its trials and artifacts."""
+    from hpo.studies import reading, steering
+
+    database = open_existing(storage)
+    row = reading.get_study(database, study)
+    found = reading.counts(database, row)
+    if not yes:
+        typer.confirm(
+            f"Delete {study} with {found.ended + found.running} trials and their artifacts?",
+            abort=True,
+            err=True,
+        )
+    steering.delete(database, row)
+    say(f"{study} is deleted")

@@ -1,0 +1,215 @@
+"""Progress while a worker runs: a live view in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo.runner.messages import Ended, Reported, Started
+from hpo.studies.progress import Progress, snapshot
+from storage.engine import Database
+from storage.errors import StorageError
+
+_REFRESH = 1.0  # seconds between looks at the database
+
+
+class View(Protocol):
+    """Hears what runners say; a context manager around the run."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def on_event(self, runner: int, message: Any) -> None:
+        """One message of a runner."""
+
+
+def make_view(database: Database, study: str, *, quiet: bool) -> View:
+    """The view that fits where standard error goes."""
+    if quiet:
+        return Silent()
+    console = Console(stderr=True)
+    return LiveView(database, study, console) if console.is_terminal else Lines(database, study)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def on_event(self, runner: int, message: Any) -> None:
+        """Ignored."""
+
+
+class Lines:
+    """One plain line for each trial that ends."""
+
+    def __init__(self, database: Database, study: str) -> None:
+        self._database = database
+        self._study = study
+        self._started: dict[Any, tuple[Started, float]] = {}
+        self._last: dict[Any, Reported] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def on_event(self, runner: int, message: Any) -> None:
+        """Print the end of a trial, with the count and the best so far."""
+        if isinstance(message, Started):
+            self._started[message.lease] = (message, time.monotonic())
+            if message.attempt > 1:
+                where = "its beginning" if message.resumed_from is None else f"step {message.resumed_from}"
+                _line(f"trial {message.trial}: attempt {message.attempt}, from {where}")
+        elif isinstance(message, Reported):
+            self._last[message.lease] = message
+        elif isinstance(message, Ended) and message.lease in self._started:
+            started, since = self._started.pop(message.lease)
+            last = self._last.pop(message.lease, None)
+            _line(
+                f"trial {started.trial} {message.state}{_result(message, last)} "
+                f"({time.monotonic() - since:.1f} s){self._so_far()}"
+            )
+
+    def _so_far(self) -> str:
+        try:
+            now = snapshot(self._database, self._study)
+        except StorageError:
+            return ""
+        total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
+        best = "" if now.best_value is None else f", best {now.best_value:.6g} (trial {now.best_number})"
+        return f" | {now.counts.ended}{total} done{best}"
+
+
+class LiveView:
+    """A bar, the running trials with epoch and value, best so far, counts, time left."""
+
+    def __init__(self, database: Database, study: str, console: Console) -> None:
+        self._database = database
+        self._study = study
+        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
+        self._running: dict[int, tuple[Started, float, Reported | None]] = {}
+        self._progress: Progress | None = None
+        self._began = time.monotonic()
+        self._first_done: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="view", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._live.__exit__(None, None, None)
+
+    def on_event(self, runner: int, message: Any) -> None:
+        """Keep what the runner is at; print failures above the view."""
+        if isinstance(message, Started):
+            self._running[runner] = (message, time.monotonic(), None)
+        elif isinstance(message, Reported) and runner in self._running:
+            started, since, _ = self._running[runner]
+            self._running[runner] = (started, since, message)
+        elif isinstance(message, Ended):
+            gone = self._running.pop(runner, None)
+            if message.state in ("failed", "lost") and gone is not None:
+                why = (message.error or "").strip().splitlines()
+                tail = why[-1] if why else ""
+                self._live.console.print(
+                    Text(f"trial {gone[0].trial} {message.state}: {tail}", style="red"), highlight=False
+                )
+
+    def _look(self) -> None:
+        while not self._over.is_set():
+            try:
+                self._progress = snapshot(self._database, self._study)
+            except StorageError:
+                self._progress = None
+            self._over.wait(_REFRESH)
+
+    def _draw(self) -> Group:
+        now = self._progress
+        parts: list[Any] = []
+        if now is not None:
+            parts.append(self._headline(now))
+            if now.row.budget_trials:
+                parts.append(ProgressBar(total=now.row.budget_trials, completed=now.counts.ended, width=60))
+        else:
+            parts.append(Text("waiting for the database", style="yellow"))
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("runner", "trial", "epoch", "value", "seconds"):
+            table.add_column(column, justify="right")
+        for runner, (started, since, last) in sorted(self._running.items()):
+            table.add_row(
+                str(runner),
+                str(started.trial) + (f" (attempt {started.attempt})" if started.attempt > 1 else ""),
+                "-" if last is None else str(last.step),
+                "-" if last is None else f"{last.value:.5g}",
+                f"{time.monotonic() - since:.0f}",
+            )
+        parts.append(table)
+        return Group(*parts)
+
+    def _headline(self, now: Progress) -> Text:
+        done = now.counts
+        total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
+        text = Text(f"{now.row.name}  {done.ended}{total} trials")
+        text.append(f"  {done.complete} complete  {done.pruned} pruned", style="dim")
+        if done.failed:
+            text.append(f"  {done.failed} failed", style="red")
+        if now.best_value is not None:
+            text.append(f"  best {now.best_value:.6g} (trial {now.best_number})", style="bold green")
+        left = self._time_left(now)
+        if left is not None:
+            text.append(f"  about {_duration(left)} left", style="dim")
+        if now.row.state.value != "running":
+            text.append(f"  {now.row.state.value}", style="yellow")
+        return text
+
+    def _time_left(self, now: Progress) -> float | None:
+        guesses = []
+        if self._first_done is None:
+            self._first_done = now.counts.ended
+        mine = now.counts.ended - self._first_done
+        if now.row.budget_trials is not None and mine > 0:
+            pace = (time.monotonic() - self._began) / mine
+            guesses.append(pace * (now.row.budget_trials - now.counts.ended))
+        if now.row.budget_seconds is not None:
+            guesses.append(max(now.row.budget_seconds - now.seconds, 0.0))
+        return min(guesses) if guesses else None
+
+
+def _line(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _result(message: Ended, last: Reported | None) -> str:
+    if message.error:
+        lines = message.error.strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+    if message.state == "pruned" and last is not None:
+        return f" at step {last.step} with {last.value:.6g}"
+    if message.values:
+        return " " + ", ".join(f"{value:.6g}" for value in message.values)
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,130 @@
+"""Prove from the database that the invariants held."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy.engine import Connection
+
+from hpo.wiring import telling
+from storage.engine import Database
+from storage.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.tables import attempt, ticket
+
+_trials: Any = models.TrialModel.__table__
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule, and whether it held."""
+
+    rule: str
+    holds: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the database says of a study."""
+
+    study: str
+    tickets: int
+    results: int  # complete or pruned
+    duplicates: int
+    missing: int  # tickets of an ended study with neither a result nor a recorded failure
+    failed: int  # shown as failed or cancelled, never silently skipped
+    rejected_writes: int
+    attempts_per_ticket: dict[int, int]  # attempts -> tickets
+    checks: tuple[Check, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+
+def audit(database: Database, row: StudyRow) -> Audit:
+    """Check one study's tickets, attempts and Optuna's trials against each other.
+
+    Raises:
+        DatabaseError
+    """
+    with telling():
+        return database.read(lambda connection: _audit(connection, row))
+
+
+def _audit(connection: Connection, row: StudyRow) -> Audit:
+    found = connection.execute(sa.select(ticket).where(ticket.c.study_id == row.id)).all()
+    attempts = connection.execute(
+        sa.select(attempt).join(ticket, attempt.c.ticket_id == ticket.c.id).where(ticket.c.study_id == row.id)
+    ).all()
+    optuna_trials = {
+        trial.trial_id: trial.state
+        for trial in connection.execute(sa.select(_trials).where(_trials.c.study_id == row.optuna_study_id))
+    }
+    done = [t for t in found if t.state in (TicketState.COMPLETE, TicketState.PRUNED)]
+    delivered = Counter(
+        a.ticket_id for a in attempts if a.state in (AttemptState.COMPLETE, AttemptState.PRUNED)
+    )
+    twice = sum(count - 1 for count in delivered.values() if count > 1)
+    cells = Counter(t.point for t in found if t.cell)
+    doubled_cells = sum(count - 1 for count in cells.values() if count > 1)
+    finished_trials = {
+        trial_id
+        for trial_id, state in optuna_trials.items()
+        if state in (TrialState.COMPLETE, TrialState.PRUNED)
+    }
+    from_tickets = {t.trial_id for t in done}
+    live = Counter(a.ticket_id for a in attempts if a.state == AttemptState.RUNNING)
+    running = {t.id for t in found if t.state == TicketState.RUNNING}
+    ended = row.state is StudyState.FINISHED and row.ended_why == "all trials done"
+    open_tickets = sum(t.state in (TicketState.QUEUED, TicketState.RUNNING) for t in found)
+    failed = sum(t.state in (TicketState.FAILED, TicketState.CANCELLED) for t in found)
+    budget = row.budget_trials
+    checks = (
+        Check(
+            "number of tickets = the budget",
+            budget is None or len(found) == budget,
+            f"{len(found)} tickets, budget {'open' if budget is None else budget}",
+        ),
+        Check("no ticket has two results", twice == 0, f"{twice} duplicates"),
+        Check("no grid cell stands twice", doubled_cells == 0, f"{doubled_cells} duplicates"),
+        Check(
+            "every result belongs to one ticket, every finished ticket has its result",
+            finished_trials == from_tickets,
+            f"{len(finished_trials)} finished trials in Optuna's tables, {len(from_tickets)} in ours",
+        ),
+        Check(
+            "at most one live lease a ticket, and only for running tickets",
+            all(count == 1 for count in live.values()) and set(live) == running,
+            f"{len(live)} live, {len(running)} running",
+        ),
+        Check(
+            "no trial is left open when the study has ended",
+            not ended or open_tickets == 0,
+            f"{open_tickets} open",
+        ),
+    )
+    return Audit(
+        study=row.name,
+        tickets=len(found),
+        results=len(done),
+        duplicates=twice + doubled_cells,
+        missing=len(found) - len(done) - failed if ended else 0,
+        failed=failed,
+        rejected_writes=sum(t.rejected for t in found),
+        attempts_per_ticket=dict(sorted(Counter(t.attempt for t in found).items())),
+        checks=checks,
+    )
+
+
+def audit_json(found: Audit) -> dict[str, Any]:
+    """The audit as plain values."""
+    plain = dataclasses.asdict(found)
+    plain["attempts_per_ticket"] = {str(key): value for key, value in found.attempts_per_ticket.items()}
+    return {"holds": found.holds, **plain}

@@ -1,0 +1,155 @@
+"""Create a study, or continue the one that the same spec already has; give it more budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpo.errors import UserError
+from hpo.search.space import check_point, grid_points
+from hpo.settings import Settings
+from hpo.spec import StudySpec, spec_differences
+from hpo.wiring import telling
+from storage import studies
+from storage.engine import Database
+from storage.errors import StudyExistsError, UnknownStudyError
+from storage.records import StudyRow
+
+
+def create(database: Database, spec: StudySpec, settings: Settings) -> StudyRow:
+    """Store a new study with its tickets: as many as its budget of trials, or a grid's cells.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    points = _points(spec)
+    new = studies.NewStudy(
+        name=spec.study,
+        directions=spec.directions,
+        spec=spec.model_dump(mode="json"),
+        digest=spec.digest,
+        seed=spec.sampler.seed,
+        points=points,
+        cells=spec.sampler.name == "grid",
+        enqueued=len(spec.enqueue),
+        budget_trials=None if spec.tickets is None else len(points),
+        budget_seconds=spec.budget.seconds,
+        budget_target=spec.budget.target,
+        retry_lost=spec.retry.lost,
+        retry_failed=spec.retry.failed,
+        artifacts=settings.artifact_url(),
+    )
+    with telling():
+        return studies.create(database, new)
+
+
+def create_or_continue(database: Database, spec: StudySpec, settings: Settings) -> tuple[StudyRow, bool]:
+    """The study of this spec, and whether it was created now. Two at once get the same study.
+
+    Raises:
+        UserError: another spec has this name; the differences are listed.
+    """
+    row = find(database, spec.study)
+    if row is None:
+        try:
+            with telling():
+                return create(database, spec, settings), True
+        except UserError as error:
+            if not isinstance(error.__cause__, StudyExistsError):
+                raise
+            row = find(database, spec.study)
+            if row is None:
+                raise
+    _demand_same(spec, row)
+    return row, False
+
+
+def find(database: Database, name: str) -> StudyRow | None:
+    """The study of that name, or None."""
+    with telling():
+        try:
+            return database.read(lambda connection: studies.get(connection, name))
+        except UnknownStudyError:
+            return None
+
+
+def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> int:
+    """Have a point tried next; returns its ticket's number. The budget stays exact.
+
+    Raises:
+        SpecError: the point does not fit the space.
+        UserError: every ticket is taken.
+    """
+    spec = StudySpec.model_validate(row.spec)
+    if spec.sampler.name == "grid":
+        raise UserError(f"{row.name} is a grid; it visits every cell anyway")
+    checked = check_point(spec, point)
+    with telling():
+        number = database.write(lambda connection: studies.enqueue(connection, row.id, checked))
+    if number is None:
+        raise UserError(
+            f"every trial of {row.name} is spent or taken; first run `hpo extend {row.name} --trials +1`"
+        )
+    return number
+
+
+def extend(
+    database: Database,
+    row: StudyRow,
+    *,
+    trials: int = 0,
+    seconds: float | None = None,
+    target: float | None = None,
+) -> StudyRow:
+    """Give a study `trials` more tickets, or a new budget of seconds or target.
+
+    A study that had ended runs again.
+
+    Raises:
+        UserError: a grid has no further cells, or nothing is asked.
+    """
+    if trials <= 0 and seconds is None and target is None:
+        raise UserError("say what to extend: --trials +50, --seconds 7200 or --target 0.99")
+    spec = StudySpec.model_validate(row.spec)
+    points: list[Mapping[str, Any] | None] = [None] * max(trials, 0)
+    cells = spec.sampler.name == "grid"
+    if trials > 0 and row.budget_trials is None:
+        raise UserError(f"{row.name} has no budget of trials; extend its seconds or target")
+    if trials > 0 and cells:
+        unlimited = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": None})})
+        rest = grid_points(unlimited)[row.budget_trials or 0 :]
+        if len(rest) < trials:
+            raise UserError(f"the grid of {row.name} has {len(rest)} cells left, fewer than {trials}")
+        points = list(rest[:trials])
+    with telling():
+        database.write(
+            lambda connection: studies.extend(
+                connection, row.id, points, cells=cells, seconds=seconds, target=target
+            )
+        )
+        return database.read(lambda connection: studies.get(connection, row.name))
+
+
+def _points(spec: StudySpec) -> list[Mapping[str, Any] | None]:
+    if spec.sampler.name == "grid":
+        return list(grid_points(spec))
+    blank = (spec.tickets or 0) - len(spec.enqueue)
+    return [*spec.enqueue, *([None] * max(blank, 0))]
+
+
+def _demand_same(spec: StudySpec, row: StudyRow) -> None:
+    stored = StudySpec.model_validate(row.spec)
+    differences = spec_differences(spec, stored)
+    if spec.digest != row.digest:
+        raise UserError(
+            f"another study named {spec.study} is in this database:\n"
+            + "\n".join(f"  {line}" for line in differences)
+            + "\nGive this one another name (--set study=...), or remove the other with "
+            f"`hpo delete {spec.study}`"
+        )
+    if spec.budget != stored.budget:
+        raise UserError(
+            f"{spec.study} exists with another budget:\n"
+            + "\n".join(f"  {line}" for line in differences if line.startswith("budget"))
+            + f"\nUse `hpo extend {spec.study} --trials +N` to give it more"
+        )

@@ -1,0 +1,128 @@
+"""Measure the winner on the test set, once: the only time anything sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import HpoError, UserError
+from hpo.objective import load_objective
+from hpo.search.draws import training_seed
+from hpo.search.history import TrialRecord
+from hpo.spec import StudySpec, resolve
+from hpo.studies import reading
+from hpo.weights import read_state
+from hpo.wiring import open_artifacts, telling
+from storage import checkpoints, studies
+from storage.engine import Database
+from storage.records import StudyRow
+
+MODEL = "model.pt"
+
+
+@dataclass(frozen=True)
+class WinnerTrial:
+    """What `evaluate(trial, checkpoint)` is handed: the winner, read-only."""
+
+    number: int
+    params: dict[str, Any]
+    config: dict[str, Any]
+    device: str
+    seed: int
+    attempt: int
+    user_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Nothing can interrupt an evaluation."""
+
+    def log(self, step: int | None = None, **metrics: float) -> None:
+        """Evaluations return what they measured; this is ignored."""
+
+
+def evaluate(
+    database: Database, row: StudyRow, code: Path, *, again: bool = False
+) -> Mapping[str, Any] | None:
+    """The winner's evaluation on the test set, measured now or earlier; stored with the study.
+
+    None when the objective's module has no `evaluate`. A winner is measured once; `again` measures
+    anew (the same weights on the same data).
+
+    Raises:
+        UserError: no trial is complete, or there are several directions.
+        HpoError: the winner's weights are not there, or `evaluate` raised.
+    """
+    spec = StudySpec.model_validate(row.spec)
+    history = reading.history(database, row.name)
+    winners = reading.best_of(history.trials, history.directions)
+    if len(spec.directions) > 1:
+        raise UserError("a study with several directions has no single winner to evaluate")
+    if not winners:
+        raise UserError(f"{row.name} has no completed trial yet, so there is no winner to evaluate")
+    if history.test_evaluation is not None and not again:
+        return history.test_evaluation
+    _use_threads(spec.threads)
+    objective = load_objective(spec.objective_path, code)
+    if objective.evaluate is None:
+        return None
+    winner = winners[0]
+    state = winner_state(database, row, winner)
+    if state is None:
+        raise HpoError(
+            f"trial {winner.number} left neither {MODEL} nor a checkpoint in {row.artifacts}, so it "
+            "cannot be evaluated here"
+        )
+    trial = WinnerTrial(
+        number=winner.number,
+        params=dict(winner.params),
+        config=resolve(spec, winner.params),
+        device=_device(),
+        seed=training_seed(row.seed, winner.ticket),
+        attempt=winner.attempts,
+        user_attrs=winner.user_attrs,
+    )
+    try:
+        found = dict(objective.evaluate(trial, state))
+        json.dumps(found)
+    except (Exception, SystemExit) as error:
+        raise HpoError(
+            f"evaluate of {spec.objective} failed on trial {winner.number}: {type(error).__name__}: {error}"
+        ) from error
+    note = {"trial": winner.number, "evaluation": found}
+    with telling():
+        database.write(lambda connection: studies.remember(connection, row.id, "test_evaluation", note))
+    return found
+
+
+def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:
+    """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here."""
+    content = reading.read_artifact(database, row, trial.number, MODEL)
+    if content is not None:
+        return content
+    folder = checkpoints.trial_key(row.uid, row.name, trial.number)
+    saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
+    return None if saved is None else saved.content
+
+
+def winner_state(database: Database, row: StudyRow, trial: TrialRecord) -> Any:
+    """The tensors and plain values of `winner_bytes`, on the CPU."""
+    content = winner_bytes(database, row, trial)
+    return None if content is None else read_state(content)
+
+
+def _use_threads(threads: int) -> None:
+    """As many threads as the trials used: more would change the last bits."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

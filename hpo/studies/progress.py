@@ -1,0 +1,61 @@
+"""How far a study is, in two cheap queries: for the live view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from sqlalchemy.engine import Connection
+
+from storage import studies, tickets
+from storage.engine import Database
+from storage.records import Counts, StudyRow, TicketState
+from storage.tables import ticket
+
+_values: Any = models.TrialValueModel.__table__
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A snapshot of a study."""
+
+    row: StudyRow
+    counts: Counts
+    best_number: int | None
+    best_value: float | None
+    seconds: float  # counted against a budget of seconds
+
+
+def snapshot(database: Database, name: str) -> Progress:
+    """Counts and best value now.
+
+    Raises:
+        UnknownStudyError, DatabaseUnreachableError
+    """
+    return database.read(lambda connection: _snapshot(connection, database, name))
+
+
+def _snapshot(connection: Connection, database: Database, name: str) -> Progress:
+    row = studies.get(connection, name)
+    best = None
+    if len(row.spec["directions"]) == 1:
+        order = _values.c.value.desc() if row.spec["directions"][0] == "maximize" else _values.c.value.asc()
+        best = connection.execute(
+            sa.select(ticket.c.trial_number, _values.c.value)
+            .join(_values, _values.c.trial_id == ticket.c.trial_id)
+            .where(ticket.c.study_id == row.id, ticket.c.state == TicketState.COMPLETE)
+            .order_by(order, ticket.c.trial_number)
+            .limit(1)
+        ).first()
+    seconds = row.seconds_used
+    if row.clock_started_at is not None:
+        seconds += (connection.scalar(sa.select(database.clock.now())) or 0.0) - row.clock_started_at
+    return Progress(
+        row=row,
+        counts=tickets.counts(connection, row.id),
+        best_number=None if best is None else best.trial_number,
+        best_value=None if best is None else best.value,
+        seconds=seconds,
+    )

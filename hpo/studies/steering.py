@@ -1,0 +1,65 @@
+"""Steer a study: pause, resume, stop, cancel, retry, delete. Acts on every machine within one heartbeat."""
+
+from __future__ import annotations
+
+from hpo.errors import UserError
+from hpo.wiring import open_artifacts, telling
+from storage import checkpoints, studies
+from storage.engine import Database
+from storage.records import StudyRow, StudyState
+
+
+def pause(database: Database, row: StudyRow) -> StudyState:
+    """Start nothing new; what runs goes on, and the budget of seconds stops counting.
+
+    Raises:
+        UserError: the study has ended.
+    """
+    if row.state.ended:
+        raise UserError(f"{row.name} is {row.state}; there is nothing to pause")
+    return _set(database, row, StudyState.PAUSED)
+
+
+def resume(database: Database, row: StudyRow) -> StudyState:
+    """Go on after a pause or a stop.
+
+    Raises:
+        UserError: the study's budget is spent.
+    """
+    if row.state is StudyState.FINISHED:
+        raise UserError(
+            f"{row.name} is finished ({row.ended_why}); give it more with `hpo extend {row.name} --trials +N`"
+        )
+    return _set(database, row, StudyState.RUNNING)
+
+
+def stop(database: Database, row: StudyRow) -> StudyState:
+    """Finish what runs, then end. `resume` goes on later."""
+    return _set(database, row, StudyState.STOPPING)
+
+
+def cancel(database: Database, row: StudyRow) -> int:
+    """End at once; returns how many running trials were ended. Their workers stop at the next heartbeat."""
+    _set(database, row, StudyState.STOPPING)
+    with telling():
+        return database.write(lambda connection: studies.cancel_running(connection, database.clock, row.id))
+
+
+def retry_failed(database: Database, row: StudyRow) -> int:
+    """Queue every failed trial again, as a new trial of the same ticket; returns how many."""
+    with telling():
+        return database.write(lambda connection: studies.retry_failed(connection, row.id))
+
+
+def delete(database: Database, row: StudyRow) -> None:
+    """Delete the study, its trials, and what this machine can reach of its artifacts."""
+    with telling():
+        studies.delete(database, row)
+    open_artifacts(row.artifacts).remove(checkpoints.study_key(row.uid, row.name))
+
+
+def _set(database: Database, row: StudyRow, wanted: StudyState) -> StudyState:
+    with telling():
+        return database.write(
+            lambda connection: studies.set_state(connection, database.clock, row.id, wanted)
+        )
