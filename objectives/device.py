@@ -80,8 +80,9 @@ def explained_memory_errors(device: str, batch_size: int | str) -> Iterator[None
         if not isinstance(error, torch.OutOfMemoryError) and not on_host:
             raise
         raise OutOfMemoryError(
-            f"out of memory on {device} with batch_size {batch_size}{_memory(device)}; use a smaller batch_size "
-            f"(with accumulate to keep the step's size), a smaller model, or amp. PyTorch says: {text.strip()}"
+            f"out of memory on {device} with batch_size {batch_size}{_memory(device)}; use a smaller "
+            "batch_size (with accumulate to keep the step's size), a smaller model, or amp. "
+            f"PyTorch says: {text.strip()}"
         ) from error
 
 
@@ -90,7 +91,8 @@ def _memory(device: str) -> str:
         return ""
     free, total = torch.cuda.mem_get_info(device)
     used = torch.cuda.memory_allocated(device)
-    return f" (this process holds {used / 2**30:.1f} GiB; {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free)"
+    held, free_gib, total_gib = (f"{count / 2**30:.1f} GiB" for count in (used, free, total))
+    return f" (this process holds {held}; {free_gib} of {total_gib} are free)"
 
 
 def environment(device: torch.device) -> dict[str, Any]:

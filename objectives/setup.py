@@ -53,6 +53,15 @@ class Setup:
         """Optimiser steps per epoch."""
         return -(-len(self.batches) // self.config.accumulate)
 
+    @property
+    def reported(self) -> str | None:
+        """The metric reported every epoch: the only objective, if it is measured every epoch.
+
+        Several objectives are only logged, since Optuna cannot prune there; so is a cost, which says nothing.
+        """
+        only = self.objectives[0].name if len(self.objectives) == 1 else None
+        return only if only == self.monitor.name else None
+
     def autocast(self) -> Any:
         """The context in which the model runs."""
         dtype = AUTOCAST.get(self.config.amp)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from objectives import device as devices
-from objectives import evaluation, losses
+from objectives import evaluation
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
 from objectives.datasets.records import Task
@@ -101,16 +101,3 @@ def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:
         "parameters": count_parameters(setup.model),
         "environment": devices.environment(setup.device),
     }
-
-
-def rebuild(config: Mapping[str, Any], checkpoint: Mapping[str, Tensor], task: Task) -> torch.nn.Module:
-    """Build the model that `config` describes, on the CPU, with the weights of a `model.pt`."""
-    from objectives.datasets.load import prepare
-    from objectives.models.build import build
-
-    settings = TrainingConfig.read(config)
-    data = prepare(settings, task, torch.device("cpu"))
-    loss = losses.build(settings, task, len(data.classes), data.train.targets, torch.device("cpu"))
-    model = build(settings, data.sample_shape, loss.outputs)
-    model.load_state_dict(dict(checkpoint))
-    return model.eval()

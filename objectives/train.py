@@ -56,7 +56,7 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
             raise
         if saver.due(progress):
             saver.save(setup, progress, best)
-        if len(setup.objectives) == 1 and progress.stopped is None and trial.should_prune():
+        if setup.reported is not None and progress.stopped is None and trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {progress.epoch}")
     return progress, best
 
@@ -164,13 +164,12 @@ def names_per_epoch(setup: Setup) -> list[str]:
 
 
 def report(trial: Trial, setup: Setup, progress: Progress) -> None:
-    """Report the last epoch, one-based. Several objectives are logged only: Optuna cannot prune there."""
+    """Report and log the last epoch, one-based."""
     epoch, values = progress.epoch, progress.values
     named = {f"validation_{name}": value for name, value in values.items()}
-    if len(setup.objectives) == 1:
-        name = setup.objectives[0].name
-        trial.report(values[setup.monitor.name], epoch)
-        named.pop(f"validation_{name}", None)
+    if setup.reported is not None:
+        trial.report(values[setup.reported], epoch)
+        del named[f"validation_{setup.reported}"]
     rate = setup.optimizer.param_groups[0]["lr"]
     trial.log(epoch, train_loss=progress.train_losses[-1], lr=rate, **named)
     progress.reported = True

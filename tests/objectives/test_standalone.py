@@ -1,0 +1,117 @@
+"""The trial that needs no service, and objectives in plain Optuna."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from objectives import LocalTrial, Trial
+from objectives.classifier import objective
+from objectives.protocol import Checkpoint
+from objectives.standalone import LocalCheckpoint
+from tests.objectives.helpers import QUICK, classify
+
+
+def test_local_trial_keeps_the_protocol() -> None:
+    trial = LocalTrial()
+    assert isinstance(trial, Trial)
+    assert isinstance(trial.checkpoint, Checkpoint)
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, objectives; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    import objectives
+
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = objectives.nothing_here
+
+
+def test_suggestions_come_from_the_config_then_from_the_seed() -> None:
+    trial = LocalTrial({"lr": 0.5}, seed=1)
+    assert trial.suggest_float("lr", 0.0, 1.0) == 0.5
+    drawn = trial.suggest_int("width", 3, 9)
+    assert 3 <= drawn <= 9
+    assert trial.suggest_int("width", 3, 9) == drawn
+    assert LocalTrial(seed=1).suggest_int("width", 3, 9) == drawn
+    assert trial.params == {"lr": 0.5, "width": drawn}
+    assert 1e-5 <= trial.suggest_float("wd", 1e-5, 1e-1, log=True) <= 1e-1
+    assert trial.suggest_float("drop", 0.0, 0.5, step=0.25) in (0.0, 0.25, 0.5)
+    assert trial.suggest_categorical("act", ["relu", "tanh"]) in ("relu", "tanh")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_checkpoint_returns_the_newest_state(tmp_path: Path, in_memory: bool) -> None:
+    checkpoint = LocalCheckpoint(None if in_memory else tmp_path)
+    assert checkpoint.latest is None
+    assert checkpoint.load() is None
+    for step in (1, 2, 11):
+        checkpoint.save({"step": step, "weight": torch.full((2,), float(step))}, step)
+    assert checkpoint.latest == 11
+    state = checkpoint.load()
+    assert state is not None
+    assert state["step"] == 11
+    assert torch.equal(state["weight"], torch.full((2,), 11.0))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    checkpoint = LocalCheckpoint(tmp_path)
+    checkpoint.save({"step": 1}, 1)
+    checkpoint.save({"step": 2}, 2)
+    newest = max(tmp_path.glob("step-*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert checkpoint.load() == {"step": 1}
+    assert checkpoint.latest == 1
+
+
+def test_saved_state_is_a_copy() -> None:
+    checkpoint = LocalCheckpoint()
+    weight = torch.zeros(2)
+    checkpoint.save({"weight": weight}, 1)
+    weight.add_(1)
+    state = checkpoint.load()
+    assert state is not None
+    assert torch.equal(state["weight"], torch.zeros(2))
+
+
+def test_an_objective_runs_in_plain_optuna_with_pruning() -> None:
+    """Reports and pruning reach the Optuna trial; what it suggests reaches the objective."""
+
+    def run(trial: optuna.Trial) -> float:
+        trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+        value = objective(LocalTrial(QUICK | {"lr": trial.params["lr"]}, optuna_trial=trial))
+        assert isinstance(value, float)
+        return value
+
+    pruner = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    study.optimize(run, n_trials=2)
+    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.PRUNED] * 2
+    assert [sorted(trial.intermediate_values) for trial in study.trials] == [[1, 2]] * 2
+
+
+def test_artifacts_of_a_trial_with_a_directory_are_files(tmp_path: Path) -> None:
+    trial = LocalTrial(QUICK, directory=tmp_path / "kept")
+    objective(trial)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "checkpoints",
+        "evaluation.json",
+        "model.pt",
+    ]
+
+
+def test_reports_are_one_based_and_losses_are_logged() -> None:
+    value, trial = classify(epochs=3)
+    assert list(trial.reports) == [1, 2, 3]
+    assert value == max(trial.reports.values())
+    assert {"train_loss", "validation_loss", "lr"} <= trial.logs[2].keys()

@@ -1,0 +1,393 @@
+"""The loop: repeatable, resumable bit for bit, and ended by the right reason."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from objectives import classifier, regressor
+from objectives.checkpoints import Saver
+from objectives.errors import DivergedError, OutOfMemoryError
+from objectives.setup import Setup
+from objectives.standalone import LocalTrial
+from objectives.stopping import Progress
+from objectives.train import train_epoch
+from tests.objectives.helpers import QUICK, classify, failing_after, prepared, regress, same_tensors
+
+RANDOM_EVERYTHING: dict[str, Any] = {
+    **QUICK,
+    "model": "cnn",
+    "channels": 4,
+    "epochs": 6,
+    "dropout": 0.3,
+    "batch_norm": True,
+    "crop": 1,
+    "flip": 0.3,
+    "rotation": 10,
+    "erasing": 0.2,
+    "mixup": 0.3,
+    "schedule": "one_cycle",
+    "warmup_epochs": 1,
+    "accumulate": 2,
+    "clip_norm": 1.0,
+    "checkpoint_every": 1,
+}
+
+
+class Interrupted(BaseException):
+    """As the service raises it: no Exception, so nothing may swallow it."""
+
+
+def weights(trial: LocalTrial) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(io.BytesIO(trial.read_artifact("model.pt")), weights_only=True)
+    return content
+
+
+def without_time(trial: LocalTrial) -> tuple[Any, ...]:
+    training = trial.user_attrs["training"]
+    return trial.reports, trial.logs, training["stopped"], training["epochs"], training["best_epoch"]
+
+
+def test_the_same_trial_twice_gives_the_same_bits() -> None:
+    first, second = LocalTrial(RANDOM_EVERYTHING, seed=5), LocalTrial(RANDOM_EVERYTHING, seed=5)
+    assert classifier.objective(first) == classifier.objective(second)
+    assert without_time(first) == without_time(second)
+    assert same_tensors(weights(first), weights(second))
+
+
+def test_another_seed_gives_another_run_on_the_same_split() -> None:
+    first, second = LocalTrial(RANDOM_EVERYTHING, seed=5), LocalTrial(RANDOM_EVERYTHING, seed=6)
+    classifier.objective(first)
+    classifier.objective(second)
+    assert not same_tensors(weights(first), weights(second))
+    one, other = (prepared(**RANDOM_EVERYTHING) for _ in range(2))
+    assert one.data.validation is other.data.validation
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RANDOM_EVERYTHING,
+        {**QUICK, "epochs": 6, "schedule": "plateau", "plateau_patience": 0, "optimizer": "momentum"},
+        {**QUICK, "epochs": 6, "patience": 2, "keep": "last", "optimizer": "rmsprop"},
+        {**QUICK, "epochs": 6, "storage": "loader", "loader_workers": 0, "optimizer": "adagrad"},
+    ],
+    ids=["everything random", "plateau", "early stopping", "loader"],
+)
+@pytest.mark.parametrize("broken_in_epoch", [2, 4])
+def test_resumed_equals_unbroken_bit_for_bit(settings: dict[str, Any], broken_in_epoch: int) -> None:
+    settings = settings | {"checkpoint_every": 1}
+    unbroken = LocalTrial(settings, seed=9)
+    value = classifier.objective(unbroken)
+
+    batches = len(prepared(**settings).batches)
+    stop = failing_after(batches * (broken_in_epoch - 1) + batches // 2, Interrupted())
+    broken = LocalTrial(settings, seed=9, on_check=stop)
+    with pytest.raises(Interrupted):
+        classifier.objective(broken)
+    assert broken.checkpoint.latest == broken_in_epoch - 1
+
+    resumed = LocalTrial(settings, seed=9, attempt=2)
+    resumed.checkpoint = broken.checkpoint
+    assert classifier.objective(resumed) == value
+    assert {**broken.reports, **resumed.reports} == unbroken.reports
+    assert {**broken.logs, **resumed.logs} == unbroken.logs
+    assert same_tensors(weights(resumed), weights(unbroken))
+    assert resumed.read_artifact("evaluation.json") == unbroken.read_artifact("evaluation.json")
+
+
+def test_a_regression_resumes_bit_for_bit_too() -> None:
+    settings = {"dataset": "diabetes", "epochs": 4, "dropout": 0.2, "checkpoint_every": 1}
+    unbroken = LocalTrial(settings)
+    value = regressor.objective(unbroken)
+    broken = LocalTrial(settings, on_check=failing_after(10, Interrupted()))
+    with pytest.raises(Interrupted):
+        regressor.objective(broken)
+    resumed = LocalTrial(settings)
+    resumed.checkpoint = broken.checkpoint
+    assert regressor.objective(resumed) == value
+
+
+def test_a_finished_run_that_is_resumed_does_not_train_on() -> None:
+    """A kill after the last epoch, before the result is stored: the next attempt only hands it in."""
+    trial = LocalTrial({**QUICK, "checkpoint_every": 1})
+    value = classifier.objective(trial)
+    again = LocalTrial({**QUICK, "checkpoint_every": 1}, on_check=failing_after(0, AssertionError("trained")))
+    again.checkpoint = trial.checkpoint
+    assert classifier.objective(again) == value
+
+
+def test_an_interruption_while_reporting_keeps_the_epoch_and_reports_it_later() -> None:
+    """The epoch is done: the next attempt starts after it, and its report is not lost."""
+
+    class Draining(LocalTrial):
+        def report(self, value: float, step: int) -> None:
+            if step == 2:
+                raise Interrupted
+            super().report(value, step)
+
+    settings = {**QUICK, "epochs": 3, "checkpoint_every": 0}
+    trial = Draining(settings)
+    with pytest.raises(Interrupted):
+        classifier.objective(trial)
+    assert trial.checkpoint.latest == 2
+    resumed, unbroken = LocalTrial(settings), LocalTrial(settings)
+    resumed.checkpoint = trial.checkpoint
+    assert classifier.objective(resumed) == classifier.objective(unbroken)
+    assert {**trial.reports, **resumed.reports} == unbroken.reports
+    assert list(resumed.reports) == [2, 3]
+
+
+def test_the_state_can_be_read_back_with_weights_only() -> None:
+    """LocalCheckpoint loads with weights_only=True, and so does the service."""
+    trial = LocalTrial({**RANDOM_EVERYTHING, "epochs": 2})
+    classifier.objective(trial)
+    state = trial.checkpoint.load()
+    assert state is not None
+    assert state["progress"]["epoch"] == 2
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (0, [])])
+def test_checkpoints_come_as_often_as_asked_and_after_the_last_epoch(every: int, expected: list[int]) -> None:
+    saved: list[int] = []
+    trial = LocalTrial({**QUICK, "epochs": 5, "checkpoint_every": every})
+    save = trial.checkpoint.save
+
+    def counting(state: dict[str, Any], step: int) -> None:
+        saved.append(step)
+        save(state, step)
+
+    trial.checkpoint.save = counting  # type: ignore[method-assign]
+    classifier.objective(trial)
+    assert saved == expected
+
+
+def test_automatic_checkpoints_cost_at_most_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that takes 1 s is repeated after 20 s at the earliest."""
+    now = 0.0
+    monkeypatch.setattr("objectives.checkpoints.time.perf_counter", lambda: now)
+    setup, trial = prepared(), LocalTrial()
+
+    def slow(state: dict[str, Any], step: int) -> None:
+        nonlocal now
+        now += 1.0
+
+    trial.checkpoint.save = slow  # type: ignore[method-assign]
+    saver, progress = Saver(trial, "auto"), Progress(epoch=1)
+    assert saver.due(progress)
+    saver.save(setup, progress, {})
+    now += 19.0
+    assert not saver.due(progress)
+    now += 1.5
+    assert saver.due(progress)
+
+
+def test_pruning_is_asked_after_each_report_and_raises() -> None:
+    trial = LocalTrial({**QUICK, "epochs": 5}, prune=lambda step, value: step == 2)
+    with pytest.raises(optuna.TrialPruned, match="after epoch 2"):
+        classifier.objective(trial)
+    assert list(trial.reports) == [1, 2]
+
+
+def test_check_is_called_before_every_batch() -> None:
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    settings = {**QUICK, "epochs": 2, "batch_size": 50}
+    classifier.objective(LocalTrial(settings, on_check=count))
+    assert calls == 2 * 6
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_divergence_names_the_epoch(task: str) -> None:
+    run: Callable[..., Any] = classify if task == "classification" else regress
+    with pytest.raises(DivergedError, match=r"training diverged in epoch 1: the loss is (nan|inf)"):
+        run(optimizer="sgd", lr=1e12, epochs=3)
+
+
+def test_no_epoch_is_reported_after_divergence() -> None:
+    trial = LocalTrial({**QUICK, "optimizer": "sgd", "lr": 1e12})
+    with pytest.raises(DivergedError):
+        classifier.objective(trial)
+    assert trial.reports == {}
+
+
+def test_early_stopping_waits_for_patience_and_returns_the_best_weights() -> None:
+    value, trial = classify(epochs=40, patience=2, min_delta=0.02, lr=0.02)
+    training = trial.user_attrs["training"]
+    assert training["stopped"] == "patience"
+    assert training["epochs"] < 40
+    assert value == max(trial.reports.values())
+    assert value == trial.reports[training["best_epoch"]]
+
+
+def test_keep_last_returns_the_last_epoch() -> None:
+    value, trial = classify(epochs=5, keep="last", lr=0.05)
+    assert value == trial.reports[5]
+
+
+def test_training_ends_at_the_target() -> None:
+    value, trial = classify(epochs=50, target=0.8, lr=0.02)
+    assert trial.user_attrs["training"]["stopped"] == "target"
+    assert value >= 0.8
+    assert all(report < 0.8 for report in list(trial.reports.values())[:-1])
+
+
+def test_training_ends_when_the_loss_has_converged() -> None:
+    _, trial = classify(epochs=50, converged_epochs=3, converged_tolerance=0.5, lr=0.02)
+    training = trial.user_attrs["training"]
+    assert training["stopped"] == "converged"
+    losses = [trial.logs[epoch]["train_loss"] for epoch in sorted(trial.logs)]
+    recent = losses[-4:]
+    assert max(recent) - min(recent) < 0.5
+    assert max(losses[-5:-1]) - min(losses[-5:-1]) >= 0.5
+
+
+def one_epoch(setup: Setup) -> dict[str, torch.Tensor]:
+    train_epoch(LocalTrial(), setup, 1)
+    return {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+    """300 samples: 3 batches of 100 as one step, or one full batch; the order does not matter to a mean."""
+    accumulated = one_epoch(prepared(batch_size=100, accumulate=3, optimizer="sgd"))
+    whole = one_epoch(prepared(batch_size="full", optimizer="sgd"))
+    for name in whole:
+        torch.testing.assert_close(accumulated[name], whole[name])
+
+
+def test_a_short_last_batch_does_not_tilt_an_accumulated_step() -> None:
+    accumulated = one_epoch(prepared(batch_size=280, accumulate=2, optimizer="sgd"))
+    whole = one_epoch(prepared(batch_size="full", optimizer="sgd"))
+    for name in whole:
+        torch.testing.assert_close(accumulated[name], whole[name])
+
+
+@pytest.mark.parametrize(("size", "batches"), [("full", 1), (1, 300), (64, 5)])
+def test_full_mini_and_online_batches(size: int | str, batches: int) -> None:
+    setup = prepared(batch_size=size)
+    assert len(setup.batches) == batches
+    assert sum(len(targets) for _, targets in setup.batches.shuffled(1)) == 300
+
+
+def test_one_epoch_of_sgd_equals_the_loop_written_by_hand() -> None:
+    setup = prepared(optimizer="sgd", lr=0.1, batch_size=64)
+    by_hand = prepared(optimizer="sgd", lr=0.1, batch_size=64)
+    loss = torch.nn.CrossEntropyLoss()
+    total = 0.0
+    for inputs, targets in by_hand.batches.shuffled(1):
+        value = loss(by_hand.model(inputs), targets)
+        by_hand.model.zero_grad()
+        torch.autograd.backward(value)
+        with torch.no_grad():
+            for parameter in by_hand.model.parameters():
+                assert parameter.grad is not None
+                parameter -= 0.1 * parameter.grad
+        total += value.item() * len(targets)
+    mean = train_epoch(LocalTrial(), setup, 1)
+    assert mean == pytest.approx(total / 300, rel=1e-6)
+    for one, other in zip(setup.model.parameters(), by_hand.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 2)])
+def test_a_penalty_adds_its_gradient_to_weights_but_not_to_biases(name: str, power: int) -> None:
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "batch_size": "full", "model": "linear"}
+    plain = prepared(**settings)
+    start = {key: tensor.clone() for key, tensor in plain.model.state_dict().items()}
+    without = one_epoch(plain)
+    penalised = one_epoch(
+        prepared(optimizer="sgd", lr=0.1, batch_size="full", model="linear", **{name: 0.01})
+    )
+    gradient = start["1.weight"].sign() if power == 1 else start["1.weight"]
+    torch.testing.assert_close(penalised["1.weight"], without["1.weight"] - 0.1 * 0.01 * gradient)
+    torch.testing.assert_close(penalised["1.bias"], without["1.bias"])
+
+
+def test_clipping_bounds_the_step() -> None:
+    start = {key: tensor.clone() for key, tensor in prepared().model.state_dict().items()}
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 1.0, "batch_size": "full"}
+    after = one_epoch(prepared(**settings, clip_norm=0.01))
+    moved = math.sqrt(sum(float((after[key] - start[key]).square().sum()) for key in start))
+    assert moved == pytest.approx(0.01, rel=1e-3)
+    after = one_epoch(prepared(**settings, clip_value=1e-4))
+    assert max(float((after[key] - start[key]).abs().max()) for key in start) <= 1.01e-4
+
+
+def test_a_last_batch_of_one_sample_joins_the_one_before_under_batch_norm() -> None:
+    setup = prepared(batch_norm=True, batch_size=299)
+    assert [len(targets) for _, targets in setup.batches.shuffled(1)] == [300]
+    assert math.isfinite(train_epoch(LocalTrial(), setup, 1))
+
+
+def test_several_objectives_are_returned_and_logged_but_never_reported() -> None:
+    values, trial = classify(objective=["accuracy", "f1", "parameters", "flops", "seconds_per_epoch"])
+    accuracy, f1, parameters, flops, seconds = values
+    assert trial.reports == {}
+    assert trial.logs[1].keys() >= {"validation_accuracy", "validation_f1", "train_loss"}
+    assert accuracy == max(log["validation_accuracy"] for log in trial.logs.values())
+    assert 0 < f1 <= 1
+    assert parameters == 64 * 16 + 16 + 16 * 10 + 10
+    assert flops == 2 * (64 * 16 + 16 * 10)
+    assert seconds > 0
+
+
+def test_a_cost_alone_may_be_the_objective() -> None:
+    value, trial = classify(objective="parameters")
+    assert value == 1210
+    assert trial.reports == {}  # a constant tells a pruner nothing
+    assert trial.logs[1]["validation_accuracy"] > 0
+
+
+def test_what_a_run_needed_and_where_it_ran_is_kept() -> None:
+    _, trial = classify()
+    training = trial.user_attrs["training"]
+    assert training["seconds"] > 0
+    assert training["peak_memory"] > 1_000_000
+    assert training["environment"]["torch"] == torch.__version__
+    assert training["environment"]["threads"] == 1
+    assert training["environment"]["device"] == "cpu"
+
+
+def test_running_out_of_memory_names_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("objectives.train.train_epoch", exhausted)
+    with pytest.raises(OutOfMemoryError, match=r"batch_size 48.*smaller.*20\.00 GiB") as caught:
+        classify(batch_size=48)
+    assert caught.value.needs_restart
+
+
+def test_other_runtime_errors_are_not_taken_for_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> float:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("objectives.train.train_epoch", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        classify()
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_said_to_be_missing(device: str) -> None:
+    if device == "cuda:0" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(Exception, match=r"PyTorch finds no CUDA GPU|this machine has|no kind of device"):
+        classifier.objective(LocalTrial(QUICK, device=device))
+
+
+def test_the_library_leaves_the_number_of_threads_alone() -> None:
+    torch.set_num_threads(2)
+    classify(epochs=1)
+    assert torch.get_num_threads() == 2
