@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    """A database that went away in the middle is the user's to mend; anything else is our bug, with traceback."""
+    """A database that went away is the user's to mend; anything else is our bug, with its traceback."""
     from storage.engine import is_unreachable
     from storage.errors import StorageError
 

@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(
     name="hpo",
-    help="Hyperparameter search for PyTorch: one study file, any number of workers, every trial exactly once.",
+    help="Hyperparameter search for PyTorch: one study file, any number of workers, every trial once.",
     epilog=(
         "Exit codes: 0 done; 1 no completed trial, or the command failed; 2 the input is wrong; 3 no such "
         "study, trial or worker; 4 the database cannot be reached; 64 this worker's code differs; "
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help starts faster
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

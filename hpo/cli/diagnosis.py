@@ -22,7 +22,7 @@ class Finding:
 
 
 def diagnose(settings: Settings, target: str | None, gpus: str) -> list[Finding]:
-    """Look at everything; nothing is created but a database's tables' absence is told, and one scratch file."""
+    """Look at everything; nothing is created but one scratch file in the artifact store, removed again."""
     findings = [_python(), *_packages(), _gpus(gpus)]
     findings += _database(settings, target)
     return findings

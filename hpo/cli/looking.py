@@ -106,7 +106,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
 
 @app.command()
 def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
-    """Show one trial: parameters, reports, metrics, every attempt with its worker and traceback, artifacts."""
+    """Show one trial: parameters, reports, artifacts, every attempt with its worker and traceback."""
     from hpo.studies import tables
     from hpo.studies.attempts import artifacts_of, attempts_of
 
@@ -201,7 +201,7 @@ def best(
     history = reading.history(database, study)
     winners = reading.best_of(history.trials, history.directions)
     if not winners:
-        raise NoResult(f"{study} has no completed trial yet")
+        raise NoResultError(f"{study} has no completed trial yet")
     several = len(history.directions) > 1
     if checkpoint is not None:
         if several:
@@ -234,14 +234,14 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
             [("ok" if check.holds else "BROKEN", check.rule, check.found) for check in found.checks],
         )
         print(
-            f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, {found.missing} missing, "
-            f"{found.failed} failed, {found.rejected_writes} stale writes rejected; attempts per ticket: "
+            f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, "
+            f"{found.missing} missing, {found.failed} failed, {found.rejected_writes} stale writes rejected; attempts per ticket: "
             + cell(found.attempts_per_ticket)
         )
     return ExitCode.DONE if found.holds else ExitCode.FAILED
 
 
-class NoResult(NotFoundError):
+class NoResultError(NotFoundError):
     """There is nothing to show yet."""
 
     exit_code = ExitCode.FAILED
@@ -301,7 +301,7 @@ def _write_checkpoint(database: Database, row: StudyRow, winner: TrialRecord, ou
     content = winner_bytes(database, row, winner)
     if content is None:
         raise NotFoundError(
-            f"trial {winner.number} left no weights that can be read here; the artifact store is {row.artifacts}"
+            f"trial {winner.number} left no weights that can be read here; artifacts are in {row.artifacts}"
         )
     write_whole(out, content, "checkpoint")
     say(f"weights of trial {winner.number} written to {out}")

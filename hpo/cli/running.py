@@ -53,7 +53,7 @@ def run(
     ] = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Run a study on this machine, or carry on with it; other workers may join. Ctrl-C drains, twice aborts."""
+    """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
     from hpo.settings import Settings
     from hpo.spec import load_spec
     from hpo.studies.creation import create_or_continue

@@ -48,5 +48,7 @@ class StudyHistory:
     created: datetime | None = None
     waiting: int = 0  # tickets nobody has started yet
     budget_trials: int | None = None  # number of tickets; None when only seconds or target end the study
-    winner_evaluation: Mapping[str, Any] | None = None  # validation set, of the best trial ("evaluation.json")
+    winner_evaluation: Mapping[str, Any] | None = (
+        None  # validation set, of the best trial ("evaluation.json")
+    )
     test_evaluation: Mapping[str, Any] | None = None  # test set, of the best trial, measured once

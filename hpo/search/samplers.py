@@ -155,6 +155,7 @@ def _asked(
 ) -> dict[str, Any]:
     """The point an Optuna sampler chooses, by the steps that `optuna.Trial` takes."""
     sampler = make_sampler(spec, ticket)
+    study = uncached(study)
     if not needs_stored_trial(spec):
         study, trial = _unwritten(study, trial)
     sampler.before_trial(study, trial)
@@ -176,9 +177,18 @@ def _asked(
     return completed(spec, fixed, single_or_chosen)
 
 
+def uncached(study: Study) -> Study:
+    """The same study without its list of trials from last time.
+
+    Samplers read that list, and only `Study.ask` renews it: without a fresh copy a sampler would
+    see the trials of its first suggestion for ever.
+    """
+    return copy.copy(study)  # Optuna's copies start without the list
+
+
 def _unwritten(study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
     """Copies through which a sampler reads the real study, and whose writes go nowhere."""
-    view = copy.copy(study)  # with no cached trials
+    view = copy.copy(study)
     view._storage = cast(BaseStorage, _ReadOnly(study._storage))
     asking = copy.copy(trial)
     if trial._trial_id < 0:

@@ -30,10 +30,9 @@ def export(history: StudyHistory, path: Path) -> None:
         case ".parquet":
             buffer = io.BytesIO()
             frame = pd.DataFrame(flat_rows(history))
-            mixed = [
-                c for c in frame if frame[c].dtype == object and len({type(v) for v in frame[c].dropna()}) > 1
-            ]
-            frame[mixed] = frame[mixed].astype(str)
+            for column in frame:
+                if frame[column].dtype == object and frame[column].dropna().map(type).nunique() > 1:
+                    frame[column] = frame[column].map(lambda item: None if item is None else str(item))
             try:
                 frame.to_parquet(buffer, index=False)
             except ImportError as error:
