@@ -35,22 +35,20 @@ class ReplayedCmaEsSampler(CmaEsSampler):
         self._study_direction = study.direction
         return super().sample_relative(study, trial, search_space)
 
-    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Strategy | None:
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Strategy:
         generations: dict[int, list[FrozenTrial]] = {}
         for trial in completed_trials:
             generations.setdefault(trial.system_attrs.get(self._attr_key_generation, -1), []).append(trial)
         transform = _SearchSpaceTransform(
             self._replayed_space, transform_step=not self._with_margin, transform_0_1=True
         )
-        random_state = self._cma_rng.rng.get_state()  # a restored strategy draws no seed of its own
         strategy: Strategy = self._init_optimizer(transform, self._study_direction)
-        self._cma_rng.rng.set_state(random_state)
         while len(told := generations.get(strategy.generation, [])) >= strategy.population_size:
             told.sort(key=_completed_first)
             strategy.tell(
                 [self._solution(strategy, transform, trial) for trial in told[: strategy.population_size]]
             )
-        return strategy if strategy.generation > 0 else None
+        return strategy
 
     def _solution(
         self, strategy: Strategy, transform: _SearchSpaceTransform, trial: FrozenTrial

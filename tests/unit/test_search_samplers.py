@@ -1,0 +1,582 @@
+"""Suggestions: seeded by ticket, within the active space, as good as Optuna's own loop."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+import statistics
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.errors import SpecError
+from hpo.search.cmaes import ReplayedCmaEsSampler
+from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest
+from hpo.search.space import distribution, random_point
+from hpo.spec import StudySpec, parse_spec
+from hpo.spec.conditions import active
+
+SPACE: dict[str, Any] = {
+    "lr": {"type": "float", "low": 1e-4, "high": 0.3, "log": True},
+    "hidden": {"type": "int", "low": 16, "high": 256, "log": True},
+    "layers": {"type": "int", "low": 1, "high": 3},
+    "drop": {"type": "float", "low": 0, "high": 0.5, "step": 0.1},
+    "opt": {"type": "categorical", "choices": ["sgd", "adam"]},
+    "only": {"type": "categorical", "choices": ["one"]},
+    "momentum": {"type": "float", "low": 0, "high": 0.99, "when": {"opt": ["sgd"]}},
+    "width": {"type": "categorical", "choices": {"s": [8], "l": [64, 64]}, "when": {"layers": [2, 3]}},
+}
+FREE_OF_HISTORY = ["random", "qmc"]
+UNSTORED = ["random", "qmc", "tpe", "gp"]
+EVERY = [*UNSTORED, "cmaes", "nsga2"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def spec(sampler: Any, space: dict[str, Any] | None = None, **more: Any) -> StudySpec:
+    base = {"study": "s", "objective": "m", "budget": {"trials": 1000}, "sampler": sampler}
+    direction = {} if "directions" in more else {"direction": "minimize"}
+    return parse_spec(base | direction | {"space": SPACE if space is None else space} | more)
+
+
+def provisional(number: int = 0) -> FrozenTrial:
+    """A trial that asks for its parameters before any storage holds it."""
+    return FrozenTrial(
+        number=number,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=-1,
+    )
+
+
+def loss(point: dict[str, Any]) -> float:
+    return (
+        (math.log10(point["lr"]) + 2) ** 2
+        + abs(point["hidden"] - 64) / 64
+        + (0.0 if point["opt"] == "sgd" else 0.5)
+        + abs(point.get("momentum", 0.5) - 0.9)
+    )
+
+
+def run(
+    made: StudySpec, study: optuna.Study, trials: int, value: Callable[[dict[str, Any]], Any] = loss
+) -> list[dict[str, Any]]:
+    """Trials one after another, as a runner makes them: stored first where the sampler needs that."""
+    points = []
+    for ticket in range(trials):
+        trial = provisional(ticket)
+        if needs_stored_trial(made):
+            trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+        point = suggest(made, study, trial, ticket, {})
+        points.append(point)
+        dists = {name: distribution(made.space[name]) for name in point}
+        values = value(point)
+        values = [values] if isinstance(values, float) else list(values)
+        if trial._trial_id < 0:
+            study.add_trial(create_trial(params=point, distributions=dists, values=values))
+            continue
+        for name, dist in dists.items():
+            internal = dist.to_internal_repr(point[name])
+            study._storage.set_trial_param(trial._trial_id, name, internal, dist)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, values)
+    return points
+
+
+def history(study: optuna.Study, made: StudySpec, count: int, offset: int = 5000) -> None:
+    """Complete trials at random points."""
+    for ticket in range(offset, offset + count):
+        point = random_point(made, 0, ticket)
+        dists = {name: distribution(made.space[name]) for name in point}
+        study.add_trial(create_trial(params=point, distributions=dists, value=loss(point)))
+
+
+# What every sampler must do
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_suggestion_holds_exactly_the_active_parameters(name: str) -> None:
+    options = {"name": name, "n_startup_trials": 4} if name in ("tpe", "gp") else {"name": name}
+    made = spec(options | ({"population_size": 5} if name == "nsga2" else {}))
+    for point in run(made, optuna.create_study(), 6 if name == "gp" else 25):
+        assert list(point) == active(made.space, point)
+        for key, value in point.items():
+            dist = distribution(made.space[key])
+            assert dist._contains(dist.to_internal_repr(value))
+            assert value == dist.to_external_repr(dist.to_internal_repr(value))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.filterwarnings("error")
+def test_the_same_ticket_and_history_give_the_same_point(name: str) -> None:
+    made = spec({"name": name, "seed": 3})
+    count = 4 if name == "gp" else 15
+    first = run(made, optuna.create_study(), count)
+    assert run(made, optuna.create_study(), count) == first
+    assert run(spec({"name": name, "seed": 4}), optuna.create_study(), count) != first
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "random", "qmc"])
+def test_tickets_suggested_at_the_same_moment_differ(name: str) -> None:
+    made = spec(name)
+    study = optuna.create_study()
+    history(study, made, 12)
+    found = [suggest(made, study, provisional(12), ticket, {}) for ticket in range(3 if name == "gp" else 20)]
+    assert len({point["lr"] for point in found}) == len(found)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fixed_values_are_taken_as_they_are(name: str) -> None:
+    made = spec(name)
+    study = optuna.create_study()
+    history(study, made, 12)
+    trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    fixed = {"opt": "sgd", "momentum": 0.25, "lr": 0.123, "layers": 2}
+    point = suggest(made, study, trial, 3, fixed)
+    assert {key: point[key] for key in fixed} == fixed
+    assert list(point) == active(made.space, point), "the rest comes from the sampler"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_point_that_is_fixed_altogether_asks_nobody(name: str) -> None:
+    made = spec(name)
+    point = random_point(made, 0, 0)
+    nobody = cast(optuna.Study, None)
+    if name in ("tpe", "gp", "cmaes", "nsga2"):
+        study = optuna.create_study()
+        trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+        assert suggest(made, study, trial, 0, point) == point
+        assert study._storage.get_trial(trial._trial_id).system_attrs == {}
+    else:
+        assert suggest(made, nobody, provisional(), 0, point) == point
+
+
+def test_fixed_values_that_turn_out_inactive_are_left_out() -> None:
+    made = spec("random")
+    study = cast(optuna.Study, None)
+    for ticket in range(20):
+        point = suggest(made, study, provisional(), ticket, {"momentum": 0.5})
+        assert ("momentum" in point) == (point["opt"] == "sgd")
+        assert point.get("momentum", 0.5) == 0.5
+
+
+@pytest.mark.parametrize("name", FREE_OF_HISTORY)
+def test_random_and_qmc_never_touch_the_study(name: str) -> None:
+    made = spec(name)
+    point = suggest(made, cast(optuna.Study, None), cast(FrozenTrial, None), 5, {})
+    assert list(point) == active(made.space, point)
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2"])
+def test_several_directions_are_served(name: str) -> None:
+    options = {"name": name} | ({"population_size": 6} if name == "nsga2" else {"n_startup_trials": 5})
+    made = spec(options, directions=["minimize", "maximize"])
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    run(made, study, 30, lambda point: (loss(point), float(point["hidden"])))
+    assert len(study.best_trials) > 1
+
+
+# Grid
+
+
+def test_a_grids_ticket_is_its_cell() -> None:
+    made = spec("grid", {"a": SPACE["layers"], "b": SPACE["opt"]}, budget={})
+    nothing = cast(Any, None)
+    assert suggest(made, nothing, nothing, 3, {"a": 2, "b": "sgd"}) == {"a": 2, "b": "sgd"}
+
+
+def test_a_grids_ticket_without_a_whole_cell_is_refused() -> None:
+    made = spec("grid", {"a": SPACE["layers"], "b": SPACE["opt"]}, budget={})
+    nothing = cast(Any, None)
+    with pytest.raises(SpecError, match="ticket 3 of the grid lacks values for b"):
+        suggest(made, nothing, nothing, 3, {"a": 2})
+
+
+# Random
+
+
+def test_a_random_suggestion_is_the_tickets_random_point() -> None:
+    made = spec({"name": "random", "seed": 11})
+    nothing = cast(Any, None)
+    for ticket in range(30):
+        assert suggest(made, nothing, nothing, ticket, {}) == random_point(made, 11, ticket)
+
+
+class TestTicketSamplerKeepsOptunasContract(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    """Optuna's published suite for samplers."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: TicketSampler(0, 0)
+
+
+class TestReplayedCmaEsKeepsOptunasContract(BasicSamplerTestCase):
+    """Optuna's published suite for samplers."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: ReplayedCmaEsSampler(n_startup_trials=0, warn_independent_sampling=False)
+
+
+def test_undeclared_names_are_drawn_by_ticket_too() -> None:
+    made = spec("random", {})
+
+    def values(ticket: int) -> tuple[float, int]:
+        trial = optuna.create_study(sampler=make_sampler(made, ticket)).ask()
+        return trial.suggest_float("x", 0, 1), trial.suggest_int("n", 0, 10**6)
+
+    assert values(4) == values(4)
+    assert len({values(ticket) for ticket in range(20)}) == 20
+
+
+# Quasi-random
+
+
+@pytest.mark.parametrize("kind", ["sobol", "halton"])
+@pytest.mark.parametrize("scramble", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_every_ticket_has_its_own_point_of_the_sequence(kind: str, scramble: bool) -> None:
+    made = spec(
+        {"name": "qmc", "qmc_type": kind, "scramble": scramble},
+        {"lr": SPACE["lr"], "x": SPACE["momentum"] | {"when": None}},
+    )
+    nothing = cast(Any, None)
+    points = [suggest(made, nothing, nothing, ticket, {}) for ticket in range(64)]
+    assert len({point["lr"] for point in points}) == 64
+    shares = sorted((math.log(point["lr"]) - math.log(1e-4)) / math.log(0.3 / 1e-4) for point in points)
+    if kind == "sobol":
+        assert all(i / 64 - 1e-9 <= share <= (i + 1) / 64 + 1e-9 for i, share in enumerate(shares)), (
+            "the first 2^n points of a Sobol' sequence have one in each 2^n-th of every dimension"
+        )
+    else:
+        assert max(b - a for a, b in itertools.pairwise(shares)) < 4 / 64
+
+
+def test_a_condition_does_not_shift_the_other_dimensions() -> None:
+    with_child = spec("qmc")
+    without = spec("qmc", SPACE | {"momentum": SPACE["momentum"] | {"when": None}})
+    nothing = cast(Any, None)
+    for ticket in range(16):
+        here, there = (suggest(s, nothing, nothing, ticket, {}) for s in (with_child, without))
+        assert here["lr"] == there["lr"]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optunas_own_qmc_repeats_points_under_concurrency_and_ours_cannot() -> None:
+    """Two of Optuna's samplers that read the counter before either writes it take the same point."""
+
+    class Slow(InMemoryStorage):
+        barrier = threading.Barrier(2)
+
+        def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+            attrs = super().get_study_system_attrs(study_id)
+            self.barrier.wait(timeout=20)
+            return attrs
+
+    study = optuna.create_study(storage=Slow())
+    dists: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
+    study.add_trial(create_trial(params={"x": 0.5}, distributions=dists, value=0.0))
+    found: list[float] = []
+
+    def ask() -> None:
+        sampler = optuna.samplers.QMCSampler(scramble=True, seed=1)
+        trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+        found.append(sampler.sample_relative(study, trial, dists)["x"])
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1], "the control: Optuna's repeats"
+
+    made = spec("qmc", {"x": {"type": "float", "low": 0, "high": 1}})
+    nothing = cast(Any, None)
+    assert len({suggest(made, nothing, nothing, ticket, {})["x"] for ticket in range(1000)}) == 1000
+
+
+# TPE
+
+
+def test_tpe_needs_no_stored_trial_and_writes_nothing(tmp_path: Any) -> None:
+    made = spec("tpe")
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'x.db'}")
+    study = optuna.create_study(storage=storage)
+    history(study, made, 15)
+    before = [(t.number, t.system_attrs) for t in study.get_trials()]
+    point = suggest(made, study, provisional(15), 15, {})
+    assert list(point) == active(made.space, point)
+    assert [(t.number, t.system_attrs) for t in study.get_trials()] == before
+    stored = storage.get_trial(storage.create_new_trial(study._study_id))
+    suggest(made, study, stored, 16, {})
+    assert storage.get_trial(stored._trial_id).system_attrs == {}
+
+
+def test_tpe_suggests_alike_for_a_stored_and_an_unstored_trial() -> None:
+    made = spec("tpe")
+    study = optuna.create_study()
+    history(study, made, 20)
+    unstored = suggest(made, study, provisional(20), 20, {})
+    stored = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    assert suggest(made, study, stored, 20, {}) == unstored
+
+
+def test_a_suggestion_leaves_the_asking_trial_unchanged() -> None:
+    made = spec("tpe")
+    study = optuna.create_study()
+    history(study, made, 20)
+    trial = provisional(20)
+    suggest(made, study, trial, 20, {})
+    assert (trial.number, trial.params, trial.system_attrs) == (20, {}, {})
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_a_sampler_sees_trials_that_finished_since_the_last_suggestion(name: str) -> None:
+    made = spec(name)
+    study = optuna.create_study()
+    history(study, made, 12)
+    study.get_trials()
+    study._get_trials(use_cache=True)
+    before = suggest(made, study, provisional(12), 12, {})
+    history(study, made, 30, offset=9000)
+    assert suggest(made, study, provisional(42), 12, {}) != before
+
+
+def test_a_running_trial_with_the_provisional_number_is_still_avoided() -> None:
+    """Another runner may have stored its trial under the number this one expected to get."""
+    made = spec("tpe", {"x": {"type": "float", "low": 0, "high": 1}})
+    study = optuna.create_study()
+    dists: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
+    for index in range(30):
+        x = (index * 7 % 30) / 30
+        study.add_trial(create_trial(params={"x": x}, distributions=dists, value=(x - 0.3) ** 2))
+    alone = [suggest(made, study, provisional(30), ticket, {})["x"] for ticket in range(12)]
+    for x in (0.29, 0.3, 0.31):
+        trial_id = study._storage.create_new_trial(study._study_id)
+        study._storage.set_trial_param(trial_id, "x", x, dists["x"])
+    beside = [suggest(made, study, provisional(30), ticket, {})["x"] for ticket in range(12)]
+    unique = [suggest(made, study, provisional(999), ticket, {})["x"] for ticket in range(12)]
+    assert beside == unique, "a provisional number hides no running trial"
+    assert beside != alone, "running trials count (constant liar)"
+
+
+def best_of(seed: int, trials: int) -> float:
+    made = spec({"name": "tpe", "seed": seed}, QUICK)
+    study = optuna.create_study()
+    run(made, study, trials, quick_loss)
+    return study.best_value
+
+
+def best_of_optunas_own_loop(seed: int, trials: int) -> float:
+    def objective(trial: optuna.Trial) -> float:
+        point: dict[str, Any] = {
+            "x": trial.suggest_float("x", -5, 5),
+            "y": trial.suggest_float("y", 1e-4, 1, log=True),
+            "kind": trial.suggest_categorical("kind", ["a", "b", "c"]),
+        }
+        if point["kind"] == "b":
+            point["m"] = trial.suggest_float("m", 0, 1)
+        return quick_loss(point)
+
+    study = optuna.create_study(sampler=TPESampler(seed=seed))
+    study.optimize(objective, n_trials=trials)
+    return study.best_value
+
+
+QUICK: dict[str, Any] = {
+    "x": {"type": "float", "low": -5, "high": 5},
+    "y": {"type": "float", "low": 1e-4, "high": 1, "log": True},
+    "kind": {"type": "categorical", "choices": ["a", "b", "c"]},
+    "m": {"type": "float", "low": 0, "high": 1, "when": {"kind": "b"}},
+}
+
+
+def quick_loss(point: dict[str, Any]) -> float:
+    kind = {"a": 2.0, "b": 0.0, "c": 1.0}[point["kind"]]
+    inner = abs(point["m"] - 0.7) if "m" in point else 0.0
+    return float((point["x"] - 1) ** 2 + (math.log10(point["y"]) + 2) ** 2 + kind + inner)
+
+
+def test_tpe_finds_as_good_points_as_optunas_own_loop_and_better_than_random() -> None:
+    """Medians over seeds (measured over 160 seeds of 40 trials: ours 0.30, Optuna's 0.31)."""
+    made = spec("random", QUICK)
+    ours = statistics.median(best_of(seed, 40) for seed in range(16))
+    plain = statistics.median(best_of_optunas_own_loop(seed, 40) for seed in range(16))
+    chance = statistics.median(
+        min(quick_loss(random_point(made, seed, ticket)) for ticket in range(40)) for seed in range(16)
+    )
+    assert ours < 1.6 * plain
+    assert ours < 0.75 * chance
+
+
+# CMA-ES
+
+
+NUMBERS: dict[str, Any] = {
+    "x": {"type": "float", "low": -5, "high": 5},
+    "y": {"type": "float", "low": -5, "high": 5},
+    "n": {"type": "int", "low": 1, "high": 100, "log": True},
+}
+
+
+def sphere(point: dict[str, Any]) -> float:
+    return float((point["x"] - 1) ** 2 + (point["y"] + 2) ** 2 + math.log(point["n"] / 10) ** 2)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"with_margin": True}, {"use_separable_cma": True}, {"lr_adapt": True}]
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_replayed_cmaes_makes_the_steps_of_optunas(options: dict[str, bool]) -> None:
+    """Trial by trial, where both draw the same seed for a trial whatever they drew before."""
+    made = spec("cmaes", NUMBERS)
+    dists = {name: distribution(parameter) for name, parameter in made.space.items()}
+
+    def found(kind: type[CmaEsSampler]) -> list[dict[str, Any]]:
+        study = optuna.create_study()
+        for ticket in range(40):
+            study.sampler = kind(warn_independent_sampling=False, seed=1, **options)
+            study.sampler._cma_rng = SimpleNamespace(rng=SimpleNamespace(randint=lambda low, high: 77))
+            study.sampler._independent_sampler = TicketSampler(0, ticket)
+            trial = study.ask(dists)
+            study.tell(trial, sphere(trial.params))
+        return [trial.params for trial in study.trials]
+
+    assert found(ReplayedCmaEsSampler) == [pytest.approx(params, rel=1e-9) for params in found(CmaEsSampler)]
+
+
+def test_cmaes_closes_in_on_the_optimum() -> None:
+    study = optuna.create_study()
+    run(spec("cmaes", NUMBERS), study, 80, sphere)
+    assert study.best_value < 0.1
+    made = spec("random", NUMBERS)
+    assert statistics.median(sphere(random_point(made, 0, ticket)) for ticket in range(80)) > 5
+
+
+def test_cmaes_unpickles_nothing_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = spec("cmaes", NUMBERS)
+    study = optuna.create_study()
+    run(made, study, 12, sphere)
+    bait = pickle.dumps(print).hex()
+    trial_id = study._storage.create_new_trial(study._study_id)
+    study._storage.set_trial_system_attr(trial_id, "cma:optimizer:0", bait)
+    for name, dist in ((name, distribution(parameter)) for name, parameter in made.space.items()):
+        study._storage.set_trial_param(trial_id, name, 1.0, dist)
+    study._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+
+    def caught(*args: Any) -> Any:
+        raise AssertionError("something was unpickled")
+
+    monkeypatch.setattr(pickle, "loads", caught)
+    asking = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    assert suggest(made, study, asking, 13, {})
+    with pytest.raises(AssertionError, match="unpickled"):  # the control: Optuna's own does
+        CmaEsSampler(seed=0).sample_relative(
+            study, asking, CmaEsSampler().infer_relative_search_space(study, asking)
+        )
+
+
+def test_cmaes_stores_its_generation_and_no_state() -> None:
+    study = optuna.create_study()
+    run(spec("cmaes", NUMBERS), study, 30, sphere)
+    keys = {key for trial in study.trials for key in trial.system_attrs}
+    assert keys == {"cma:generation"}
+    assert study.trials[-1].system_attrs["cma:generation"] >= 3
+
+
+def test_a_straggler_changes_nothing_that_cmaes_has_learnt() -> None:
+    made = spec("cmaes", NUMBERS)
+    study = optuna.create_study()
+    run(made, study, 1, sphere)
+    late = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    dists = {name: distribution(parameter) for name, parameter in made.space.items()}
+    for name, value in suggest(made, study, late, 1, {}).items():
+        study._storage.set_trial_param(late._trial_id, name, dists[name].to_internal_repr(value), dists[name])
+    run(made, study, 29, sphere)
+
+    def ask() -> dict[str, Any]:
+        space = make_sampler(made, 99).infer_relative_search_space(study, late)
+        asking = study._storage.get_trial(late._trial_id)
+        return make_sampler(made, 99).sample_relative(study, asking, space)
+
+    trial_id = late._trial_id
+    late = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    before = ask()
+    study._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1e9])
+    assert ask() == before
+
+
+# NSGA-II
+
+
+def test_nsga2_goes_through_generations() -> None:
+    made = spec({"name": "nsga2", "population_size": 5})
+    study = optuna.create_study()
+    run(made, study, 23)
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.trials]
+    assert generations == sorted(generations)
+    assert generations[-1] == 4
+
+
+@pytest.mark.parametrize("crossover", ["uniform", "blxalpha", "spx", "sbx", "vsbx", "undx"])
+def test_every_crossover_works(crossover: str) -> None:
+    made = spec(
+        {"name": "nsga2", "population_size": 4, "crossover": crossover, "mutation": "polynomial"}, NUMBERS
+    )
+    study = optuna.create_study()
+    run(made, study, 14, sphere)
+    assert len(study.trials) == 14
+
+
+# Which samplers need their trial in the database
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_sampler_that_writes_to_its_trial_says_so(name: str) -> None:
+    """Run on real trials: exactly the samplers that need a stored trial leave attributes on it."""
+    made = spec({"name": name} | ({"n_startup_trials": 2} if name in ("tpe", "gp") else {}))
+    study = optuna.create_study()
+    history(study, made, 4)
+    trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
+    suggest(made, study, trial, 4, {})
+    written = study._storage.get_trial(trial._trial_id).system_attrs
+    assert bool(written) == needs_stored_trial(made)
+
+
+@pytest.mark.parametrize(
+    ("options", "check"),
+    [
+        ({"name": "tpe", "n_startup_trials": 7}, lambda s: s._n_startup_trials == 7),
+        ({"name": "tpe", "n_ei_candidates": 50}, lambda s: s._n_ei_candidates == 50),
+        ({"name": "tpe", "multivariate": False}, lambda s: s._multivariate is False),
+        ({"name": "tpe", "group": True}, lambda s: s._group),
+        ({"name": "tpe", "constant_liar": False}, lambda s: not s._constant_liar),
+        ({"name": "gp", "n_startup_trials": 3}, lambda s: s._n_startup_trials == 3),
+        ({"name": "gp", "deterministic_objective": True}, lambda s: s._deterministic),
+        ({"name": "cmaes", "popsize": 9}, lambda s: s._popsize == 9),
+        ({"name": "cmaes", "consider_pruned_trials": True}, lambda s: s._consider_pruned_trials),
+        ({"name": "nsga2", "population_size": 8}, lambda s: s.population_size == 8),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_samplers_options_arrive(options: dict[str, Any], check: Callable[[Any], bool]) -> None:
+    assert check(make_sampler(spec(options), 0))
