@@ -19,6 +19,10 @@ class SchemaError(StorageError):
     """The database was made by a newer version of hpo or of Optuna, or is not such a database."""
 
 
+class NoTablesError(StorageError):
+    """The database has no studies yet: nothing has created our tables."""
+
+
 class UnknownStudyError(StorageError):
     """No study of that name in this database."""
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from storage import engine as engines
 from storage.clock import Clock
 from storage.engine import Database, Patience
-from storage.errors import DatabaseUnreachableError, SchemaError, StorageError
+from storage.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
 
 VERSION_TABLE = "hpo_version"  # `alembic_version` is Optuna's
 _LOCK_KEY = 0x68706F  # "hpo"; the advisory lock of PostgreSQL
@@ -30,7 +30,7 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
 
     Args:
         url_text: SQLAlchemy URL of SQLite file or PostgreSQL database.
-        create: make an absent database's tables; False raises `SchemaError` instead.
+        create: make an absent database's tables; False raises `NoTablesError` instead.
         clock: only tests pass one.
 
     Raises:
@@ -41,7 +41,9 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
     if patience(url, lambda: _is_current(url)):
         return Database(url, patience(url, lambda: engines.connect(url, create_tables=False)), clock)
     if not create:
-        raise SchemaError(f"there are no studies in {engines.redacted(url)} yet")
+        raise NoTablesError(
+            f"there are no studies in {engines.redacted(url)} yet; `hpo run STUDY.yaml` starts one"
+        )
     with _lock(url):
         upgrade(url)
         return Database(url, patience(url, lambda: engines.connect(url, create_tables=True)), clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from hpo.cli.app import app
 from hpo.errors import ExitCode, HpoError
@@ -22,8 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; errors a person can mend become a sentence on standard error."""
-    import click
     import typer
+
+    # Typer's own base class of usage errors; where it lives differs between typer's versions.
+    usage_error: Any = typer.BadParameter.__mro__[2]
 
     command = typer.main.get_command(app)
     try:
@@ -32,12 +35,12 @@ def run(arguments: Sequence[str]) -> int:
     except HpoError as error:
         print(f"hpo: {error}", file=sys.stderr)
         return error.exit_code
-    except click.ClickException as error:
+    except usage_error as error:
         error.show()
         return ExitCode.BAD_INPUT
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("hpo: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:

@@ -24,6 +24,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"hpo {version('hpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Hyperparameter search for PyTorch: one study file, any number of workers, every trial once."""
+
+
 class Format(StrEnum):
     """How something is listed or shown."""
 

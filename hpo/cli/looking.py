@@ -235,8 +235,8 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
         )
         print(
             f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, "
-            f"{found.missing} missing, {found.failed} failed, {found.rejected_writes} stale writes rejected; attempts per ticket: "
-            + cell(found.attempts_per_ticket)
+            f"{found.missing} missing, {found.failed} failed, {found.rejected_writes} stale writes "
+            f"rejected; attempts per ticket: {cell(found.attempts_per_ticket)}"
         )
     return ExitCode.DONE if found.holds else ExitCode.FAILED
 

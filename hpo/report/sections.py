@@ -17,13 +17,13 @@ _KINDS = ("confusion", "roc", "pr-", "residuals")  # each of both splits side by
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its caption. ``wide``: scrolls sideways on a narrow screen instead of shrinking."""
+    """A figure with its caption. On a screen below ``min_width`` pixels it scrolls sideways, not shrinks."""
 
     id: str  # unique in the report; also the picture's file name
     figure: go.Figure
     caption: str = ""
     size: Size = "full"
-    wide: bool = False
+    min_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def study_sections(history: StudyHistory) -> tuple[Section, ...]:
 def short_sections(history: StudyHistory, prefix: str) -> tuple[Section, ...]:
     """A study in short, for the comparison of several."""
     charts = [*_progress(history)[:1], *_importances(history)]
-    renamed = tuple(Chart(prefix + c.id, c.figure, c.caption, "half", c.wide) for c in charts)
+    renamed = tuple(Chart(prefix + c.id, c.figure, c.caption, "half", c.min_width) for c in charts)
     return (Section(prefix + "short", "", renamed),) if renamed else ()
 
 
@@ -86,8 +86,11 @@ def _progress(history: StudyHistory) -> list[Chart]:
     many = len(history.directions) > 1
     front = data.pareto(history)
     if front:
+        width = 900 if len(front.names) > 2 else 0
         caption = "No trial on the front can be improved in one direction without losing in another."
-        charts.append(Chart("pareto", figures.pareto_figure(front), _join(caption, front.note), wide=True))
+        charts.append(
+            Chart("pareto", figures.pareto_figure(front), _join(caption, front.note), "full", width)
+        )
     for index in range(len(history.directions)):
         record = data.optimization_history(history, index)
         if record.points:
@@ -132,9 +135,10 @@ def _parameters(history: StudyHistory) -> list[Chart]:
             charts.append(Chart(f"contour{suffix}", figure, _join(caption, surface.note), "half"))
         lines = data.parallel(history, index)
         if lines:
+            width = 92 * (len(lines.parameters) + 1)  # so that names stand side by side
             caption = "One line per trial, most important parameter first. Click a name to hide or show it."
             figure = figures.parallel_figure(lines, f"Parallel coordinates{ending}")
-            charts.append(Chart(f"parallel{suffix}", figure, _join(caption, lines.note), wide=True))
+            charts.append(Chart(f"parallel{suffix}", figure, _join(caption, lines.note), "full", width))
     return charts
 
 
@@ -151,7 +155,7 @@ def _slices(history: StudyHistory) -> list[Chart]:
 
 def _importances(history: StudyHistory, index: int = 0) -> list[Chart]:
     record = data.importances(history, index)
-    if not record.entries and not record.trials:
+    if not record.entries and (not record.trials or all(axis.single for axis in data.axes(history))):
         return []
     many = len(history.directions) > 1
     title = f"Parameter importances, objective {index + 1}" if many else "Parameter importances"
@@ -213,7 +217,7 @@ def _time(history: StudyHistory) -> list[Chart]:
     if record and record.bars:
         caption = "From a trial's first start to its end, on the runner that ended it."
         charts.append(
-            Chart("timeline", figures.timeline_figure(record), _join(caption, record.note), wide=True)
+            Chart("timeline", figures.timeline_figure(record), _join(caption, record.note), "full", 560)
         )
     return charts
 
