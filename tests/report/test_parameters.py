@@ -1,0 +1,158 @@
+"""Records of parameters: axes, importances, slices, parallel coordinates, contour."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hpo.report import data
+from hpo.search.history import StudyHistory
+from tests.report.histories import searched, study, trial
+
+
+def one_that_matters(n: int = 80, seed: int = 0) -> StudyHistory:
+    """Only `x` decides; `y` and `kind` are noise, and `extra` exists for half of the trials."""
+    rng = random.Random(seed)
+    trials = []
+    for number in range(n):
+        params = {"y": rng.random(), "x": rng.random(), "kind": rng.choice(["a", "b"])}
+        distributions = {
+            "y": FloatDistribution(0, 1),
+            "x": FloatDistribution(0, 1),
+            "kind": CategoricalDistribution(["a", "b"]),
+        }
+        if params["kind"] == "a":
+            params["extra"] = rng.random()
+            distributions["extra"] = FloatDistribution(0, 1)
+        value = -((params["x"] - 0.3) ** 2)
+        trials.append(trial(number, value, params=params, distributions=distributions))
+    return study(*trials)
+
+
+def test_axes_know_scale_range_and_how_many_trials_used_them() -> None:
+    found = {axis.name: axis for axis in data.axes(searched(60))}
+    assert (found["lr"].kind, found["lr"].log, found["lr"].low, found["lr"].high) == (
+        "float",
+        True,
+        1e-4,
+        0.3,
+    )
+    assert (found["hidden"].kind, found["layers"].kind) == ("int", "int")
+    assert found["optimizer"].choices == ("sgd", "momentum", "adam", "adamw")
+    assert found["norm"].choices == ("True", "False")
+    assert 0 < found["momentum"].active < found["lr"].active == 60
+
+
+def test_a_place_on_an_axis_goes_there_and_back() -> None:
+    axis = data.Axis("lr", "float", 1e-4, 1.0, log=True)
+    assert axis.unit(1e-2) == pytest.approx(0.5)
+    assert axis.at(0.5) == pytest.approx(1e-2)
+    assert axis.unit(float("nan")) is None
+
+
+def test_a_range_that_changed_between_trials_becomes_the_widest() -> None:
+    history = study(
+        trial(0, 1.0, params={"n": 3}, distributions={"n": IntDistribution(1, 5)}),
+        trial(1, 1.0, params={"n": 9}, distributions={"n": IntDistribution(4, 12)}),
+    )
+    (axis,) = data.axes(history)
+    assert (axis.kind, axis.low, axis.high) == ("int", 1, 12)
+
+
+def test_a_parameter_that_changed_its_type_becomes_categorical() -> None:
+    history = study(trial(0, 1.0, params={"width": 3}), trial(1, 1.0, params={"width": "wide"}))
+    (axis,) = data.axes(history)
+    assert (axis.kind, axis.choices) == ("categorical", ("3", "wide"))
+
+
+def test_the_parameter_that_decides_is_most_important() -> None:
+    record = data.importances(one_that_matters())
+    assert record.entries[0].name == "x"
+    assert record.entries[0].share > 0.5
+    assert sum(entry.share for entry in record.entries) == pytest.approx(1)
+
+
+def test_conditional_parameters_have_an_importance_too() -> None:
+    record = data.importances(one_that_matters())
+    extra = next(entry for entry in record.entries if entry.name == "extra")
+    assert 0 < extra.active < 80
+
+
+def test_importances_are_the_same_every_time() -> None:
+    assert data.importances(searched(120)) == data.importances(searched(120))
+
+
+@pytest.mark.parametrize(
+    ("history", "reason"),
+    [
+        (study(), "No parameter"),
+        (study(*(trial(n, None, "failed", params={"x": n}) for n in range(20))), "at least 8"),
+        (study(*(trial(n, 0.5, params={"x": n}) for n in range(20))), "same value"),
+        (study(*(trial(n, float(n), params={"x": 1}) for n in range(20))), "No parameter"),
+    ],
+)
+def test_importances_that_cannot_be_told_say_why(history: StudyHistory, reason: str) -> None:
+    record = data.importances(history)
+    assert record.entries == ()
+    assert reason in record.note
+
+
+def test_each_objective_has_importances_of_its_own() -> None:
+    rng = random.Random(1)
+    points = [{"x": rng.random(), "y": rng.random()} for _ in range(100)]
+    history = study(
+        *(trial(n, (p["x"], p["y"]), params=p) for n, p in enumerate(points)),
+        directions=("maximize", "minimize"),
+    )
+    assert data.importances(history, 0).entries[0].name == "x"
+    assert data.importances(history, 1).entries[0].name == "y"
+
+
+def test_slices_hold_only_trials_that_used_the_parameter() -> None:
+    by_name = {record.parameter.name: record for record in data.slices(one_that_matters())}
+    assert len(by_name["x"].points) == 80
+    assert 0 < len(by_name["extra"].points) < 80
+    assert sum(point.best for point in by_name["x"].points) == 1
+
+
+def test_parallel_lines_leave_a_gap_for_parameters_not_used() -> None:
+    record = data.parallel(one_that_matters())
+    assert record is not None
+    column = [axis.name for axis in record.parameters].index("extra")
+    assert any(line.units[column] is None for line in record.lines)
+    assert record.lines[-1].rank == "best"
+
+
+def test_contour_is_of_two_parameters_and_never_larger_than_its_grid() -> None:
+    record = data.contour(searched(1000))
+    assert record is not None
+    assert len(record.values) <= 32
+    assert all(len(row) <= 32 for row in record.values)
+    assert any(value is None for row in record.values for value in row)
+
+
+def test_contour_finds_the_valley() -> None:
+    record = data.contour(one_that_matters(300), pair=("x", "y"))
+    assert record is not None
+    middle = record.values[len(record.values) // 2]
+    best = max(range(len(middle)), key=lambda column: middle[column] if middle[column] is not None else -9.0)
+    assert record.grid_x[best] == pytest.approx(0.3, abs=0.1)
+
+
+def test_contour_needs_eight_trials_with_both_parameters() -> None:
+    assert data.contour(one_that_matters(7)) is None
+    assert data.contour(study()) is None
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+def test_records_of_large_studies_are_capped(n: int) -> None:
+    history = searched(n, epochs=1, prune=False, evaluated=False)
+    lines = data.parallel(history)
+    assert lines is not None
+    assert len(lines.lines) <= 251
+    assert all(len(record.points) <= 801 for record in data.slices(history))
+    table = data.trial_table(history)
+    assert len(table.rows) == 1000
+    assert table.total == n
