@@ -18,7 +18,7 @@ from hpo.errors import SpecError
 from hpo.search.draws import from_unit, training_seed, unit
 from hpo.spec import CategoricalParameter, FloatParameter, IntParameter, StudySpec
 from hpo.spec.conditions import active, is_active, order
-from hpo.spec.grid import cells
+from hpo.spec.grid import MAX_CELLS, cells
 from hpo.spec.parameters import AnyParameter, last_value
 from hpo.spec.points import check_partial_point, missing_names
 from hpo.spec.problems import dotted, listed
@@ -42,12 +42,16 @@ def distribution(parameter: AnyParameter) -> BaseDistribution:
             return CategoricalDistribution(parameter.labels)
 
 
-def grid_points(spec: StudySpec) -> list[dict[str, Any]]:
+def grid_points(spec: StudySpec, *, skip: int = 0) -> list[dict[str, Any]]:
     """A grid's cells: distinct active assignments, parents before children, the last name fastest.
 
-    At most `budget.trials` of them. A spec that was loaded has at most a million.
+    Args:
+        spec: Its `budget.trials` cuts the list, counted from the first cell; without it the list
+            ends after a million cells.
+        skip: Leave out the first `skip` cells, those that a study already has.
     """
-    return list(itertools.islice(cells(spec.space), spec.budget.trials))
+    end = MAX_CELLS if spec.budget.trials is None else spec.budget.trials
+    return list(itertools.islice(cells(spec.space), skip, max(skip, end)))
 
 
 def random_point(spec: StudySpec, seed: int, ticket: int) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from hpo.errors import SpecError
 from hpo.spec.differences import spec_differences
 from hpo.spec.fields import check_json, check_study_name
 from hpo.spec.loading import load_spec, parse_spec
-from hpo.spec.model import Budget, Direction, Retry, StudySpec, json_schema
+from hpo.spec.model import Budget, Direction, Retry, StudySpec
 from hpo.spec.objective import ObjectivePath
 from hpo.spec.parameters import CategoricalParameter, Choice, FloatParameter, IntParameter
 from hpo.spec.points import config_value as _config_value
+from hpo.spec.schema import json_schema
 
 
 def config_value(spec: StudySpec, name: str, choice: Any) -> Any:

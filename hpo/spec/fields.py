@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from hpo.spec.problems import problem, shown
 
 Scalar = str | int | float | bool | None
+SCALAR_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
 
 MAX_NAME = 100  # characters of a study, parameter or field name
 MAX_NAME_BYTES = 200  # of a study's name, which becomes the name of a directory
@@ -157,34 +168,43 @@ StudyName = Annotated[
 JsonValue = Annotated[Any, AfterValidator(check_json)]
 
 
-def at_least(low: float) -> AfterValidator:
+@dataclass(frozen=True)
+class _Bound:
+    """A limit on a number, for the check and for the JSON schema alike."""
+
+    limit: float
+    keyword: Literal["minimum", "maximum", "exclusiveMinimum"]
+
+    def check(self, value: Any) -> Any:
+        """`value`, if it keeps the limit."""
+        limit, got = self.limit, shown(value)
+        if self.keyword == "minimum" and value < limit:
+            raise problem(f"must be at least {limit:,}, got {got}")
+        if self.keyword == "maximum" and value > limit:
+            raise problem(f"must be at most {limit:,}, got {got}")
+        if self.keyword == "exclusiveMinimum" and value <= limit:
+            raise problem(f"must be above {limit:,}, got {got}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {self.keyword: self.limit}
+
+
+def at_least(low: float) -> _Bound:
     """The field must be `low` or more."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value < low:
-            raise problem(f"must be at least {low}, got {shown(value)}")
-        return value
-
-    return AfterValidator(check)
+    return _Bound(low, "minimum")
 
 
-def at_most(high: float) -> AfterValidator:
+def at_most(high: float) -> _Bound:
     """The field must be `high` or less."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value > high:
-            raise problem(f"must be at most {high}, got {shown(value)}")
-        return value
-
-    return AfterValidator(check)
+    return _Bound(high, "maximum")
 
 
-def above(low: float) -> AfterValidator:
+def above(low: float) -> _Bound:
     """The field must be more than `low`."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value <= low:
-            raise problem(f"must be above {low}, got {shown(value)}")
-        return value
-
-    return AfterValidator(check)
+    return _Bound(low, "exclusiveMinimum")

@@ -26,7 +26,7 @@ from hpo.spec.fields import (
 from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
 from hpo.spec.objective import ObjectivePath, check_objective, parse_objective
 from hpo.spec.parameters import Parameter
-from hpo.spec.points import check_partial_point, missing_names
+from hpo.spec.points import check_partial_point
 from hpo.spec.problems import moved, nearest, problem, shown
 from hpo.spec.sampling import NoPruner, PrunerSpec, SamplerSpec, TpeSampler, named
 
@@ -106,20 +106,6 @@ def _points(value: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise problem(f"must be a list of points, got {shown(value)}")
     return tuple(value)
-
-
-def _both_direction_keys(schema: dict[str, Any]) -> None:
-    """Let the schema know that `direction` stands for a list of one."""
-    properties = schema["properties"]
-    direction = {"type": "string", "enum": list(DIRECTIONS)}
-    properties["direction"] = {**direction, "description": "What to do with the objective's value."}
-    properties["directions"] |= {"type": "array", "items": direction, "minItems": 1}
-    schema["required"] = [name for name in schema["required"] if name != "directions"]
-    schema["oneOf"] = [{"required": ["direction"]}, {"required": ["directions"]}]
-    for key in ("sampler", "pruner"):
-        union = {k: properties[key].pop(k) for k in ("oneOf", "discriminator") if k in properties[key]}
-        names = sorted(union["discriminator"]["mapping"])
-        properties[key]["anyOf"] = [{"enum": names}, union]
 
 
 class StudySpec(Section):
@@ -285,11 +271,4 @@ def _checked_enqueue(spec: StudySpec) -> tuple[dict[str, Any], ...]:
     return tuple(points)
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a study file, for editors."""
-    schema = StudySpec.model_json_schema()
-    _both_direction_keys(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hpo study file"} | schema
-
-
-__all__ = ["Budget", "Direction", "Retry", "StudySpec", "json_schema", "missing_names"]
+__all__ = ["Budget", "Direction", "Retry", "StudySpec"]

@@ -10,12 +10,24 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     field_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from hpo.spec.fields import Flag, Number, Scalar, Section, Whole, check_json, check_scalar, number, whole
+from hpo.spec.fields import (
+    SCALAR_SCHEMA,
+    Flag,
+    Number,
+    Scalar,
+    Section,
+    Whole,
+    check_json,
+    check_scalar,
+    number,
+    whole,
+)
 from hpo.spec.problems import moved, problem, shown
 
 MAX_LABEL = 200  # characters of a choice's label
@@ -41,6 +53,15 @@ def _conditions(value: Any) -> Any:
 When = Annotated[
     dict[str, tuple[Scalar, ...]] | None,
     BeforeValidator(_conditions),
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "minProperties": 1,
+            "additionalProperties": {
+                "anyOf": [SCALAR_SCHEMA, {"type": "array", "minItems": 1, "items": SCALAR_SCHEMA}]
+            },
+        }
+    ),
     Field(
         description="The parameter exists only where every named parameter has one of the listed values"
         " (categorical or int parameters only); absent: always."
@@ -179,18 +200,38 @@ def _pair(item: Any, index: int) -> tuple[Any, Any]:
     return item, item
 
 
+_CHOICES_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [
+                    SCALAR_SCHEMA,
+                    {
+                        "type": "object",
+                        "properties": {"label": SCALAR_SCHEMA, "value": {}},
+                        "required": ["label", "value"],
+                        "additionalProperties": False,
+                    },
+                ]
+            },
+        },
+        {"type": "object", "minProperties": 1},
+    ]
+}
+
+
+Choices = Annotated[tuple[Choice, ...], BeforeValidator(_choices), WithJsonSchema(_CHOICES_SCHEMA)]
+
+
 class CategoricalParameter(Section):
     """One of a list of choices, without an order."""
 
     type: Literal["categorical"] = Field(description="Kind of parameter.")
-    choices: Annotated[tuple[Choice, ...], BeforeValidator(_choices)] = Field(
+    choices: Choices = Field(
         description="Text, numbers, true, false or null; or a mapping from labels to any JSON values; or a"
-        " list of {label, value}.",
-        json_schema_extra={
-            "anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}],
-            "type": ["array", "object"],
-            "items": {},
-        },
+        " list of {label, value}."
     )
     when: When = None
 

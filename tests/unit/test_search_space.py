@@ -135,6 +135,13 @@ def test_a_grid_has_the_same_order_every_time_and_stops_at_the_budget() -> None:
     assert grid_points(study("grid", {"trials": 500}, **OPTIMIZERS)) == whole_grid
 
 
+def test_further_cells_of_a_grid_follow_the_ones_it_has() -> None:
+    everything = grid_points(study("grid", **OPTIMIZERS))
+    assert grid_points(study("grid", {"trials": 8}, **OPTIMIZERS), skip=5) == everything[5:8]
+    assert grid_points(study("grid", {"trials": 4}, **OPTIMIZERS), skip=5) == []
+    assert grid_points(study("grid", **OPTIMIZERS), skip=5) == everything[5:]
+
+
 def test_a_cut_grid_may_be_cut_from_a_huge_one() -> None:
     space = {f"p{i}": whole(1, 100) for i in range(8)}
     assert len(grid_points(study("grid", {"trials": 10}, **space))) == 10
