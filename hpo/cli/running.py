@@ -234,7 +234,6 @@ def _wrap_up(
     """After the search: test the winner once, write the report, say what was found."""
     from hpo.cli.looking import print_best
     from hpo.errors import HpoError
-    from hpo.report.page import write_report
     from hpo.studies.evaluation import evaluate
     from hpo.studies.reading import best_of, get_study, history
 
@@ -250,6 +249,8 @@ def _wrap_up(
         found = history(database, name)
     print_best(found)
     if write:
+        from hpo.report.page import write_report  # plotly and more: seconds that --no-report saves
+
         path = write_report([found], report or Path(f"report-{_file_name(name)}.html"))
         print(f"report: {path}")
     if failed is not None:

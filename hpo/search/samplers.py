@@ -15,7 +15,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
-from hpo.search.cmaes import ReplayedCmaEsSampler
 from hpo.search.draws import from_unit, sampler_seed, unit
 from hpo.search.qmc import qmc_point
 from hpo.search.space import completed
@@ -93,6 +92,8 @@ def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
                 warn_independent_sampling=False,
             )
         case options.CmaesSampler():
+            from hpo.search.cmaes import ReplayedCmaEsSampler  # scipy.stats: over a second
+
             return ReplayedCmaEsSampler(
                 seed=seed,
                 n_startup_trials=sampler.n_startup_trials,
