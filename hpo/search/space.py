@@ -14,14 +14,13 @@ from optuna.distributions import (
 )
 from pydantic_core import PydanticCustomError
 
-from hpo.errors import SpecError
 from hpo.search.draws import from_unit, training_seed, unit
 from hpo.spec import CategoricalParameter, FloatParameter, IntParameter, StudySpec
 from hpo.spec.conditions import active, is_active, order
 from hpo.spec.grid import MAX_CELLS, cells
 from hpo.spec.parameters import AnyParameter, last_value
 from hpo.spec.points import check_partial_point, missing_names
-from hpo.spec.problems import dotted, listed
+from hpo.spec.problems import dotted, listed, spec_error
 
 Chooser = Callable[[str, BaseDistribution], Any]
 
@@ -89,12 +88,12 @@ def check_point(spec: StudySpec, point: Mapping[str, Any]) -> dict[str, Any]:
     except PydanticCustomError as error:
         context = error.context or {}
         field = dotted(context["at"]) or "a point"
-        raise SpecError(f"{field} {context['sentence']}") from None
+        raise spec_error(f"{field} {context['sentence']}") from None
     clash = [name for name in checked if name in spec.fixed]
     if clash:
-        raise SpecError(f"{clash[0]} is a fixed value of the study; a point cannot change it")
+        raise spec_error(f"{clash[0]} is a fixed value of the study; a point cannot change it")
     if spec.sampler.name == "grid" and (missing := missing_names(spec.space, checked)):
-        raise SpecError(f"a point of a grid must give every parameter a value; missing: {listed(missing)}")
+        raise spec_error(f"a point of a grid must give every parameter a value; missing: {listed(missing)}")
     return checked
 
 

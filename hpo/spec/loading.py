@@ -14,7 +14,7 @@ from hpo.errors import SpecError
 from hpo.spec.model import Budget, Retry, StudySpec
 from hpo.spec.overrides import Override, apply_overrides
 from hpo.spec.parameters import Choice, Parameter
-from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, shown
+from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, printable, shown, spec_error
 from hpo.spec.reading import MAX_BYTES, Document, read_yaml
 from hpo.spec.sampling import PrunerSpec, SamplerSpec
 
@@ -54,15 +54,15 @@ def parse_spec(
 def _content(file: FilePath) -> bytes:
     try:
         if file.is_dir():
-            raise SpecError(f"{file}: is a directory; name a study file")
+            raise spec_error(f"{file}: is a directory; name a study file")
         if not file.exists():
             near = nearest(file.name, _study_files(file.parent))
-            raise SpecError(f"{file}: there is no such file{near}")
+            raise spec_error(f"{file}: there is no such file{near}")
         with file.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SpecError(f"{shown(str(file))}: cannot be read: {reason}") from error
+        raise spec_error(f"{shown(str(file))}: cannot be read: {reason}") from error
 
 
 def _study_files(folder: FilePath) -> list[str]:
@@ -90,7 +90,7 @@ def _told(
             path = ("direction",)
         place = _place(path, document, name, overrides)
         messages.append(" ".join(part for part in (f"{place}:", dotted(path), sentence) if part))
-    messages = list(dict.fromkeys(messages))
+    messages = list(dict.fromkeys(map(printable, messages)))
     if len(messages) > MAX_PROBLEMS:
         messages = [*messages[:MAX_PROBLEMS], f"... and {len(messages) - MAX_PROBLEMS} more"]
     return "\n".join(messages)

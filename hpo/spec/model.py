@@ -32,6 +32,7 @@ from hpo.spec.sampling import NoPruner, PrunerSpec, SamplerSpec, TpeSampler, nam
 
 Direction = Literal["minimize", "maximize"]
 DIRECTIONS = ("minimize", "maximize")
+MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_SECONDS = 10 * 365 * 86_400
 NOT_IDENTITY = frozenset({"budget", "retry", "notes"})
@@ -89,6 +90,8 @@ def _named_mapping(what: str) -> BeforeValidator:
             return {}
         if not isinstance(value, Mapping):
             raise problem(f"must be a mapping from names to {what}s, got {shown(value)}")
+        if len(value) > MAX_NAMES:
+            raise problem(f"has {len(value)} {what}s; at most {MAX_NAMES} are allowed")
         for name in value:
             check_name(name, what)
         return dict(value)

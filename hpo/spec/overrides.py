@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpo.errors import SpecError
-from hpo.spec.problems import Path, listed, nearest, shown
+from hpo.spec.problems import Path, listed, nearest, shown, spec_error
 from hpo.spec.reading import read_yaml
 from hpo.spec.sampling import named
 
@@ -37,10 +36,10 @@ def apply_overrides(data: Any, texts: Sequence[str]) -> tuple[Any, list[Override
     for text in texts:
         dotted, equals, written = text.partition("=")
         if not equals or not dotted.strip():
-            raise SpecError(f"--set {text}: must be PATH=VALUE, such as budget.trials=20")
+            raise spec_error(f"--set {text}: must be PATH=VALUE, such as budget.trials=20")
         value = read_yaml((written.strip() or "null").encode(), f"--set {text}", numbered=False).value
         if not isinstance(data, dict):
-            raise SpecError(f"--set {text}: the study file is no mapping, so it has no {dotted}")
+            raise spec_error(f"--set {text}: the study file is no mapping, so it has no {dotted}")
         data, path = _changed(data, dotted.strip().split("."), value, (), text)
         other = _EITHER_OR.get(path[0]) if len(path) == 1 else None
         data.pop(other, None)
@@ -61,12 +60,12 @@ def _changed(holder: Any, parts: list[str], value: Any, at: Path, text: str) -> 
     if holder is None:
         holder = {}
     if not isinstance(holder, dict):
-        raise SpecError(
+        raise spec_error(
             f"--set {text}: {'.'.join(map(str, at))} is {shown(holder)}, which has no part {parts[0]!r}"
         )
     key, rest = _key(holder, parts)
     if not key:
-        raise SpecError(f"--set {text}: the path has an empty part; write keys joined by single dots")
+        raise spec_error(f"--set {text}: the path has an empty part; write keys joined by single dots")
     inner, path = _changed(holder.get(key), rest, value, (*at, key), text)
     return {**holder, key: inner}, path
 
@@ -85,10 +84,10 @@ def _index(holder: list[Any], part: str, at: Path, text: str) -> int:
     where = ".".join(map(str, at))
     if not (part.isascii() and part.isdigit() and len(part) < 9):
         numbers = listed(range(min(len(holder), 10)))
-        raise SpecError(
+        raise spec_error(
             f"--set {text}: {where} is a list; name an item by its index ({numbers or 'it is empty'}),"
             f" not {part!r}{nearest(part, [])}"
         )
     if int(part) >= len(holder):
-        raise SpecError(f"--set {text}: {where} has {len(holder)} items, counted from 0; there is no {part}")
+        raise spec_error(f"--set {text}: {where} has {len(holder)} items, counted from 0; there is no {part}")
     return int(part)

@@ -79,29 +79,25 @@ def check_partial_point(space: Space, point: Any) -> dict[str, Any]:
                 f"is not a parameter of the space{nearest(name, space)} (parameters: {listed(space)})", name
             )
     held: dict[str, Any] = {}
+    possible: set[str] = set()  # what can exist, given the values so far
     for name in order(space):
-        if name not in point:
-            continue
         parameter = space[name]
         for parent, values in (parameter.when or {}).items():
-            fits = held[parent] in values if parent in held else _may_be_active(space, parent, held)
-            if not fits:
+            if held[parent] in values if parent in held else parent in possible:
+                continue
+            if name in point:
                 raise problem(
                     f"exists only when {parent} is {' or '.join(map(shown, values))}; leave it out", name
                 )
-        try:
-            held[name] = check_value(parameter, point[name])
-        except PydanticCustomError as error:
-            raise moved(error, name) from None
+            break
+        else:
+            possible.add(name)
+        if name in point:
+            try:
+                held[name] = check_value(parameter, point[name])
+            except PydanticCustomError as error:
+                raise moved(error, name) from None
     return held
-
-
-def _may_be_active(space: Space, name: str, held: Mapping[str, Any]) -> bool:
-    """Whether a parameter not in `held` can still exist, given what is."""
-    return all(
-        held[parent] in values if parent in held else _may_be_active(space, parent, held)
-        for parent, values in (space[name].when or {}).items()
-    )
 
 
 def missing_names(space: Space, point: Mapping[str, Any]) -> list[str]:

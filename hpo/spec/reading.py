@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hpo.errors import SpecError
-from hpo.spec.problems import Path, shown
+from hpo.spec.problems import Path, shown, spec_error
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
@@ -62,7 +62,7 @@ class _Place:
 
     def error(self, what: str, line: int | None = None) -> SpecError:
         """The error to raise, with the line where there is one to tell."""
-        return SpecError(
+        return spec_error(
             f"{self.name}, line {line}: {what}" if line and self.numbered else f"{self.name}: {what}"
         )
 
