@@ -99,13 +99,14 @@ class LiveView:
     def __init__(self, database: Database, study: str, console: Console) -> None:
         self._database = database
         self._study = study
-        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
         self._running: dict[int, tuple[Started, float, Reported | None]] = {}
         self._progress: Progress | None = None
         self._began = time.monotonic()
         self._first_done: int | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="view", daemon=True)
+        # Last: it draws once while it is being made.
+        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
 
     def __enter__(self) -> Self:
         self._thread.start()
