@@ -12,6 +12,7 @@ from hpo.report.records.evaluation import (
     Evaluation,
     RateCurve,
     Residuals,
+    headline,
     read_evaluation,
 )
 from hpo.report.records.importance import Importance, Importances, importances, most_important
@@ -102,6 +103,7 @@ __all__ = [
     "contour",
     "edf",
     "final_value",
+    "headline",
     "importances",
     "last_report",
     "learning_curves",

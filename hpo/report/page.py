@@ -41,6 +41,8 @@ class StudyPart:
     validation: data.Evaluation | None
     test: data.Evaluation | None
     spec: str
+    test_headline: tuple[str, float] | None
+    metrics: tuple[tuple[str, float | None, float | None], ...]  # name, validation, test
 
 
 def write_report(
@@ -94,6 +96,10 @@ def _part(history: StudyHistory, index: int, several: bool) -> StudyPart:
     prefix = f"s{index}-" if several else ""
     summary = data.summarize(history)
     front = data.pareto(history)
+    validation = data.read_evaluation(history.winner_evaluation)
+    test = data.read_evaluation(history.test_evaluation, "test")
+    measured = [evaluation.metrics if evaluation else {} for evaluation in (validation, test)]
+    names = list(dict.fromkeys(name for metrics in measured for name in metrics))
     return StudyPart(
         id=f"study-{index}",
         history=history,
@@ -102,9 +108,11 @@ def _part(history: StudyHistory, index: int, several: bool) -> StudyPart:
         table=None if several else data.trial_table(history),
         best=tuple((name, text.value(v)) for name, v in summary.best.params.items()) if summary.best else (),
         front=front.front if front else (),
-        validation=data.read_evaluation(history.winner_evaluation),
-        test=data.read_evaluation(history.test_evaluation, "test"),
+        validation=validation,
+        test=test,
         spec=json.dumps(dict(history.spec), indent=2, ensure_ascii=False, default=str),
+        test_headline=data.headline(test, summary.value_names[0]),
+        metrics=tuple((name, measured[0].get(name), measured[1].get(name)) for name in names),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import plotly.graph_objects as go
 
 from hpo.report import data, figures, text
-from hpo.search.history import StudyHistory
+from hpo.search.history import Direction, StudyHistory
 
 Size = Literal["full", "half", "third"]
 _KINDS = ("confusion", "roc", "pr-", "residuals")  # each of both splits side by side
@@ -97,7 +97,9 @@ def _progress(history: StudyHistory) -> list[Chart]:
             title = f"Optimisation history, objective {index + 1}" if many else "Optimisation history"
             chart_id = f"history-{index + 1}" if many else "history"
             caption = "Every trial in the order it was started; the line is the best complete trial so far."
-            charts.append(Chart(chart_id, figures.history_figure(record, title), _join(caption, record.note)))
+            values = [point.value for point in record.points if point.value is not None]
+            caption = _join(caption, _cut(values, history.directions[index]), record.note)
+            charts.append(Chart(chart_id, figures.history_figure(record, title), caption))
     spread = None if many else data.edf(history)
     if spread:
         charts.append(Chart("edf", figures.edf_figure([spread]), _edf_caption(history), "half"))
@@ -118,7 +120,9 @@ def _learning(history: StudyHistory) -> list[Chart]:
     broken = sum(curve.broken for curve in record.curves)
     if broken:
         caption = _join(caption, f"{text.count(broken, 'trial')} reported NaN or infinity, left out here.")
-    return [Chart("learning-curves", figures.learning_figure(record), _join(caption, record.note))]
+    values = [value for curve in record.curves for value in curve.values]
+    caption = _join(caption, _cut(values, record.direction), record.note)
+    return [Chart("learning-curves", figures.learning_figure(record), caption)]
 
 
 def _parameters(history: StudyHistory) -> list[Chart]:
@@ -220,6 +224,13 @@ def _time(history: StudyHistory) -> list[Chart]:
             Chart("timeline", figures.timeline_figure(record), _join(caption, record.note), "full", 560)
         )
     return charts
+
+
+def _cut(values: list[float], direction: Direction) -> str:
+    """What to say where the value axis leaves out diverged trials."""
+    low, high = data.window(values, direction) if values else (0.0, 0.0)
+    out = sum(not low <= value <= high for value in values)
+    return f"{text.count(out, 'value')} too far off for the axis." if out else ""
 
 
 def _edf_caption(history: StudyHistory) -> str:

@@ -79,7 +79,9 @@ def best_figure(
         "seconds": ("Best so far over time", f"Time since the first trial started ({unit})"),
     }
     heading, x_title = titles[over]
+    longest = max((line.end for line in lines), default=1.0) / scale
     finish(figure, title or heading, x_title, lines[0].axis if lines else "objective value")
+    figure.update_xaxes(range=[-0.02 * longest, 1.03 * longest or 1.0])
     values = [value for line in lines for value in line.value]
     _frame(figure, values, lines[0].direction if lines else "maximize")
     return figure

@@ -63,6 +63,14 @@ class Evaluation:
     residuals: Residuals | None
 
 
+def headline(evaluation: Evaluation | None, name: str) -> tuple[str, float] | None:
+    """The metric of that name, or the first; None where there is none."""
+    if evaluation is None or not evaluation.metrics:
+        return None
+    chosen = name if name in evaluation.metrics else next(iter(evaluation.metrics))
+    return chosen, evaluation.metrics[chosen]
+
+
 def read_evaluation(
     raw: Mapping[str, Any] | None, default_split: Literal["validation", "test"] = "validation"
 ) -> Evaluation | None:

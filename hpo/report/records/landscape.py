@@ -195,15 +195,15 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
 def window(values: list[float], direction: Direction) -> tuple[float, float]:
     """The range worth drawing: all of it, unless a few bad values would flatten the rest.
 
-    The good end is always inside. The bad end is cut at the worst 5 % plus half the remaining range when the
-    worst value lies more than three times as far out.
+    The good end is always inside. The bad end is cut half as far again as 95 % of the values reach, when the
+    worst one lies more than ten times as far out as they.
     """
     low, high = min(values), max(values)
     good = high if direction == "maximize" else low
     ordered = sorted(values, key=lambda value: abs(value - good))
     bulk = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
     spread = abs(bulk - good)
-    if spread > 0 and abs(ordered[-1] - good) > 3 * spread:
+    if spread > 0 and abs(ordered[-1] - good) > 10 * spread:
         cut = 1.5 * spread
         return (good - cut, good) if direction == "maximize" else (good, good + cut)
     return low, high

@@ -89,7 +89,8 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
 
     The name of the logged metric that equals the reported value at every step of every trial that has both
     ("accuracy"), or with several directions, where nothing is reported, that ends on every final value.
-    Otherwise "objective value", and "objective 2" with several directions.
+    Else the validation metric that equals the best trial's value, "objective value", or "objective 2" with
+    several directions.
     """
     many = len(history.directions) > 1
     agreeing: dict[str, bool] = {}
@@ -102,7 +103,22 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
             if not many and common and agreeing.get(name, True):
                 agreeing[name] = all(series[step] == trial.reports[step] for step in common)
     names = sorted((name for name, agrees in agreeing.items() if agrees), key=lambda name: (len(name), name))
-    return names[0] if names else f"objective {objective + 1}" if many else "objective value"
+    if names:
+        return names[0]
+    return f"objective {objective + 1}" if many else _evaluated_name(history) or "objective value"
+
+
+def _evaluated_name(history: StudyHistory) -> str | None:
+    """The first metric of the best trial's validation that equals its value; None where none does."""
+    best, evaluation = best_trial(history), history.winner_evaluation
+    metrics = evaluation.get("metrics") if isinstance(evaluation, Mapping) else None
+    value = final_value(best) if best else None
+    if value is None or not isinstance(metrics, Mapping):
+        return None
+    for name, measured in metrics.items():
+        if isinstance(measured, float) and math.isclose(measured, value, rel_tol=1e-6):
+            return str(name)
+    return None
 
 
 def value_axis(history: StudyHistory, objective: int = 0) -> str:

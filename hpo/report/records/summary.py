@@ -9,7 +9,7 @@ from typing import Any
 
 from hpo.report import text
 from hpo.report.records.axes import axes
-from hpo.report.records.evaluation import read_evaluation
+from hpo.report.records.evaluation import headline, read_evaluation
 from hpo.report.records.progress import best_so_far, pareto
 from hpo.report.records.scores import (
     best_trial,
@@ -84,7 +84,7 @@ class ComparisonRow:
     found_after_epochs: float | None
     epochs: int
     seconds: float | None
-    test: Mapping[str, float]
+    test: tuple[str, float] | None  # the objective's metric on the test set
 
 
 def summarize(history: StudyHistory) -> Summary:
@@ -181,7 +181,7 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
         epochs.x[-1] if epochs else None,
         facts.epochs,
         facts.seconds,
-        test.metrics if test else {},
+        headline(test, facts.value_names[0]),
     )
 
 
@@ -269,10 +269,10 @@ def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
 
 def _test_sentence(history: StudyHistory) -> str:
     test = read_evaluation(history.test_evaluation, "test")
-    if test is None or not test.metrics:
+    found = headline(test, value_name(history))
+    if found is None:
         return ""
-    parts = [f"{name} {text.number(value)}" for name, value in list(test.metrics.items())[:4]]
-    return f"On the test set, measured once, the best trial reaches {text.listed(parts)}."
+    return f"On the test set, measured once, the best trial has {found[0]} {text.number(found[1])}."
 
 
 def _failure_sentence(history: StudyHistory) -> str:
