@@ -154,7 +154,11 @@ class TicketSampler(BaseSampler):
 def _asked(
     spec: StudySpec, study: Study, trial: FrozenTrial, ticket: int, fixed: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The point an Optuna sampler chooses, by the steps that `optuna.Trial` takes."""
+    """The point an Optuna sampler chooses, by the steps that `optuna.Trial` takes.
+
+    With Hyperband, `optuna.Trial` hands samplers a view of the trial's own bracket. It is left out
+    here: samplers read past it (`_get_trials`), and learn from all brackets either way.
+    """
     sampler = make_sampler(spec, ticket)
     study = uncached(study)
     if not needs_stored_trial(spec):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -165,7 +164,6 @@ StudyName = Annotated[
     BeforeValidator(check_study_name),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME}),
 ]
-JsonValue = Annotated[Any, AfterValidator(check_json)]
 
 
 @dataclass(frozen=True)

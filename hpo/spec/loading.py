@@ -113,14 +113,14 @@ def _sentence(detail: Any) -> tuple[Path, str]:
     """Path and sentence of one of pydantic's errors."""
     path, owner = _located(detail["loc"])
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    if kind == PROBLEM:
+        return (*path, *context["at"]), context["sentence"]
     match kind:
-        case "hpo_problem":
-            return (*path, *context["at"]), context["sentence"]
         case "extra_forbidden":
             allowed = _fields(owner)
             return path, f"is unknown{nearest(path[-1], allowed)} (allowed: {listed(allowed)})"
         case "missing":
-            return path, "is required"
+            return path, "is required: minimize or maximize" if path == ("directions",) else "is required"
         case "union_tag_not_found":
             tag = context["discriminator"].strip("'")
             return (*path, tag), f"is required: one of {listed(_tags(path))}"
@@ -204,6 +204,3 @@ def _plain_section(path: Path) -> type[BaseModel] | None:
 def _fields(owner: type[BaseModel]) -> list[str]:
     names = list(owner.model_fields)
     return ["direction" if name == "directions" else name for name in names] if owner is StudySpec else names
-
-
-__all__ = ["PROBLEM", "load_spec", "parse_spec"]

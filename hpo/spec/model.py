@@ -169,8 +169,6 @@ class StudySpec(Section):
                 f"must be a mapping with at least study, objective and direction, got {shown(data)}"
             )
         if "direction" not in data:
-            if "directions" not in data:
-                raise problem("is required: minimize or maximize", "direction")
             return data
         if "directions" in data:
             raise problem("cannot stand beside `directions`; drop one of the two", "direction")

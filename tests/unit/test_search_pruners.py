@@ -18,6 +18,8 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, bracket_count, make_pruner
+from hpo.search.samplers import suggest
+from hpo.search.space import distribution
 from hpo.spec import StudySpec, parse_spec
 
 
@@ -187,3 +189,36 @@ def test_hyperband_compares_a_trial_with_its_own_bracket_only() -> None:
     assert rungs[0] <= {1, 3}
     assert rungs[1] <= {3}
     assert 2 not in rungs, "the last bracket trains every trial to the end"
+
+
+def test_hyperband_and_tpe_work_together_through_suggestions() -> None:
+    """A whole search: points from `suggest`, decisions from the pruner, brackets from the stored number."""
+    made = parse_spec(
+        {
+            "study": "s",
+            "objective": "m",
+            "direction": "minimize",
+            "budget": {"trials": 100},
+            "sampler": "tpe",
+            "pruner": {"name": "hyperband", "max_epochs": 9},
+            "space": {"x": {"type": "float", "low": 0, "high": 1}},
+        }
+    )
+    study = optuna.create_study(study_name="fixed", pruner=make_pruner(made))
+    dist = distribution(made.space["x"])
+    for ticket in range(60):
+        point = suggest(made, study, create_trial(state=TrialState.RUNNING), ticket, {})
+        trial_id = study._storage.create_new_trial(study._study_id)
+        study._storage.set_trial_param(trial_id, "x", point["x"], dist)
+        state, value = TrialState.COMPLETE, 0.0
+        for epoch in range(1, 10):
+            value = abs(point["x"] - 0.3) + 1 / epoch
+            study._storage.set_trial_intermediate_value(trial_id, epoch, value)
+            if study.pruner.prune(study, study._storage.get_trial(trial_id)):
+                state = TrialState.PRUNED
+                break
+        study._storage.set_trial_state_values(trial_id, state, [value])
+    states = Counter(trial.state for trial in study.trials)
+    assert states[TrialState.PRUNED] > 5
+    assert states[TrialState.COMPLETE] > 5
+    assert abs(study.best_params["x"] - 0.3) < 0.05

@@ -276,6 +276,14 @@ def test_a_direction_is_one_of_two_words(changes: dict[str, Any], message: str) 
     assert message in complaint(**changes)
 
 
+def test_a_misspelt_direction_is_told_beside_the_missing_one() -> None:
+    data = {key: value for key, value in BASE.items() if key != "direction"} | {"directon": "minimize"}
+    with pytest.raises(SpecError) as caught:
+        parse_spec(data)
+    assert "spec: direction is required: minimize or maximize" in str(caught.value)
+    assert "spec: directon is unknown; did you mean 'direction'?" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
