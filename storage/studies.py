@@ -249,6 +249,13 @@ def remember(connection: Connection, study_id: int, column: str, value: Mapping[
     connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
 
 
+def pin_code(connection: Connection, study_id: int, code: Mapping[str, Any]) -> None:
+    """Keep what the first completed trial ran on; whoever comes later changes nothing."""
+    connection.execute(
+        study.update().where(study.c.id == study_id, study.c.code.is_(None)).values(code=json.dumps(code))
+    )
+
+
 def reap(connection: Connection, clock: Clock) -> int:
     """End attempts whose lease has expired, in every study; returns how many."""
     return leases.reap_expired(connection, clock)

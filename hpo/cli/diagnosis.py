@@ -33,7 +33,7 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    from hpo.worker.identity import PACKAGES, versions
+    from hpo.fingerprint import PACKAGES, versions
 
     there = versions()
     return [

@@ -34,6 +34,12 @@ CodeOption = Annotated[
     Path | None,
     typer.Option("--code", metavar="DIR", help="Directory that the objective's path is relative to."),
 ]
+MismatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mismatch", help="Run although this code differs from the study's; marked on each trial."
+    ),
+]
 
 
 @app.command()
@@ -51,6 +57,7 @@ def run(
     no_evaluate: Annotated[
         bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
     ] = False,
+    allow_mismatch: MismatchOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
@@ -72,7 +79,9 @@ def run(
         say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
         outcome = ExitCode.DONE
     else:
-        outcome = _work(database, settings, row, code, shares, quiet=quiet)
+        outcome = _work(database, settings, row, code, shares, allow_mismatch=allow_mismatch, quiet=quiet)
+    if outcome == ExitCode.BAD_INPUT and created:
+        _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
         return outcome
     return _wrap_up(database, row.name, code, report, not no_report, not no_evaluate, outcome)
@@ -90,6 +99,7 @@ def worker(
     code: CodeOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Shown to people; default: host:pid.")] = None,
     storage: StorageOption = None,
+    allow_mismatch: MismatchOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Join a study from any machine that reaches its database. SIGTERM gives the tickets back and leaves."""
@@ -107,7 +117,17 @@ def worker(
     if row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
         return ExitCode.DONE
-    return _work(database, settings, row, code or Path.cwd(), shares, count=count, name=name, quiet=quiet)
+    return _work(
+        database,
+        settings,
+        row,
+        code or Path.cwd(),
+        shares,
+        count=count,
+        name=name,
+        allow_mismatch=allow_mismatch,
+        quiet=quiet,
+    )
 
 
 @app.command()
@@ -203,6 +223,7 @@ def _work(
     *,
     count: int | None = None,
     name: str | None = None,
+    allow_mismatch: bool = False,
     quiet: bool,
 ) -> int:
     """Be a worker until the study ends or a signal comes; returns the exit code."""
@@ -221,6 +242,7 @@ def _work(
             shares,
             count=count,
             name=name,
+            allow_mismatch=allow_mismatch,
             on_event=view.on_event,
         ).run()
     if outcome.exit_code != ExitCode.DONE or not quiet:
@@ -259,6 +281,16 @@ def _wrap_up(
         say(f"hpo: {name} has no completed trial; `hpo trials {name}` shows what each one met")
         return ExitCode.FAILED
     return outcome
+
+
+def _forget_untried(database: Database, row: StudyRow) -> None:
+    """A study whose objective could not be imported at all must not occupy its name."""
+    from hpo.studies import steering
+    from hpo.studies.reading import counts
+
+    found = counts(database, row)
+    if found.ended + found.running == 0:
+        steering.delete(database, row)
 
 
 def _how_to_go_on(row: StudyRow) -> str:

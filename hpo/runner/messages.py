@@ -19,6 +19,7 @@ class Boot:
     storage: str  # with the password: never printed
     code: str  # directory that objectives are relative to
     lease: float  # seconds
+    allow_mismatch: bool = False  # run although the code differs from the study's; noted on each trial
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import CodeDiffersError
+from hpo.fingerprint import differences, fingerprint
 from hpo.objective import Objective, load_objective
 from hpo.runner import devices
 from hpo.runner.checkpoint import CheckpointStore
@@ -60,6 +62,8 @@ class StudySession:
             study_name=study, storage=writer.storage, pruner=make_pruner(self.spec)
         )
         devices.set_threads(self.spec.threads)
+        self.code = fingerprint(self.objective, Path(boot.code))
+        self.mismatch: list[str] = []
 
     def claim(self) -> Claim | NothingToClaim:
         """The next ticket, leased to this runner."""
@@ -77,6 +81,7 @@ class StudySession:
 
     def run_one(self, stop: StopFlag, send: Send) -> None:
         """Claim one ticket and run it to its end; says so to the worker through `send`."""
+        self._compare_code()
         claim = self.claim()
         if isinstance(claim, NothingToClaim):
             send(NoTicket(claim.ended, claim.why))
@@ -89,6 +94,24 @@ class StudySession:
                 log.warning("%s", error)
                 self.writer.note_rejected()
                 send(Ended(claim.lease, AttemptState.LOST, error=str(error)))
+
+    def _compare_code(self) -> None:
+        """Refuse to add results of other code to the study, once it has a first result to differ from.
+
+        Raises:
+            CodeDiffersError: with the list of differences.
+        """
+        if self.row.code is None:
+            self.row = self.database.read(lambda connection: studies.get(connection, self.row.name))
+        if self.row.code is None or self.mismatch:
+            return
+        self.mismatch = differences(self.code, self.row.code)
+        if self.mismatch and not self.boot.allow_mismatch:
+            raise CodeDiffersError(
+                f"this machine's code is not that of {self.row.name}:\n"
+                + "\n".join(f"  {line}" for line in self.mismatch)
+                + "\nBring the same code here, or use --allow-mismatch, which marks every trial it runs"
+            )
 
     def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
         resumed = self._resumed(claim)
@@ -115,6 +138,8 @@ class StudySession:
             on_report=lambda at, value: send(Reported(claim.lease, at, value)),
         )
         self.optuna.sampler = make_sampler(self.spec, claim.number)
+        if self.mismatch:
+            running.set_user_attr("code_mismatch", self.mismatch)
         with captured(self.store, f"{folder}/{attempt}"):
             seed_everything(seed)
             devices.reset_peak_memory(self.boot.device)
@@ -144,6 +169,8 @@ class StudySession:
             print(text, file=sys.stderr)
             return self._failed(lease, text)
         self.writer.deliver(TicketState.COMPLETE, values, devices.peak_memory(self.boot.device))
+        if self.row.code is None:
+            self.database.write(lambda connection: studies.pin_code(connection, self.row.id, self.code))
         return Ended(lease, AttemptState.COMPLETE, values)
 
     def _failed(self, lease: Any, error: str) -> Ended:

@@ -1,17 +1,13 @@
-"""Who a worker is: host, process, versions."""
+"""Who a worker is: host and process."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-
-PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,3 @@ def is_alive(pid: int, started: float) -> bool:
     """Whether the process that had this pid at that start time still runs (a reused pid does not count)."""
     now = process_started(pid)
     return now is not None and abs(now - started) < 2.0
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from hpo.errors import ExitCode
+from hpo.fingerprint import versions
 from hpo.runner.messages import (
     Abandon,
     Boot,
@@ -65,6 +66,7 @@ class Worker:
         shares: one device share for each runner.
         count: leave after this many trials; None: when the study ends.
         name: shown to people; default `host:pid`.
+        allow_mismatch: run although the objective or the packages differ from the study's.
         on_event: told every message of a runner (for the live view).
     """
 
@@ -79,6 +81,7 @@ class Worker:
         *,
         count: int | None = None,
         name: str | None = None,
+        allow_mismatch: bool = False,
         on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
     ) -> None:
         self.identity = identity.identify(uuid.uuid4().hex, name)
@@ -89,6 +92,7 @@ class Worker:
         self._code = code
         self._shares = list(shares)
         self._left = count
+        self._allow_mismatch = allow_mismatch
         self._on_event = on_event
         self._children: dict[int, Child] = {}
         self._boot_failures = 0
@@ -139,6 +143,7 @@ class Worker:
             storage=self._database.url.render_as_string(hide_password=False),
             code=self._code,
             lease=self._settings.lease,
+            allow_mismatch=self._allow_mismatch,
         )
         self._children[index] = Child.spawn(index, self._shares[index], boot, self._spec.threads)
 
@@ -345,7 +350,7 @@ class Worker:
                 pid_started=me.pid_started,
                 study_id=studies.get(connection, self._study).id,
                 devices=[share.shown for share in self._shares],
-                versions=identity.versions(),
+                versions=versions(),
             )
             for other, pid, started in workers.of_host(connection, me.host_key):
                 if other != me.id and not identity.is_alive(pid, started):

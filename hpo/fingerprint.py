@@ -1,0 +1,113 @@
+"""What a result came from: the objective's source, the versions under it, the git commit.
+
+A study keeps the fingerprint of its first completed trial; a worker whose own differs must not add
+results to it. A first mistake can be mended before that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo.objective import Objective
+
+PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
+_DECISIVE = ("hpo", "torch", "optuna")  # a difference in these is a difference in the study's code
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
+    """Digests of the objective's module and the local modules it has imported, versions, git commit.
+
+    Local is what lies in the objective's own package, in `folder` or in the working directory, and not
+    in an environment's site-packages. Modules are named as imported, so machines with other paths agree.
+    """
+    there = versions()
+    return {
+        "sources": {
+            name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for name, file in sorted(_local_modules(objective, folder).items())
+        },
+        "versions": {name: there[name] for name in _DECISIVE if name in there},
+        "commit": _commit(folder),
+    }
+
+
+def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]:
+    """Readable differences between two fingerprints; [] when results may stand side by side.
+
+    The commit alone makes no difference: it is kept for people.
+    """
+    found = []
+    sources, others = here.get("sources", {}), pinned.get("sources", {})
+    for name in sorted({*sources, *others}):
+        if name not in sources:
+            found.append(f"module {name} is part of the study's code and is not imported here")
+        elif name not in others:
+            found.append(f"module {name} is not part of the study's code")
+        elif sources[name] != others[name]:
+            found.append(f"module {name} was edited: {sources[name][:12]} here, {others[name][:12]} there")
+    mine, theirs = here.get("versions", {}), pinned.get("versions", {})
+    found += [
+        f"{name} {mine.get(name, 'missing')} here, {theirs.get(name, 'missing')} there"
+        for name in sorted({*mine, *theirs})
+        if mine.get(name) != theirs.get(name)
+    ]
+    return found
+
+
+def _local_modules(objective: Objective, folder: Path) -> dict[str, Path]:
+    """Source files by module name; the objective's own file goes by its stem where it is no package's."""
+    package = objective.module.__name__.split(".")[0]
+    roots = {folder.resolve(), Path.cwd().resolve()}
+    found: dict[str, Path] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or not str(file).endswith(".py") or name.split(".")[0] in ("hpo", "storage", "__main__"):
+            continue
+        path = Path(file).resolve()
+        mine = name.split(".")[0] == package
+        local = any(root in path.parents for root in roots) and "site-packages" not in path.parts
+        if mine or (local and not _in_environment(path)):
+            found[path.stem if name.startswith("hpo_objective_") else name] = path
+    return found
+
+
+def _in_environment(path: Path) -> bool:
+    return Path(sys.prefix).resolve() in path.parents or Path(sys.base_prefix).resolve() in path.parents
+
+
+def _commit(folder: Path) -> str | None:
+    """The git commit of the objective's folder, with "+" when files were changed; None outside git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        dirty = _git(folder, "status", "--porcelain", "--untracked-files=no").strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if dirty else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(  # noqa: S603
+        ["git", "-C", str(folder), *words],  # noqa: S607 -- whichever git the user has
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    ).stdout

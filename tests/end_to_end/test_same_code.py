@@ -1,0 +1,66 @@
+"""Every result of a study comes from the same code, or says that it does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+OBJECTIVE = """
+import helper
+
+def objective(trial):
+    return helper.scale(trial.suggest_float("x", 0, 1))
+"""
+STUDY = """
+study: same
+objective: mine.py
+direction: minimize
+sampler: random
+budget: {trials: 2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(OBJECTIVE)
+    (tmp_path / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
+    (tmp_path / "same.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def test_a_worker_with_an_edited_module_is_refused_and_the_module_is_named(folder, hpo):
+    """The objective's own imports count as the study's code too."""
+    hpo("run", "same.yaml", "--runners", "1").check()
+    hpo("extend", "same", "--trials", "1").check()
+    (folder / "helper.py").write_text("def scale(x):\n    return 3 * x\n")
+
+    refused = hpo("worker", "same", "--runners", "1")
+
+    assert refused.code == 64
+    assert "module helper was edited" in refused.err
+    assert "--allow-mismatch" in refused.err
+
+
+def test_a_mismatch_that_is_allowed_is_marked_on_its_trials(folder, hpo):
+    hpo("run", "same.yaml", "--runners", "1").check()
+    hpo("extend", "same", "--trials", "1").check()
+    (folder / "helper.py").write_text("def scale(x):\n    return 3 * x\n")
+
+    hpo("worker", "same", "--runners", "1", "--allow-mismatch").check()
+
+    trials = json.loads(hpo("trials", "same", "--format", "json").check().out)
+    marks = [trial["user_attrs"].get("code_mismatch") for trial in trials]
+    assert marks[:2] == [None, None]
+    assert "helper" in marks[2][0]
+
+
+def test_a_first_mistake_can_be_mended_before_any_trial_completed(folder, hpo):
+    """Code is pinned by the first result, not by the first attempt."""
+    (folder / "helper.py").write_text("def scale(x):\n    raise RuntimeError('not yet')\n")
+    assert hpo("run", "same.yaml", "--runners", "1").code == 1
+    (folder / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
+    hpo("retry", "same").check()
+
+    hpo("run", "same.yaml", "--runners", "1").check()
