@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 from optuna import Study
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -21,7 +24,9 @@ from hpo.spec import sampling as options
 
 def make_pruner(spec: StudySpec) -> BasePruner:
     """The pruner a spec asks for. Two calls make pruners that decide alike, in any process."""
-    return _made(spec.pruner)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # PatientPruner, since Optuna 2.8
+        return _made(spec.pruner)
 
 
 def _made(pruner: options.AnyPruner) -> BasePruner:

@@ -182,7 +182,7 @@ def _union(path: Path) -> dict[str, type[BaseModel]]:
         case ("pruner",):
             return _PRUNERS
         case ("pruner", "wrapped"):
-            return {name: model for name, model in _PRUNERS.items() if name != "patient"}
+            return {name: model for name, model in _PRUNERS.items() if name not in ("none", "patient")}
     return {}
 
 

@@ -227,7 +227,7 @@ def _wrapped(value: Any) -> Any:
 
 
 _Prunable = Annotated[
-    NoPruner | MedianPruner | PercentilePruner | AshaPruner | HyperbandPruner | ThresholdPruner,
+    MedianPruner | PercentilePruner | AshaPruner | HyperbandPruner | ThresholdPruner,
     Field(discriminator="name"),
 ]
 
@@ -241,7 +241,7 @@ class PatientPruner(Section):
         default=0.0, description="What counts as an improvement, in the objective's unit."
     )
     wrapped: Annotated[_Prunable, BeforeValidator(_wrapped)] | None = Field(
-        default=None, description="The pruner that decides then; null: prune at once."
+        default=None, description="The pruner that decides then; absent: prune at once."
     )
 
 

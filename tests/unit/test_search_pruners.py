@@ -63,6 +63,7 @@ def train(study: optuna.Study, values: list[float]) -> FrozenTrial:
         ({"name": "patient", "patience": 2}, PatientPruner),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_every_name_makes_its_pruner(pruner: Any, kind: type) -> None:
     assert type(make_pruner(spec(pruner))) is kind
 

@@ -102,7 +102,7 @@ def test_every_ready_study_file_fits_the_schema(file: Path) -> None:
         {"pruner": "median"},
         {"pruner": {"name": "asha", "max_epochs": 9}},
         {"pruner": {"name": "patient", "patience": 2, "wrapped": "median"}},
-        {"pruner": {"name": "patient", "patience": 2, "wrapped": {"name": "none"}}},
+        {"pruner": {"name": "patient", "patience": 2, "wrapped": {"name": "threshold", "upper": 1}}},
         {"pruner": {"name": "patient", "patience": 2, "wrapped": None}},
         {"budget": {"seconds": 0.5, "target": -1}},
         {"enqueue": [{"x": 0.5}]},

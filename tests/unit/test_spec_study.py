@@ -588,6 +588,7 @@ def test_a_wrong_sampler_gets_a_sentence(sampler: Any, message: str) -> None:
         ({"name": "threshold"}, "pruner needs `lower`, `upper` or both"),
         ({"name": "threshold", "lower": 2, "upper": 1}, "pruner.lower must be below upper (1.0), got 2.0"),
         ({"name": "patient"}, "pruner.patience is required"),
+        ({"name": "patient", "patience": 1, "wrapped": "none"}, "pruner.wrapped.name must be one of median"),
         (
             {"name": "patient", "patience": 1, "wrapped": {"name": "patient"}},
             "pruner.wrapped must not be another patient",
@@ -598,7 +599,7 @@ def test_a_wrong_sampler_gets_a_sentence(sampler: Any, message: str) -> None:
         ),
         (
             {"name": "patient", "patience": 1, "wrapped": "medan"},
-            "pruner.wrapped.name must be one of none, median",
+            "pruner.wrapped.name must be one of median",
         ),
     ],
 )
