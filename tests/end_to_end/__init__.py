@@ -1,0 +1,1 @@
+"""What people do with `hpo`, done with the real command."""
