@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import SpecError
 from hpo.search.cmaes import ReplayedCmaEsSampler
-from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest
+from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import distribution, random_point
 from hpo.spec import StudySpec, parse_spec
 from hpo.spec.conditions import active
@@ -580,3 +580,21 @@ def test_a_sampler_that_writes_to_its_trial_says_so(name: str) -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_samplers_options_arrive(options: dict[str, Any], check: Callable[[Any], bool]) -> None:
     assert check(make_sampler(spec(options), 0))
+
+
+def late_distance(renew: Callable[[optuna.Study], optuna.Study]) -> float:
+    """How far from the optimum, 0 in [-10, 10], the last trials of an objective lie that suggests for itself."""
+    made = spec("tpe", {})
+    study = optuna.create_study()
+    for ticket in range(50):
+        study = renew(study)
+        study.sampler = make_sampler(made, ticket)
+        trial = optuna.Trial(study, study._storage.create_new_trial(study._study_id))
+        x = trial.suggest_float("x", -10, 10)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [x * x])
+    return statistics.median(abs(trial.params["x"]) for trial in study.trials[-25:])
+
+
+def test_a_study_that_is_used_again_must_be_uncached_for_the_sampler_to_learn() -> None:
+    assert late_distance(uncached) < 3
+    assert late_distance(lambda study: study) > 4, "the control: the first list of trials is kept for ever"
