@@ -583,7 +583,7 @@ def test_a_samplers_options_arrive(options: dict[str, Any], check: Callable[[Any
 
 
 def late_distance(renew: Callable[[optuna.Study], optuna.Study]) -> float:
-    """How far from the optimum, 0 in [-10, 10], the last trials of an objective lie that suggests for itself."""
+    """Distance of the last trials from the optimum (0 in [-10, 10]) when the objective suggests."""
     made = spec("tpe", {})
     study = optuna.create_study()
     for ticket in range(50):
