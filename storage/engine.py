@@ -224,6 +224,34 @@ class Database:
 
         return self.patience(self.url, once)
 
+    def write_once(self, verb: Callable[[Connection], T]) -> T:
+        """`verb` in a transaction of its own, for verbs that must not happen twice ("ten more trials").
+
+        Again when the database went away before it committed. When the answer to COMMIT was lost,
+        PostgreSQL tells afterwards what became of the transaction; SQLite answers in this process.
+
+        Raises:
+            DatabaseUnreachableError: patience is over.
+        """
+        tried: list[tuple[int, T]] = []
+
+        def once() -> T:
+            with self.transaction() as connection:
+                if connection.dialect.name != "postgresql":
+                    return verb(connection)
+                if tried:
+                    number, result = tried[-1]
+                    became = connection.scalar(sa.select(sa.func.txid_status(number)))
+                    if became == "committed":
+                        return result
+                    if became == "in progress":
+                        raise DatabaseUnreachableError("the transaction has not ended yet")
+                number = connection.scalar(sa.select(sa.func.txid_current())) or 0
+                tried.append((number, verb(connection)))
+                return tried[-1][1]
+
+        return self.patience(self.url, once)
+
     def read(self, verb: Callable[[Connection], T]) -> T:
         """`verb` in a read transaction."""
 
@@ -232,6 +260,20 @@ class Database:
                 return verb(connection)
 
         return self.patience(self.url, once)
+
+    def once(self, verb: Callable[[Connection], T], *, write: bool = False) -> T:
+        """`verb` in a transaction, tried a single time: for loops that must not wait.
+
+        Raises:
+            DatabaseUnreachableError: the database is away now.
+        """
+        try:
+            with self.transaction(write=write) as connection:
+                return verb(connection)
+        except Exception as error:
+            if is_unreachable(error):
+                raise unreachable(self.url, error) from error
+            raise
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -8,7 +8,7 @@ ORM writes show up in the session, attributes are Core upserts that only `do_orm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,8 +22,6 @@ from storage.engine import Database, intend_to_write
 from storage.errors import LeaseLostError
 from storage.records import Lease
 
-_Also = Callable[[Session], None]
-_also: ContextVar[_Also | None] = ContextVar("also", default=None)
 _fenced: ContextVar[bool] = ContextVar("fenced", default=False)
 
 
@@ -39,15 +37,14 @@ class Fence:
         event.listen(factory, "before_commit", self._before_commit)
 
     @contextmanager
-    def transaction(self, also: _Also | None = None) -> Iterator[None]:
-        """Sessions begun inside check the lease first; `also` runs in the same transaction, at its end."""
-        fenced, extra = _fenced.set(True), _also.set(also)
+    def transaction(self) -> Iterator[None]:
+        """Sessions begun inside check the lease first."""
+        fenced = _fenced.set(True)
         try:
             with intend_to_write():
                 yield
         finally:
             _fenced.reset(fenced)
-            _also.reset(extra)
 
     def prove(self, connection: Connection | Session) -> None:
         """Make sure that the current attempt may write in this transaction.
@@ -77,11 +74,6 @@ class Fence:
             session.info["wrote"] = True
 
     def _before_commit(self, session: Session) -> None:
-        also = _also.get()
-        if also is not None and session.info.get("proven"):
-            session.flush()
-            also(session)
-            return
         session.flush()
         if session.info.get("wrote") and not session.info.get("proven"):
             self.prove(session)

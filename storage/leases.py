@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -24,8 +25,8 @@ class Held:
     runner: int
 
 
-def check(connection: Connection | Session, lease: Lease) -> None:
-    """Hold the ticket's row and make sure that this attempt may still write in this transaction.
+def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
+    """Hold the ticket's row, and return it, when this attempt may still write in this transaction.
 
     Safe beside others: the row stays locked until the transaction ends, and whoever takes a ticket
     over changes this row first.
@@ -34,9 +35,7 @@ def check(connection: Connection | Session, lease: Lease) -> None:
         LeaseLostError: another attempt holds the ticket, or none does.
     """
     row = connection.execute(
-        sa.select(ticket.c.attempt, ticket.c.state, ticket.c.number, ticket.c.worker_id)
-        .where(ticket.c.id == lease.ticket_id)
-        .with_for_update()
+        sa.select(ticket).where(ticket.c.id == lease.ticket_id).with_for_update()
     ).first()
     if row is None:
         raise LeaseLostError("the study was deleted")
@@ -48,6 +47,7 @@ def check(connection: Connection | Session, lease: Lease) -> None:
         raise LeaseLostError(
             f"ticket {row.number}: attempt {lease.attempt} lost its lease; the ticket is {row.state}"
         )
+    return row
 
 
 def note_rejected(connection: Connection, lease: Lease) -> None:
@@ -59,11 +59,18 @@ def note_rejected(connection: Connection, lease: Lease) -> None:
 
 def renew(connection: Connection, clock: Clock, worker_id: str, seconds: float) -> list[Held]:
     """Extend every lease this worker still holds by `seconds` from now; what it holds is returned."""
-    mine = (ticket.c.worker_id == worker_id) & (ticket.c.state == TicketState.RUNNING)
-    connection.execute(ticket.update().where(mine).values(lease_until=clock.now() + seconds))
     rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.study_id, ticket.c.runner).where(mine)
-    )
+        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.study_id, ticket.c.runner)
+        .where(ticket.c.worker_id == worker_id, ticket.c.state == TicketState.RUNNING)
+        .order_by(ticket.c.id)  # everyone who locks several tickets does so in this order
+        .with_for_update()
+    ).all()
+    if rows:
+        connection.execute(
+            ticket.update()
+            .where(ticket.c.id.in_([row.id for row in rows]))
+            .values(lease_until=clock.now() + seconds)
+        )
     return [Held(Lease(row.id, row.attempt), row.study_id, row.runner) for row in rows]
 
 

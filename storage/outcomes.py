@@ -6,26 +6,22 @@ Every verb runs inside the caller's transaction, which already holds the ticket'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session
 
+from storage import optuna_rows
 from storage.clock import Clock
 from storage.records import AttemptState, Lease, StudyState, TicketState, WorkerState
 from storage.tables import attempt, study, ticket, worker
 
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 _LONGEST_BACKOFF = 60.0  # seconds
-_trials = models.TrialModel.__table__
-Executor = Connection | Session
 
 
 def deliver(
-    connection: Executor,
+    connection: Connection,
     clock: Clock,
     lease: Lease,
     state: TicketState,
@@ -48,7 +44,7 @@ def deliver(
 
 
 def fail(
-    connection: Executor, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
+    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
 ) -> None:
     """The objective raised, crashed by itself, hung or returned nonsense: try again or give up."""
     row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
@@ -61,7 +57,7 @@ def fail(
     conclude(connection, clock, row.study_id)
 
 
-def lose(connection: Executor, clock: Clock, lease: Lease, why: str) -> None:
+def lose(connection: Connection, clock: Clock, lease: Lease, why: str) -> None:
     """The worker or runner died or went silent: nobody's fault until it happened too often."""
     row = _close(connection, clock, lease, AttemptState.LOST, why)
     budget = connection.scalar(sa.select(study.c.retry_lost).where(study.c.id == row.study_id)) or 0
@@ -69,21 +65,21 @@ def lose(connection: Executor, clock: Clock, lease: Lease, why: str) -> None:
     conclude(connection, clock, row.study_id)
 
 
-def release(connection: Executor, clock: Clock, lease: Lease, why: str = "drained") -> None:
+def release(connection: Connection, clock: Clock, lease: Lease, why: str = "drained") -> None:
     """The attempt gives its ticket back on purpose; it counts against nothing."""
     row = _close(connection, clock, lease, AttemptState.RELEASED, why)
     _requeue(connection, row.id, not_before=None)
     conclude(connection, clock, row.study_id)
 
 
-def cancel(connection: Executor, clock: Clock, lease: Lease) -> None:
+def cancel(connection: Connection, clock: Clock, lease: Lease) -> None:
     """A person ended the attempt: its trial will not go on."""
     row = _close(connection, clock, lease, AttemptState.CANCELLED, "cancelled")
     give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
     conclude(connection, clock, row.study_id)
 
 
-def give_up(connection: Executor, ticket_id: int, trial_id: int | None, state: TicketState) -> None:
+def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state: TicketState) -> None:
     """End a ticket without a result; Optuna's trial becomes FAIL."""
     connection.execute(
         ticket.update()
@@ -91,14 +87,10 @@ def give_up(connection: Executor, ticket_id: int, trial_id: int | None, state: T
         .values(state=state, worker_id=None, runner=None, lease_until=None, not_before=None)
     )
     if trial_id is not None:
-        connection.execute(
-            sa.update(_trials)
-            .where(_trials.c.trial_id == trial_id, _trials.c.state == TrialState.RUNNING)
-            .values(state=TrialState.FAIL, datetime_complete=datetime.now(UTC).replace(tzinfo=None))
-        )
+        optuna_rows.finish(connection, trial_id, TrialState.FAIL)
 
 
-def conclude(connection: Executor, clock: Clock, study_id: int) -> None:
+def conclude(connection: Connection, clock: Clock, study_id: int) -> None:
     """End the study when nothing runs and nothing more may start.
 
     Two last attempts that end at the same moment may each see the other still running; then whoever
@@ -138,7 +130,7 @@ def conclude(connection: Executor, clock: Clock, study_id: int) -> None:
 BY_HAND = "stopped by hand"
 
 
-def close_leftovers(connection: Executor, study_id: int) -> None:
+def close_leftovers(connection: Connection, study_id: int) -> None:
     """Trials that wait for another attempt get none any more."""
     rows = connection.execute(
         sa.select(ticket.c.id, ticket.c.trial_id).where(
@@ -151,7 +143,7 @@ def close_leftovers(connection: Executor, study_id: int) -> None:
         give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
 
 
-def stop_seconds(connection: Executor, clock: Clock, study_id: int) -> None:
+def stop_seconds(connection: Connection, clock: Clock, study_id: int) -> None:
     """The budget of seconds stops counting (paused or ended)."""
     connection.execute(
         study.update()
@@ -164,7 +156,7 @@ def stop_seconds(connection: Executor, clock: Clock, study_id: int) -> None:
 
 
 def _close(
-    connection: Executor,
+    connection: Connection,
     clock: Clock,
     lease: Lease,
     state: AttemptState,
@@ -181,7 +173,7 @@ def _close(
 
 
 def _again_or_give_up(
-    connection: Executor, clock: Clock, row: sa.Row[tuple[int, ...]], *, failed: int, lost: int, more: bool
+    connection: Connection, clock: Clock, row: sa.Row[tuple[int, ...]], *, failed: int, lost: int, more: bool
 ) -> None:
     connection.execute(ticket.update().where(ticket.c.id == row.id).values(failed=failed, lost=lost))
     if more:
@@ -192,7 +184,7 @@ def _again_or_give_up(
         give_up(connection, row.id, row.trial_id, TicketState.FAILED)
 
 
-def _requeue(connection: Executor, ticket_id: int, not_before: sa.ColumnElement[float] | None) -> None:
+def _requeue(connection: Connection, ticket_id: int, not_before: sa.ColumnElement[float] | None) -> None:
     connection.execute(
         ticket.update()
         .where(ticket.c.id == ticket_id)
@@ -202,7 +194,7 @@ def _requeue(connection: Executor, ticket_id: int, not_before: sa.ColumnElement[
     )
 
 
-def _end_at_target(connection: Executor, study_id: int, value: float) -> None:
+def _end_at_target(connection: Connection, study_id: int, value: float) -> None:
     """Once a trial has met the target, nothing new starts."""
     reached = sa.case(
         (study.c.maximize == 1, sa.literal(value) >= study.c.budget_target),
@@ -220,7 +212,7 @@ def _end_at_target(connection: Executor, study_id: int, value: float) -> None:
     )
 
 
-def _quarantine_bad_worker(connection: Executor, clock: Clock, worker_id: str, error: str) -> None:
+def _quarantine_bad_worker(connection: Connection, clock: Clock, worker_id: str, error: str) -> None:
     """A worker whose first attempts all failed gets no more, and its failures are given to others."""
     row = connection.execute(sa.select(worker).where(worker.c.id == worker_id)).first()
     if row is None or row.state != WorkerState.ACTIVE or row.good_attempts or row.bad_attempts < BAD_START:
@@ -237,7 +229,7 @@ def _quarantine_bad_worker(connection: Executor, clock: Clock, worker_id: str, e
     _give_back_failures_of(connection, worker_id)
 
 
-def _give_back_failures_of(connection: Executor, worker_id: str) -> None:
+def _give_back_failures_of(connection: Connection, worker_id: str) -> None:
     """Tickets that failed on this worker alone are queued again, with a new trial."""
     here = sa.select(attempt.c.ticket_id).where(
         attempt.c.worker_id == worker_id, attempt.c.state == AttemptState.FAILED

@@ -133,8 +133,9 @@ class Claim:
 class NothingToClaim:
     """Why there is no ticket now."""
 
-    ended: bool  # the study has ended: a worker may leave
+    ended: bool  # a worker may leave
     why: str
+    fault: bool = False  # because this worker is quarantined
 
 
 @dataclass(frozen=True)

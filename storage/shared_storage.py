@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, get_storage
+from optuna.storages._cached_storage import _StudyInfo
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
@@ -31,6 +32,18 @@ class SharedStorage(BaseStorage):
         self._fence = fence
         self._inner: Any = get_storage(database.rdb)
         self.trial_id: int | None = None
+
+    def work_on(self, optuna_study_id: int, trial_id: int, number: int) -> None:
+        """From now on this trial, and no other, may be written. Optuna's cache learns of it."""
+        inner = self._inner
+        with inner._lock:
+            inner._trial_id_to_study_id_and_number[trial_id] = (optuna_study_id, number)
+            inner._study_id_and_number_to_trial_id[(optuna_study_id, number)] = trial_id
+            inner._studies.setdefault(optuna_study_id, _StudyInfo())
+        self.trial_id = trial_id
+
+    def __reduce__(self) -> str:
+        raise TypeError("a trial's storage holds its lease and cannot be sent to another process")
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return self._database.patience(self._database.url, call)

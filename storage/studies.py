@@ -80,7 +80,7 @@ def create(database: Database, new: NewStudy) -> StudyRow:
         return row
 
     try:
-        return database.write(insert)
+        return database.write_once(insert)
     except sa.exc.IntegrityError as error:
         raise StudyExistsError(f"a study named {new.name} exists already") from error
 

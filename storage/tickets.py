@@ -88,9 +88,13 @@ def claim_next(
     if state is not StudyState.RUNNING:
         outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why=f"the study is {state}")
-    standing = connection.scalar(sa.select(worker.c.state).where(worker.c.id == worker_id))
-    if standing != WorkerState.ACTIVE:
-        return NothingToClaim(ended=True, why=f"this worker is {standing or 'not registered'}")
+    standing = connection.execute(
+        sa.select(worker.c.state, worker.c.reason).where(worker.c.id == worker_id)
+    ).first()
+    if standing is None or standing.state == WorkerState.LEFT:
+        return NothingToClaim(ended=True, why="this worker is not registered any more")
+    if standing.state == WorkerState.QUARANTINED:
+        return NothingToClaim(ended=True, why=f"this worker is quarantined: {standing.reason}", fault=True)
     if _seconds_spent(connection, clock, row):
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
     chosen = connection.execute(

@@ -94,9 +94,10 @@ def beat(
             beat_at=clock.now(),
             status=json.dumps(dict(status)),
             state=sa.case(
-                (worker.c.state == WorkerState.LOST, sa.literal(WorkerState.ACTIVE.value)),
-                else_=worker.c.state,
+                (worker.c.state == WorkerState.LOST, WorkerState.ACTIVE.value), else_=worker.c.state
             ),
+            reason=sa.case((worker.c.state == WorkerState.LOST, None), else_=worker.c.reason),
+            ended_at=None,
         )
     )
     state = connection.scalar(sa.select(worker.c.state).where(worker.c.id == worker_id))
@@ -107,8 +108,11 @@ def set_state(connection: Connection, clock: Clock, worker_id: str, state: Worke
     """Draining, or left in good order. A quarantined worker stays so."""
     connection.execute(
         worker.update()
-        .where(worker.c.id == worker_id, worker.c.state != WorkerState.QUARANTINED)
-        .values(state=state, ended_at=clock.now() if state is WorkerState.LEFT else None)
+        .where(worker.c.id == worker_id)
+        .values(
+            state=sa.case((worker.c.state == WorkerState.QUARANTINED, worker.c.state), else_=state.value),
+            ended_at=clock.now() if state is WorkerState.LEFT else None,
+        )
     )
 
 
@@ -120,19 +124,15 @@ def mark_silent(connection: Connection, clock: Clock, lease_seconds: float) -> N
             worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]),
             worker.c.beat_at < clock.now() - LOST_AFTER * lease_seconds,
         )
-        .values(state=WorkerState.LOST, reason="went silent", ended_at=clock.now())
+        .values(state=WorkerState.LOST, reason="went silent")
     )
 
 
 def of_host(connection: Connection, host_key: str) -> list[tuple[str, int, float]]:
-    """(id, pid, process start) of the workers of this very host that should be alive."""
+    """(id, pid, process start) of the workers of this very host that have not signed off."""
     rows = connection.execute(
         sa.select(worker.c.id, worker.c.pid, worker.c.pid_started).where(
-            worker.c.host_key == host_key,
-            worker.c.state.in_(
-                [WorkerState.ACTIVE, WorkerState.DRAINING, WorkerState.LOST, WorkerState.QUARANTINED]
-            ),
-            worker.c.ended_at.is_(None) | (worker.c.state == WorkerState.LOST),
+            worker.c.host_key == host_key, worker.c.ended_at.is_(None)
         )
     )
     return [(row.id, row.pid, row.pid_started) for row in rows]
@@ -141,10 +141,15 @@ def of_host(connection: Connection, host_key: str) -> list[tuple[str, int, float
 def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
     """A worker whose process is known to be gone: free its tickets at once; returns how many."""
     freed = leases.reap_worker(connection, clock, worker_id, "its worker died")
+    quarantined = worker.c.state == WorkerState.QUARANTINED
     connection.execute(
         worker.update()
-        .where(worker.c.id == worker_id, worker.c.state != WorkerState.QUARANTINED)
-        .values(state=WorkerState.LOST, reason="its process is gone", ended_at=clock.now())
+        .where(worker.c.id == worker_id)
+        .values(
+            state=sa.case((quarantined, worker.c.state), else_=WorkerState.LOST.value),
+            reason=sa.case((quarantined, worker.c.reason), else_="its process is gone"),
+            ended_at=clock.now(),
+        )
     )
     return freed
 

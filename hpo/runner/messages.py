@@ -89,6 +89,7 @@ class NoTicket:
 
     ended: bool
     why: str
+    fault: bool = False  # because this worker is quarantined
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hpo.errors import HpoError
+from hpo.errors import DatabaseError, HpoError
 from hpo.runner.interrupt import StopFlag, Urgency
 from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Run
 
@@ -31,19 +31,19 @@ class Runner:
         self._stop = StopFlag()
         self._database: Any = None
         self._lease: Any = None
+        self._leaving = threading.Event()
 
     def main(self) -> int:
         """Work until told to quit; returns the exit status."""
         boot: Boot = self._pipe.recv()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         from hpo.runner.session import StudySession
-        from hpo.settings import Settings
-        from hpo.wiring import open_storage, telling
+        from hpo.wiring import telling
         from storage.attempts import AttemptWriter
         from storage.engine import Patience
         from storage.errors import DatabaseUnreachableError
 
-        database = open_storage(Settings(storage=boot.storage))
+        database = self._connect(boot)
         self._database = database
         database.patience = Patience(endless=True)
         writer = AttemptWriter(database)
@@ -65,6 +65,19 @@ class Runner:
                 return 0  # the worker gave up waiting; nothing more can be written
             self._send(Ready())
 
+    def _connect(self, boot: Boot) -> Any:
+        """The worker has been connected, so a database that is away will come back."""
+        from hpo.settings import Settings
+        from hpo.wiring import open_storage
+
+        while True:
+            try:
+                return open_storage(Settings(storage=boot.storage))
+            except DatabaseError as error:
+                log.warning("%s; trying again", error)
+                if self._leaving.wait(1.0):
+                    raise
+
     def _send(self, message: Any) -> None:
         from hpo.runner.messages import Ended, Started
 
@@ -84,6 +97,8 @@ class Runner:
                 os._exit(1)
             if isinstance(order, Run | Quit):
                 self._orders.put(order)
+            if isinstance(order, Quit | Drain):
+                self._leaving.set()
             if isinstance(order, Abandon) and order.lease == self._lease:
                 self._stop.raise_to(Urgency.LOST)
             if isinstance(order, Drain):

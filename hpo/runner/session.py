@@ -27,14 +27,15 @@ from hpo.runner.trial import RunningTrial
 from hpo.runner.values import BadValueError, checked_values
 from hpo.search.draws import training_seed
 from hpo.search.pruners import make_pruner
-from hpo.search.samplers import make_sampler, needs_stored_trial, suggest
+from hpo.search.samplers import make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import distribution
 from hpo.spec import StudySpec, resolve
 from hpo.wiring import open_artifacts
 from storage import checkpoints, studies, tickets
-from storage.attempts import AttemptWriter, Trial
+from storage.attempts import AttemptWriter
 from storage.engine import Database
 from storage.errors import LeaseLostError
+from storage.optuna_rows import Trial
 from storage.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
 
 log = logging.getLogger(__name__)
@@ -84,9 +85,10 @@ class StudySession:
         self._compare_code()
         claim = self.claim()
         if isinstance(claim, NothingToClaim):
-            send(NoTicket(claim.ended, claim.why))
+            send(NoTicket(claim.ended, claim.why, claim.fault))
             return
         stop.begin_trial()
+        self.optuna = uncached(self.optuna)  # a sampler must see the trials that ended since
         with self.writer.holding(claim.lease):
             try:
                 send(self._attempt(claim, stop, send))
@@ -121,6 +123,7 @@ class StudySession:
         step = None if resumed is None else resumed.step
         send(Started(self.row.name, claim.lease, trial.number, attempt, step))
         seed = training_seed(self.row.seed, claim.number)
+        self.optuna.sampler = make_sampler(self.spec, claim.number)
         running = RunningTrial(
             self.optuna,
             frozen,
@@ -137,7 +140,6 @@ class StudySession:
             stop=stop,
             on_report=lambda at, value: send(Reported(claim.lease, at, value)),
         )
-        self.optuna.sampler = make_sampler(self.spec, claim.number)
         if self.mismatch:
             running.set_user_attr("code_mismatch", self.mismatch)
         with captured(self.store, f"{folder}/{attempt}"):
@@ -189,11 +191,11 @@ class StudySession:
             step = None if resumed is None else resumed.step
             trial = self.writer.take_over(self.row.optuna_study_id, claim, step)
         elif needs_stored_trial(self.spec):
-            trial = self.writer.start_trial(self.row.optuna_study_id, claim, {}, {}, {}, {})
+            trial = self.writer.start_trial(self.row.optuna_study_id, claim, {}, {}, {})
         else:
             params, saw = self._choose(claim, _unstored(), claim.point)
             dists = {name: self.distributions[name] for name in params}
-            trial = self.writer.start_trial(self.row.optuna_study_id, claim, params, dists, {}, saw)
+            trial = self.writer.start_trial(self.row.optuna_study_id, claim, params, dists, saw)
             return trial, _frozen(trial, params, dists)
         frozen = self.writer.storage.get_trial(trial.id)
         params, _ = self._choose(claim, frozen, {**claim.point, **frozen.params})

@@ -85,7 +85,7 @@ def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> int:
         raise UserError(f"{row.name} is a grid; it visits every cell anyway")
     checked = check_point(spec, point)
     with telling():
-        number = database.write(lambda connection: studies.enqueue(connection, row.id, checked))
+        number = database.write_once(lambda connection: studies.enqueue(connection, row.id, checked))
     if number is None:
         raise UserError(
             f"every trial of {row.name} is spent or taken; first run `hpo extend {row.name} --trials +1`"
@@ -117,12 +117,12 @@ def extend(
         raise UserError(f"{row.name} has no budget of trials; extend its seconds or target")
     if trials > 0 and cells:
         unlimited = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": None})})
-        rest = grid_points(unlimited)[row.budget_trials or 0 :]
+        rest = grid_points(unlimited, skip=row.budget_trials or 0)
         if len(rest) < trials:
             raise UserError(f"the grid of {row.name} has {len(rest)} cells left, fewer than {trials}")
         points = list(rest[:trials])
     with telling():
-        database.write(
+        database.write_once(
             lambda connection: studies.extend(
                 connection, row.id, points, cells=cells, seconds=seconds, target=target
             )

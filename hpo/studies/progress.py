@@ -29,12 +29,12 @@ class Progress:
 
 
 def snapshot(database: Database, name: str) -> Progress:
-    """Counts and best value now.
+    """Counts and best value now; a view does not wait for a database that is away.
 
     Raises:
         UnknownStudyError, DatabaseUnreachableError
     """
-    return database.read(lambda connection: _snapshot(connection, database, name))
+    return database.once(lambda connection: _snapshot(connection, database, name))
 
 
 def _snapshot(connection: Connection, database: Database, name: str) -> Progress:

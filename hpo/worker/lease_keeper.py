@@ -13,7 +13,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from hpo.worker.identity import host_key, is_alive
 from storage import leases, studies, workers
+from storage.clock import Clock
 from storage.engine import Database, is_unreachable
 from storage.errors import UnknownStudyError
 from storage.records import Lease, StudyState, WorkerState
@@ -34,8 +36,9 @@ class Beat:
 class LeaseKeeper(threading.Thread):
     """Beats every `interval` seconds until stopped; the newest beat is in `latest`.
 
-    Reaps what others let expire. On a server, it reaps only after it has seen the database alive for
-    one whole lease: after an outage everybody first gets the chance to renew.
+    Reaps what others let expire, but only after it has seen the database alive for one whole lease:
+    after an outage, or a laptop's sleep, everybody first gets the chance to renew. A worker of this
+    very host whose process is gone is noticed at once.
     """
 
     def __init__(
@@ -94,11 +97,13 @@ class LeaseKeeper(threading.Thread):
 
     def _ask(self, connection: Connection, asked: float) -> Beat:
         clock = self._database.clock
-        state = workers.beat(connection, clock, self._worker_id, self._status())
+        # Tickets before workers, as those who deliver results lock them.
         held = leases.renew(connection, clock, self._worker_id, self._lease)
+        state = workers.beat(connection, clock, self._worker_id, self._status())
         if self._may_reap():
             leases.reap_expired(connection, clock)
             workers.mark_silent(connection, clock, self._lease)
+        bury_dead_neighbours(connection, clock, self._worker_id)
         try:
             study = studies.get(connection, self._study).state
         except UnknownStudyError:
@@ -106,6 +111,11 @@ class LeaseKeeper(threading.Thread):
         return Beat(asked, frozenset(item.lease for item in held), state, study)
 
     def _may_reap(self) -> bool:
-        if self._database.engine.dialect.name == "sqlite":
-            return True
         return self._alive_since is not None and time.monotonic() - self._alive_since > self._lease
+
+
+def bury_dead_neighbours(connection: Connection, clock: Clock, worker_id: str) -> None:
+    """Free the tickets of this host's other workers whose processes are gone."""
+    for other, pid, started in workers.of_host(connection, host_key()):
+        if other != worker_id and not is_alive(pid, started):
+            workers.bury(connection, clock, other)

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -31,10 +30,10 @@ from hpo.spec import StudySpec
 from hpo.worker import identity
 from hpo.worker.child import Child
 from hpo.worker.devices import Share
-from hpo.worker.lease_keeper import LeaseKeeper
+from hpo.worker.lease_keeper import LeaseKeeper, bury_dead_neighbours
+from hpo.worker.settling import Settlements
 from hpo.worker.signals import Signals
-from storage import outcomes, studies, workers
-from storage.attempts import end_from_outside
+from storage import studies, workers
 from storage.engine import Database, Patience
 from storage.errors import StorageError
 from storage.records import StudyState, WorkerState
@@ -99,6 +98,7 @@ class Worker:
         self._draining: str | None = None
         self._outcome: Outcome | None = None
         self._next_poll = 0.0
+        self._settlements = Settlements(database, self.identity.id)
         self._keeper: LeaseKeeper | None = None
 
     def run(self) -> Outcome:
@@ -125,6 +125,7 @@ class Worker:
                     self._heed_signals(signals)
                     self._heed_beat(keeper)
                     self._end_hung_runners()
+                    self._settlements.settle()
                     self._give_work()
             finally:
                 keeper.stop()
@@ -189,7 +190,9 @@ class Worker:
                 self._next_poll = now + POLL
                 if self._left is not None:
                     self._left += 1
-                if message.ended:
+                if message.fault:
+                    self._quarantined(message.why)
+                elif message.ended:
                     self._drain(message.why)
             case Broken():
                 self._outcome = self._outcome or Outcome(message.exit_code, message.why)
@@ -203,10 +206,10 @@ class Worker:
         del self._children[child.index]
         if current is not None:
             why, blame = child.how_it_died()
-            self._end_attempt(current, why, blame)
+            self._settlements.died(current, why, blame=blame)
             self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
         elif child.asked:
-            self._free_unannounced(child)
+            self._settlements.died_unannounced(child.index, child.how_it_died()[0])
         if not child.ready_once:
             self._boot_failures += 1
             if self._boot_failures >= _BOOT_TRIES and self._outcome is None:
@@ -215,22 +218,6 @@ class Worker:
                 self._drain(self._outcome.why)
         if self._draining is None:
             self._spawn(child.index)
-
-    def _end_attempt(self, current: Started, why: str, blame: bool) -> None:
-        clock = self._database.clock
-        verb = outcomes.fail if blame else outcomes.lose
-        end_from_outside(
-            self._database, current.lease, lambda connection: verb(connection, clock, current.lease, why)
-        )
-
-    def _free_unannounced(self, child: Child) -> None:
-        """It died between the claim and its announcement: the lease is found by worker and runner."""
-        clock = self._database.clock
-        why, _ = child.how_it_died()
-        for lease in self._database.read(
-            lambda connection: workers.leases_of_runner(connection, self.identity.id, child.index)
-        ):
-            end_from_outside(self._database, lease, partial(outcomes.lose, clock=clock, lease=lease, why=why))
 
     def _give_work(self) -> None:
         if self._draining is not None:
@@ -252,6 +239,11 @@ class Worker:
             child.tell(Run(self._study))
 
     # What makes runners stop
+
+    def _quarantined(self, why: str) -> None:
+        hint = "; mend it and start again, its trials were given back"
+        self._outcome = self._outcome or Outcome(ExitCode.FAILED, why + hint)
+        self._drain(why)
 
     def _drain(self, why: str) -> None:
         if self._draining is None:
@@ -284,19 +276,13 @@ class Worker:
         """End every runner at once and give the tickets back, as far as the database can be told."""
         self._outcome = Outcome(exit_code, why)
         self._drain(why)
-        self._database.patience = Patience()
-        clock = self._database.clock
         for child in list(self._children.values()):
             child.kill()
             current = child.current
             child.close()
             del self._children[child.index]
             if current is not None:
-                give_back = partial(outcomes.release, clock=clock, lease=current.lease, why=why)
-                try:
-                    end_from_outside(self._database, current.lease, give_back)
-                except StorageError as error:
-                    log.warning("trial %d is given back when its lease expires: %s", current.trial, error)
+                self._settlements.given_back(current, why)
 
     def _heed_beat(self, keeper: LeaseKeeper) -> None:
         beat = keeper.latest
@@ -312,8 +298,7 @@ class Worker:
         if beat.study in (StudyState.STOPPED, StudyState.FINISHED, None):
             self._drain("the study has ended" if beat.study else "the study was deleted")
         if beat.worker is WorkerState.QUARANTINED:
-            self._outcome = self._outcome or Outcome(ExitCode.FAILED, "this worker is quarantined")
-            self._drain("quarantined")
+            self._quarantined("this worker is quarantined; `hpo workers` shows why")
 
     def _end_hung_runners(self) -> None:
         now = time.monotonic()
@@ -352,9 +337,7 @@ class Worker:
                 devices=[share.shown for share in self._shares],
                 versions=versions(),
             )
-            for other, pid, started in workers.of_host(connection, me.host_key):
-                if other != me.id and not identity.is_alive(pid, started):
-                    workers.bury(connection, self._database.clock, other)
+            bury_dead_neighbours(connection, self._database.clock, me.id)
 
         self._database.write(write)
 
@@ -379,6 +362,8 @@ class Worker:
             child.kill()
             child.close()
         self._database.patience = Patience()
+        if self._settlements:
+            log.warning("%d trials are freed when their leases expire", len(self._settlements))
         try:
             self._database.write(
                 lambda connection: workers.set_state(

@@ -1,0 +1,72 @@
+"""How dead runners' attempts ended, recorded as soon as the database can be told."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from hpo.runner.messages import Started
+from storage import outcomes, workers
+from storage.attempts import end_if_live
+from storage.engine import Database
+from storage.errors import DatabaseUnreachableError
+
+log = logging.getLogger(__name__)
+
+_AGAIN_AFTER = 1.0  # seconds between tries while the database is away
+
+
+class Settlements:
+    """Endings that wait to be written. Never blocks: the worker's loop must heed signals meanwhile."""
+
+    def __init__(self, database: Database, worker_id: str) -> None:
+        self._database = database
+        self._worker_id = worker_id
+        self._waiting: list[Callable[[Connection], Any]] = []
+        self._not_before = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def died(self, current: Started, why: str, *, blame: bool) -> None:
+        """A runner died during an attempt; `blame`: the trial is at fault."""
+        clock, lease = self._database.clock, current.lease
+        if blame:
+            verb = partial(outcomes.fail, clock=clock, lease=lease, error=why)
+        else:
+            verb = partial(outcomes.lose, clock=clock, lease=lease, why=why)
+        self._add(partial(end_if_live, lease=lease, verb=verb))
+
+    def died_unannounced(self, runner: int, why: str) -> None:
+        """A runner died between its claim and its word of it: its lease is found by worker and runner."""
+        clock = self._database.clock
+
+        def free(connection: Connection) -> None:
+            for lease in workers.leases_of_runner(connection, self._worker_id, runner):
+                end_if_live(connection, lease, partial(outcomes.lose, clock=clock, lease=lease, why=why))
+
+        self._add(free)
+
+    def given_back(self, current: Started, why: str) -> None:
+        """The worker itself ended the runner and gives the ticket back."""
+        verb = partial(outcomes.release, clock=self._database.clock, lease=current.lease, why=why)
+        self._add(partial(end_if_live, lease=current.lease, verb=verb))
+
+    def settle(self) -> None:
+        """Write what waits; while the database is away, keep it for later."""
+        while self._waiting and time.monotonic() >= self._not_before:
+            try:
+                self._database.once(self._waiting[0], write=True)
+            except DatabaseUnreachableError:
+                self._not_before = time.monotonic() + _AGAIN_AFTER
+                return
+            self._waiting.pop(0)
+
+    def _add(self, ending: Callable[[Connection], Any]) -> None:
+        self._waiting.append(ending)
+        self.settle()
