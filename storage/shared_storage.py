@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage, get_storage
 from optuna.storages._cached_storage import _StudyInfo
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from storage.engine import Database
 from storage.errors import LeaseLostError
@@ -35,11 +35,13 @@ class SharedStorage(BaseStorage):
 
     def work_on(self, optuna_study_id: int, trial_id: int, number: int) -> None:
         """From now on this trial, and no other, may be written. Optuna's cache learns of it."""
+        frozen = create_trial(state=TrialState.RUNNING)
+        frozen.number, frozen._trial_id = number, trial_id
         inner = self._inner
         with inner._lock:
-            inner._trial_id_to_study_id_and_number[trial_id] = (optuna_study_id, number)
-            inner._study_id_and_number_to_trial_id[(optuna_study_id, number)] = trial_id
-            inner._studies.setdefault(optuna_study_id, _StudyInfo())
+            known = inner._studies.setdefault(optuna_study_id, _StudyInfo())
+            known.unfinished_trial_ids.add(trial_id)
+            inner._add_trials_to_cache(optuna_study_id, [frozen])
         self.trial_id = trial_id
 
     def __reduce__(self) -> str:

@@ -42,13 +42,15 @@ def cancel(database: Database, row: StudyRow) -> int:
     """End at once; returns how many running trials were ended. Their workers stop at the next heartbeat."""
     _set(database, row, StudyState.STOPPING)
     with telling():
-        return database.write(lambda connection: studies.cancel_running(connection, database.clock, row.id))
+        return database.write_once(
+            lambda connection: studies.cancel_running(connection, database.clock, row.id)
+        )
 
 
 def retry_failed(database: Database, row: StudyRow) -> int:
     """Queue every failed trial again, as a new trial of the same ticket; returns how many."""
     with telling():
-        return database.write(lambda connection: studies.retry_failed(connection, row.id))
+        return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
 
 
 def delete(database: Database, row: StudyRow) -> None:
