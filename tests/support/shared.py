@@ -1,0 +1,172 @@
+"""The shared storage as several processes see it, without starting any: studies, workers, claims."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
+from optuna.storages._rdb import models
+
+from storage import outcomes, studies, tickets, workers
+from storage.attempts import AttemptWriter, Trial
+from storage.engine import Database
+from storage.migrate import open_database
+from storage.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
+from storage.tables import attempt, metadata, ticket
+
+LEASE = 30.0  # seconds; tests shift the clock instead of waiting
+SPACE = {"x": FloatDistribution(0.0, 1.0)}
+
+
+def make_study(
+    database: Database,
+    points: int | Sequence[Mapping[str, Any] | None] | None = 3,
+    *,
+    name: str = "study",
+    **changes: Any,
+) -> StudyRow:
+    """A study with so many blank tickets, or with these points, or (None) without a budget of trials."""
+    listed = [None] * points if isinstance(points, int) else list(points or [])
+    fields: dict[str, Any] = {
+        "name": name,
+        "directions": ["maximize"],
+        "spec": {},
+        "digest": "0" * 64,
+        "seed": 0,
+        "points": listed,
+        "cells": False,
+        "enqueued": 0,
+        "budget_trials": None if points is None else len(listed),
+        "budget_seconds": None,
+        "budget_target": None,
+        "retry_lost": 3,
+        "retry_failed": 0,
+        "artifacts": "memory://artifacts",
+    }
+    return studies.create(database, studies.NewStudy(**{**fields, **changes}))
+
+
+class Party:
+    """One worker with one runner: a database connection and a fenced writer of its own."""
+
+    def __init__(self, url: str, study: StudyRow, name: str = "w", clock: Any = None) -> None:
+        self.database = open_database(url, clock=clock)
+        self.writer = AttemptWriter(self.database)
+        self.study = study
+        self.name = name
+        self.id = uuid.uuid4().hex
+        self.database.write(
+            lambda connection: workers.register(
+                connection,
+                self.database.clock,
+                worker_id=self.id,
+                name=name,
+                host="host",
+                host_key=f"elsewhere-{self.id}",
+                pid=1,
+                pid_started=0.0,
+                study_id=study.id,
+                devices=["cpu"],
+                versions={},
+            )
+        )
+
+    def try_claim(self, runner: int = 0) -> Claim | NothingToClaim:
+        """Ask for a ticket."""
+        return self.database.write(
+            lambda connection: tickets.claim_next(
+                connection, self.database.clock, self.study.id, self.id, runner, "cpu", LEASE
+            )
+        )
+
+    def claim(self, runner: int = 0) -> Claim:
+        """Get a ticket; fails the test when there is none."""
+        found = self.try_claim(runner)
+        assert isinstance(found, Claim), found
+        return found
+
+    def start(self, claim: Claim, **params: float) -> Trial:
+        """Begin, or take over, the claim's trial; writes are this claim's from now on."""
+        self.writer.fence.lease = claim.lease
+        if claim.trial_id is not None:
+            return self.writer.take_over(self.study.optuna_study_id, claim, None)
+        chosen = params or {"x": 0.5}
+        return self.writer.start_trial(self.study.optuna_study_id, claim, chosen, SPACE, {})
+
+    def begin(self, runner: int = 0) -> tuple[Claim, Trial]:
+        """Claim and start."""
+        claim = self.claim(runner)
+        return claim, self.start(claim)
+
+    def complete(self, value: float = 1.0) -> None:
+        """Deliver a value for the current attempt."""
+        self.writer.deliver(TicketState.COMPLETE, (value,))
+
+    def finish_one(self, value: float = 1.0) -> Claim:
+        """Claim, start, deliver."""
+        claim, _ = self.begin()
+        self.complete(value)
+        return claim
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def let_expire(database: Database) -> int:
+    """Move the clock past every lease and reap; returns how many attempts were lost."""
+    database.clock.offset += LEASE + 1
+    return database.write(lambda connection: studies.reap(connection, database.clock))
+
+
+def lose(database: Database, lease: Lease, why: str = "gone") -> None:
+    """End an attempt as lost."""
+    database.write(lambda connection: outcomes.lose(connection, database.clock, lease, why))
+
+
+def steer(database: Database, study: StudyRow, state: StudyState) -> StudyState:
+    """Pause, resume or stop."""
+    return database.write(lambda connection: studies.set_state(connection, database.clock, study.id, state))
+
+
+def state_of(database: Database, study: StudyRow) -> StudyState:
+    """The study's state now."""
+    return database.read(lambda connection: studies.get(connection, study.name)).state
+
+
+def ticket_row(database: Database, lease: Lease) -> Any:
+    """The ticket of a lease."""
+    return database.read(
+        lambda connection: connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
+    )
+
+
+def attempts_of(database: Database, lease: Lease) -> list[str]:
+    """States of a ticket's attempts, oldest first."""
+    query = (
+        sa.select(attempt.c.state).where(attempt.c.ticket_id == lease.ticket_id).order_by(attempt.c.number)
+    )
+    return database.read(lambda connection: [str(state) for state in connection.scalars(query)])
+
+
+def ticket_states(database: Database, study: StudyRow) -> list[str]:
+    """States of a study's tickets, by number."""
+    query = sa.select(ticket.c.state).where(ticket.c.study_id == study.id).order_by(ticket.c.number)
+    return database.read(lambda connection: [str(state) for state in connection.scalars(query)])
+
+
+def empty(database: Database) -> None:
+    """Delete every row of ours and of Optuna's but its version."""
+    kept = {"version_info", "alembic_version"}
+    theirs = [table for table in models.BaseModel.metadata.sorted_tables if table.name not in kept]
+
+    def clear(connection: sa.Connection) -> None:
+        for table in [*reversed(metadata.sorted_tables), *reversed(theirs)]:
+            connection.execute(table.delete())
+
+    database.write(clear)
+
+
+Opener = Callable[..., Party]
