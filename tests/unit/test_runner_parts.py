@@ -1,0 +1,149 @@
+"""The parts of a runner: what counts as a result, when a trial must stop, what a checkpoint survives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from hpo.errors import HpoError
+from hpo.runner.checkpoint import CheckpointStore
+from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
+from hpo.runner.values import BadValueError, checked_values
+from hpo.weights import dump_state, read_state
+from storage.artifacts import ArtifactStore
+from storage.checkpoints import newest
+
+
+@pytest.mark.parametrize("value", [1, 0.5, numpy.float32(0.5), torch.tensor(0.5), True])
+def test_anything_float_takes_is_a_result(value):
+    assert checked_values(value, 1) == (float(value),)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", b"1", float("nan"), float("inf"), [], (1.0, 2.0), {}])
+def test_what_is_no_finite_number_is_no_result(value):
+    with pytest.raises(BadValueError, match="objective returned"):
+        checked_values(value, 1)
+
+
+def test_several_directions_need_as_many_values():
+    assert checked_values((1, 2), 2) == (1.0, 2.0)
+    with pytest.raises(BadValueError, match="must return 2 numbers"):
+        checked_values(1.0, 2)
+
+
+def test_a_drain_stops_at_the_end_of_the_epoch_and_not_before():
+    flag = StopFlag()
+    flag.raise_to(Urgency.END_OF_EPOCH)
+    flag.between_batches()
+    flag.before_report()
+    flag.after_report()
+    with pytest.raises(Interrupted):
+        flag.end_of_epoch()
+
+
+def test_an_objective_that_never_asks_should_prune_drains_at_its_second_report():
+    flag = StopFlag()
+    flag.raise_to(Urgency.END_OF_EPOCH)
+    flag.before_report()
+    flag.after_report()
+    with pytest.raises(Interrupted):
+        flag.before_report()
+
+
+@pytest.mark.parametrize("urgency", [Urgency.NOW, Urgency.LOST])
+def test_what_is_urgent_stops_between_batches(urgency):
+    flag = StopFlag()
+    flag.raise_to(urgency)
+    with pytest.raises(Interrupted):
+        flag.between_batches()
+
+
+def test_a_lost_lease_is_forgotten_at_the_next_trial_and_a_drain_is_not():
+    flag = StopFlag()
+    flag.raise_to(Urgency.LOST)
+    flag.begin_trial()
+    assert flag.urgency is Urgency.NONE
+    flag.raise_to(Urgency.END_OF_EPOCH)
+    flag.begin_trial()
+    assert flag.urgency is Urgency.END_OF_EPOCH
+
+
+def test_interrupted_passes_an_objectives_except_exception():
+    assert not issubclass(Interrupted, Exception)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path.as_uri())
+
+
+def saved(store: ArtifactStore, *steps: int) -> None:
+    """Attempt 1 of trial `s/0` saves a checkpoint after each step."""
+    checkpoints = CheckpointStore(store, "s/0", 1, None)
+    for step in steps:
+        checkpoints.save({"step": step, "weights": torch.full((64,), float(step))}, step)
+
+
+def test_the_next_attempt_goes_on_from_the_newest_checkpoint(store):
+    saved(store, 1, 2, 3)
+    second = CheckpointStore(store, "s/0", 2, newest(store, "s/0", before_attempt=2))
+    state = second.load()
+    assert second.latest == 3
+    assert state is not None
+    assert torch.equal(state["weights"], torch.full((64,), 3.0))
+
+
+def test_only_the_two_newest_checkpoints_are_kept(store):
+    saved(store, *range(1, 8))
+    assert [name[:20] for name in store.names("s/0/1")] == ["checkpoint-000000006", "checkpoint-000000007"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "replace"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, damage, caplog):
+    saved(store, 1, 2)
+    file = Path(store.local_root or "") / "s/0/1" / store.names("s/0/1")[-1]
+    content = bytearray(file.read_bytes())
+    if damage == "truncate":
+        del content[len(content) // 2 :]
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+    else:
+        content = bytearray(b"cos\nsystem\n(S'touch /tmp/pwned'\ntR.")
+    file.write_bytes(bytes(content))
+
+    found = newest(store, "s/0", before_attempt=2)
+
+    assert found is not None
+    assert found.step == 1
+    assert "step 2 is passed over" in caplog.text
+
+
+def test_code_in_a_saved_state_is_refused_and_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    content = dump_state({"weights": Evil()})
+    with pytest.raises(HpoError, match="more than tensors and plain values"):
+        read_state(content)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_later_attempts_checkpoint_is_invisible_to_an_earlier_one(store):
+    CheckpointStore(store, "s/0", 3, None).save({"step": 9}, 9)
+    saved(store, 1)
+    found = newest(store, "s/0", before_attempt=2)
+    assert found is not None
+    assert (found.attempt, found.step) == (1, 1)
+
+
+def test_a_full_disk_while_saving_is_said_and_training_goes_on(store, caplog):
+    """A directory where no file can be made stands in for the full disk."""
+    (Path(store.local_root or "") / "s").write_text("in the way")
+    checkpoints = CheckpointStore(store, "s/0", 1, None)
+    checkpoints.save({"step": 1}, 1)
+    assert checkpoints.latest is None
+    assert "was not saved" in caplog.text
