@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,35 +12,33 @@ from hpo.cli.looking import open_existing
 from hpo.cli.output import say
 from hpo.errors import UserError
 
+if TYPE_CHECKING:
+    from storage.engine import Database
+    from storage.records import StudyRow, StudyState
+
 
 @app.command()
 def pause(study: StudyArgument, storage: StorageOption = None) -> None:
     """Start nothing new; running trials go on, and the budget of seconds stops counting."""
-    from hpo.studies import reading, steering
+    from hpo.studies import steering
 
-    database = open_existing(storage)
-    state = steering.pause(database, reading.get_study(database, study))
-    say(f"{study} is {state}")
+    _steer(study, storage, steering.pause)
 
 
 @app.command()
 def resume(study: StudyArgument, storage: StorageOption = None) -> None:
     """Go on after a pause or a stop."""
-    from hpo.studies import reading, steering
+    from hpo.studies import steering
 
-    database = open_existing(storage)
-    state = steering.resume(database, reading.get_study(database, study))
-    say(f"{study} is {state}")
+    _steer(study, storage, steering.resume)
 
 
 @app.command()
 def stop(study: StudyArgument, storage: StorageOption = None) -> None:
     """Let running trials finish, then end the study."""
-    from hpo.studies import reading, steering
+    from hpo.studies import steering
 
-    database = open_existing(storage)
-    state = steering.stop(database, reading.get_study(database, study))
-    say(f"{study} is {state}")
+    _steer(study, storage, steering.stop)
 
 
 @app.command()
@@ -111,3 +110,10 @@ def delete(
         )
     steering.delete(database, row)
     say(f"{study} is deleted")
+
+
+def _steer(study: str, storage: str | None, verb: Callable[[Database, StudyRow], StudyState]) -> None:
+    from hpo.studies import reading
+
+    database = open_existing(storage)
+    say(f"{study} is {verb(database, reading.get_study(database, study))}")
