@@ -205,11 +205,12 @@ def _point(texts: list[str]) -> dict[str, Any]:
 def worker_line(database: Database, spec: StudySpec, code: Path) -> str:
     """The command that attaches a worker. A password stays out of it: libpq reads PGPASSWORD."""
     url = database.url
+    secret = url.password or url.query.get("password")
     if url.get_backend_name() == "sqlite":
         shown = f"sqlite:///{Path(str(url.database)).absolute()}"
-    else:
-        shown = url.set(password=None).render_as_string()
-    prefix = "PGPASSWORD=... " if url.password else ""
+    else:  # `URL.set` takes None for "leave it"
+        shown = url._replace(password=None).difference_update_query(["password"]).render_as_string()
+    prefix = "PGPASSWORD=... " if secret else ""
     where = f" --code {shlex.quote(str(code))}" if spec.objective_path.file is not None else ""
     return f"{prefix}hpo worker {shlex.quote(spec.study)} --storage {shlex.quote(shown)}{where}"
 

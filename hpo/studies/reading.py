@@ -12,12 +12,14 @@ from optuna.storages import get_storage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
+from hpo.errors import NotFoundError
 from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
+from hpo.spec.problems import nearest
 from hpo.wiring import open_artifacts, telling
 from storage import studies, tickets
 from storage.clock import to_datetime
 from storage.engine import Database
-from storage.errors import ArtifactError
+from storage.errors import ArtifactError, UnknownStudyError
 from storage.records import Counts, StudyRow, StudyState, TicketState
 from storage.tables import artifact, attempt, metric, ticket, worker
 
@@ -32,10 +34,14 @@ def get_study(database: Database, name: str) -> StudyRow:
     """One study.
 
     Raises:
-        NotFoundError: there is none of that name.
+        NotFoundError: there is none of that name; a near one is offered.
     """
     with telling():
-        return database.read(lambda connection: studies.get(connection, name))
+        try:
+            return database.read(lambda connection: studies.get(connection, name))
+        except UnknownStudyError as error:
+            names = [row.name for row in list_studies(database)]
+            raise NotFoundError(f"{error}{nearest(name, names)}") from error
 
 
 def list_studies(database: Database) -> list[StudyRow]:

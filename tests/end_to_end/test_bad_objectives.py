@@ -60,7 +60,7 @@ CHOICES = ["well", *REASONS, "so so"]
 
 @pytest.fixture(scope="module")
 def ran(shared_place: Workplace) -> HpoResult:
-    """A grid over everything an objective can do wrong, with two runners; maximised, so that inf would win."""
+    """A grid over everything an objective can do wrong, on two runners; maximised, so inf would win."""
     spec = shared_place.study(
         "deeds",
         DEEDS,
