@@ -128,6 +128,11 @@ class LocalTrial:
         self._on_check = on_check
 
     @property
+    def study(self) -> optuna.Study | None:
+        """The Optuna study behind this trial, or None."""
+        return self._optuna_trial.study if self._optuna_trial is not None else None
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The given values and everything suggested so far."""
         return {**self._config, **self.params}

@@ -18,9 +18,11 @@ from objectives import evaluation
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
 from objectives.datasets.records import Task
+from objectives.errors import ConfigError
+from objectives.metrics import Metric
 from objectives.models.size import count_flops, count_parameters
 from objectives.protocol import Trial
-from objectives.setup import Setup, assemble, evaluation_batches
+from objectives.setup import Setup, assemble, choose_metrics, evaluation_batches
 from objectives.stopping import Progress
 from objectives.train import in_own_units, predict, train
 
@@ -38,6 +40,7 @@ def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
 
 def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[float, ...]:
     started = time.perf_counter()
+    check_directions(trial, choose_metrics(config, task)[0])
     setup = assemble(trial, config, task)
     devices.reset_peak(setup.device)
     progress, best = train(trial, setup)
@@ -52,6 +55,30 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
     trial.set_user_attr("training", summary(setup, progress, time.perf_counter() - started))
     values = values_that_count(setup, progress)
     return values[0] if len(values) == 1 else values
+
+
+def check_directions(trial: Trial, objectives: tuple[Metric, ...]) -> None:
+    """Refuse a study that would search for the worst: its directions must be those of the metrics.
+
+    Raises:
+        ConfigError: a metric's direction or their number differs from the study's, where it is known.
+    """
+    study = getattr(trial, "study", None)
+    if study is None:
+        return
+    directions = [direction.name.lower() for direction in study.directions]
+    names = [metric.name for metric in objectives]
+    if len(directions) != len(names):
+        raise ConfigError(
+            f"objective: {len(names)} metric(s), {', '.join(names)}, but the study has "
+            f"{len(directions)} direction(s); name one metric for each"
+        )
+    for metric, direction in zip(objectives, directions, strict=True):
+        wanted = "maximize" if metric.maximize else "minimize"
+        if direction != wanted:
+            raise ConfigError(
+                f"objective: the study would {direction} {metric.name}; set its direction to {wanted}"
+            )
 
 
 def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor], task: Task) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from objectives import LocalTrial, Trial
 from objectives.classifier import objective
+from objectives.errors import ConfigError
 from objectives.protocol import Checkpoint
 from objectives.standalone import LocalCheckpoint
 from tests.objectives.helpers import QUICK, classify
@@ -115,3 +117,21 @@ def test_reports_are_one_based_and_losses_are_logged() -> None:
     assert list(trial.reports) == [1, 2, 3]
     assert value == max(trial.reports.values())
     assert {"train_loss", "validation_loss", "lr"} <= trial.logs[2].keys()
+
+
+@pytest.mark.parametrize(
+    ("directions", "settings", "message"),
+    [
+        (["minimize"], {}, "the study would minimize accuracy; set its direction to maximize"),
+        (["maximize"], {"objective": "loss"}, "would maximize loss; set its direction to minimize"),
+        (["maximize", "minimize"], {}, r"1 metric\(s\), accuracy, but the study has 2 direction"),
+        (["maximize"], {"objective": ["accuracy", "flops"]}, r"2 metric\(s\), accuracy, flops, but .* 1 dir"),
+    ],
+)
+def test_a_study_that_would_search_for_the_worst_is_refused(
+    directions: list[str], settings: dict[str, Any], message: str
+) -> None:
+    study = optuna.create_study(directions=directions)
+    trial = LocalTrial({**QUICK, **settings}, optuna_trial=study.ask())
+    with pytest.raises(ConfigError, match=message):
+        objective(trial)
