@@ -82,6 +82,8 @@ def _local_modules(objective: Objective, folder: Path) -> dict[str, Path]:
         if not file or not str(file).endswith(".py") or name.split(".")[0] in ("hpo", "storage", "__main__"):
             continue
         path = Path(file).resolve()
+        if not path.is_file():  # torch.classes names a file that is nowhere
+            continue
         mine = name.split(".")[0] == package
         local = any(root in path.parents for root in roots) and "site-packages" not in path.parts
         if mine or (local and not _in_environment(path)):

@@ -147,9 +147,15 @@ def _demand_same(spec: StudySpec, row: StudyRow) -> None:
             + "\nGive this one another name (--set study=...), or remove the other with "
             f"`hpo delete {spec.study}`"
         )
-    if spec.budget != stored.budget:
+    now = {"trials": row.budget_trials, "seconds": row.budget_seconds, "target": row.budget_target}
+    asked, at_first = spec.budget.model_dump(), stored.budget.model_dump()
+    if asked not in (at_first, now):
         raise UserError(
             f"{spec.study} exists with another budget:\n"
-            + "\n".join(f"  {line}" for line in differences if line.startswith("budget"))
+            + "\n".join(
+                f"  budget.{name}: {asked[name]} here, {now[name]} in the stored study"
+                for name in now
+                if asked[name] != now[name]
+            )
             + f"\nUse `hpo extend {spec.study} --trials +N` to give it more"
         )

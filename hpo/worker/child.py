@@ -11,11 +11,15 @@ import sys
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from hpo.runner.messages import Boot, Started, ToRunner
 from hpo.worker.devices import Share
 
+# Where `hpo` is imported from. A runner finds it here and never in the working directory (-P), where a
+# user's own hpo.py or storage.py may lie.
+_ROOT = Path(__file__).resolve().parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -50,8 +54,11 @@ class Child:
         if share.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = share.visible
         environment.pop("HPO_STORAGE", None)  # goes through the pipe
+        if _ROOT.name not in ("site-packages", "dist-packages"):
+            others = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)
         process = subprocess.Popen(  # noqa: S603 -- our own module
-            [sys.executable, "-m", "hpo.runner.process", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "hpo.runner.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,

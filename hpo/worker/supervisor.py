@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL of a hung or cancelled runner
 POLL = 0.5  # seconds between looks at an idle study
-_BOOT_TRIES = 3  # runners that die before they are ready
+_BOOT_TRIES = 3  # runners in a row that die before they start a trial
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Worker:
         match message:
             case Ready():
                 child.idle, child.asked, child.ready_once = True, False, True
-                self._boot_failures = 0
             case Started():
+                self._boot_failures = 0
                 child.current, child.asked = message, False
                 child.current_since = child.last_progress = now
                 child.last_step = child.last_value = None
@@ -210,12 +210,13 @@ class Worker:
             self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
         elif child.asked:
             self._settlements.died_unannounced(child.index, child.how_it_died()[0])
-        if not child.ready_once:
+        if current is None and (not child.ready_once or child.how_it_died()[1]):
             self._boot_failures += 1
             if self._boot_failures >= _BOOT_TRIES and self._outcome is None:
-                why, _ = child.how_it_died()
-                self._outcome = Outcome(ExitCode.FAILED, f"runners cannot start: {why}")
-                self._drain(self._outcome.why)
+                status = child.process.returncode
+                why = f"runners end before they start a trial (exit status {status}); they say why above"
+                self._outcome = Outcome(ExitCode.FAILED, why)
+                self._drain(why)
         if self._draining is None:
             self._spawn(child.index)
 

@@ -199,3 +199,11 @@ def broken_objectives(place: Workplace, **fields: Any) -> Any:
     place.write("syntax.py", "def objective(trial:\n")
     place.write("exits.py", "import sys\nsys.exit(3)\n")
     return place.spec("bad", **fields)
+
+
+def test_an_objective_that_ends_its_runner_on_import_ends_the_run(place: Workplace) -> None:
+    """Runners are started again when they die, but not for ever when none comes to a trial."""
+    spec = place.study("gone", "import os\nos._exit(9)\n")
+    result = place.run(spec).check(1)
+    assert "exit status 9" in result.err
+    assert place.show("gone")["trials"]["waiting"] == 6
