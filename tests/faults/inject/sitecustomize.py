@@ -1,0 +1,151 @@
+"""Faults inside the real processes: Python imports this at its start when the directory is on its path.
+
+Installed by `tests.faults.lab` through PYTHONPATH, so that nothing of it is in the service.
+
+HPO_FAULTS is JSON:
+    seed, log      numbers drawn from (seed, number of this process); kills are noted in the file `log`
+    kill           probability that a runner ends itself with SIGKILL at a boundary of a transaction:
+                   as it begins, just before its COMMIT, just after
+    kill_worker    the same for the worker's own process
+    clock          seconds by which this process's clock is wrong
+    off            protections to switch off, for negative controls: see `_OFF`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def _noted(file: Path, line: str) -> int:
+    """Append a line of 40 bytes; returns how many lines there are now."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(descriptor, f"{line:<39.39}\n".encode())
+        return os.lseek(descriptor, 0, os.SEEK_CUR) // 40
+    finally:
+        os.close(descriptor)
+
+
+def _failpoints(plan: dict[str, Any], role: str) -> None:
+    chance = float(plan.get("kill" if role == "runner" else "kill_worker", 0))
+    if not chance:
+        return
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.default import DefaultDialect
+
+    log = Path(plan["log"])
+    numbers = random.Random(f"{plan['seed']} {_noted(log.with_suffix('.starts'), role)}")
+
+    def boundary(name: str) -> None:
+        if numbers.random() < chance:
+            _noted(log, f"{role} {name}")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "begin", lambda _connection: boundary("begin"))
+    commit = DefaultDialect.do_commit
+
+    def do_commit(self: DefaultDialect, connection: Any) -> None:
+        boundary("before commit")
+        commit(self, connection)
+        boundary("after commit")
+
+    DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
+
+
+def _without_fence() -> None:
+    """Writes are not checked against the lease."""
+    import sqlalchemy as sa
+
+    from storage import leases
+    from storage.fence import Fence
+    from storage.tables import ticket
+
+    def check(connection: Any, lease: Any) -> Any:
+        return connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
+
+    leases.check = check  # type: ignore[assignment]
+    Fence.prove = lambda *_: None  # type: ignore[method-assign,assignment]
+
+
+def _without_take_back() -> None:
+    """The tickets of dead workers and runners stay with them."""
+    from storage import outcomes
+
+    outcomes.lose = lambda *_args, **_more: None  # type: ignore[assignment]
+
+
+def _without_migration_lock() -> None:
+    """Everybody who finds an empty database makes its tables."""
+    from contextlib import nullcontext
+
+    from storage import migrate
+
+    migrate._lock = lambda _url: nullcontext()  # type: ignore[assignment]
+
+
+def _without_atomic_claim() -> None:
+    """A ticket is looked up, and then taken in another transaction."""
+    import sqlalchemy as sa
+
+    from hpo.runner.session import StudySession
+    from storage import optuna_rows, tickets
+    from storage.tables import attempt, ticket
+
+    real = StudySession.claim
+
+    def claim(self: Any) -> Any:
+        free = sa.select(ticket).where(ticket.c.study_id == self.row.id, ticket.c.state == "queued")
+        row = self.database.read(lambda c: c.execute(free.order_by(ticket.c.number).limit(1)).first())
+        if row is None:
+            return real(self)
+        time.sleep(0.3)
+        me = {"worker_id": self.boot.worker_id, "runner": self.boot.runner}
+        until = self.database.clock.now() + self.boot.lease
+        taken = {"state": "running", "attempt": row.attempt + 1, "lease_until": until, **me}
+        trial = {"ticket_id": row.id, "number": row.attempt + 1, "state": "running", "started_at": 0.0}
+
+        def take(c: Any) -> None:
+            c.execute(ticket.update().where(ticket.c.id == row.id).values(**taken))
+            new = optuna_rows.upsert(c, attempt).values(device="cpu", **trial, **me)
+            c.execute(new.on_conflict_do_nothing())
+
+        self.database.write(take)
+        return tickets._claim(row, row.attempt + 1)
+
+    StudySession.claim = claim  # type: ignore[method-assign]
+
+
+_OFF = {
+    "fence": _without_fence,
+    "take back": _without_take_back,
+    "migration lock": _without_migration_lock,
+    "atomic claim": _without_atomic_claim,
+}
+
+
+def _install() -> None:
+    text = os.environ.get("HPO_FAULTS")
+    if not text:
+        return
+    line = " ".join(sys.orig_argv)
+    role = "runner" if "hpo.runner.process" in line else "worker" if "-m hpo" in line else ""
+    if not role:
+        return
+    plan = json.loads(text)
+    _failpoints(plan, role)
+    if plan.get("clock"):
+        real = time.time
+        time.time = lambda: real() + plan["clock"]
+    for name in plan.get("off", ()):
+        _OFF[name]()
+
+
+_install()

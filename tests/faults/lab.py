@@ -1,0 +1,302 @@
+"""A study on a real database with real workers, and hands that break things."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+import yaml
+
+from hpo.settings import Settings
+from hpo.spec import load_spec
+from hpo.studies import creation
+from hpo.studies.audit import Audit, audit
+from storage.engine import Database
+from storage.migrate import open_database
+from storage.records import StudyRow
+from storage.tables import attempt, ticket
+from tests.support.command import HpoProcess
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+INJECT = Path(__file__).parent / "inject"
+LEASE = 2.0  # seconds, instead of 15
+
+OBJECTIVE = '''
+import os
+import time
+
+
+def note(trial, word):
+    """One line of the journal: what really ran, whatever the database says."""
+    file = os.open(os.environ["JOURNAL"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, f"{word} {trial.params.get('x')} {trial.number} {trial.attempt}\\n".encode())
+    os.close(file)
+
+
+def quick(trial):
+    note(trial, "began")
+    for step in range(1, int(trial.config.get("steps", 3)) + 1):
+        time.sleep(float(trial.config.get("step_seconds", 0.01)))
+        trial.report(step * 0.01, step)
+        trial.check()
+    note(trial, "ended")
+    return float(trial.params["x"])
+
+
+def silent(trial):
+    """Reports nothing, so that its result is the first write after a long sleep."""
+    note(trial, "began")
+    time.sleep(float(trial.config["step_seconds"]))
+    note(trial, "ended")
+    return float(trial.params["x"])
+
+
+def saving(trial):
+    """Goes on from its checkpoint."""
+    state = trial.checkpoint.load() or {"step": 0}
+    note(trial, f"from-{state['step']}")
+    for step in range(state["step"] + 1, int(trial.config["steps"]) + 1):
+        time.sleep(float(trial.config["step_seconds"]))
+        trial.report(step * 0.01, step)
+        trial.checkpoint.save({"step": step}, step)
+        note(trial, f"saved-{step}")
+        trial.should_prune()
+    return float(trial.params["x"])
+
+
+def bad(trial):
+    """Each way in which an objective can go wrong."""
+    import ctypes
+    import resource
+
+    kind = trial.params["kind"]
+    note(trial, kind)
+    if kind == "raise":
+        raise ValueError("boom")
+    if kind == "exit":
+        os._exit(3)
+    if kind == "segfault":
+        ctypes.string_at(0)
+    if kind == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        return float(len(bytearray(4 << 30)))
+    if kind == "hang":
+        time.sleep(600)
+    return {"nan": float("nan"), "inf": float("inf")}.get(kind, 1.0)
+'''
+
+
+class Lab:
+    """One study in one directory.
+
+    Args:
+        folder: everything is kept here.
+        url: the database, as workers see it.
+        direct_url: the database, as the one who checks sees it (past a proxy).
+        seed: of every random choice; printed.
+    """
+
+    def __init__(self, folder: Path, url: str, seed: int, direct_url: str | None = None) -> None:
+        self.folder = folder
+        self.url = url
+        self.direct_url = direct_url or url
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.journal = folder / "journal.txt"
+        self.kill_log = folder / "kills.txt"
+        self.faults: dict[str, Any] = {}
+        self.env: dict[str, str] = {"HPO_LEASE": str(LEASE), "HPO_GRACE": "6"}
+        self.workers: list[HpoProcess] = []
+        self.kills: Counter[str] = Counter()
+        self.database: Database | None = None
+        self.row: StudyRow | None = None
+        self._started = 0
+        (folder / "objective.py").write_text(OBJECTIVE)
+        print(f"seed {seed}")
+
+    # -- the study
+
+    def spec(
+        self, *, name: str = "study", trials: int | None = None, cells: int | None = None, **more: Any
+    ) -> Path:
+        """Write a study file: a grid of `cells`, or random search with so many trials."""
+        content: dict[str, Any] = {
+            "study": name,
+            "objective": "objective.py:quick",
+            "direction": "maximize",
+            "sampler": {"name": "grid" if cells else "random", "seed": self.seed},
+            "retry": {"lost": 1000, "failed": 0},
+            "space": {"x": {"type": "int", "low": 0, "high": (cells or 1000) - 1}},
+        }
+        if trials is not None:
+            content["budget"] = {"trials": trials}
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**content, **more}))
+        return file
+
+    def create(self, **spec: Any) -> StudyRow:
+        """Store the study and remember it."""
+        settings = Settings(storage=self.direct_url, artifacts=str(self.folder / "artifacts"))
+        self.row = creation.create(self.open(), load_spec(self.spec(**spec)), settings)
+        return self.row
+
+    def open(self) -> Database:
+        """This process's own connection."""
+        if self.database is None:
+            self.database = open_database(self.direct_url)
+        return self.database
+
+    # -- workers
+
+    def environment(self, **more: Any) -> dict[str, str]:
+        """What a worker of this lab finds in its environment."""
+        plan = {"seed": self.seed, "log": str(self.kill_log), **self.faults}
+        return {
+            **self.env,
+            "JOURNAL": str(self.journal),
+            "HPO_STORAGE": self.url,
+            "HPO_FAULTS": json.dumps(plan),
+            "PYTHONPATH": f"{INJECT}{os.pathsep}{ROOT}",
+            **{name: str(value) for name, value in more.items()},
+        }
+
+    def start(self, *args: str, **env: Any) -> HpoProcess:
+        """Start an `hpo` command here."""
+        process = HpoProcess(*args, cwd=self.folder, env=self.environment(**env))
+        self.workers.append(process)
+        return process
+
+    def worker(self, *args: str, study: str = "study", **env: Any) -> HpoProcess:
+        """Start a worker."""
+        self._started += 1
+        return self.start("worker", study, "--gpus", "none", "--quiet", "--runners", "1", *args, **env)
+
+    def runners(self) -> list[psutil.Process]:
+        """Every living runner of every worker."""
+        found = []
+        for process in self.workers:
+            for child in process.children():
+                with contextlib.suppress(psutil.Error):
+                    if "hpo.runner.process" in " ".join(child.cmdline()):
+                        found.append(child)
+        return found
+
+    def close(self) -> None:
+        """End whatever is left."""
+        for process in self.workers:
+            with contextlib.suppress(psutil.Error):
+                for child in process.children():
+                    with contextlib.suppress(psutil.Error):
+                        child.resume()
+            process.__exit__()
+        if self.database is not None:
+            self.database.close()
+
+    @contextmanager
+    def keeping(self, count: int, **env: Any) -> Iterator[None]:
+        """Meanwhile there are `count` workers: one that dies is followed by another until the study ends."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.is_set():
+                living = sum(process.running for process in self.workers)
+                for _ in range(count - living):
+                    if not self.ended():
+                        self.worker(**env)
+                done.wait(0.2)
+
+        thread = threading.Thread(target=keep, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(10)
+
+    # -- breaking things
+
+    def kill_at_random(self, times: int, every: float) -> None:
+        """SIGKILL a runner (three times of four) or a worker, `times` times, while the study runs."""
+        deadline = time.monotonic() + 60 + 4 * times * every
+        while self.kills.total() < times and not self.ended() and time.monotonic() < deadline:
+            time.sleep(every)
+            if self.random.random() < 0.75:
+                runners = self.runners()
+                if runners:
+                    with contextlib.suppress(psutil.Error):
+                        self.random.choice(runners).kill()
+                        self.kills["runner"] += 1
+            else:
+                living = [process for process in self.workers if process.running]
+                if living:
+                    self.random.choice(living).signal(signal.SIGKILL)
+                    self.kills["worker"] += 1
+
+    def failpoint_kills(self) -> Counter[str]:
+        """How often a failpoint killed, by place."""
+        if not self.kill_log.exists():
+            return Counter()
+        return Counter(line.strip() for line in self.kill_log.read_text().splitlines())
+
+    # -- looking
+
+    def ended(self) -> bool:
+        """Whether the study has ended."""
+        if self.row is None:
+            return False
+        return creation.find(self.open(), self.row.name).state.ended  # type: ignore[union-attr]
+
+    def wait_for_end(self, timeout: float = 120.0) -> None:
+        """Until the study has ended."""
+        wait_until(self.ended, timeout, every=0.2, what=f"the study ends; {self.states()}")
+
+    def wait(self, predicate: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
+        """Until something is so."""
+        return wait_until(predicate, timeout, every=0.05, what=what)
+
+    def audit(self) -> Audit:
+        """What `hpo audit` says."""
+        assert self.row is not None
+        row = creation.find(self.open(), self.row.name)
+        assert row is not None
+        return audit(self.open(), row)
+
+    def states(self) -> Mapping[str, int]:
+        """Tickets by state."""
+        return self._count(ticket.c.state)
+
+    def attempts(self) -> Mapping[str, int]:
+        """Attempts by state."""
+        return self._count(attempt.c.state)
+
+    def _count(self, column: Any) -> Mapping[str, int]:
+        query = sa.select(column, sa.func.count()).group_by(column)
+        return self.open().read(lambda c: {str(row[0]): int(row[1]) for row in c.execute(query)})
+
+    def journal_lines(self, word: str) -> list[list[str]]:
+        """What really ran: [x, trial, attempt] of each line that says `word`."""
+        if not self.journal.exists():
+            return []
+        lines = [line.split() for line in self.journal.read_text().splitlines()]
+        return [line[1:] for line in lines if line[0] == word]
+
+    def completed_points(self) -> list[Any]:
+        """`x` of every trial that Optuna has as complete."""
+        import optuna
+
+        assert self.row is not None
+        study = optuna.load_study(study_name=self.row.name, storage=self.open().rdb)
+        return sorted(t.params["x"] for t in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))

@@ -1,0 +1,343 @@
+"""The rows of the fault table: each does its damage, asserts what must hold, and returns its figures.
+
+Each takes a `Lab` and a `Scale`; the same function runs in the short form (the tests) and in the long
+one (`make faults`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from hpo.studies import creation, steering
+from storage import workers
+from storage.records import WorkerState
+from tests.faults.lab import LEASE, Lab
+from tests.support.pg import PgServer
+from tests.support.proxy import TcpProxy
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    workers: int
+    cells: int
+    kills: int  # by hand, beside those of failpoints
+    every: float  # seconds between them
+    chance: float  # of a failpoint to kill a runner
+    starts: int  # at once
+    budget: int
+    more: int  # trials that `extend` adds
+    down: float  # seconds without a server
+    paused: float
+    cut: float  # seconds without a network
+
+
+SHORT = Scale(2, 16, 4, 0.7, 0.01, 3, 12, 6, 3.0, 3.0, 5.0)
+LONG = Scale(8, 200, 60, 1.0, 0.004, 6, 100, 20, 30.0, 5.0, 10.0)
+
+
+def killed_at_random(lab: Lab, scale: Scale) -> str:
+    """Runners and workers die at any moment, and at the boundaries of transactions."""
+    lab.create(cells=scale.cells, fixed={"steps": 4, "step_seconds": 0.1})
+    lab.faults |= {"kill": scale.chance, "kill_worker": scale.chance / 5}
+    with lab.keeping(scale.workers):
+        lab.kill_at_random(scale.kills, scale.every)
+        lab.wait_for_end(120 + 2 * scale.cells)
+    found = lab.audit()
+    by_failpoint = lab.failpoint_kills()
+    assert found.holds, [check for check in found.checks if not check.holds]
+    assert (found.results, found.duplicates, found.missing) == (scale.cells, 0, 0)
+    assert lab.completed_points() == list(range(scale.cells))
+    return (
+        f"{lab.kills['runner']} runners, {lab.kills['worker']} workers killed by hand, "
+        f"{by_failpoint.total()} at transaction boundaries; {len(set(lab.completed_points()))}/{scale.cells} "
+        f"cells once each, {found.rejected_writes} writes refused"
+    )
+
+
+def killed_without_take_back(lab: Lab, scale: Scale) -> str:
+    """Control of row 1: when nobody takes tickets back, cells are lost with their runners."""
+    lab.create(cells=4, fixed={"steps": 4, "step_seconds": 0.3})
+    lab.faults["off"] = ["take back"]
+    first = lab.worker()
+    lab.wait(lambda: lab.journal_lines("began"), "a trial began")
+    first.kill()
+    lab.worker()
+    lab.wait(lambda: lab.states().get("complete", 0) == 3, "the others complete")
+    time.sleep(2.5 * LEASE)
+    assert not lab.ended()
+    assert lab.states().get("complete", 0) < 4
+    return f"{lab.states().get('complete', 0)}/4 cells, one lost for good"
+
+
+def frozen(lab: Lab, scale: Scale) -> str:
+    """A worker and its runner stop for longer than the lease, and wake when another has the trial."""
+    _freeze_and_thaw(lab)
+    lab.wait(lambda: lab.audit().rejected_writes, "the stale result is refused")
+    lab.wait_for_end()
+    found = lab.audit()
+    assert found.holds, [check for check in found.checks if not check.holds]
+    assert (found.results, found.duplicates) == (2, 0)
+    assert lab.attempts() == {"complete": 2, "lost": 1}
+    return f"{found.rejected_writes} stale writes refused, 0 accepted; 2/2 results"
+
+
+def frozen_without_fence(lab: Lab, scale: Scale) -> str:
+    """Control of row 2: without the fence both attempts' results count."""
+    lab.faults["off"] = ["fence"]
+    _freeze_and_thaw(lab)
+    lab.wait_for_end()
+    lab.wait(lambda: lab.audit().duplicates, "the stale result is accepted")
+    assert not lab.audit().holds
+    return f"{lab.audit().duplicates} ticket with two results"
+
+
+def _freeze_and_thaw(lab: Lab) -> None:
+    lab.create(trials=2, objective="objective.py:silent", fixed={"step_seconds": 4.0})
+    first = lab.worker()
+    lab.wait(lambda: lab.journal_lines("began"), "a trial began")
+    family = [psutil.Process(first.pid), *first.children()]
+    for process in family:
+        process.suspend()
+    lab.worker()
+    lab.wait(lambda: any(line[2] == "2" for line in lab.journal_lines("began")), "another worker takes over")
+    time.sleep(0.2)
+    for process in reversed(family):
+        process.resume()
+
+
+def started_at_once(lab: Lab, scale: Scale) -> str:
+    """Several `hpo run` of one study file begin at the same moment on an empty database."""
+    spec = lab.spec(trials=scale.budget, fixed={"steps": 2, "step_seconds": 0.02})
+    runs = [
+        lab.start("run", str(spec), "--runners", "1", "--gpus", "none", "--no-report", "--quiet")
+        for _ in range(scale.starts)
+    ]
+    ends = [run.wait(180) for run in runs]
+    assert [end.code for end in ends] == [0] * scale.starts, "\n".join(map(str, ends))
+    lab.row = creation.find(lab.open(), "study")
+    found = lab.audit()
+    assert found.holds, found
+    assert found.results == scale.budget
+    assert len(lab.journal_lines("ended")) == scale.budget
+    return f"{scale.starts} starts, one study, {found.results}/{scale.budget} trials, no crash"
+
+
+def started_without_lock(lab: Lab, scale: Scale) -> str:
+    """Control of row 3: without the lock somebody crashes while the tables are made."""
+    lab.faults["off"] = ["migration lock"]
+    starts = max(scale.starts, 4)
+    runs = [lab.start("db", "upgrade") for _ in range(starts)]
+    crashed = sum(run.wait(120).code != 0 for run in runs)
+    assert crashed
+    return f"{crashed} of {starts} starts crashed"
+
+
+def exact_budget(lab: Lab, scale: Scale) -> str:
+    """So many trials as asked, and after `extend` exactly so many more."""
+    row = lab.create(trials=scale.budget, fixed={"steps": 2, "step_seconds": 0.05})
+    with lab.keeping(scale.workers):
+        lab.wait(lambda: lab.states().get("complete", 0) >= scale.budget // 2, "half is done", 120)
+        creation.extend(lab.open(), row, trials=scale.more)
+        lab.wait_for_end()
+        first = lab.audit().results
+        creation.extend(lab.open(), row, trials=scale.more)
+        lab.wait_for_end()
+    found = lab.audit()
+    assert found.holds, found
+    expected = scale.budget + scale.more
+    assert (first, found.results) == (expected, expected + scale.more)
+    assert len(lab.journal_lines("began")) == found.results
+    return f"{first}/{expected}, extended again {found.results}/{expected + scale.more}; none ran twice"
+
+
+def inexact_budget(lab: Lab, scale: Scale) -> str:
+    """Control of row 4: with a claim in two steps, trials run twice."""
+    lab.faults["off"] = ["atomic claim", "fence"]
+    lab.create(trials=scale.budget, fixed={"steps": 2, "step_seconds": 0.05})
+    for _ in range(max(2, scale.workers)):
+        lab.worker()
+    lab.wait(lambda: _ran_twice(lab), "a ticket is run twice", 90)
+    return f"{_ran_twice(lab)} of {scale.budget} ran twice"
+
+
+def _ran_twice(lab: Lab) -> int:
+    began = [line[1] for line in lab.journal_lines("began")]
+    return len(began) - len(set(began))
+
+
+def told_to_leave(lab: Lab, scale: Scale) -> str:
+    """SIGTERM and Ctrl-C once and twice: the ticket is free at once, nothing counts as failed."""
+    row = lab.create(trials=1, objective="objective.py:saving", fixed={"steps": 60, "step_seconds": 0.1})
+    told = []
+    for signals, code in (([signal.SIGTERM], 0), ([signal.SIGINT], 130), ([signal.SIGINT] * 2, 130)):
+        before = len(lab.journal_lines("began")) + _saved(lab)
+        worker = lab.worker()
+        lab.wait(lambda before=before: _saved(lab) > before, "a checkpoint is saved")
+        began = time.monotonic()
+        for number in signals:
+            worker.signal(number)
+            time.sleep(0.02)
+        assert worker.wait(30).code == code
+        told.append(time.monotonic() - began)
+        assert lab.states() == {"queued": 1}
+    assert lab.attempts() == {"released": 3}
+    starts = [
+        int(line.split()[0].removeprefix("from-")) for line in _journal(lab) if line.startswith("from-")
+    ]
+    assert starts[0] == 0
+    assert starts[1] > 0, "the second attempt goes on from the first one's checkpoint"
+    steering.stop(lab.open(), row)
+    return (
+        f"released after {', '.join(f'{seconds:.1f}' for seconds in told)} s; resumed at steps {starts[1:]}"
+    )
+
+
+def _journal(lab: Lab) -> list[str]:
+    return lab.journal.read_text().splitlines() if lab.journal.exists() else []
+
+
+def _saved(lab: Lab) -> int:
+    return sum(line.startswith("saved-") for line in _journal(lab))
+
+
+def server_away(lab: Lab, scale: Scale, server: PgServer) -> str:
+    """The database restarts, crashes, is stopped, stands still, drops connections: the workers live on."""
+    row = lab.create(trials=10_000, fixed={"steps": 4, "step_seconds": 0.1})
+    family = [lab.worker("--runners", "2") for _ in range(2)]
+    lab.wait(lambda: lab.states().get("complete", 0) >= 2, "trials complete")
+    outages: list[tuple[str, Callable[[], object]]] = [
+        ("fast restart", server.restart),
+        ("immediate stop", lambda: server.restart("immediate")),
+        ("SIGKILL", lambda: (server.kill(), server.start())),
+        (f"{scale.down:g} s down", lambda: (server.stop(), time.sleep(scale.down), server.start())),
+        (f"{scale.paused:g} s paused", lambda: (server.pause(), time.sleep(scale.paused), server.resume())),
+        ("transactions cut", lambda: [_cut_transactions(lab, server) for _ in range(40)]),
+    ]
+    for what, outage in outages:
+        outage()
+        before = _complete(lab)
+        lab.wait(lambda before=before: _complete(lab) >= before + 2, f"trials complete after {what}", 60)
+        assert all(worker.running for worker in family), (what, [worker.err[-2000:] for worker in family])
+    steering.stop(lab.open(), row)
+    assert [worker.wait(30).code for worker in family] == [0, 0]
+    found = lab.audit()
+    assert found.holds, found
+    attempts = lab.attempts()
+    assert set(attempts) == {"complete"}, attempts
+    return f"{len(outages)} outages, {found.results} results, 0 failed, 0 lost, workers alive"
+
+
+def _complete(lab: Lab) -> int:
+    return lab.states().get("complete", 0)
+
+
+def _cut_transactions(lab: Lab, server: PgServer) -> None:
+    with contextlib.suppress(Exception):
+        server.disconnect_clients(lab.direct_url, only_in_transaction=True)
+    time.sleep(0.02)
+
+
+def network_cut(lab: Lab, scale: Scale, proxy: TcpProxy, proxied: str) -> str:
+    """One worker loses its network for longer than the lease; the other goes on, and has its trials."""
+    row = lab.create(trials=10_000, fixed={"steps": 5, "step_seconds": 0.2})
+    far = lab.worker(HPO_STORAGE=proxied)
+    near = lab.worker()
+    lab.wait(lambda: _complete(lab) >= 2, "trials complete")
+    proxy.cut("hold")
+    before = _complete(lab)
+    time.sleep(scale.cut)
+    during = _complete(lab) - before
+    proxy.heal(forget=True)
+    lab.wait(lambda: _complete(lab) >= before + during + 4, "trials go on")
+    far_worked = _good_attempts(lab)
+    lab.wait(
+        lambda: all(now > then for now, then in zip(_good_attempts(lab), far_worked, strict=True)),
+        "both workers go on",
+    )
+    steering.stop(lab.open(), row)
+    assert [worker.wait(40).code for worker in (far, near)] == [0, 0]
+    found = lab.audit()
+    assert found.holds, found
+    assert during > 0
+    assert found.failed == 0
+    lost = lab.attempts().get("lost", 0)
+    return f"{scale.cut:g} s cut: {during} trials elsewhere meanwhile, {lost} taken over, 0 duplicates"
+
+
+def _good_attempts(lab: Lab) -> list[int]:
+    rows = lab.open().read(lambda c: workers.all_workers(c, lab.open().clock))
+    return [row.good_attempts for row in rows]
+
+
+BAD = {
+    "raise": "ValueError: boom",
+    "nan": "must be finite",
+    "inf": "must be finite",
+    "exit": "exited with status 3",
+    "segfault": "SIGSEGV",
+    "memory": "MemoryError",
+    "hang": "report_timeout",
+}
+
+
+def bad_objectives(lab: Lab, scale: Scale) -> str:
+    """Whatever an objective does, its attempt says so, the worker lives, and it is never the best."""
+    from hpo.studies.reading import best_of, history
+
+    kinds = ["good", *BAD, "fine"]
+    lab.create(
+        objective="objective.py:bad",
+        sampler={"name": "grid", "seed": 0},
+        space={"kind": {"type": "categorical", "choices": kinds}},
+        report_timeout=2.0,
+    )
+    worker = lab.worker()
+    lab.wait_for_end(90)
+    assert worker.wait(30).code == 0
+    found = history(lab.open(), "study")
+    by_kind = {trial.params["kind"]: trial for trial in found.trials}
+    for kind, sentence in BAD.items():
+        assert by_kind[kind].state == "failed", by_kind[kind]
+        assert sentence in str(by_kind[kind].error), by_kind[kind].error
+    assert {trial.params["kind"] for trial in best_of(found.trials, found.directions)} <= {"good", "fine"}
+    return f"{len(BAD)} kinds of failure recorded, worker alive, 2 good trials"
+
+
+def wrong_clocks(lab: Lab, scale: Scale) -> str:
+    """Two workers whose clocks are two hours apart: nobody's lease expires."""
+    lab.create(trials=6, fixed={"steps": 4, "step_seconds": 0.3})
+    lab.faults["clock"] = -7200
+    lab.worker()
+    lab.faults["clock"] = 7200
+    lab.worker()
+    lab.wait_for_end()
+    assert lab.attempts() == {"complete": 6}
+    assert lab.audit().holds
+    return "4 h apart: 6/6 trials, 0 leases expired"
+
+
+def one_name(lab: Lab, scale: Scale) -> str:
+    """Two workers of one name; one dies and starts again under it."""
+    lab.create(trials=8, fixed={"steps": 4, "step_seconds": 0.2})
+    first = lab.worker("--name", "same")
+    second = lab.worker("--name", "same")
+    lab.wait(lambda: len(lab.journal_lines("began")) >= 2, "both work")
+    first.kill()
+    third = lab.worker("--name", "same")
+    lab.wait_for_end()
+    assert [worker.wait(30).code for worker in (second, third)] == [0, 0]
+    known = lab.open().read(lambda c: workers.all_workers(c, lab.open().clock))
+    assert [row.name for row in known] == ["same"] * 3
+    assert sorted(row.state for row in known) == [WorkerState.LEFT, WorkerState.LEFT, WorkerState.LOST]
+    found = lab.audit()
+    assert found.holds
+    assert found.results == 8
+    return f"3 starts known apart, 8/8 trials, {lab.attempts().get('lost', 0)} lost and taken over"

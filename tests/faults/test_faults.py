@@ -1,0 +1,103 @@
+"""The fault table in its short form; `make faults` runs the same rows longer and prints figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import rows
+from tests.faults.lab import Lab
+from tests.faults.rows import SHORT
+from tests.support.pg import PgServer
+from tests.support.proxy import TcpProxy
+
+SEED = int(os.environ.get("FAULT_SEED", "1"))
+
+both = pytest.mark.parametrize("lab", ["sqlite", "postgresql"], indirect=True)
+postgres = pytest.mark.parametrize("lab", ["postgresql"], indirect=True)
+sqlite = pytest.mark.parametrize("lab", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """An empty database and a place for a study."""
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url")
+    made = Lab(tmp_path, url, SEED)
+    yield made
+    made.close()
+
+
+@both
+def test_every_cell_once_however_many_are_killed(lab: Lab) -> None:
+    print(rows.killed_at_random(lab, SHORT))
+
+
+@sqlite
+def test_control_without_taking_back_killed_cells_are_lost(lab: Lab) -> None:
+    print(rows.killed_without_take_back(lab, SHORT))
+
+
+@both
+def test_a_frozen_worker_wakes_and_changes_nothing(lab: Lab) -> None:
+    print(rows.frozen(lab, SHORT))
+
+
+@sqlite
+def test_control_without_the_fence_a_frozen_worker_counts_twice(lab: Lab) -> None:
+    print(rows.frozen_without_fence(lab, SHORT))
+
+
+@both
+def test_many_starts_on_an_empty_database_make_one_study(lab: Lab) -> None:
+    print(rows.started_at_once(lab, SHORT))
+
+
+@sqlite
+def test_control_without_the_lock_starts_crash(lab: Lab) -> None:
+    print(rows.started_without_lock(lab, SHORT))
+
+
+@both
+def test_the_budget_is_exact_and_so_is_its_extension(lab: Lab) -> None:
+    print(rows.exact_budget(lab, SHORT))
+
+
+@sqlite
+def test_control_with_a_claim_in_two_steps_trials_run_twice(lab: Lab) -> None:
+    print(rows.inexact_budget(lab, SHORT))
+
+
+@sqlite
+def test_a_worker_told_to_leave_gives_its_ticket_back(lab: Lab) -> None:
+    print(rows.told_to_leave(lab, SHORT))
+
+
+def test_workers_outlive_the_server(tmp_path: Path, own_pg_server: PgServer) -> None:
+    lab = Lab(tmp_path, own_pg_server.create_database(), SEED)
+    try:
+        print(rows.server_away(lab, SHORT, own_pg_server))
+    finally:
+        lab.close()
+
+
+@postgres
+def test_a_cut_network_costs_one_worker_its_trial_and_nobody_else(lab: Lab, pg_proxy: TcpProxy) -> None:
+    print(rows.network_cut(lab, SHORT, pg_proxy, pg_proxy.url(lab.url)))
+
+
+@sqlite
+def test_bad_objectives_are_recorded_and_survived(lab: Lab) -> None:
+    print(rows.bad_objectives(lab, SHORT))
+
+
+@both
+def test_wrong_clocks_do_not_matter(lab: Lab) -> None:
+    print(rows.wrong_clocks(lab, SHORT))
+
+
+@sqlite
+def test_workers_of_one_name_are_told_apart(lab: Lab) -> None:
+    print(rows.one_name(lab, SHORT))
