@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,9 +59,13 @@ def run(
         bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
     ] = False,
     allow_mismatch: MismatchOption = False,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the dashboard beside the run, on this machine.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
+    from hpo.dashboard.beside import beside
     from hpo.settings import Settings
     from hpo.spec import load_spec
     from hpo.studies.creation import create_or_continue
@@ -79,7 +84,8 @@ def run(
         say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
         outcome = ExitCode.DONE
     else:
-        outcome = _work(database, settings, row, code, shares, allow_mismatch=allow_mismatch, quiet=quiet)
+        with beside(database, row.name) if dashboard else nullcontext():
+            outcome = _work(database, settings, row, code, shares, allow_mismatch=allow_mismatch, quiet=quiet)
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:

@@ -102,16 +102,46 @@ def evaluate(
 
 @app.command()
 def dashboard(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; any but loopback needs a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="HPO_DASHBOARD_TOKEN",
+            help="Opens everything, actions too; on loopback one is made and printed.",
+        ),
+    ] = None,
+    view_token: Annotated[
+        str | None,
+        typer.Option(
+            "--view-token", envvar="HPO_DASHBOARD_VIEW_TOKEN", help="Opens everything, but acts on nothing."
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="A name this server goes by, say a proxy's."),
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Browse studies live in a web browser."""
-    from hpo.dashboard.app import serve
+    from hpo.dashboard.server import serve
     from hpo.settings import Settings
     from hpo.wiring import open_storage
 
-    serve(open_storage(Settings.from_environment(storage)), host, port, say)
+    settings = Settings.from_environment(storage)
+    serve(
+        open_storage(settings),
+        host,
+        port,
+        say,
+        token=token or None,
+        view_token=view_token or None,
+        hosts=allow_host or (),
+        lease=settings.lease,
+    )
 
 
 @app.command()

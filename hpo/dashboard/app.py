@@ -1,50 +1,275 @@
-"""Serve optuna-dashboard on this machine, with a cached storage (a URL would be read anew at each poll)."""
+"""The application: routes to pages, the API and optuna-dashboard, behind one guard; errors as sentences."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
 
-from optuna.storages import get_storage
-from optuna_dashboard import wsgi
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from hpo.errors import UserError
+from hpo.dashboard import actions, api, charts, pages
+from hpo.dashboard.access import Access, Role
+from hpo.dashboard.board import Board
+from hpo.dashboard.foreign import PREFIXES, OptunaDashboard
+from hpo.dashboard.guard import Guard, session_of
+from hpo.dashboard.housekeeping import keep_house
+from hpo.dashboard.hub import Brief, Hub
+from hpo.dashboard.render import Page, environment, render
+from hpo.dashboard.stream import event_stream
+from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
+from hpo.studies.attempts import read_log
 from storage.engine import Database
 
+log = logging.getLogger(__name__)
 
-def serve(database: Database, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until interrupted.
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
+View = Callable[[Board, Request], Page]
 
-    Raises:
-        UserError: another address than loopback (there is no authentication yet), or the port is taken.
-    """
-    if not _is_loopback(host):
-        raise UserError(
-            f"--host {host}: the dashboard has no login yet, so it listens on 127.0.0.1 only. From another "
-            "machine use a tunnel: ssh -L 8080:127.0.0.1:8080 HOST"
+
+def build_app(database: Database, access: Access, *, lease: float = 15.0) -> ASGIApp:
+    """The whole dashboard as an ASGI application. It makes `database` impatient."""
+    database.patience = Brief()
+    board = Board(database, access, Hub(database), lease)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(board.hub.run()), asyncio.create_task(keep_house(board))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    app = Starlette(
+        routes=routes(),
+        lifespan=lifespan,
+        exception_handlers={HpoError: _said, HTTPException: _http, Exception: _broken},
+    )
+    app.state.board = board
+    return Guard(GZipMiddleware(app, minimum_size=2000), access, foreign=PREFIXES)
+
+
+def routes() -> list[Route]:
+    """Every route; the tests walk them."""
+    return [
+        _page("/", lambda board, request: pages.studies(board, request.query_params)),
+        _page(
+            "/studies/{study}",
+            lambda board, request: pages.study(board, request.query_params, request.path_params["study"]),
+        ),
+        _page(
+            "/studies/{study}/trials/{trial:int}",
+            lambda board, request: pages.trial(
+                board, request.query_params, request.path_params["study"], request.path_params["trial"]
+            ),
+        ),
+        _page("/workers", lambda board, request: pages.workers(board, request.query_params)),
+        _page(
+            "/compare",
+            lambda board, request: pages.compare(
+                board, request.query_params, request.query_params.getlist("study")
+            ),
+        ),
+        Route("/studies/{study}/trials/{trial:int}/files/{file}", _download, methods=["GET"]),
+        Route("/studies/{study}/trials/{trial:int}/log/{attempt:int}", _log_file, methods=["GET"]),
+        Route("/studies/{study}/actions/{action}", _act, methods=["POST"]),
+        Route("/login", _login, methods=["GET", "POST"]),
+        Route("/logout", _logout, methods=["POST"]),
+        Route("/health", _health, methods=["GET"]),
+        Route("/assets/templates.json", _templates, methods=["GET"]),
+        Route("/assets/{file:path}", _asset, methods=["GET"]),
+        *api.routes(),
+        *(
+            Route(path, OptunaDashboard(), methods=["GET", "POST", "PUT", "DELETE"])
+            for path in (
+                f"{PREFIXES[0]}{{rest:path}}",
+                *(f"{prefix}{{rest:path}}" for prefix in PREFIXES[1:]),
+            )
+        ),
+    ]
+
+
+def _page(path: str, view: View) -> Route:
+    """A page, and under the same address the stream of what changes on it."""
+
+    async def show(request: Request) -> Response:
+        board: Board = request.app.state.board
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return event_stream(request, board, lambda: view(board, request))
+        if board.hub.away is not None:
+            raise DatabaseError(board.hub.away)
+        session = session_of(request)
+        html = await run_in_threadpool(
+            lambda: render(
+                view(board, request),
+                csrf=session.csrf if session else None,
+                may_act=session is not None and session.role is Role.ACT,
+                path=request.url.path,
+            )
         )
-    application = wsgi(get_storage(database.rdb))
-    try:
-        server = make_server(host, port, application, handler_class=_Quiet)
-    except OSError as error:
-        raise UserError(
-            f"port {port} of {host} cannot be used: {error.strerror}; choose another with --port"
-        ) from error
-    say(f"dashboard of {database.shown_url} at http://{host}:{server.server_port}/ (Ctrl-C ends it)")
-    with server:
-        server.serve_forever()
+        return HTMLResponse(html, headers={"Vary": "Accept, Cookie"})
+
+    return Route(path, show, methods=["GET"], name=path)
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """No line for each request."""
+async def _act(request: Request) -> Response:
+    """A form without JavaScript: does it, and leads back to the study."""
+    board: Board = request.app.state.board
+    form = {name: str(value) for name, value in (await _form(request)).items()}
+    said = await run_in_threadpool(
+        actions.act, board, request.path_params["study"], request.path_params["action"], form
+    )
+    target = "/" if said.gone else f"/studies/{quote(request.path_params['study'], safe='')}"
+    return _message(request, "Done", said.message, 200, back=target)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+async def _form(request: Request) -> dict[str, str]:
+    from urllib.parse import parse_qsl
+
+    body = (await request.body()).decode("utf-8", "replace")
+    return dict(parse_qsl(body, keep_blank_values=True))
+
+
+async def _download(request: Request) -> Response:
+    """A file of a trial, always as an attachment: it is anybody's content."""
+    board: Board = request.app.state.board
+    study, number = request.path_params["study"], request.path_params["trial"]
+    content = await run_in_threadpool(pages.artifact, board, study, number, request.path_params["file"])
+    return _attachment(content, f"{study}-{number}-{request.path_params['file']}")
+
+
+async def _log_file(request: Request) -> Response:
+    """The whole log of one attempt."""
+    board: Board = request.app.state.board
+    study, number, attempt = (request.path_params[key] for key in ("study", "trial", "attempt"))
+    row = await run_in_threadpool(board.row, study)
+    log_text = await run_in_threadpool(read_log, board.database, row, number, attempt)
+    if log_text is None:
+        raise NotFoundError(
+            f"trial {number} of {study} has no log of attempt {attempt} that can be read here"
+        )
+    return _attachment(log_text.encode(), f"{study}-{number}-attempt-{attempt}.log")
+
+
+def _attachment(content: bytes, name: str) -> Response:
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(
+        content,
+        media_type="application/octet-stream",
+        headers={
+            "Content-Disposition": disposition,
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        },
+    )
+
+
+async def _login(request: Request) -> Response:
+    """The form; the guard answers what is sent."""
+    context = {
+        "wrong": request.query_params.get("wrong") == "1",
+        "next": request.query_params.get("next", "/"),
+    }
+    return HTMLResponse(environment().get_template("login.html").render(context))
+
+
+async def _logout(request: Request) -> Response:
+    answer = RedirectResponse("/login", status_code=303)
+    answer.delete_cookie(request.app.state.board.access.cookie, path="/", httponly=True, samesite="lax")
+    return answer
+
+
+async def _health(request: Request) -> Response:
+    """Whether the database can be reached; nothing else, because anybody may ask."""
+    away = request.app.state.board.hub.away is not None
+    return JSONResponse({"database": "away" if away else "reachable"}, 503 if away else 200)
+
+
+async def _templates(_request: Request) -> Response:
+    return Response(
+        charts.encode(charts.templates()),
+        media_type="application/json",
+        headers={"Cache-Control": "max-age=3600"},
+    )
+
+
+async def _asset(request: Request) -> Response:
+    """A file of ours, by its exact name in a list made from the package."""
+    name = request.path_params["file"]
+    found = _assets().get(name)
+    if found is None:
+        raise NotFoundError("there is no such file")
+    kind = _TYPES["." + name.rsplit(".", 1)[-1]]
+    return Response(found, media_type=kind, headers={"Cache-Control": "max-age=3600"})
+
+
+def _assets() -> dict[str, bytes]:
+    if not _loaded:
+        static = files("hpo.dashboard").joinpath("static")
+        for item in static.iterdir():
+            if item.is_file():
+                _loaded[item.name] = item.read_bytes()
+        for item in static.joinpath("vendor").iterdir():
+            _loaded[f"vendor/{item.name}"] = item.read_bytes()
+        report = files("hpo.report").joinpath("templates", "report.css")
+        _loaded["report.css"] = report.read_bytes()
+    return _loaded
+
+
+_loaded: dict[str, bytes] = {}
+
+
+async def _said(request: Request, error: Exception) -> Response:
+    """An error of ours: its sentence, and the status that fits."""
+    if isinstance(error, DatabaseError):
+        request.app.state.board.hub.note_away(str(error))
+        return _message(request, "The database cannot be reached", str(error), 503)
+    if isinstance(error, NotFoundError):
+        return _message(request, "Not found", str(error), 404)
+    if isinstance(error, UserError):
+        return _message(request, "That cannot be done", str(error), 400)
+    log.warning("%s: %s", request.url.path, error)
+    return _message(request, "That did not work", str(error), 500)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    text = "There is nothing at this address." if status == 404 else str(getattr(error, "detail", ""))
+    return _message(request, "Not found" if status == 404 else f"Error {status}", text, status)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """An error nobody foresaw: the details go to the log, never into a page."""
+    log.error("%s failed", request.url.path, exc_info=error)
+    return _message(request, "Something went wrong", "The details are in the dashboard's log.", 500)
+
+
+def _message(request: Request, title: str, text: str, status: int, back: str | None = None) -> Response:
+    if request.url.path.startswith("/api/") or "application/json" in request.headers.get("accept", ""):
+        key = "message" if status < 400 else "error"
+        return Response(json.dumps({key: text}), status, media_type="application/json")
+    context: dict[str, Any] = {
+        "title": title,
+        "text": text,
+        "back": back,
+        "waits": status == 503,
+        "path": request.url.path,
+        "may_act": False,
+        "csrf": None,
+        "is_live": False,
+    }
+    return HTMLResponse(environment().get_template("message.html").render(context), status)

@@ -1,0 +1,114 @@
+"""What a person with the token may do: the same functions the command line calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.dashboard.board import Board
+from hpo.errors import NotFoundError, UserError
+from hpo.spec.reading import read_scalar
+from hpo.studies import creation, steering
+from storage.engine import Database
+from storage.records import StudyRow
+
+MAX_MORE = 1_000_000  # trials added at once
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was done, as a sentence; `gone`: the study is no longer there."""
+
+    message: str
+    gone: bool = False
+
+
+def act(board: Board, study: str, action: str, form: Mapping[str, Any]) -> Said:
+    """Do one action of `ACTIONS`.
+
+    Raises:
+        NotFoundError: no such study or action. UserError: it does not fit the study. DatabaseError
+    """
+    verb = ACTIONS.get(action)
+    if verb is None:
+        raise NotFoundError(f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
+    return verb(board.database, board.row(study), form)
+
+
+def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+    return Said(f"{row.name} is {steering.pause(database, row)}")
+
+
+def _resume(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+    return Said(f"{row.name} is {steering.resume(database, row)}")
+
+
+def _stop(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+    return Said(f"{row.name} is {steering.stop(database, row)}; running trials finish first")
+
+
+def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+    ended = steering.cancel(database, row)
+    return Said(f"{row.name} is cancelled; {ended} running trials were ended")
+
+
+def _retry(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+    count = steering.retry_failed(database, row)
+    return Said(f"{count} failed trials wait again" if count else f"{row.name} has no failed trials")
+
+
+def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
+    trials = _number(form, "trials", int) or 0
+    if trials < 0 or trials > MAX_MORE:
+        raise UserError(f"trials must be between 1 and {MAX_MORE:,}, got {trials}")
+    seconds, target = _number(form, "seconds", float), _number(form, "target", float)
+    if seconds is not None and not 0 < seconds < 1e9:
+        raise UserError(f"seconds must be above 0, got {seconds:g}")
+    after = creation.extend(database, row, trials=trials, seconds=seconds, target=target)
+    total = "no limit of trials" if after.budget_trials is None else f"{after.budget_trials} trials"
+    return Said(f"{row.name} is {after.state} with {total}")
+
+
+def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
+    point = form.get("point", "")
+    if not isinstance(point, Mapping):
+        point = _read_point(str(point))
+    number = creation.enqueue(database, row, point)
+    return Said(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}")
+
+
+def _read_point(text: str) -> dict[str, Any]:
+    """`lr=0.01 optimizer=adam`, or one a line; values are read as a study file reads them."""
+    point: dict[str, Any] = {}
+    for word in text.replace(",", " ").split():
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"{word[:60]!r} is not NAME=VALUE, for example lr=0.01")
+        point[name] = read_scalar(value)
+    if not point:
+        raise UserError("name at least one parameter, for example lr=0.01")
+    return point
+
+
+def _number(form: Mapping[str, Any], name: str, kind: Callable[[str], Any]) -> Any:
+    raw = form.get(name)
+    if raw is None or raw == "":
+        return None
+    try:
+        return kind(str(raw).removeprefix("+"))
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"{name} must be {what}, got {str(raw)[:40]!r}") from None
+
+
+ACTIONS: dict[str, Callable[[Database, StudyRow, Mapping[str, Any]], Said]] = {
+    "pause": _pause,
+    "resume": _resume,
+    "stop": _stop,
+    "cancel": _cancel,
+    "retry": _retry,
+    "extend": _extend,
+    "enqueue": _enqueue,
+}

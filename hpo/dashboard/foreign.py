@@ -1,0 +1,110 @@
+"""optuna-dashboard at its own addresses, behind our guard: it has no authentication of any kind."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from optuna.storages import get_storage
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hpo.errors import DatabaseError
+from storage.engine import is_unreachable, reason
+
+log = logging.getLogger(__name__)
+
+# It cannot be mounted under a prefix; ours stay clear of these (and /api/v1/ is matched before /api/).
+PREFIXES = ("/dashboard", "/api/", "/csv/", "/artifacts/", "/static/")
+_DROPPED = ("server", "date", "content-length", "connection")
+
+
+class OptunaDashboard:
+    """An ASGI application that calls optuna-dashboard (WSGI) in a thread.
+
+    It is given a cached storage: given a URL it would read everything anew at each poll. The guard in
+    front lets nobody write but who may act.
+    """
+
+    def __init__(self) -> None:
+        self._wsgi: Callable[..., Iterable[bytes]] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        database = request.app.state.board.database
+        if self._wsgi is None:
+            self._wsgi = _application(request.app.state, database)
+        body = await request.body()
+        try:
+            response = await run_in_threadpool(_call, self._wsgi, request, body)
+        except Exception as error:
+            if is_unreachable(error):
+                raise DatabaseError(reason(database.url, error)) from error
+            raise
+        await response(scope, receive, send)
+
+
+def _application(state: Any, database: Any) -> Callable[..., Iterable[bytes]]:
+    """One application, and one cache, for all its addresses."""
+    if getattr(state, "optuna_dashboard", None) is None:
+        from optuna_dashboard import wsgi
+
+        made = wsgi(get_storage(database.rdb))
+        made.catchall = False  # its error pages show tracebacks
+        state.optuna_dashboard = made
+    found: Callable[..., Iterable[bytes]] = state.optuna_dashboard
+    return found
+
+
+def _call(application: Callable[..., Iterable[bytes]], request: Request, body: bytes) -> Response:
+    started: list[tuple[int, list[tuple[str, str]]]] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _info: Any = None) -> Callable[..., None]:
+        started.append((int(status.split(" ", 1)[0]), headers))
+        return lambda _data: None
+
+    found = application(_environ(request, body), start_response)
+    try:
+        content = b"".join(found)
+    finally:
+        close = getattr(found, "close", None)
+        if close is not None:
+            close()
+    status, headers = started[-1]
+    response = Response(content, status)
+    del response.headers["content-length"]
+    for name, value in headers:
+        if name.lower() not in _DROPPED:
+            response.headers.append(name, value)
+    response.headers["content-length"] = str(len(content))
+    return response
+
+
+def _environ(request: Request, body: bytes) -> dict[str, Any]:
+    """The request as PEP 3333 describes it; neither cookie nor token is passed on."""
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": request.url.path.encode().decode("latin-1"),
+        "QUERY_STRING": request.url.query,
+        "SERVER_NAME": request.url.hostname or "localhost",
+        "SERVER_PORT": str(request.url.port or 80),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_LENGTH": str(len(body)),
+        "CONTENT_TYPE": request.headers.get("content-type", ""),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": request.url.scheme,
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name in ("accept", "accept-encoding", "accept-language", "host", "if-modified-since", "user-agent"):
+        environ[f"HTTP_{name.upper().replace('-', '_')}"] = request.headers.get(name, "")
+    return environ

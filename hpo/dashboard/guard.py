@@ -1,0 +1,228 @@
+"""What every request passes first: host, session, origin, CSRF, role; and the headers on the way out.
+
+It stands in front of all routes, so a route that is added later cannot forget a check.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpo.dashboard.access import SESSION_SECONDS, Access, Role, Session
+
+MAX_BODY = 256 * 1024  # bytes of a form or a JSON document
+PUBLIC = ("/login", "/health", "/assets/")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+MAX_FAILURES = 10  # wrong tokens within a minute, from all clients together
+
+CSP = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        # plotly.js sets style attributes and fills one style element that it makes empty (hence the hash of
+        # nothing); no other style element and no script of a page's own can run.
+        "style-src-elem 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
+        "style-src-attr 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, access: Access, foreign: tuple[str, ...] = ()) -> None:
+        self._app = app
+        self._access = access
+        self._foreign = foreign  # path prefixes of another application, whose forms carry no CSRF token
+        self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        request = Request(scope, receive)
+        answer, body = await self._judge(request)
+        if answer is not None:
+            await answer(scope, receive, send_safely)
+            return
+        await self._app(scope, receive if body is None else _replay(body, receive), send_safely)
+
+    async def _judge(self, request: Request) -> tuple[Response | None, bytes | None]:
+        """The answer when the request ends here, and its body when that was read."""
+        if not self._access.host_allowed(request.headers.get("host", "")):
+            return _refuse(
+                request, 421, "This server does not go by that name. Start it with --allow-host NAME."
+            ), None
+        session = self._session(request)
+        request.scope["hpo.session"] = session
+        if request.method in SAFE_METHODS:
+            return self._judge_reading(request, session), None
+        body = await _body(request)
+        if body is None:
+            return _refuse(request, 413, f"Too long: at most {MAX_BODY // 1024} KiB."), None
+        if not _same_origin(request):
+            return _refuse(request, 403, "This request comes from another site."), None
+        if request.url.path == "/login":
+            return self._log_in(request, body), body
+        if session is None:
+            return _refuse(request, 401, "Sign in with the token first."), None
+        if session.role is not Role.ACT:
+            return _refuse(request, 403, "This session may look, but not act."), None
+        if session.csrf is not None and not self._proves_intent(request, session, body):
+            return _refuse(request, 403, "The form is too old or was not ours; reload the page."), None
+        return None, body
+
+    def _judge_reading(self, request: Request, session: Session | None) -> Response | None:
+        token = request.query_params.get("token")
+        if token is not None and request.url.path != "/login":
+            return self._enter(request, token)
+        if session is not None or request.url.path.startswith(PUBLIC):
+            return None
+        if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+            return _refuse(request, 401, "Send the token: Authorization: Bearer TOKEN.")
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(wanted, safe='')}", status_code=303)
+
+    def _session(self, request: Request) -> Session | None:
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and not self._exhausted():
+            role = self._access.role_of(token.strip())
+            if role is None:
+                self._failures.append(time.monotonic())
+                return None
+            return Session(role, None)
+        return self._access.session_of(request.cookies.get(self._access.cookie, ""))
+
+    def _enter(self, request: Request, token: str) -> Response:
+        """The printed address: open a session and drop the token from the address at once."""
+        rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
+        target = _local(request.url.path) + (f"?{urlencode(rest)}" if rest else "")
+        return self._admit(request, token, target)
+
+    def _log_in(self, request: Request, body: bytes) -> Response | None:
+        form = parse_qs(body.decode("utf-8", "replace"))
+        target = _local(form.get("next", ["/"])[0])
+        return self._admit(request, form.get("token", [""])[0], target)
+
+    def _admit(self, request: Request, token: str, target: str) -> Response:
+        if self._exhausted():
+            return _refuse(request, 429, "Too many wrong tokens; wait a minute.")
+        role = self._access.role_of(token.strip())
+        if role is None:
+            self._failures.append(time.monotonic())
+            return RedirectResponse(f"/login?wrong=1&next={quote(target, safe='')}", status_code=303)
+        answer = RedirectResponse(target, status_code=303)
+        answer.set_cookie(
+            self._access.cookie,
+            self._access.open_session(role),
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+            path="/",
+        )
+        return answer
+
+    def _exhausted(self) -> bool:
+        full = len(self._failures) == MAX_FAILURES
+        return full and time.monotonic() - self._failures[0] < 60
+
+    def _proves_intent(self, request: Request, session: Session, body: bytes) -> bool:
+        if request.url.path.startswith(self._foreign) and not request.url.path.startswith("/api/v1/"):
+            # It cannot send our token: its own pages are told by what no other site can fake.
+            return request.headers.get("origin") is not None or (
+                request.headers.get("sec-fetch-site") == "same-origin"
+            )
+        sent = request.headers.get("x-csrf-token", "")
+        kind = request.headers.get("content-type", "").partition(";")[0].strip()
+        if not sent and kind == "application/x-www-form-urlencoded":
+            sent = parse_qs(body.decode("utf-8", "replace")).get("csrf", [""])[0]
+        return self._access.csrf_matches(session, sent)
+
+
+def session_of(request: Request) -> Session | None:
+    """The session the guard found."""
+    found = request.scope.get("hpo.session")
+    return found if isinstance(found, Session) else None
+
+
+def _same_origin(request: Request) -> bool:
+    """Browsers name the page a write comes from; other clients name none."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+
+
+def _local(path: str) -> str:
+    """A path of this server: never another site's address."""
+    parts = urlsplit(path)
+    safe = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.netloc
+    return path if safe and all(c.isprintable() for c in path) else "/"
+
+
+def _refuse(request: Request, status: int, why: str) -> Response:
+    if "application/json" in request.headers.get("accept", "") or request.url.path.startswith("/api/"):
+        body = json.dumps({"error": why})
+        return Response(body, status, media_type="application/json", headers=_challenge(status))
+    return PlainTextResponse(why, status, headers=_challenge(status))
+
+
+def _challenge(status: int) -> dict[str, str]:
+    return {"WWW-Authenticate": 'Bearer realm="hpo"'} if status == 401 else {}
+
+
+async def _body(request: Request) -> bytes | None:
+    """The whole body; None when it is too long."""
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MAX_BODY:
+        return None
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hands an already read body on, then whatever comes (the client hanging up)."""
+    told = False
+
+    async def again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

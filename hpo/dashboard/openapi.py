@@ -1,0 +1,109 @@
+"""The OpenAPI 3.1 document of the API, made from its table of endpoints."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from hpo.dashboard import actions, shapes
+from hpo.dashboard.api import ENDPOINTS, PREFIX, Endpoint
+
+_REFERENCE = "#/components/schemas/{model}"
+_ERRORS = {
+    "400": "The request does not make sense for this study.",
+    "401": "No token, or a wrong one.",
+    "403": "This token or session may not do that.",
+    "404": "No such study, trial, chart or action.",
+    "503": "The database cannot be reached.",
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole document, the same every time."""
+    used = sorted({item.shape for item in ENDPOINTS} | {shapes.Problem}, key=lambda shape: shape.__name__)
+    _, definitions = models_json_schema([(shape, "serialization") for shape in used], ref_template=_REFERENCE)
+    paths: dict[str, Any] = {}
+    for item in ENDPOINTS:
+        path = PREFIX + re.sub(r":\w+}", "}", item.path)
+        paths.setdefault(path, {})[item.method.lower()] = _operation(item)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "hpo",
+            "version": "1",
+            "description": "Everything the dashboard shows, as JSON. NaN and infinities are null; times are "
+            "ISO 8601 in UTC; durations are seconds.",
+        },
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The dashboard's token, or its view token to look only.",
+                }
+            },
+        },
+    }
+
+
+def _operation(item: Endpoint) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": _path_schema(name, kind),
+        }
+        for name, kind in re.findall(r"{(\w+)(?::(\w+))?}", item.path)
+    ]
+    for name, kind, description in item.query:
+        schema: dict[str, Any] = {"type": kind}
+        if kind == "array":
+            schema["items"] = {"type": "string"}
+        parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
+    answers: dict[str, Any] = {"200": _answer("Done.", item.shape.__name__)}
+    answers |= {status: _answer(why, "Problem") for status, why in _ERRORS.items()}
+    operation: dict[str, Any] = {
+        "operationId": item.view.__name__.strip("_"),
+        "summary": item.summary,
+        "parameters": parameters,
+        "responses": answers,
+    }
+    if item.method == "POST":
+        operation["requestBody"] = {
+            "content": {"application/json": {"schema": _BODY}},
+            "description": "extend takes trials, seconds, target; enqueue takes point; the others nothing.",
+        }
+    return operation
+
+
+def _path_schema(name: str, kind: str) -> dict[str, Any]:
+    if name == "action":
+        return {"type": "string", "enum": list(actions.ACTIONS)}
+    if name == "over":
+        return {"type": "string", "enum": ["trials", "epochs", "seconds", "values"]}
+    return {"type": "integer" if kind == "int" else "string"}
+
+
+def _answer(description: str, shape: str) -> dict[str, Any]:
+    reference = {"$ref": _REFERENCE.format(model=shape)}
+    return {"description": description, "content": {"application/json": {"schema": reference}}}
+
+
+_BODY: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "trials": {"type": "integer", "description": "Further trials.", "minimum": 1},
+        "seconds": {"type": "number", "description": "New budget of seconds, in all."},
+        "target": {"type": "number", "description": "New target value."},
+        "point": {
+            "description": 'Parameters to try next, as an object or as "lr=0.01 hidden=64".',
+            "oneOf": [{"type": "object"}, {"type": "string"}],
+        },
+    },
+}

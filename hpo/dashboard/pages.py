@@ -1,0 +1,219 @@
+"""What each page shows: reads the database, returns a `Page`. Called in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hpo.dashboard import charts
+from hpo.dashboard.board import Board
+from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
+from hpo.dashboard.render import Page
+from hpo.errors import NotFoundError, UserError
+from hpo.report import data
+from hpo.search.history import StudyHistory
+from hpo.studies import commands, listing, overview
+from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
+from hpo.studies.live import read_trial
+from hpo.studies.reading import read_artifact, read_evaluation
+from storage.records import StudyState
+
+PAGE_SIZES = (25, 50, 100)
+LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
+MAX_COMPARED = 8
+Query = Mapping[str, str]
+
+
+def studies(board: Board, query: Query) -> Page:
+    """Every study: state, progress, best, who works on it."""
+    state, sort = query.get("state") or None, query.get("sort") or "-created"
+    found = overview.list_page(
+        board.database,
+        text=query.get("q", ""),
+        state=state,
+        sort=sort,
+        page=whole(query, "page", 1),
+        size=20,
+    )
+    context = {
+        "listing": found,
+        "states": list(StudyState),
+        "chosen": {"q": query.get("q", ""), "state": state or "", "sort": sort},
+        "sort": sort,
+    }
+    return Page("studies.html", context, {"list": "parts/studies.html"}, frozenset({STUDIES, WORKERS}))
+
+
+def study(board: Board, query: Query, name: str) -> Page:
+    """One study: cards, charts, the table of trials. The charts are asked for by the browser."""
+    card = overview.card(board.database, name)
+    row = card.row
+    sort, state = query.get("sort") or "-number", query.get("state") or None
+    table = listing.list_trials(
+        board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25
+    )
+    best = _best_line(board, card)
+    context = {
+        "row": row,
+        "card": card,
+        "table": table,
+        "sort": sort,
+        "states": listing.STATES,
+        "chosen": {"sort": sort, "state": state or ""},
+        "sections": charts.study_slots(row),
+        "best": best,
+        "best_yaml": commands.point_yaml(best.params) if best else "",
+        "best_command": commands.enqueue_command(row, best.params) if best else "",
+        "worker_command": commands.worker_command(board.database, row),
+        "value_names": _value_names(board, name, len(row.spec["directions"])),
+    }
+    parts = {
+        "cards": "parts/study_cards.html",
+        "bestparams": "parts/study_best.html",
+        "trials": "parts/study_trials.html",
+    }
+    return Page("study.html", context, parts, frozenset({study_topic(name)}))
+
+
+def trial(board: Board, query: Query, name: str, number: int) -> Page:
+    """One trial: parameters against the best, metrics, evaluation, attempts, log, files."""
+    row = board.row(name)
+    record = read_trial(board.database, row, number)
+    if record is None:
+        raise NotFoundError(f"{name} has no trial {number}")
+    attempts = attempts_of(board.database, row, number)
+    wanted = whole(query, "attempt", attempts[-1]["number"] if attempts else 1)
+    log = read_log(board.database, row, number, wanted)
+    evaluation = data.read_evaluation(read_evaluation(board.database, row, number))
+    best = _best_line(board, overview.card(board.database, name))
+    context = {
+        "row": row,
+        "trial": record,
+        "best": best,
+        "names": list(dict.fromkeys([*record.params, *(best.params if best else {})])),
+        "attempts": attempts,
+        "attempt": wanted,
+        "log": None if log is None else log[-LOG_TAIL:],
+        "log_cut": log is not None and len(log) > LOG_TAIL,
+        "files": artifacts_of(board.database, row, number),
+        "evaluation": evaluation,
+        "replay": commands.enqueue_command(row, record.params),
+        "step": "epoch" if "epochs" in row.spec.get("fixed", {}) else "step",
+        "seconds": _seconds(record),
+    }
+    parts = {
+        "facts": "parts/trial_facts.html",
+        "attempts": "parts/trial_attempts.html",
+        "log": "parts/trial_log.html",
+        "files": "parts/trial_files.html",
+    }
+    return Page("trial.html", context, parts, frozenset({study_topic(name)}))
+
+
+def workers(board: Board, query: Query) -> Page:
+    """Every machine, and what it is at."""
+    everything = query.get("all") == "1"
+    found = workers_json(board.database)
+    gone = [item for item in found if item["state"] == "left"]
+    shown = found if everything else [item for item in found if item["state"] != "left"]
+    order = {"active": 0, "draining": 1, "quarantined": 2, "lost": 3, "left": 4}
+    shown.sort(key=lambda item: (order.get(item["state"], 9), item["name"]))
+    context = {
+        "workers": shown[:200],
+        "gone": len(gone),
+        "everything": everything,
+        "lease": board.lease,
+        "rows": list_workers(shown[:200]),
+    }
+    return Page("workers.html", context, {"list": "parts/workers.html"}, frozenset({WORKERS, STUDIES}))
+
+
+def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
+    """Several studies in one picture each, and a table of their best."""
+    known = overview.list_page(board.database, sort="-created", size=200)
+    histories = compared(board, names)
+    context = {
+        "names": [history.name for history in histories],
+        "known": [card.row.name for card in known.cards],
+        "rows": data.comparison(tuple(histories)),
+        "comparable": len({history.directions for history in histories}) <= 1
+        and all(len(history.directions) == 1 for history in histories),
+    }
+    topics = frozenset(study_topic(history.name) for history in histories)
+    return Page("compare.html", context, {"table": "parts/compare.html"}, topics)
+
+
+def compared(board: Board, names: Sequence[str]) -> list[StudyHistory]:
+    """The histories to compare, in the given order.
+
+    Raises:
+        UserError: too many. NotFoundError, DatabaseError
+    """
+    unique = list(dict.fromkeys(name for name in names if name))
+    if len(unique) > MAX_COMPARED:
+        raise UserError(f"at most {MAX_COMPARED} studies can be compared at once, not {len(unique)}")
+    return [board.history(name)[0] for name in unique]
+
+
+def list_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per runner: device, trial, epoch, value; one row for a worker without runners."""
+    rows = []
+    for item in workers:
+        status = item["status"]
+        runners = status.get("runners") or [{"device": device} for device in item["devices"]] or [{}]
+        for index, runner in enumerate(runners):
+            rows.append({"worker": item, "first": index == 0, "span": len(runners), "runner": runner})
+    return rows
+
+
+def whole(query: Query, name: str, default: int) -> int:
+    """A positive whole number of the address.
+
+    Raises:
+        UserError: it is something else.
+    """
+    raw = query.get(name)
+    if not raw:
+        return default
+    if not raw.isascii() or not raw.isdigit() or not 0 < int(raw[:10]) < 1_000_000_000:
+        raise UserError(f"{name} must be a positive whole number, got {raw[:40]!r}")
+    return int(raw)
+
+
+def artifact(board: Board, name: str, number: int, file: str) -> bytes:
+    """A file kept with a trial.
+
+    Raises:
+        NotFoundError: there is none of that name, or it cannot be read here.
+    """
+    content = read_artifact(board.database, board.row(name), number, file)
+    if content is None:
+        raise NotFoundError(f"trial {number} of {name} left no file {file[:100]!r} that can be read here")
+    return content
+
+
+def _best_line(board: Board, card: overview.Card) -> Any:
+    """The best trial's line; None without one or with several directions."""
+    if card.progress.best_number is None:
+        return None
+    return read_trial(board.database, card.row, card.progress.best_number)
+
+
+def _value_names(board: Board, name: str, count: int) -> list[str]:
+    """What the values are called, once the history is in memory; until then by position."""
+    live = board.live(name)
+    if live.known is None:
+        return ["Value"] if count == 1 else [f"Value {i + 1}" for i in range(count)]
+    return [data.value_name(live.known, index).capitalize() for index in range(count)]
+
+
+def _seconds(record: Any) -> float | None:
+    if record.started is None or record.finished is None:
+        return None
+    return float((record.finished - record.started).total_seconds())
+
+
+def moment(seconds: float) -> datetime:
+    """A stored time as a datetime in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,98 @@
+"""What changed in the database since the last look, cheaply: the pulse behind everything that moves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from sqlalchemy.engine import Connection
+
+from hpo.wiring import telling
+from storage.engine import Database
+from storage.tables import artifact, study, ticket, worker
+
+_reports: Any = models.TrialIntermediateValueModel.__table__
+_trials: Any = models.TrialModel.__table__
+
+OVERLAP = 200  # ids looked at again: on PostgreSQL a lower id may be committed after a higher one
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A look at the database. Two equal signatures mean that nothing people can see has changed."""
+
+    studies: dict[str, Any] = field(default_factory=dict)  # name -> signature
+    workers: Any = None
+    last_report: int = 0  # id
+
+
+def take_pulse(database: Database, before: Pulse | None = None) -> Pulse:
+    """Signatures of every study and of the workers now.
+
+    Raises:
+        DatabaseError
+    """
+    with telling():
+        return database.read(lambda connection: _look(connection, before or Pulse()))
+
+
+def changed(before: Pulse, now: Pulse) -> set[str]:
+    """Names of the studies that changed, appeared or went."""
+    names = before.studies.keys() | now.studies.keys()
+    return {name for name in names if before.studies.get(name) != now.studies.get(name)}
+
+
+def _look(connection: Connection, before: Pulse) -> Pulse:
+    counts: dict[int, list[Any]] = defaultdict(list)
+    for row in connection.execute(
+        sa.select(
+            ticket.c.study_id,
+            ticket.c.state,
+            sa.func.count().label("n"),
+            sa.func.sum(ticket.c.attempt).label("attempts"),
+            sa.func.sum(ticket.c.priority).label("enqueued"),
+        )
+        .group_by(ticket.c.study_id, ticket.c.state)
+        .order_by(ticket.c.state)
+    ):
+        counts[row.study_id].append((row.state, row.n, row.attempts, row.enqueued))
+    files = {
+        row.study_id: (row.n, row.newest)
+        for row in connection.execute(
+            sa.select(
+                artifact.c.study_id, sa.func.count().label("n"), sa.func.max(artifact.c.id).label("newest")
+            ).group_by(artifact.c.study_id)
+        )
+    }
+    last_report = connection.scalar(sa.select(sa.func.max(_reports.c.trial_intermediate_value_id))) or 0
+    reports = _reports_of(connection, before, last_report)
+    columns = [c for c in study.c if c.name not in ("spec", "code")]
+    studies: dict[str, Any] = {}
+    for row in connection.execute(sa.select(*columns)):
+        old = before.studies.get(row.name)
+        newest = reports.get(row.optuna_study_id, old[-1] if old else 0)
+        studies[row.name] = (tuple(row), tuple(counts[row.id]), files.get(row.id), newest)
+    beats = tuple(
+        tuple(row)
+        for row in connection.execute(
+            sa.select(worker.c.id, worker.c.state, worker.c.beat_at, worker.c.reason).order_by(worker.c.id)
+        )
+    )
+    return Pulse(studies, beats, last_report)
+
+
+def _reports_of(connection: Connection, before: Pulse, last: int) -> dict[int, Any]:
+    """Newest report id and count of the studies that may have reported since."""
+    if before.studies and last == before.last_report:
+        return {}
+    since = before.last_report - OVERLAP if before.studies else last - OVERLAP
+    found = connection.execute(
+        sa.select(_trials.c.study_id, sa.func.max(_reports.c.trial_intermediate_value_id), sa.func.count())
+        .join(_trials, _trials.c.trial_id == _reports.c.trial_id)
+        .where(_reports.c.trial_intermediate_value_id > since)
+        .group_by(_trials.c.study_id)
+    )
+    return {study_id: (newest, count) for study_id, newest, count in found}
