@@ -210,7 +210,7 @@ class Worker:
             self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
         elif child.asked:
             self._settlements.died_unannounced(child.index, child.how_it_died()[0])
-        if current is None and (not child.ready_once or child.how_it_died()[1]):
+        if self._draining is None and current is None and (not child.ready_once or child.how_it_died()[1]):
             self._boot_failures += 1
             if self._boot_failures >= _BOOT_TRIES and self._outcome is None:
                 status = child.process.returncode
