@@ -282,6 +282,11 @@ class Lab:
         """Attempts by state."""
         return self._count(attempt.c.state)
 
+    def ended_why(self, state: str) -> list[str]:
+        """What is written beside the attempts that ended so."""
+        query = sa.select(attempt.c.error).where(attempt.c.state == state)
+        return self.open().read(lambda c: [str(error) for error in c.scalars(query)])
+
     def _count(self, column: Any) -> Mapping[str, int]:
         query = sa.select(column, sa.func.count()).group_by(column)
         return self.open().read(lambda c: {str(row[0]): int(row[1]) for row in c.execute(query)})

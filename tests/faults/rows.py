@@ -225,7 +225,9 @@ def server_away(lab: Lab, scale: Scale, server: PgServer) -> str:
         outage()
         before = _complete(lab)
         lab.wait(lambda before=before: _complete(lab) >= before + 2, f"trials complete after {what}", 60)
-        assert all(worker.running for worker in family), (what, [worker.err[-2000:] for worker in family])
+        said = [worker.err[-3000:] for worker in family]
+        assert all(worker.running for worker in family), (what, said)
+        assert not lab.attempts().get("lost"), (what, lab.ended_why("lost"), said)
     steering.stop(lab.open(), row)
     assert [worker.wait(30).code for worker in family] == [0, 0]
     found = lab.audit()
