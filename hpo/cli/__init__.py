@@ -45,6 +45,10 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.DONE
+    except SystemExit as error:  # what click makes of a reader that left, as in `hpo trials ... | head`
+        if isinstance(error.__context__, BrokenPipeError):
+            return ExitCode.DONE
+        raise
     except Exception as error:
         return _unexpected(error)
 

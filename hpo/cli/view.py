@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpo.runner.messages import Ended, Reported, Started
+from hpo.runner.messages import Ended, Leaving, Reported, Started
 from hpo.studies.progress import Progress, snapshot
 from storage.engine import Database
 from storage.errors import StorageError
@@ -82,6 +82,8 @@ class Lines:
                 f"trial {started.trial} {message.state}{_result(message, last)} "
                 f"({time.monotonic() - since:.1f} s){self._so_far()}"
             )
+        elif isinstance(message, Leaving):
+            _line(_leaving(message))
 
     def _so_far(self) -> str:
         try:
@@ -132,6 +134,8 @@ class LiveView:
                 self._live.console.print(
                     Text(f"trial {gone[0].trial} {message.state}: {tail}", style="red"), highlight=False
                 )
+        elif isinstance(message, Leaving):
+            self._live.console.print(Text(_leaving(message), style="yellow"), highlight=False)
 
     def _look(self) -> None:
         while not self._over.is_set():
@@ -195,6 +199,11 @@ class LiveView:
 
 def _line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _leaving(message: Leaving) -> str:
+    trials = "1 running trial" if message.running == 1 else f"{message.running} running trials"
+    return f"draining: {trials} end at the next epoch and are given back; Ctrl-C again aborts"
 
 
 def _result(message: Ended, last: Reported | None) -> str:

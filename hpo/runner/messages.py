@@ -100,5 +100,12 @@ class Broken:
     exit_code: int
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """Worker to those who watch it: told to leave, it waits for `running` trials to reach a good point."""
+
+    running: int
+
+
 ToRunner = Run | Drain | Abandon | Quit
 ToWorker = Ready | Started | Reported | Ended | NoTicket | Broken

@@ -18,6 +18,7 @@ from hpo.runner.messages import (
     Broken,
     Drain,
     Ended,
+    Leaving,
     NoTicket,
     Quit,
     Ready,
@@ -270,6 +271,7 @@ class Worker:
 
     def _drain_running(self, *, now: bool) -> None:
         self._drain("draining")
+        self._on_event(-1, Leaving(sum(child.current is not None for child in self._children.values())))
         for child in self._children.values():
             child.tell(Drain(now=now))
 
