@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -238,6 +238,25 @@ class TrainingConfig(BaseModel):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
+            raise ConfigError(_sentence(error)) from None
+
+
+def check_study(fixed: Mapping[str, Any], searched: Collection[str]) -> None:
+    """Check the settings of a study before any trial: the fixed values, and the names that are searched.
+
+    Rules that join several fields are left to `TrainingConfig.read`, which sees a trial's values together.
+
+    Raises:
+        ConfigError: as `TrainingConfig.read`.
+    """
+    settings, extra = _collect_arguments(dict.fromkeys(searched) | dict(fixed))
+    if extra:
+        raise ConfigError("; ".join(_unknown(name, TrainingConfig.model_fields) for name in extra))
+    try:
+        TrainingConfig.model_validate({name: value for name, value in settings.items() if name in fixed})
+    except ValidationError as error:
+        fields = [problem for problem in error.errors(include_url=False) if problem["loc"]]
+        if fields:
             raise ConfigError(_sentence(error)) from None
 
 

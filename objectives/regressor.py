@@ -5,18 +5,24 @@ As a study file's objective: `objective: objectives.regressor`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from objectives import task
+from objectives.config import check_study
 from objectives.protocol import Trial
 
 
 def objective(trial: Trial) -> float | tuple[float, ...]:
     """Train and return the validation RMSE in the target's units, or what the setting `objective` names."""
     return task.run(trial, "regression")
+
+
+def check(fixed: Mapping[str, Any], searched: Collection[str] = ()) -> None:
+    """Check a study's fixed settings and searched names before any trial; raises ConfigError."""
+    check_study(fixed, searched)
 
 
 def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor]) -> dict[str, Any]:

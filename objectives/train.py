@@ -29,7 +29,7 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
     Goes on from the newest checkpoint where there is one.
 
     Raises:
-        DivergedError: the training loss is not finite.
+        DivergedError: the training or validation loss is not finite.
         optuna.TrialPruned: the trial is not worth finishing.
     """
     progress, best = resume(trial, setup)
@@ -42,6 +42,8 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
         train_loss = train_epoch(trial, setup, progress.epoch + 1)
         seconds = time.perf_counter() - started
         values = measure(setup, setup.validation, names_per_epoch(setup))
+        if not math.isfinite(values["loss"]):
+            raise DivergedError(progress.epoch + 1, values["loss"])
 
         if progress.record(setup.config, setup.monitor, train_loss, seconds, values):
             best = copy_weights(setup.model)

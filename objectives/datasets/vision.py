@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +51,23 @@ def _read(name: str, root: Path, train: bool, download: bool) -> Any:
             "or data_root to the directory that has them."
         )
     try:
-        return kind(root=str(root), train=train, download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root / ".download.lock"):
+            return kind(root=str(root), train=train, download=True)
     except Exception as error:
         raise DataError(
             f"{CLASSES[name]}: the files are not in {str(root)!r} and could not be downloaded "
             f"({type(error).__name__}: {error}). With no network, copy torchvision's files to "
             f"{str(root / CLASSES[name])!r}, or use a bundled data set such as dataset: digits."
         ) from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock at `path`, so that runners who start together do not write the same files."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _samples(raw: Any) -> Samples:

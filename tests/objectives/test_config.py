@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from objectives import classifier, regressor
 from objectives.config import TrainingConfig
 from objectives.errors import ConfigError
 from tests.objectives.helpers import classify
@@ -121,3 +122,23 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
 def test_a_metric_of_the_other_task_is_refused() -> None:
     with pytest.raises(ConfigError, match="no classification has the metric 'rmse'"):
         classify(objective="rmse")
+
+
+def test_a_study_is_checked_before_its_first_trial() -> None:
+    classifier.check({"epochs": 3}, ["lr", "model_args.width"])
+    with pytest.raises(ConfigError, match="'epohcs'; did you mean 'epochs'"):
+        classifier.check({"epohcs": 3}, ["lr"])
+    with pytest.raises(ConfigError, match="'hiden'; did you mean 'hidden'"):
+        classifier.check({}, ["hiden"])
+    with pytest.raises(ConfigError, match="lr: input should be greater than 0"):
+        regressor.check({"lr": -1}, [])
+
+
+def test_a_rule_that_a_searched_value_may_satisfy_is_left_to_the_trial() -> None:
+    classifier.check({"schedule": "multistep"}, ["milestones"])
+
+
+def test_arguments_of_ones_own_model_may_be_searched(own_model: str) -> None:
+    classifier.check({"model": f"{own_model}:make"}, ["width"])
+    with pytest.raises(ConfigError, match="'wdith'"):
+        classifier.check({"model": f"{own_model}:make"}, ["wdith"])

@@ -11,6 +11,7 @@ import torch
 from objectives import classifier
 from objectives.standalone import LocalTrial
 from tests.objectives.helpers import QUICK, classify, prepared
+from tests.support.skips import NO_GPU
 
 DIGITS: dict[str, Any] = {"epochs": 5, "train_limit": 800, "model": "cnn", "channels": 6, "hidden": 32}
 
@@ -58,7 +59,7 @@ def test_deterministic_kernels_are_switched_on_and_off_again() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 @pytest.mark.parametrize(
     "settings", [{}, {"amp": "bf16"}, {"amp": "fp16"}, {"channels_last": True, "tf32": True}]
 )
@@ -71,7 +72,7 @@ def test_a_gpu_learns_what_a_cpu_does(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 def test_out_of_gpu_memory_names_the_batch_and_the_memory() -> None:
     from objectives.errors import OutOfMemoryError
 

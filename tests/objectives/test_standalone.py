@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,20 @@ def test_a_study_that_would_search_for_the_worst_is_refused(
     trial = LocalTrial({**QUICK, **settings}, optuna_trial=study.ask())
     with pytest.raises(ConfigError, match=message):
         objective(trial)
+
+
+def test_every_exported_name_is_there() -> None:
+    import objectives
+
+    assert all(getattr(objectives, name) is not None for name in objectives.__all__)
+    assert set(objectives.__all__) <= set(dir(objectives))
+
+
+def test_the_objective_of_the_documentation_learns() -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "training.md").read_text()
+    (code,) = re.findall(r"```python\n(import optuna.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: names["objective"](LocalTrial(optuna_trial=trial)), n_trials=3)
+    assert study.best_value > 0.8

@@ -214,6 +214,12 @@ def test_divergence_names_the_epoch(task: str) -> None:
         run(optimizer="sgd", lr=1e12, epochs=3)
 
 
+def test_a_validation_loss_that_is_not_finite_is_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectives.train.measure", lambda *_: {"loss": math.inf, "accuracy": 0.5})
+    with pytest.raises(DivergedError, match="in epoch 1: the loss is inf"):
+        classify()
+
+
 def test_no_epoch_is_reported_after_divergence() -> None:
     trial = LocalTrial({**QUICK, "optimizer": "sgd", "lr": 1e12})
     with pytest.raises(DivergedError):
