@@ -74,17 +74,27 @@ def renew(connection: Connection, clock: Clock, worker_id: str, seconds: float) 
     return [Held(Lease(row.id, row.attempt), row.study_id, row.runner) for row in rows]
 
 
-def reap_expired(connection: Connection, clock: Clock) -> int:
+def reap_expired(
+    connection: Connection, clock: Clock, *, witness: str | None = None, within: float = 0.0
+) -> int:
     """End every attempt whose lease has expired; returns how many.
 
     Safe beside others: rows another reaper holds are skipped, and a renewal that comes first wins.
+
+    Args:
+        connection: a write transaction.
+        clock: the database's clock.
+        witness: a worker that has beaten at most `within` seconds ago by the same clock, or nothing is
+            ended: a database that stood still, even in the middle of this call, lets every lease expire.
+        within: seconds.
     """
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id)
-        .where(ticket.c.state == TicketState.RUNNING, ticket.c.lease_until < clock.now())
-        .order_by(ticket.c.id)
-        .with_for_update(skip_locked=True)
-    ).all()
+    expired = sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id).where(
+        ticket.c.state == TicketState.RUNNING, ticket.c.lease_until < clock.now()
+    )
+    if witness is not None:
+        beat = sa.select(worker.c.id).where(worker.c.id == witness, worker.c.beat_at > clock.now() - within)
+        expired = expired.where(beat.exists())
+    rows = connection.execute(expired.order_by(ticket.c.id).with_for_update(skip_locked=True)).all()
     for row in rows:
         name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
         outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {name} went silent")

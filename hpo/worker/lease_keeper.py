@@ -66,7 +66,8 @@ class LeaseKeeper(threading.Thread):
         self.latest: Beat | None = None
 
     def run(self) -> None:
-        while not self._stopped.wait(self._interval if self.latest else 0):
+        self.beat()
+        while not self._stopped.wait(self._interval):
             self.beat()
 
     def stop(self) -> None:
@@ -86,7 +87,7 @@ class LeaseKeeper(threading.Thread):
             self._alive_since = None
             return
         now = time.monotonic()
-        gap = self._last_ok is not None and now - self._last_ok > self._lease
+        gap = self._last_ok is not None and now - self._last_ok > 1.5 * self._interval
         if self._alive_since is None or gap or now - asked > self._interval:
             self._alive_since = now
         self._last_ok = now
@@ -94,24 +95,32 @@ class LeaseKeeper(threading.Thread):
         if not self._stopped.is_set():
             with contextlib.suppress(OSError):
                 os.write(self._wake, b"b")
+        if now - self._alive_since > self._lease:
+            self._reap()
+
+    def _reap(self) -> None:
+        """End what others let expire; not when the database stood still since our own beat."""
+        clock = self._database.clock
+        try:
+            with self._database.transaction() as connection:
+                leases.reap_expired(connection, clock, witness=self._worker_id, within=self._interval)
+                workers.mark_silent(connection, clock, self._lease)
+        except Exception as error:
+            if not is_unreachable(error):
+                log.exception("lost workers could not be looked for")
+            self._alive_since = None
 
     def _ask(self, connection: Connection, asked: float) -> Beat:
         clock = self._database.clock
         # Tickets before workers, as those who deliver results lock them.
         held = leases.renew(connection, clock, self._worker_id, self._lease)
         state = workers.beat(connection, clock, self._worker_id, self._status())
-        if self._may_reap():
-            leases.reap_expired(connection, clock)
-            workers.mark_silent(connection, clock, self._lease)
         bury_dead_neighbours(connection, clock, self._worker_id)
         try:
             study = studies.get(connection, self._study).state
         except UnknownStudyError:
             study = None
         return Beat(asked, frozenset(item.lease for item in held), state, study)
-
-    def _may_reap(self) -> bool:
-        return self._alive_since is not None and time.monotonic() - self._alive_since > self._lease
 
 
 def bury_dead_neighbours(connection: Connection, clock: Clock, worker_id: str) -> None:

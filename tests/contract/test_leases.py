@@ -185,6 +185,26 @@ def test_reaping_twice_counts_once(database: Database, party: Opener) -> None:
     assert attempts_of(database, claim.lease) == ["lost"]
 
 
+def test_after_a_standstill_everybody_may_renew_before_anybody_reaps(
+    database: Database, party: Opener
+) -> None:
+    """A paused server, or a laptop's sleep, lets every lease expire; that says nothing about workers."""
+    study = make_study(database, 1)
+    one, other = party(study), party(study)
+    claim = one.claim()
+    database.clock.offset += LEASE + 1
+
+    def reap() -> int:
+        return database.write(
+            lambda c: leases.reap_expired(c, database.clock, witness=other.id, within=LEASE / 3)
+        )
+
+    assert reap() == 0
+    database.write(lambda c: workers.beat(c, database.clock, other.id, {}))
+    assert reap() == 1
+    assert ticket_row(database, claim.lease).state == TicketState.QUEUED
+
+
 def test_the_audit_counts_refused_writes(database: Database, party: Opener) -> None:
     stale, _ = stale_and_new(database, party)
     stale.writer.note_rejected()
