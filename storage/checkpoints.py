@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore, digest
@@ -44,13 +45,19 @@ def file_name(step: int, content: bytes) -> str:
     return f"checkpoint-{step:09d}-{digest(content)}.pt"
 
 
-def newest(store: ArtifactStore, trial: str, before_attempt: int | None = None) -> Saved | None:
+def newest(
+    store: ArtifactStore,
+    trial: str,
+    before_attempt: int | None = None,
+    objection: Callable[[bytes], str | None] = lambda _content: None,
+) -> Saved | None:
     """The newest whole checkpoint of a trial; damaged ones are said in the log and passed over.
 
     Args:
         store: where files are kept.
         trial: the trial's directory there (`trial_key`).
         before_attempt: look only at attempts of lower numbers.
+        objection: says why a content cannot be used, or None.
     """
     numbers = [int(name) for name in store.names(trial) if name.isdigit()]
     attempts = [number for number in numbers if before_attempt is None or number < before_attempt]
@@ -62,7 +69,12 @@ def newest(store: ArtifactStore, trial: str, before_attempt: int | None = None) 
     ]
     for step, attempt, sha256, key in sorted(found, reverse=True):
         try:
-            return Saved(step, attempt, key, store.get(key, sha256))
+            content = store.get(key, sha256)
         except ArtifactError as error:
             log.warning("checkpoint of step %d is passed over: %s", step, error)
+            continue
+        why = objection(content)
+        if why is None:
+            return Saved(step, attempt, key, content)
+        log.warning("checkpoint of step %d is passed over: %s", step, why)
     return None

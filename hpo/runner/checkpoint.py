@@ -7,12 +7,29 @@ from typing import Any
 
 from hpo.weights import dump_state, read_state
 from storage.artifacts import ArtifactStore
-from storage.checkpoints import Saved, file_name
+from storage.checkpoints import Saved, file_name, newest
 from storage.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
 KEPT = 2  # newest checkpoints of an attempt: one may be damaged
+
+
+def newest_readable(store: ArtifactStore, trial: str, before_attempt: int) -> Saved | None:
+    """The newest checkpoint of earlier attempts that is whole and holds nothing but plain state.
+
+    A file whose digest fits may still have been put there by somebody else: code in it is refused, and
+    the checkpoint before it is used.
+    """
+    return newest(store, trial, before_attempt, _objection)
+
+
+def _objection(content: bytes) -> str | None:
+    try:
+        state = read_state(content)
+    except Exception as error:  # torch raises many kinds for what is not a checkpoint
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None if isinstance(state, dict) else f"it holds a {type(state).__name__}, not a state"
 
 
 class CheckpointStore:

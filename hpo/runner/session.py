@@ -19,7 +19,7 @@ from hpo.errors import CodeDiffersError
 from hpo.fingerprint import differences, fingerprint
 from hpo.objective import Objective, load_objective
 from hpo.runner import devices
-from hpo.runner.checkpoint import CheckpointStore
+from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
 from hpo.runner.output import captured
@@ -183,7 +183,7 @@ class StudySession:
         if claim.trial_number is None:
             return None
         folder = checkpoints.trial_key(self.row.uid, self.row.name, claim.trial_number)
-        return checkpoints.newest(self.store, folder, claim.lease.attempt)
+        return newest_readable(self.store, folder, claim.lease.attempt)
 
     def _trial(self, claim: Claim, resumed: checkpoints.Saved | None) -> tuple[Trial, FrozenTrial]:
         """The ticket's trial, with all its declared parameters stored."""

@@ -125,7 +125,6 @@ class Lab:
         self.row: StudyRow | None = None
         self._started = 0
         (folder / "objective.py").write_text(OBJECTIVE)
-        print(f"seed {seed}")
 
     # -- the study
 

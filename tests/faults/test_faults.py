@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import rows
+from tests.faults import damage, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import SHORT
 from tests.support.pg import PgServer
@@ -25,6 +25,7 @@ sqlite = pytest.mark.parametrize("lab", ["sqlite"], indirect=True)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """An empty database and a place for a study."""
     url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url")
+    print(f"FAULT_SEED={SEED}")
     made = Lab(tmp_path, url, SEED)
     yield made
     made.close()
@@ -91,6 +92,11 @@ def test_a_cut_network_costs_one_worker_its_trial_and_nobody_else(lab: Lab, pg_p
 @sqlite
 def test_bad_objectives_are_recorded_and_survived(lab: Lab) -> None:
     print(rows.bad_objectives(lab, SHORT))
+
+
+@sqlite
+def test_damaged_checkpoints_are_passed_over_and_never_run(lab: Lab) -> None:
+    print(damage.damaged_checkpoints(lab, SHORT))
 
 
 @both
