@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from hpo.cli.app import StorageOption, StudyArgument, app
 from hpo.cli.looking import open_existing
 from hpo.cli.output import say
-from hpo.errors import UserError
+from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from storage.engine import Database
@@ -103,11 +104,12 @@ def delete(
     row = reading.get_study(database, study)
     found = reading.counts(database, row)
     if not yes:
-        typer.confirm(
-            f"Delete {study} with {found.ended + found.running} trials and their artifacts?",
-            abort=True,
-            err=True,
-        )
+        trials = found.ended + found.running
+        print(f"Delete {study} with {trials} trials and their artifacts? [y/N] ", end="", file=sys.stderr)
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            say("nothing was deleted")
+            raise typer.Exit(ExitCode.FAILED)
     steering.delete(database, row)
     say(f"{study} is deleted")
 

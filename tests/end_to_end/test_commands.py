@@ -1,0 +1,135 @@
+"""Every command explains itself, and help costs next to nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from hpo.cli.app import app
+from hpo.errors import ExitCode
+from tests.end_to_end.workplace import Workplace
+from tests.support.command import COMMAND, hpo_environment
+
+README = Path(__file__).parents[2] / "README.md"
+HEAVY = {"torch", "optuna", "sqlalchemy", "pandas", "numpy", "plotly", "pydantic", "scipy", "alembic", "yaml"}
+CPU_SECONDS = 0.3
+
+
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its name; typer has click's classes, or some of its own that are like them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help_for_itself_and_each_of_its_options(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    assert command.help.strip().endswith((".", "1", "leaves."))
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_stands_in_the_readme(name: str) -> None:
+    assert re.search(rf"[`\n](?:hpo )?{name}\b", README.read_text())
+
+
+PROMISED = [
+    "run",
+    "check",
+    "create",
+    "worker",
+    "enqueue",
+    "ls",
+    "show",
+    "trials",
+    "trial",
+    "logs",
+    "workers",
+    "pause",
+    "resume",
+    "stop",
+    "cancel",
+    "retry",
+    "extend",
+    "delete",
+    "audit",
+    "evaluate",
+    "best",
+    "export",
+    "report",
+    "dashboard",
+    "schema",
+    "doctor",
+]
+
+
+def test_the_promised_commands_exist() -> None:
+    assert set(PROMISED) <= COMMANDS.keys()
+    assert "db upgrade" in COMMANDS
+
+
+def test_help_imports_nothing_heavy(place: Workplace) -> None:
+    result = place.hpo("--help", env={"PYTHONPROFILEIMPORTTIME": "1"}).check()
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.err.splitlines()}
+    assert "typer" in imported, "the list of imports is there"
+    assert imported & HEAVY == set()
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_cpu() -> None:
+    assert min(cpu_of_help() for _ in range(6)) < CPU_SECONDS
+
+
+def cpu_of_help() -> float:
+    """Seconds of CPU of one `hpo --help`; other processes can only make it look longer."""
+    command = [str(Path(sys.executable).with_name("hpo")), "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=hpo_environment())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_help_lists_every_command_and_the_exit_codes(place: Workplace) -> None:
+    text = place.hpo("--help").check().out
+    for name in COMMANDS:
+        assert f"  {name.split()[0]} " in text
+    codes = {value for name, value in vars(ExitCode).items() if name.isupper()}
+    for code in codes:
+        assert f"{code} " in text.rpartition("Exit codes:")[2].replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["bogus"], ["show"], ["run", "a.yaml", "--bogus"], ["ls", "--format", "xml"]]
+)
+def test_a_usage_error_ends_with_exit_2_on_standard_error(arguments: list[str], place: Workplace) -> None:
+    result = place.hpo(*arguments).check(2)
+    assert result.out == ""
+    assert "Error" in result.err or "hpo:" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_the_module_and_the_command_are_the_same(place: Workplace) -> None:
+    script = Path(sys.executable).with_name("hpo")
+    texts = [
+        subprocess.run(
+            [*command, "--help"], capture_output=True, text=True, env=hpo_environment(), cwd=place.path
+        ).stdout
+        for command in (COMMAND, [script])
+    ]
+    assert texts[0] == texts[1] != ""
