@@ -93,24 +93,15 @@ def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state:
 def conclude(connection: Connection, clock: Clock, study_id: int) -> None:
     """End the study when nothing runs and nothing more may start.
 
-    Two last attempts that end at the same moment may each see the other still running; then whoever
-    next finds nothing to claim concludes.
+    Safe beside others: what looks like the end is looked at again with the study's row locked, for
+    somebody may just have added tickets. Two last attempts that end at the same moment may each see
+    the other still running; then whoever next finds nothing to claim concludes.
     """
-    row = connection.execute(
-        sa.select(study.c.state, study.c.ended_why, study.c.budget_trials).where(study.c.id == study_id)
-    ).one()
-    state = StudyState(row.state)
-    if state.ended or state is StudyState.PAUSED:
+    if _left_open(connection, study_id):
         return
-    open_states = [TicketState.RUNNING]
-    if state is StudyState.RUNNING:
-        if row.budget_trials is None:
-            return
-        open_states.append(TicketState.QUEUED)
-    left = connection.execute(
-        sa.select(ticket.c.id).where(ticket.c.study_id == study_id, ticket.c.state.in_(open_states)).limit(1)
-    ).first()
-    if left is not None:
+    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
+    state = StudyState(row.state)
+    if _left_open(connection, study_id):
         return
     by_hand = state is StudyState.STOPPING and row.ended_why == BY_HAND
     if state is StudyState.STOPPING:
@@ -118,13 +109,32 @@ def conclude(connection: Connection, clock: Clock, study_id: int) -> None:
     stop_seconds(connection, clock, study_id)
     connection.execute(
         study.update()
-        .where(study.c.id == study_id, study.c.state == state)
+        .where(study.c.id == study_id)
         .values(
             state=StudyState.STOPPED if by_hand else StudyState.FINISHED,
             ended_at=clock.now(),
             ended_why=row.ended_why or "all trials done",
         )
     )
+
+
+def _left_open(connection: Connection, study_id: int) -> bool:
+    """Whether the study goes on: it has ended already, or is paused, or has trials that run or may start."""
+    row = connection.execute(
+        sa.select(study.c.state, study.c.budget_trials).where(study.c.id == study_id)
+    ).one()
+    state = StudyState(row.state)
+    if state.ended or state is StudyState.PAUSED:
+        return True
+    open_states = [TicketState.RUNNING]
+    if state is StudyState.RUNNING:
+        if row.budget_trials is None:
+            return True
+        open_states.append(TicketState.QUEUED)
+    found = connection.execute(
+        sa.select(ticket.c.id).where(ticket.c.study_id == study_id, ticket.c.state.in_(open_states)).limit(1)
+    )
+    return found.first() is not None
 
 
 BY_HAND = "stopped by hand"

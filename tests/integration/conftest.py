@@ -1,0 +1,83 @@
+"""Races are staged on PostgreSQL: one holds a lock, the other starts and is seen to wait, then is let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from storage.clock import Clock
+from storage.engine import Database
+from storage.migrate import open_database
+from storage.records import StudyRow
+from tests.support.pg import PgServer
+from tests.support.shared import Opener, Party, empty
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="package")
+def url(pg_server: PgServer) -> Iterator[str]:
+    """A migrated database, shared by these tests; `database` empties it for each."""
+    made = pg_server.create_database()
+    open_database(made).close()
+    yield made
+    pg_server.drop_database(made)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """The empty database, with a clock that tests may shift."""
+    opened = open_database(url, clock=Clock())
+    empty(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def party(url: str, database: Database) -> Iterator[Opener]:
+    """`party(study, name)` is one more worker, on the clock that `database` has."""
+    made: list[Party] = []
+
+    def join(study: StudyRow, name: str = "w") -> Party:
+        made.append(Party(url, study, name, clock=database.clock))
+        return made[-1]
+
+    yield join
+    for one in made:
+        one.close()
+
+
+class Stage:
+    """Two at once: `held` keeps a transaction open; `other` runs beside it."""
+
+    def __init__(self, server: PgServer, url: str) -> None:
+        self._server = server
+        self._url = url
+        self._pool = ThreadPoolExecutor(4)
+
+    @contextmanager
+    def holding(self, database: Database, verb: Callable[[Any], Any]) -> Iterator[Any]:
+        """`verb` has run, and its transaction is open until the block ends."""
+        with database.transaction() as connection:
+            yield verb(connection)
+
+    def start(self, call: Callable[[], Any]) -> Future[Any]:
+        """Run `call` beside the test."""
+        return self._pool.submit(call)
+
+    def wait_until_blocked(self, count: int = 1) -> None:
+        """Until PostgreSQL reports that so many connections wait for a lock another holds."""
+        wait_until(lambda: self._server.blocked(self._url) >= count, 20, what=f"{count} connections wait")
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture
+def stage(pg_server: PgServer, url: str) -> Iterator[Stage]:
+    made = Stage(pg_server, url)
+    yield made
+    made.close()
