@@ -53,7 +53,7 @@ TABLES = CLASSIFICATION | {
     "model": ["mlp", "linear"],
     "depth": [1, 2, 3],
     "batch_norm": [False, True, True],
-    "batch_size": [32, "full", 1],
+    "batch_size": [32, "full", 64, 16, 1],
 }
 IMAGES = CLASSIFICATION | {
     "model": ["cnn"],
@@ -76,7 +76,7 @@ REGRESSION = LEARNING | {
     "objective": ["rmse", "mae", "mse", "loss"],
 }
 STUDIES: dict[str, tuple[Any, Options, dict[str, Any]]] = {
-    "tables": (classifier, TABLES, {"epochs": 4, "hidden": 8}),
+    "tables": (classifier, TABLES, {"epochs": 3, "hidden": 8}),
     "images": (
         classifier,
         IMAGES,
@@ -159,7 +159,9 @@ def test_every_option_is_reached_from_a_study_file(study: str, tmp_path: Path) -
     }
     path = tmp_path / "rows.yaml"
     path.write_text(yaml.safe_dump(spec, sort_keys=False))
-    run_hpo("run", path, "--runners", "2", "--quiet", cwd=tmp_path, timeout=150).check()
+    run_hpo(
+        "run", path, "--runners", "1", "--quiet", "--no-report", "--no-evaluate", cwd=tmp_path, timeout=240
+    ).check()
     trials = run_hpo("trials", study, "--format", "json", cwd=tmp_path).check().json
     assert [trial["state"] for trial in trials] == ["complete"] * len(points)
     for trial, point in zip(sorted(trials, key=lambda trial: trial["number"]), points, strict=True):
