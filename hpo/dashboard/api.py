@@ -43,7 +43,11 @@ class Endpoint:
 def routes() -> list[Route]:
     """Every route of the API."""
     made = [Route(PREFIX + item.path, _endpoint(item), methods=[item.method]) for item in ENDPOINTS]
-    return [*made, Route(f"{PREFIX}/openapi.json", _openapi, methods=["GET"])]
+    return [
+        *made,
+        Route(f"{PREFIX}/openapi.json", _openapi, methods=["GET"]),
+        Route(f"{PREFIX}/{{rest:path}}", _nothing, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+    ]
 
 
 def _endpoint(item: Endpoint) -> Callable[[Request], Any]:
@@ -67,6 +71,10 @@ def _document(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError("the body must be a JSON object")
     return found
+
+
+async def _nothing(request: Request) -> Response:
+    raise NotFoundError(f"there is nothing at {request.url.path[:100]}; see {PREFIX}/openapi.json")
 
 
 async def _openapi(_request: Request) -> Response:

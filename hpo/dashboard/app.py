@@ -39,10 +39,14 @@ _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml",
 View = Callable[[Board, Request], Page]
 
 
-def build_app(database: Database, access: Access, *, lease: float = 15.0) -> ASGIApp:
-    """The whole dashboard as an ASGI application. It makes `database` impatient."""
+def make_board(database: Database, access: Access, *, lease: float = 15.0) -> Board:
+    """What the pages share. It makes `database` impatient."""
     database.patience = Brief()
-    board = Board(database, access, Hub(database), lease)
+    return Board(database, access, Hub(database), lease)
+
+
+def build_app(board: Board) -> ASGIApp:
+    """The whole dashboard as an ASGI application."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -60,7 +64,7 @@ def build_app(database: Database, access: Access, *, lease: float = 15.0) -> ASG
         exception_handlers={HpoError: _said, HTTPException: _http, Exception: _broken},
     )
     app.state.board = board
-    return Guard(GZipMiddleware(app, minimum_size=2000), access, foreign=PREFIXES)
+    return Guard(GZipMiddleware(app, minimum_size=2000), board.access, foreign=PREFIXES)
 
 
 def routes() -> list[Route]:

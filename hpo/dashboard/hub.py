@@ -84,6 +84,7 @@ class Hub:
         self._pulse: Pulse | None = None
         self.away: str | None = None  # why the database cannot be reached
         self.looks = 0
+        self.closed = False  # the server is going: streams end by themselves
 
     @contextmanager
     def listen(self) -> Iterator[Subscription]:
@@ -102,6 +103,11 @@ class Hub:
             self.away = why
             self._tell({AWAY})
         self._wanted.set()
+
+    def close(self) -> None:
+        """End every stream; called on the server's own loop."""
+        self.closed = True
+        self._tell({AWAY})
 
     async def run(self) -> None:
         """Look again and again; ends when cancelled."""

@@ -19,9 +19,9 @@ from hpo.studies.live import read_trial
 from hpo.studies.reading import read_artifact, read_evaluation
 from storage.records import StudyState
 
-PAGE_SIZES = (25, 50, 100)
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8
+MAX_WORKERS = 200  # on one page
 Query = Mapping[str, str]
 
 
@@ -120,11 +120,9 @@ def workers(board: Board, query: Query) -> Page:
     order = {"active": 0, "draining": 1, "quarantined": 2, "lost": 3, "left": 4}
     shown.sort(key=lambda item: (order.get(item["state"], 9), item["name"]))
     context = {
-        "workers": shown[:200],
+        "workers": [{**item, "load": _meters(item["status"])} for item in shown[:MAX_WORKERS]],
         "gone": len(gone),
         "everything": everything,
-        "lease": board.lease,
-        "rows": list_workers(shown[:200]),
     }
     return Page("workers.html", context, {"list": "parts/workers.html"}, frozenset({WORKERS, STUDIES}))
 
@@ -156,15 +154,17 @@ def compared(board: Board, names: Sequence[str]) -> list[StudyHistory]:
     return [board.history(name)[0] for name in unique]
 
 
-def list_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per runner: device, trial, epoch, value; one row for a worker without runners."""
-    rows = []
-    for item in workers:
-        status = item["status"]
-        runners = status.get("runners") or [{"device": device} for device in item["devices"]] or [{}]
-        for index, runner in enumerate(runners):
-            rows.append({"worker": item, "first": index == 0, "span": len(runners), "runner": runner})
-    return rows
+def _meters(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The machine's load as its worker last told it; meters that make no sense are left out."""
+    meters = []
+    for item in status.get("load") or ():
+        value, most = item.get("value"), item.get("max")
+        if isinstance(value, int | float) and isinstance(most, int | float) and most > 0:
+            shown = f"{value:.0f} %"
+            if item.get("unit") == "bytes":
+                shown = f"{value / 1e9:.1f} of {most / 1e9:.1f} GB"
+            meters.append({"name": str(item.get("name")), "value": value, "max": most, "text": shown})
+    return meters
 
 
 def whole(query: Query, name: str, default: int) -> int:

@@ -11,7 +11,8 @@ from urllib.parse import quote
 import uvicorn
 
 from hpo.dashboard.access import Access, is_loopback, make_access
-from hpo.dashboard.app import build_app
+from hpo.dashboard.app import build_app, make_board
+from hpo.dashboard.board import Board
 from hpo.errors import UserError
 from storage.engine import Database
 
@@ -38,16 +39,30 @@ def serve(
     bound = listening.getsockname()[1]
     access = make_access(host, bound, token, view_token, hosts)
     say(f"dashboard of {database.shown_url} at {_address(host, bound, access, study, token is None)}")
-    config = uvicorn.Config(
-        build_app(database, access, lease=lease),
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,  # event streams never end by themselves
-        lifespan="on",
-    )
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(make_board(database, access, lease=lease)).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells the event streams to end before it waits for them."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(
+            uvicorn.Config(
+                build_app(board),
+                log_level=logging.WARNING,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=3,
+                lifespan="on",
+            )
+        )
+        self._board = board
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn on its own loop."""
+        self._board.hub.close()
+        await super().shutdown(sockets)
 
 
 def _address(host: str, port: int, access: Access, study: str | None, made_up: bool) -> str:

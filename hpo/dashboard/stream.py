@@ -54,6 +54,8 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
                 if heard:
                     yield _event("charts", {})
             heard = await subscription.next(TICK)
+            if board.hub.closed:
+                return
             if not heard:
                 yield ": still here\n\n"
 

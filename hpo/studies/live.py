@@ -89,12 +89,16 @@ class LiveStudy:
             self._sampled, self._history = set(), None
         counts = tickets.counts(connection, row.id)
         touched = self._touched(connection, row)
-        if touched:
-            self._records.update(_read_records(connection, row, touched))
-            self._open -= touched
-            self._open |= {i for i in touched if self._records[i].state in ("running", "waiting")}
+        found = _read_records(connection, row, touched)
+        for i in self._sampled & found.keys():
+            found[i] = dataclasses.replace(found[i], metrics=self._records[i].metrics)
+        new = {i: record for i, record in found.items() if self._records.get(i) != record}
+        if new:
+            self._records.update(new)
+            self._open -= new.keys()
+            self._open |= {i for i, record in new.items() if record.state in ("running", "waiting")}
             self._sample_metrics(connection)
-        return row, counts, bool(touched)
+        return row, counts, bool(new)
 
     def _touched(self, connection: Connection, row: StudyRow) -> set[int]:
         """Ids of trials that are new, have not ended, or reported since the last look."""
@@ -200,6 +204,8 @@ def read_trial(database: Database, row: StudyRow, number: int) -> TrialRecord | 
 
 
 def _read_records(connection: Connection, row: StudyRow, ids: Collection[int]) -> dict[int, TrialRecord]:
+    if not ids:
+        return {}
     workers = {found.id: found.name for found in connection.execute(sa.select(worker.c.id, worker.c.name))}
     records: dict[int, TrialRecord] = {}
     for chunk in _chunks(ids):

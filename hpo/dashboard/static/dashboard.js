@@ -57,6 +57,13 @@
     return layout;
   }
 
+  function note(plot, text) {
+    const line = document.createElement("p");
+    line.className = "nothing";
+    line.textContent = text;
+    plot.replaceChildren(line);
+  }
+
   async function paint(plot, chart) {
     templates ??= await getJson("/assets/templates.json");
     const { figure, caption, title } = chart.content;
@@ -65,10 +72,7 @@
     if (title) box.querySelector("h3").textContent = decoded(title);
     if (!figure) {
       if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
-      const note = document.createElement("p");
-      note.className = "nothing";
-      note.textContent = "Nothing to show yet.";
-      plot.replaceChildren(note);
+      note(plot, "Nothing to show yet.");
       return;
     }
     if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
@@ -123,11 +127,12 @@
       plot.dataset.drawn = content.version ?? 1;
       if (content.again) setTimeout(() => { chart.dirty = true; refresh(plot); }, content.again * 1000);
     } catch (error) {
-      chart.dirty = true;
-      if (!chart.content) plot.textContent = "";
+      chart.failed = true;
+      if (!chart.content) note(plot, `This chart could not be had: ${error.message}.`);
     } finally {
       chart.busy = false;
-      if (chart.dirty && chart.content) setTimeout(() => refresh(plot), 500);
+      if (chart.failed) setTimeout(() => { chart.failed = false; chart.dirty = true; refresh(plot); }, 3000);
+      else if (chart.dirty) setTimeout(() => refresh(plot), 500);
     }
   }
 

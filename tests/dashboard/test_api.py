@@ -1,0 +1,216 @@
+"""The JSON API: it answers what its document says, and does what the command line does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from hpo.dashboard import actions, api, openapi, shapes
+from hpo.studies import reading
+from hpo.studies.live import LiveStudy
+from storage.engine import Database
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
+GETS = {
+    "/studies": "/studies",
+    "/studies/{study}": "/studies/digits",
+    "/studies/{study}/trials": "/studies/digits/trials?sort=-value&size=5",
+    "/studies/{study}/trials/{trial:int}": "/studies/digits/trials/9",
+    "/studies/{study}/trials/{trial:int}/charts": "/studies/digits/trials/9/charts",
+    "/studies/{study}/trials/{trial:int}/log": "/studies/digits/trials/9/log",
+    "/studies/{study}/charts/{chart}": "/studies/digits/charts/history-1",
+    "/studies/{study}/metrics": "/studies/digits/metrics",
+    "/studies/{study}/curves": "/studies/digits/curves?trials=9,3",
+    "/studies/{study}/audit": "/studies/digits/audit",
+    "/workers": "/workers?study=digits",
+    "/compare": "/compare?study=digits",
+    "/compare/{over}": "/compare/trials?study=digits",
+}
+
+
+def test_the_document_is_the_one_in_docs(owner: TestClient) -> None:
+    """docs/openapi.json is what the running dashboard serves (`make openapi` writes it)."""
+    assert json.loads(DOCUMENT.read_text()) == openapi.document()
+    assert owner.get("/api/v1/openapi.json").json() == openapi.document()
+
+
+def test_every_route_is_documented() -> None:
+    documented = openapi.document()["paths"]
+    for item in api.ENDPOINTS:
+        path = api.PREFIX + item.path.replace(":int}", "}")
+        operation = documented[path][item.method.lower()]
+        assert operation["summary"].endswith(".")
+        assert {"200", "400", "401", "403", "404", "503"} <= operation["responses"].keys()
+    assert len(api.routes()) == len(api.ENDPOINTS) + 2
+
+
+@pytest.mark.parametrize(
+    "item", [item for item in api.ENDPOINTS if item.method == "GET"], ids=lambda i: i.path
+)
+def test_answers_are_of_the_documented_shape(item: api.Endpoint, viewer: TestClient) -> None:
+    """Nothing undocumented, nothing missing, and JSON without NaN."""
+    answer = viewer.get(api.PREFIX + GETS[item.path])
+    assert answer.status_code == 200, answer.text
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    item.shape.model_validate(json.loads(answer.text, parse_constant=refuse))
+
+
+def test_errors_are_of_the_documented_shape(owner: TestClient) -> None:
+    for path in ("/studies/nix", "/studies/digits/trials/999", "/studies?sort=x", "/nothing"):
+        answer = owner.get(api.PREFIX + path)
+        assert answer.status_code in (400, 404)
+        shapes.Problem.model_validate(answer.json())
+
+
+def test_trials_are_sorted_filtered_and_paged(viewer: TestClient) -> None:
+    def numbers(query: str) -> list[int]:
+        found = viewer.get(f"/api/v1/studies/digits/trials?{query}").json()
+        return [trial["number"] for trial in found["trials"]]
+
+    assert numbers("sort=-value&size=3") == [9, 8, 7]
+    assert numbers("sort=-value&size=3&page=2") == [6, 5, 2]
+    assert numbers("sort=param:x&size=2") == [0, 1]
+    assert numbers("state=failed") == [3]
+    assert numbers("state=pruned") == [4]
+    assert numbers("state=running") == [10]
+    assert numbers("sort=-epochs&size=1") == [9]
+    assert numbers("page=9") == []
+
+
+def test_a_trial_tells_everything(viewer: TestClient) -> None:
+    trial = viewer.get("/api/v1/studies/digits/trials/3").json()
+    assert trial["state"] == "failed"
+    assert "Traceback" in trial["attempts_list"][0]["error"], (
+        "for who is signed in, the objective's traceback"
+    )
+    trial = viewer.get("/api/v1/studies/digits/trials/9").json()
+    assert trial["evaluation"]["metrics"] == {"accuracy": 0.75}
+    assert [file["name"] for file in trial["artifacts"]] == ["evaluation.json", "page.html"]
+    assert trial["metrics"]["accuracy"][-1] == {"step": 3, "value": 0.93}
+    charts = viewer.get("/api/v1/studies/digits/trials/9/charts").json()["charts"]
+    assert {chart["id"] for chart in charts} >= {"metric-accuracy", "metric-loss", "confusion", "roc", "pr"}
+
+
+def act(owner: TestClient, action: str, **body: Any) -> tuple[int, str]:
+    answer = owner.post(f"/api/v1/studies/digits/actions/{action}", json=body)
+    return answer.status_code, next(iter(answer.json().values()))
+
+
+def test_every_action_does_what_it_says(owner: TestClient, database: Database) -> None:
+    def state() -> str:
+        return reading.get_study(database, "digits").state.value
+
+    assert act(owner, "pause") == (200, "digits is paused")
+    assert state() == "paused"
+    assert act(owner, "resume") == (200, "digits is running")
+    assert state() == "running"
+    status, said = act(owner, "enqueue", point="x=0.25")
+    assert (status, "0.25" in said) == (200, True)
+    assert act(owner, "enqueue", point={"x": 0.75})[0] == 200
+    assert act(owner, "extend", trials="+5") == (200, "digits is running with 25 trials")
+    assert act(owner, "retry") == (200, "1 failed trials wait again")
+    assert act(owner, "stop")[0] == 200
+    assert state() == "stopping"
+    assert act(owner, "cancel") == (200, "digits is cancelled; 1 running trials were ended")
+    assert state() == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "says"),
+    [
+        ("enqueue", {"point": "x=7"}, "x"),
+        ("enqueue", {"point": ""}, "at least one"),
+        ("enqueue", {"point": "x"}, "NAME=VALUE"),
+        ("enqueue", {"point": {"y": 1}}, "y"),
+        ("extend", {}, "say what to extend"),
+        ("extend", {"trials": "many"}, "whole number"),
+        ("extend", {"trials": -5}, "between 1"),
+        ("extend", {"trials": 10**9}, "between 1"),
+        ("extend", {"seconds": "nan"}, "above 0"),
+        ("extend", {"target": []}, "number"),
+    ],
+)
+def test_an_action_that_makes_no_sense_says_why(
+    action: str, body: dict[str, Any], says: str, owner: TestClient
+) -> None:
+    status, said = act(owner, action, **body)
+    assert status == 400, said
+    assert says in said
+
+
+def test_an_unknown_action_is_not_found(owner: TestClient) -> None:
+    status, said = act(owner, "delete")
+    assert status == 404
+    assert all(name in said for name in actions.ACTIONS)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b"null", b"\xff"])
+def test_a_body_that_is_no_object_is_refused(body: bytes, owner: TestClient) -> None:
+    answer = owner.post("/api/v1/studies/digits/actions/pause", content=body)
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "chart", ["history-1", "learning", "parallel", "slice-1", "timeline", "best-seconds"]
+)
+def test_charts_are_drawn(chart: str, viewer: TestClient) -> None:
+    found = viewer.get(f"/api/v1/studies/digits/charts/{chart}").json()
+    assert found["figure"]["data"]
+    assert "template" not in found["figure"]["layout"]
+
+
+def test_learning_curves_of_another_metric(viewer: TestClient) -> None:
+    assert viewer.get("/api/v1/studies/digits/metrics").json() == {"metrics": ["accuracy", "train_loss"]}
+    found = viewer.get("/api/v1/studies/digits/charts/learning?metric=train_loss&log=1").json()
+    layout = found["figure"]["layout"]
+    assert layout["yaxis"]["title"]["text"] == "train_loss"
+    assert layout["yaxis"]["type"] == "log"
+
+
+def test_the_history_in_memory_is_the_one_in_the_database(
+    database: Database, on_change: Callable[[], None]
+) -> None:
+    """Kept up to date with what changed, it equals one read anew; nothing changed is the same object."""
+    live = LiveStudy(database, reading.get_study(database, "digits"))
+    first = live.refresh()
+    assert same(first, reading.history(database, "digits"))
+    assert live.refresh() is first
+    on_change()
+    second = live.refresh()
+    assert second is not first
+    assert same(second, reading.history(database, "digits"))
+    assert second.trials[0] is first.trials[0]
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    def plain(history: Any) -> Any:
+        trials = [{**vars(trial), "metrics": {}, "user_attrs": {}} for trial in history.trials]
+        return {**vars(history), "trials": trials}
+
+    assert plain(ours) == plain(theirs)
+    return True
+
+
+@pytest.fixture
+def on_change(database: Database, sqlite_url: str) -> Callable[[], None]:
+    """What a worker does meanwhile: the running trial reports and ends, another begins."""
+    from tests.support.shared import Party
+
+    def work() -> None:
+        party = Party(sqlite_url, reading.get_study(database, "digits"))
+        claim = party.claim()
+        party.start(claim, x=0.42)
+        party.writer.report(1, 0.99, {})
+        party.complete(0.99)
+        party.begin()
+        party.close()
+
+    return work

@@ -1,0 +1,336 @@
+"""Every page in a real Chromium, on a search that goes on in another process; a quiet console throughout."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from hpo.dashboard.access import Access
+from hpo.dashboard.app import make_board
+from hpo.dashboard.server import Server
+from storage.engine import Database
+from storage.migrate import open_database
+from tests.dashboard.conftest import TOKEN, VIEW_TOKEN
+from tests.support.browser import CHROMIUM_ARGS, find_chromium
+from tests.support.proxy import TcpProxy
+from tests.support.shared import Party
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.browser
+
+DESK, PHONE = (1280, 900), (390, 844)
+PAGES = ("/", "/studies/digits", "/studies/digits/trials/9", "/workers?all=1", "/compare?study=digits")
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium ($CHROMIUM or on the PATH)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_ARGS))
+        yield started
+        started.close()
+
+
+@contextmanager
+def serving(database: Database) -> Iterator[str]:
+    """The dashboard on a port of this machine; yields its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = Server(make_board(database, Access(TOKEN, VIEW_TOKEN, port), lease=300.0))
+    thread = threading.Thread(target=server.run, args=[[listening]], daemon=True)
+    thread.start()
+    wait_until(lambda: server.started, what="the dashboard listens")
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()
+        assert not thread.is_alive(), "the server ends although pages are open"
+
+
+def until(page: Page, expression: str) -> None:
+    """Wait until JavaScript is true. Not `wait_for_function`: it needs `eval`, which the pages forbid."""
+    wait_until(lambda: page.evaluate(expression), 20, what=expression)
+
+
+class Opened:
+    """A signed-in tab and whatever its console said."""
+
+    def __init__(self, browser: Browser, base: str, token: str = TOKEN, **options: Any) -> None:
+        size = options.pop("size", DESK)
+        viewport = {"width": size[0], "height": size[1]}
+        self.context = browser.new_context(viewport=viewport, **options)  # type: ignore[arg-type]
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        self.page.on(
+            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda r: self.foreign.append(r.url) if not r.url.startswith(base) else None)
+        self.base = base
+        self.page.goto(f"{base}/?token={token}")
+
+    def go(self, path: str) -> Page:
+        self.page.goto(self.base + path)
+        return self.page
+
+    def draw_everything(self) -> None:
+        """Bring every chart into view, one after another, and wait until it is drawn."""
+        until(self.page, "[...document.querySelectorAll('[data-charts]')].every(box => box.dataset.drawn)")
+        for plot in self.page.locator(".plot").all():
+            plot.scroll_into_view_if_needed()
+            expect(plot).to_have_attribute("data-drawn", re.compile("."))
+
+
+@pytest.fixture
+def base(database: Database) -> Iterator[str]:
+    with serving(database) as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk-light", "phone-dark"]
+)
+def test_every_page_is_quiet_and_fits(
+    size: tuple[int, int], scheme: str, browser: Browser, base: str
+) -> None:
+    """No complaint in the console, nothing from elsewhere, no sideways scrolling, every chart drawn."""
+    opened = Opened(browser, base, size=size, color_scheme=scheme)
+    for path in PAGES:
+        page = opened.go(path)
+        expect(page.locator("#pulse")).to_have_text("live")
+        opened.draw_everything()
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+        assert opened.complaints == [], path
+    assert opened.foreign == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(243, 245, 248)" if scheme == "light" else "rgb(15, 19, 24)")
+
+
+def test_ticks_do_not_overlap(browser: Browser, base: str) -> None:
+    for size in (DESK, PHONE):
+        opened = Opened(browser, base, size=size)
+        for path in ("/studies/digits", "/studies/digits/trials/9", "/compare?study=digits"):
+            opened.go(path)
+            opened.draw_everything()
+            overlaps = opened.page.evaluate(
+                """() => [...document.querySelectorAll('.plot')].flatMap(plot =>
+                  ['xtick', 'ytick'].flatMap(kind => {
+                    const boxes = [...plot.querySelectorAll(`.${kind} text`)]
+                      .map(text => text.getBoundingClientRect());
+                    const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+                      && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+                    return boxes.some((a, i) => boxes.slice(i + 1).some(b => touch(a, b)))
+                      ? [plot.id + ' ' + kind] : [];
+                  }))"""
+            )
+            assert overlaps == [], (path, size)
+
+
+def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str, sqlite_url: str) -> None:
+    """A value changes in the database; cards, table and chart follow; the page was never loaded again."""
+    opened = Opened(browser, base)
+    page = opened.go("/studies/digits")
+    expect(page.locator("#cards .card.main dd")).to_have_text("0.9")
+    until(page, "document.getElementById('history-1').dataset.drawn")
+    drawn = page.locator("#history-1").get_attribute("data-drawn")
+    page.evaluate("window.neverReloaded = true")
+    party = Party(sqlite_url, _row(sqlite_url))
+    party.begin()
+    party.writer.report(1, 0.97, {})
+    party.complete(0.97)
+    party.close()
+    expect(page.locator("#cards .card.main dd")).to_have_text("0.97")
+    expect(page.locator("#trials tbody th").first).to_contain_text("11 ★")
+    expect(page.locator("#history-1")).not_to_have_attribute("data-drawn", str(drawn))
+    assert page.evaluate("window.neverReloaded")
+    assert opened.complaints == []
+
+
+def _row(url: str) -> Any:
+    from hpo.studies.reading import get_study
+
+    database = open_database(url)
+    try:
+        return get_study(database, "digits")
+    finally:
+        database.close()
+
+
+def test_buttons_act_and_the_page_shows_it(browser: Browser, base: str) -> None:
+    """Every action by its button or form, with JavaScript; the state follows by itself."""
+    opened = Opened(browser, base)
+    page = opened.go("/studies/digits")
+    page.on("dialog", lambda dialog: dialog.accept())
+    state = page.locator("#cards .badge").first
+    expect(page.locator("#pulse")).to_have_text("live")
+    page.get_by_role("button", name="Pause").click()
+    expect(state).to_have_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(state).to_have_text("running")
+    page.get_by_label("More trials").fill("7")
+    page.get_by_role("button", name="Extend").click()
+    expect(page.locator("#toast")).to_have_text("digits is running with 27 trials")
+    page.get_by_label("Try this point next").fill("x=0.123")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.locator("#toast")).to_contain_text("will try")
+    page.get_by_label("Try this point next").fill("x=99")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.locator("#toast.wrong")).to_contain_text("x")
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.locator("#toast")).to_have_text("1 failed trials wait again")
+    page.get_by_role("button", name="Stop").click()
+    expect(state).to_have_text("stopping")
+    page.get_by_role("button", name="Cancel").click()
+    expect(state).to_have_text("stopped")
+    assert [text for text in opened.complaints if "400" not in text] == []
+
+
+def test_forms_work_without_javascript(browser: Browser, base: str) -> None:
+    opened = Opened(browser, base, java_script_enabled=False)
+    page = opened.go("/studies/digits")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("main")).to_contain_text("digits is paused")
+    page.get_by_role("link", name="Back to the study").click()
+    expect(page.locator("#cards .badge").first).to_have_text("paused")
+
+
+def test_who_only_looks_sees_no_buttons(browser: Browser, base: str) -> None:
+    page = Opened(browser, base, VIEW_TOKEN).go("/studies/digits")
+    expect(page.locator(".role")).to_have_text("looks only")
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    expect(page.locator("#trials tbody tr")).to_have_count(11)
+
+
+def test_a_click_on_a_point_leads_to_its_trial(browser: Browser, base: str) -> None:
+    opened = Opened(browser, base)
+    page = opened.go("/studies/digits")
+    until(page, "document.getElementById('history-1').dataset.drawn")
+    page.locator("#history-1").scroll_into_view_if_needed()
+    spot = page.evaluate(
+        """() => { const box = document.querySelector('#history-1 .scatterlayer .trace .points path')
+                     .getBoundingClientRect();
+                   return [box.left + box.width / 2, box.top + box.height / 2]; }"""
+    )
+    page.mouse.move(*spot)
+    expect(page.locator("#history-1 .hoverlayer")).to_contain_text("0 at 0")
+    page.mouse.click(*spot)
+    expect(page).to_have_url(re.compile("/studies/digits/trials/0$"))
+
+
+def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> None:
+    opened = Opened(browser, base)
+    page = opened.go("/studies/digits")
+    section = page.locator("#learning-curves")
+    section.scroll_into_view_if_needed()
+    section.locator("[data-metric]").focus()
+    expect(section.locator("[data-metric] option")).to_have_count(3)
+    section.locator("[data-metric]").select_option("train_loss")
+    expect(section.locator(".ytitle")).to_have_text("train_loss")
+    section.locator("[data-log]").check()
+    until(page, "document.getElementById('learning').layout?.yaxis?.type === 'log'")
+    assert opened.complaints == []
+
+
+def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
+    """Classes, errors and logs with markup in them are drawn and shown literally."""
+    opened = Opened(browser, base)
+    opened.page.on("dialog", lambda dialog: opened.complaints.append(f"dialog {dialog.message}"))
+    for path in ("/studies/digits/trials/9", "/studies/digits/trials/3", "/studies/digits?state=failed"):
+        opened.go(path)
+        opened.draw_everything()
+    assert opened.complaints == []
+    expect(opened.page.locator("#trials")).to_contain_text("<img src=x onerror=alert(1)>")
+
+
+def test_the_database_goes_away_and_comes_back(browser: Browser, pg_url: str, pg_proxy: TcpProxy) -> None:
+    """An open page says so and keeps what it had; a new one says so; both recover by themselves."""
+    from hpo.settings import Settings
+    from hpo.studies.creation import create
+    from tests.dashboard.seeded import make_spec
+
+    database = open_database(pg_proxy.url(pg_url))
+    create(database, make_spec(), Settings(storage=pg_url, artifacts="memory://x"))
+    with serving(database) as address:
+        opened = Opened(browser, address)
+        page = opened.go("/studies/digits")
+        expect(page.locator("#pulse")).to_have_text("live")
+        pg_proxy.cut("reset")
+        expect(page.locator("#banner")).to_contain_text("cannot be reached")
+        expect(page.locator("h1")).to_have_text("digits")
+        other = opened.context.new_page()
+        answer = other.goto(f"{address}/studies/digits")
+        assert answer is not None
+        assert answer.status == 503
+        expect(other.locator("h1")).to_have_text("The database cannot be reached")
+        text = other.inner_text("body")
+        assert "Traceback" not in text
+        assert "secret" not in text
+        pg_proxy.heal(forget=True)
+        expect(page.locator("#banner")).to_be_hidden()
+        expect(page.locator("#pulse")).to_have_text("live")
+        expect(other.locator("h1")).to_have_text("digits")
+    database.close()
+
+
+def test_a_real_search_is_watched_beside_the_run(
+    browser: Browser, start_hpo: Callable[..., Any], tmp_path: Path
+) -> None:
+    """`hpo run --dashboard` says where it is; values move while it trains; it ends with the run."""
+    study = tmp_path / "quick.yaml"
+    study.write_text(STUDY)
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    run = start_hpo("run", study, "--runners", "1", "--no-report", "--dashboard")
+    run.wait_for("?token=")
+    address = re.search(r"http://\S+", run.err)
+    assert address
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address[0])
+    expect(page.locator("h1")).to_have_text("quick")
+    expect(page.locator("#pulse")).to_have_text("live", timeout=30_000)
+    page.evaluate("window.neverReloaded = true")
+    for number in range(4):
+        expect(page.locator("#trials tbody tr")).to_have_count(number + 1, timeout=30_000)
+        expect(page.locator("#trials tbody tr").first).to_contain_text("running")
+        (tmp_path / f"go-{number}").touch()
+    assert page.evaluate("window.neverReloaded")
+    run.wait(60).check()
+    expect(page.locator("#pulse")).not_to_have_text("live")
+    context.close()
+
+
+STUDY = """
+study: quick
+objective: objective.py:objective
+direction: maximize
+sampler: {name: random, seed: 0}
+budget: {trials: 4}
+space: {x: {type: float, low: 0, high: 1}}
+"""
+OBJECTIVE = '''
+import time
+from pathlib import Path
+
+
+def objective(trial):
+    """Waits at each trial until somebody has seen it run."""
+    trial.report(trial.params["x"], 1)
+    until = time.monotonic() + 60
+    while not (Path(__file__).parent / f"go-{trial.number}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    return trial.params["x"]
+'''
