@@ -15,7 +15,7 @@ from objectives.config import TrainingConfig
 def build(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimiser that `config` describes for the parameters of `model`."""
     kind, options = _kind(config)
-    if config.fused and "fused" in inspect.signature(kind).parameters and _can_fuse(model):
+    if config.fused and "fused" in inspect.signature(kind).parameters and _can_fuse(model, config):
         options["fused"] = True
     groups = parameter_groups(model, config.weight_decay, config.decay_all)
     optimizer: torch.optim.Optimizer = kind(groups, lr=config.lr, **options)
@@ -67,9 +67,10 @@ def _kind(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     return kinds[name], options
 
 
-def _can_fuse(model: nn.Module) -> bool:
-    """Fused kernels take floating-point parameters on one CPU or CUDA device."""
+def _can_fuse(model: nn.Module, config: TrainingConfig) -> bool:
+    """Fused kernels take floating-point parameters on a CPU or CUDA device; older Adagrad a CPU only."""
+    devices = ("cpu",) if config.optimizer == "adagrad" else ("cpu", "cuda")
     return all(
-        parameter.device.type in ("cpu", "cuda") and parameter.dtype.is_floating_point
+        parameter.device.type in devices and parameter.dtype.is_floating_point
         for parameter in model.parameters()
     )

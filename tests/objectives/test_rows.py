@@ -76,7 +76,7 @@ REGRESSION = LEARNING | {
     "objective": ["rmse", "mae", "mse", "loss"],
 }
 STUDIES: dict[str, tuple[Any, Options, dict[str, Any]]] = {
-    "tables": (classifier, TABLES, {"epochs": 3, "hidden": 8}),
+    "tables": (classifier, TABLES, {"epochs": 3, "hidden": 8, "train_limit": 100}),
     "images": (
         classifier,
         IMAGES,
