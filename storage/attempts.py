@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from storage import leases, optuna_rows, outcomes
 from storage.engine import Database
-from storage.errors import LeaseLostError
+from storage.errors import DatabaseUnreachableError, LeaseLostError
 from storage.fence import Fence
 from storage.optuna_rows import Trial
 from storage.records import AttemptState, Claim, Lease, TicketState
@@ -90,11 +90,18 @@ class AttemptWriter:
 
         self.database.write(write)
 
-    def take_over(self, optuna_study_id: int, claim: Claim, checkpoint_step: int | None) -> Trial:
+    def take_over(
+        self,
+        optuna_study_id: int,
+        claim: Claim,
+        checkpoint_step: int | None,
+        *,
+        keep_reports: bool = False,
+    ) -> Trial:
         """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
 
         Reports and metrics after the checkpoint and the pruner's rung attributes are dropped: a stale
-        step 10 would hide a terrible epoch 1.
+        step 10 would hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
         """
         assert claim.trial_id is not None
         assert claim.trial_number is not None
@@ -103,8 +110,10 @@ class AttemptWriter:
 
         def drop(connection: Connection) -> None:
             leases.check(connection, claim.lease)
-            optuna_rows.forget_after(connection, trial.id, after)
-            connection.execute(metric.delete().where(metric.c.trial_id == trial.id, metric.c.step > after))
+            if not keep_reports:
+                optuna_rows.forget_after(connection, trial.id, after)
+                later = (metric.c.trial_id == trial.id) & (metric.c.step > after)
+                connection.execute(metric.delete().where(later))
             connection.execute(
                 attempt.update()
                 .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
@@ -123,25 +132,27 @@ class AttemptWriter:
             leases.check(connection, lease)
             if value is not None:
                 optuna_rows.upsert_report(connection, trial_id, step, value)
-            if metrics:
-                rows = optuna_rows.upsert(connection, metric).values(
-                    [
-                        {"trial_id": trial_id, "name": name, "step": step, "value": number}
-                        for name, number in metrics.items()
-                    ]
-                )
-                connection.execute(
-                    rows.on_conflict_do_update(
-                        index_elements=["trial_id", "name", "step"], set_={"value": rows.excluded.value}
-                    )
-                )
+            _upsert_metrics(connection, trial_id, {step: metrics})
 
         self.database.write(write)
 
     def deliver(
-        self, state: TicketState, values: Sequence[float] | None, peak_memory: float | None = None
+        self,
+        state: TicketState,
+        values: Sequence[float] | None,
+        peak_memory: float | None = None,
+        *,
+        metrics: Mapping[int, Mapping[str, float]] | None = None,
+        when_away: Callable[[], None] = lambda: None,
     ) -> None:
         """Record the result, `complete` or `pruned`: trial, ticket, attempt, study in one transaction.
+
+        Args:
+            state: complete or pruned.
+            values: one a direction; None for a pruned trial without a report.
+            peak_memory: bytes.
+            metrics: by step, what was logged and not written yet.
+            when_away: called once when the database is away, before this waits for it.
 
         Raises:
             LeaseLostError: the ticket went to another attempt; this result does not count.
@@ -150,10 +161,11 @@ class AttemptWriter:
         final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
 
         def bring(connection: Connection) -> None:
+            _upsert_metrics(connection, trial_id, metrics or {})
             optuna_rows.finish(connection, trial_id, final, values)
             outcomes.deliver(connection, self.database.clock, lease, state, values, peak_memory)
 
-        self._end(lease, AttemptState(state.value), bring)
+        self._end(lease, AttemptState(state.value), bring, when_away)
 
     def fail(self, error: str, peak_memory: float | None = None) -> None:
         """Record that the objective failed."""
@@ -201,7 +213,13 @@ class AttemptWriter:
             lease = self.fence.lease
             self.database.write(lambda connection: leases.note_rejected(connection, lease))
 
-    def _end(self, lease: Lease, state: AttemptState, verb: Callable[[Connection], None]) -> None:
+    def _end(
+        self,
+        lease: Lease,
+        state: AttemptState,
+        verb: Callable[[Connection], None],
+        when_away: Callable[[], None] = lambda: None,
+    ) -> None:
         """`verb`, fenced. Told that the lease is lost because it had succeeded before, that is success."""
 
         def write(connection: Connection) -> None:
@@ -209,6 +227,10 @@ class AttemptWriter:
             verb(connection)
 
         try:
+            with suppress(DatabaseUnreachableError):
+                self.database.once(write, write=True)
+                return
+            when_away()
             self.database.write(write)
         except LeaseLostError:
             if self.database.read(lambda connection: _state_of(connection, lease)) != state:
@@ -233,6 +255,23 @@ def end_if_live(connection: Connection, lease: Lease, verb: Callable[[Connection
         return False
     verb(connection)
     return True
+
+
+def _upsert_metrics(
+    connection: Connection, trial_id: int, metrics: Mapping[int, Mapping[str, float]]
+) -> None:
+    rows = [
+        {"trial_id": trial_id, "name": name, "step": step, "value": number}
+        for step, named in metrics.items()
+        for name, number in named.items()
+    ]
+    if rows:
+        new = optuna_rows.upsert(connection, metric).values(rows)
+        connection.execute(
+            new.on_conflict_do_update(
+                index_elements=["trial_id", "name", "step"], set_={"value": new.excluded.value}
+            )
+        )
 
 
 def _state_of(connection: Connection, lease: Lease) -> str | None:

@@ -26,7 +26,7 @@ from tenacity import (
 )
 
 from storage.clock import Clock
-from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError
+from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError, StorageError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -113,8 +113,8 @@ def intend_to_write() -> Iterator[None]:
 def is_unreachable(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, means that the database is away or busy for now."""
     while error is not None:
-        if isinstance(error, DatabaseUnreachableError):
-            return True
+        if isinstance(error, StorageError):  # any other of ours means that the database has answered
+            return isinstance(error, DatabaseUnreachableError)
         if isinstance(error, sa.exc.DBAPIError):
             if error.connection_invalidated:
                 return True

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from storage.records import Lease
 
+GAVE_UP = 75  # exit status of a runner that was told to leave while the database was away
+
 
 @dataclass(frozen=True)
 class Boot:

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpo.errors import DatabaseError, HpoError
 from hpo.runner.interrupt import StopFlag, Urgency
-from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Run
+from hpo.runner.messages import GAVE_UP, Abandon, Boot, Broken, Drain, Quit, Ready, Run
 
 log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -62,7 +62,7 @@ class Runner:
                 self._send(Broken(str(error), error.exit_code))
                 return 0
             except DatabaseUnreachableError:
-                return 0  # the worker gave up waiting; nothing more can be written
+                return GAVE_UP  # nothing more can be written; what was finished is kept on disk
             self._send(Ready())
 
     def _connect(self, boot: Boot) -> Any:

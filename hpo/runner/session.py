@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.errors import CodeDiffersError
 from hpo.fingerprint import differences, fingerprint
 from hpo.objective import Objective, load_objective
-from hpo.runner import devices
+from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
@@ -34,7 +34,7 @@ from hpo.wiring import open_artifacts
 from storage import checkpoints, studies, tickets
 from storage.attempts import AttemptWriter
 from storage.engine import Database
-from storage.errors import LeaseLostError
+from storage.errors import DatabaseUnreachableError, LeaseLostError
 from storage.optuna_rows import Trial
 from storage.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
 
@@ -116,6 +116,9 @@ class StudySession:
             )
 
     def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
+        delivered = self._deliver_kept(claim, send)
+        if delivered is not None:
+            return delivered
         resumed = self._resumed(claim)
         trial, frozen = self._trial(claim, resumed)
         folder = checkpoints.trial_key(self.row.uid, self.row.name, trial.number)
@@ -152,7 +155,6 @@ class StudySession:
         try:
             returned = self.objective.call(running)
             values = checked_values(returned, len(self.row.spec["directions"]))
-            running.flush()
         except (Interrupted, LeaseLostError) as reason:
             if isinstance(reason, LeaseLostError) or stop.urgency is Urgency.LOST:
                 self.writer.note_rejected()
@@ -160,20 +162,50 @@ class StudySession:
             self.writer.release("drained")
             return Ended(lease, AttemptState.RELEASED)
         except optuna.TrialPruned:
-            running.flush()
             last = _last_report(running)
-            self.writer.deliver(TicketState.PRUNED, last, devices.peak_memory(self.boot.device))
+            self._deliver(running, claim, TicketState.PRUNED, last)
             return Ended(lease, AttemptState.PRUNED, last)
         except BadValueError as error:
             return self._failed(lease, str(error))
+        except DatabaseUnreachableError:
+            raise  # told to leave while the database is away; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)
             return self._failed(lease, text)
-        self.writer.deliver(TicketState.COMPLETE, values, devices.peak_memory(self.boot.device))
+        self._deliver(running, claim, TicketState.COMPLETE, values)
         if self.row.code is None:
             self.database.write(lambda connection: studies.pin_code(connection, self.row.id, self.code))
         return Ended(lease, AttemptState.COMPLETE, values)
+
+    def _deliver(
+        self, running: RunningTrial, claim: Claim, state: TicketState, values: tuple[float, ...] | None
+    ) -> None:
+        """Record the result; kept on disk first when the database is away."""
+        peak = devices.peak_memory(self.boot.device)
+        result = results.Finished(state, values, peak, running.take_unsent())
+        folder = checkpoints.trial_key(self.row.uid, self.row.name, running.number)
+        self.writer.deliver(
+            state,
+            values,
+            peak,
+            metrics=result.metrics,
+            when_away=lambda: results.keep(self.store, folder, claim.lease.attempt, result),
+        )
+
+    def _deliver_kept(self, claim: Claim, send: Send) -> Ended | None:
+        """Deliver what an earlier attempt had finished and could not; None when it had not."""
+        if claim.trial_number is None:
+            return None
+        folder = checkpoints.trial_key(self.row.uid, self.row.name, claim.trial_number)
+        attempt = claim.lease.attempt
+        kept = results.find(self.store, folder, attempt, len(self.row.spec["directions"]))
+        if kept is None:
+            return None
+        self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
+        send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
+        self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics)
+        return Ended(claim.lease, AttemptState(kept.state.value), kept.values)
 
     def _failed(self, lease: Any, error: str) -> Ended:
         self.writer.fail(error, devices.peak_memory(self.boot.device))

@@ -124,9 +124,10 @@ class RunningTrial(optuna.Trial):
         sha256 = self._store.put(key, content)
         self._writer.keep_artifact(self._study_id, kept, key, sha256, len(content))
 
-    def flush(self) -> None:
-        """Write what was logged after the last report."""
-        self._flush_log()
+    def take_unsent(self) -> dict[int, dict[str, float]]:
+        """What was logged after the last report, by step; it goes out with the result."""
+        unsent, self._logged = self._logged, {}
+        return unsent
 
     def _flush_log(self) -> None:
         for step in sorted(self._logged):

@@ -13,6 +13,7 @@ from typing import Any
 from hpo.errors import ExitCode
 from hpo.fingerprint import versions
 from hpo.runner.messages import (
+    GAVE_UP,
     Abandon,
     Boot,
     Broken,
@@ -205,7 +206,9 @@ class Worker:
         current = child.current
         child.close()
         del self._children[child.index]
-        if current is not None:
+        if current is not None and child.process.returncode == GAVE_UP:
+            self._settlements.given_back(current, "told to leave while the database was away")
+        elif current is not None:
             why, blame = child.how_it_died()
             self._settlements.died(current, why, blame=blame)
             self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))

@@ -237,6 +237,26 @@ def server_away(lab: Lab, scale: Scale, server: PgServer) -> str:
     return f"{len(outages)} outages, {found.results} results, 0 failed, 0 lost, workers alive"
 
 
+def result_kept_on_disk(lab: Lab, scale: Scale, server: PgServer) -> str:
+    """A trial ends while the database is away, and its worker must go: the next one delivers the result."""
+    lab.create(trials=1, objective="objective.py:silent", fixed={"step_seconds": 2.0})
+    worker = lab.worker()
+    lab.wait(lambda: lab.journal_lines("began"), "the trial began")
+    server.stop()
+    lab.wait(lambda: list(lab.folder.glob("artifacts/*/0/1/result.json")), "the result is on disk")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30).code == 0
+    server.start()
+    lab.worker()
+    lab.wait_for_end()
+    found = lab.audit()
+    assert found.holds, found
+    assert found.results == 1
+    assert lab.attempts() in ({"lost": 1, "complete": 1}, {"released": 1, "complete": 1})
+    assert len(lab.journal_lines("began")) == 1, "the trial was trained again"
+    return "1 result delivered by the next worker, 0 trained again"
+
+
 def _complete(lab: Lab) -> int:
     return lab.states().get("complete", 0)
 

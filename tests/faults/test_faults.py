@@ -84,6 +84,14 @@ def test_workers_outlive_the_server(tmp_path: Path, own_pg_server: PgServer) -> 
         lab.close()
 
 
+def test_a_result_outlives_its_worker_and_the_outage(tmp_path: Path, own_pg_server: PgServer) -> None:
+    lab = Lab(tmp_path, own_pg_server.create_database(), SEED)
+    try:
+        print(rows.result_kept_on_disk(lab, SHORT, own_pg_server))
+    finally:
+        lab.close()
+
+
 @postgres
 def test_a_cut_network_costs_one_worker_its_trial_and_nobody_else(lab: Lab, pg_proxy: TcpProxy) -> None:
     print(rows.network_cut(lab, SHORT, pg_proxy, pg_proxy.url(lab.url)))

@@ -1,0 +1,69 @@
+"""A finished result that the database cannot take now is kept in the artifact store.
+
+So it is not lost when its runner has to go: whoever gets the ticket next delivers it under its own lease
+instead of training again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from storage.artifacts import ArtifactStore
+from storage.errors import ArtifactError
+from storage.records import TicketState
+
+log = logging.getLogger(__name__)
+
+FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What an attempt would have delivered."""
+
+    state: TicketState  # complete or pruned
+    values: tuple[float, ...] | None
+    peak_memory: float | None  # bytes
+    metrics: Mapping[int, Mapping[str, float]]  # by step: logged, but not written yet
+
+
+def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> None:
+    """Write the result beside the attempt's log; when that fails it is said in the log."""
+    try:
+        store.put(f"{folder}/{attempt}/{FILE}", json.dumps(asdict(result)).encode())
+    except ArtifactError as error:
+        log.warning("the result is kept in memory alone: %s", error)
+
+
+def find(store: ArtifactStore, folder: str, before_attempt: int, directions: int) -> Finished | None:
+    """The kept result of an earlier attempt at this trial; None when there is none that can be read."""
+    attempts = sorted((int(name) for name in store.names(folder) if name.isdigit()), reverse=True)
+    for attempt in attempts:
+        if attempt < before_attempt and FILE in store.names(f"{folder}/{attempt}"):
+            try:
+                return _read(store.get(f"{folder}/{attempt}/{FILE}"), directions)
+            except (ArtifactError, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.warning("the kept result of attempt %d cannot be used: %s", attempt, error)
+    return None
+
+
+def _read(content: bytes, directions: int) -> Finished:
+    plain = json.loads(content)
+    state = TicketState(plain["state"])
+    values = None if plain["values"] is None else tuple(float(value) for value in plain["values"])
+    if state not in (TicketState.COMPLETE, TicketState.PRUNED):
+        raise ValueError(f"its state is {state}")
+    if state is TicketState.COMPLETE and (values is None or len(values) != directions):
+        raise ValueError(f"it has {0 if values is None else len(values)} values, not {directions}")
+    if not all(math.isfinite(value) for value in values or ()) and state is TicketState.COMPLETE:
+        raise ValueError("a value of it is not finite")
+    metrics = {
+        int(step): {str(name): float(number) for name, number in named.items()}
+        for step, named in plain["metrics"].items()
+    }
+    peak = plain["peak_memory"]
+    return Finished(state, values, None if peak is None else float(peak), metrics)
