@@ -11,7 +11,7 @@ from storage.clock import Clock
 from storage.engine import Database
 from storage.migrate import open_database
 from storage.records import StudyRow
-from tests.support.shared import Opener, Party, empty
+from tests.support.shared import Opener, Party, empty, reopen
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -32,7 +32,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     """The empty database, with a clock that tests may shift: `database.clock.offset`."""
-    opened = open_database(url, clock=Clock())
+    opened = reopen(url, Clock())
     empty(opened)
     yield opened
     opened.close()

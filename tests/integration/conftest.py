@@ -14,7 +14,7 @@ from storage.engine import Database
 from storage.migrate import open_database
 from storage.records import StudyRow
 from tests.support.pg import PgServer
-from tests.support.shared import Opener, Party, empty
+from tests.support.shared import Opener, Party, empty, reopen
 from tests.support.waiting import wait_until
 
 
@@ -30,7 +30,7 @@ def url(pg_server: PgServer) -> Iterator[str]:
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     """The empty database, with a clock that tests may shift."""
-    opened = open_database(url, clock=Clock())
+    opened = reopen(url, Clock())
     empty(opened)
     yield opened
     opened.close()

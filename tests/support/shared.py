@@ -12,8 +12,8 @@ from optuna.storages._rdb import models
 
 from storage import outcomes, studies, tickets, workers
 from storage.attempts import AttemptWriter, Trial
-from storage.engine import Database
-from storage.migrate import open_database
+from storage.clock import Clock
+from storage.engine import Database, connect, parse_url
 from storage.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.tables import attempt, metadata, ticket
 
@@ -49,11 +49,17 @@ def make_study(
     return studies.create(database, studies.NewStudy(**{**fields, **changes}))
 
 
+def reopen(url: str, clock: Clock | None = None) -> Database:
+    """A database that is known to be migrated, as one more process sees it."""
+    parsed = parse_url(url)
+    return Database(parsed, connect(parsed, create_tables=False), clock)
+
+
 class Party:
     """One worker with one runner: a database connection and a fenced writer of its own."""
 
     def __init__(self, url: str, study: StudyRow, name: str = "w", clock: Any = None) -> None:
-        self.database = open_database(url, clock=clock)
+        self.database = reopen(url, clock)
         self.writer = AttemptWriter(self.database)
         self.study = study
         self.name = name
