@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -231,6 +232,8 @@ class Worker:
                     child.idle = False
                     child.tell(Quit())
             return
+        if self._settlements:  # a dead runner's lease must not pass to its successor unsettled
+            return
         for child in self._children.values():
             if not child.idle or child.busy or time.monotonic() < self._next_poll:
                 continue
@@ -246,7 +249,7 @@ class Worker:
     # What makes runners stop
 
     def _quarantined(self, why: str) -> None:
-        hint = "; mend it and start again, its trials were given back"
+        hint = f"\n`hpo trial {self._study}/0` shows a traceback. Mend it and start again"
         self._outcome = self._outcome or Outcome(ExitCode.FAILED, why + hint)
         self._drain(why)
 
@@ -264,8 +267,10 @@ class Worker:
             self._drain_running(now=False)
         if signals.terminated is not None:
             since = time.monotonic() - signals.terminated
-            if self._draining is None:
-                self._outcome = Outcome(ExitCode.DONE, "told to leave; tickets were given back")
+            if signals.fresh():
+                self._outcome = self._outcome or Outcome(
+                    ExitCode.DONE, "told to leave; tickets were given back"
+                )
                 self._drain_running(now=False)
             if since > 0.6 * self._settings.grace and signals.fresh_deadline():
                 self._drain_running(now=True)
@@ -298,9 +303,9 @@ class Worker:
             current = child.current
             if current is None or current.lease in beat.held or child.current_since >= beat.asked:
                 continue
-            child.tell(Abandon(current.lease))
-            if child.why_killed is None and child.term_sent is None:
-                child.term_sent = time.monotonic()  # it has until KILL_AFTER to notice
+            if child.term_sent is None:  # once; it has until KILL_AFTER to notice
+                child.tell(Abandon(current.lease))
+                child.term_sent = time.monotonic()
         if beat.study in (StudyState.STOPPED, StudyState.FINISHED, None):
             self._drain("the study has ended" if beat.study else "the study was deleted")
         if beat.worker is WorkerState.QUARANTINED:
@@ -370,11 +375,13 @@ class Worker:
         self._database.patience = Patience()
         if self._settlements:
             log.warning("%d trials are freed when their leases expire", len(self._settlements))
+        sign_off = partial(
+            workers.set_state, clock=self._database.clock, worker_id=self.identity.id, state=WorkerState.LEFT
+        )
         try:
-            self._database.write(
-                lambda connection: workers.set_state(
-                    connection, self._database.clock, self.identity.id, WorkerState.LEFT
-                )
-            )
+            if self._outcome is None:
+                self._database.write(sign_off)
+            else:  # told to leave: a database that is away must not cost the rest of the grace period
+                self._database.once(sign_off, write=True)
         except StorageError as error:
             log.warning("could not sign off: %s", error)

@@ -64,7 +64,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "an attempt runs on a finished ticket": (
         lambda c, _: c.execute(attempt.update().where(attempt.c.state == "lost").values(state="running")),
-        "at most one live lease a ticket",
+        "at most one",
     ),
     "a trial is open in an ended study": (
         lambda c, _: c.execute(ticket.update().where(ticket.c.state == "failed").values(state="queued")),

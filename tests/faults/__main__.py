@@ -50,6 +50,11 @@ def _result_kept(lab: Lab, scale: Scale, server: PgServer | None) -> str:
     return rows.result_kept_on_disk(lab, scale, server)
 
 
+def _told_while_away(lab: Lab, scale: Scale, server: PgServer | None) -> str:
+    assert server is not None
+    return rows.told_to_leave_while_away(lab, scale, server)
+
+
 def _network_cut(lab: Lab, scale: Scale, server: PgServer | None) -> str:
     assert server is not None
     with TcpProxy(server.port) as proxy:
@@ -68,6 +73,7 @@ TABLE = [
     Row("5", "SIGTERM, Ctrl-C once, twice", _plain(rows.told_to_leave)),
     Row("6", "server away", _server_away, POSTGRESQL),
     Row("6", "result done, server away, worker goes", _result_kept, POSTGRESQL),
+    Row("6", "SIGTERM while the server is away", _told_while_away, POSTGRESQL),
     Row("7", "network cut", _network_cut, POSTGRESQL),
     Row("8", "bad objectives", _plain(rows.bad_objectives)),
     Row("9", "damaged checkpoints, disk full", _plain(damage.damaged_checkpoints), SQLITE),

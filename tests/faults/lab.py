@@ -33,6 +33,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 INJECT = Path(__file__).parent / "inject"
 LEASE = 2.0  # seconds, instead of 15
+GRACE = 6.0  # seconds, instead of 20
 
 OBJECTIVE = '''
 import os
@@ -118,7 +119,7 @@ class Lab:
         self.journal = folder / "journal.txt"
         self.kill_log = folder / "kills.txt"
         self.faults: dict[str, Any] = {}
-        self.env: dict[str, str] = {"HPO_LEASE": str(LEASE), "HPO_GRACE": "6"}
+        self.env: dict[str, str] = {"HPO_LEASE": str(LEASE), "HPO_GRACE": str(GRACE)}
         self.workers: list[HpoProcess] = []
         self.kills: Counter[str] = Counter()
         self.database: Database | None = None

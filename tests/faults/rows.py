@@ -17,7 +17,7 @@ import psutil
 from hpo.studies import creation, steering
 from storage import workers
 from storage.records import WorkerState
-from tests.faults.lab import LEASE, Lab
+from tests.faults.lab import GRACE, LEASE, Lab
 from tests.support.pg import PgServer
 from tests.support.proxy import TcpProxy
 
@@ -255,6 +255,31 @@ def result_kept_on_disk(lab: Lab, scale: Scale, server: PgServer) -> str:
     assert lab.attempts() in ({"lost": 1, "complete": 1}, {"released": 1, "complete": 1})
     assert len(lab.journal_lines("began")) == 1, "the trial was trained again"
     return "1 result delivered by the next worker, 0 trained again"
+
+
+def told_to_leave_while_away(lab: Lab, scale: Scale, server: PgServer) -> str:
+    """SIGTERM in an outage: the worker goes in time, and nobody is blamed."""
+    lab.create(trials=1, fixed={"steps": 100, "step_seconds": 0.1})
+    worker = lab.worker()
+    lab.wait(lambda: lab.journal_lines("began"), "the trial began")
+    server.stop()
+    logs = lab.folder / "artifacts"
+    lab.wait(
+        lambda: any("database away" in log.read_text() for log in logs.glob("*/0/1/log.txt")),
+        "the outage is noticed",
+    )
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30).code == 0
+    seconds = time.monotonic() - began
+    assert seconds < GRACE + 1, f"it took {seconds:.1f} s of {GRACE:g} s"
+    server.start()
+    successor = lab.worker()
+    lab.wait(lambda: len(lab.journal_lines("began")) > 1, "another goes on")
+    successor.signal(signal.SIGTERM)
+    assert successor.wait(30).code == 0
+    assert set(lab.attempts()) <= {"lost", "released"}, lab.attempts()
+    return f"left after {seconds:.1f} s; attempts {dict(lab.attempts())}, 0 failed"
 
 
 def _complete(lab: Lab) -> int:

@@ -92,6 +92,14 @@ def test_a_result_outlives_its_worker_and_the_outage(tmp_path: Path, own_pg_serv
         lab.close()
 
 
+def test_a_worker_told_to_leave_in_an_outage_blames_nobody(tmp_path: Path, own_pg_server: PgServer) -> None:
+    lab = Lab(tmp_path, own_pg_server.create_database(), SEED)
+    try:
+        print(rows.told_to_leave_while_away(lab, SHORT, own_pg_server))
+    finally:
+        lab.close()
+
+
 @postgres
 def test_a_cut_network_costs_one_worker_its_trial_and_nobody_else(lab: Lab, pg_proxy: TcpProxy) -> None:
     print(rows.network_cut(lab, SHORT, pg_proxy, pg_proxy.url(lab.url)))
@@ -107,7 +115,7 @@ def test_damaged_checkpoints_are_passed_over_and_never_run(lab: Lab) -> None:
     print(damage.damaged_checkpoints(lab, SHORT))
 
 
-@both
+@postgres
 def test_wrong_clocks_do_not_matter(lab: Lab) -> None:
     print(rows.wrong_clocks(lab, SHORT))
 
