@@ -97,7 +97,7 @@ def beat(
                 (worker.c.state == WorkerState.LOST, WorkerState.ACTIVE.value), else_=worker.c.state
             ),
             reason=sa.case((worker.c.state == WorkerState.LOST, None), else_=worker.c.reason),
-            ended_at=None,
+            ended_at=sa.case((worker.c.state == WorkerState.LEFT, worker.c.ended_at), else_=None),
         )
     )
     state = connection.scalar(sa.select(worker.c.state).where(worker.c.id == worker_id))
@@ -139,12 +139,15 @@ def of_host(connection: Connection, host_key: str) -> list[tuple[str, int, float
 
 
 def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
-    """A worker whose process is known to be gone: free its tickets at once; returns how many."""
+    """A worker whose process is known to be gone: free its tickets at once; returns how many.
+
+    One that signed off before its process ended stays shown as that.
+    """
     freed = leases.reap_worker(connection, clock, worker_id, "its worker died")
     quarantined = worker.c.state == WorkerState.QUARANTINED
     connection.execute(
         worker.update()
-        .where(worker.c.id == worker_id)
+        .where(worker.c.id == worker_id, worker.c.state != WorkerState.LEFT)
         .values(
             state=sa.case((quarantined, worker.c.state), else_=WorkerState.LOST.value),
             reason=sa.case((quarantined, worker.c.reason), else_="its process is gone"),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from storage import leases, studies, workers
+from storage import leases, workers
 from storage.engine import Database
 from storage.errors import LeaseLostError
 from storage.fence import Fence
@@ -167,7 +167,7 @@ def test_a_renewed_lease_does_not_expire(database: Database, party: Opener) -> N
         database.clock.offset += LEASE - 1
         held = database.write(lambda c: leases.renew(c, database.clock, one.id, LEASE))
         assert [item.lease for item in held] == [claim.lease]
-        assert database.write(lambda c: studies.reap(c, database.clock)) == 0
+        assert database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
 
 
 def test_an_expired_lease_that_nobody_reaped_may_still_write(database: Database, party: Opener) -> None:
@@ -258,7 +258,7 @@ def test_clocks_of_workers_do_not_matter(database: Database, party: Opener, monk
     for wrong in (7200, -7200):
         monkeypatch.setattr(time, "time", lambda wrong=wrong: 1e9 + wrong)
         database.write(lambda c: leases.renew(c, database.clock, one.id, LEASE))
-        assert other.database.write(lambda c: studies.reap(c, database.clock)) == 0
+        assert other.database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
     until = ticket_row(database, claim.lease).lease_until
     now = database.read(lambda c: c.scalar(sa.select(database.clock.now())))
     assert until == pytest.approx(now + LEASE, abs=5)

@@ -263,6 +263,15 @@ def test_a_silent_worker_is_shown_as_lost_and_comes_back(database: Database, par
     assert state() is WorkerState.ACTIVE
 
 
+def test_a_worker_that_signed_off_is_not_taken_for_dead(database: Database, party: Opener) -> None:
+    """A neighbour may see its process end before it has read that the worker left."""
+    one = party(make_study(database, 1))
+    database.write(lambda c: workers.set_state(c, database.clock, one.id, WorkerState.LEFT))
+    database.write(lambda c: workers.bury(c, database.clock, one.id))
+    (row,) = database.read(lambda c: workers.all_workers(c, database.clock))
+    assert row.state is WorkerState.LEFT
+
+
 def test_two_workers_of_one_name_are_two(database: Database, party: Opener) -> None:
     """Burying one of them frees its ticket alone."""
     study = make_study(database, 2)

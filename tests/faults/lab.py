@@ -228,22 +228,35 @@ class Lab:
 
     # -- breaking things
 
-    def kill_at_random(self, times: int, every: float) -> None:
-        """SIGKILL a runner (three times of four) or a worker, `times` times, while the study runs."""
+    def break_at_random(self, times: int, every: float) -> None:
+        """While the study runs, `times` times: SIGKILL a runner or a worker, or freeze one past its lease."""
         deadline = time.monotonic() + 60 + 4 * times * every
         while self.kills.total() < times and not self.ended() and time.monotonic() < deadline:
             time.sleep(every)
-            if self.random.random() < 0.75:
-                runners = self.runners()
-                if runners:
-                    with contextlib.suppress(psutil.Error):
-                        self.random.choice(runners).kill()
-                        self.kills["runner"] += 1
-            else:
-                living = [process for process in self.workers if process.running]
-                if living:
+            what = self.random.choices(["runner", "worker", "frozen"], [6, 2, 2])[0]
+            living = [process for process in self.workers if process.running]
+            runners = self.runners() if what == "runner" else []
+            with contextlib.suppress(psutil.Error, IndexError):
+                if what == "runner":
+                    self.random.choice(runners).kill()
+                elif what == "worker":
                     self.random.choice(living).signal(signal.SIGKILL)
-                    self.kills["worker"] += 1
+                else:
+                    self.freeze(self.random.choice(living), 1.6 * LEASE)
+                self.kills[what] += 1
+
+    def freeze(self, worker: HpoProcess, seconds: float) -> None:
+        """SIGSTOP a worker and its runners; SIGCONT after so many seconds."""
+        family = [psutil.Process(worker.pid), *worker.children()]
+        for process in family:
+            process.suspend()
+
+        def thaw() -> None:
+            for process in reversed(family):
+                with contextlib.suppress(psutil.Error):
+                    process.resume()
+
+        threading.Timer(seconds, thaw).start()
 
     def failpoint_kills(self) -> Counter[str]:
         """How often a failpoint killed, by place."""

@@ -48,17 +48,18 @@ def killed_at_random(lab: Lab, scale: Scale) -> str:
     lab.create(cells=scale.cells, fixed={"steps": 4, "step_seconds": 0.1})
     lab.faults |= {"kill": scale.chance, "kill_worker": scale.chance / 5}
     with lab.keeping(scale.workers):
-        lab.kill_at_random(scale.kills, scale.every)
+        lab.break_at_random(scale.kills, scale.every)
         lab.wait_for_end(120 + 2 * scale.cells)
     found = lab.audit()
     by_failpoint = lab.failpoint_kills()
     assert found.holds, [check for check in found.checks if not check.holds]
     assert (found.results, found.duplicates, found.missing) == (scale.cells, 0, 0)
     assert lab.completed_points() == list(range(scale.cells))
+    runners, killed, asleep = (lab.kills[what] for what in ("runner", "worker", "frozen"))
     return (
-        f"{lab.kills['runner']} runners, {lab.kills['worker']} workers killed by hand, "
-        f"{by_failpoint.total()} at transaction boundaries; {len(set(lab.completed_points()))}/{scale.cells} "
-        f"cells once each, {found.rejected_writes} writes refused"
+        f"{runners} runners, {killed} workers killed, {by_failpoint.total()} more at transaction boundaries, "
+        f"{asleep} frozen past the lease; {found.results}/{scale.cells} cells once each, "
+        f"{found.rejected_writes} writes refused"
     )
 
 
@@ -295,7 +296,7 @@ def _cut_transactions(lab: Lab, server: PgServer) -> None:
 def network_cut(lab: Lab, scale: Scale, proxy: TcpProxy, proxied: str) -> str:
     """One worker loses its network for longer than the lease; the other goes on, and has its trials."""
     row = lab.create(trials=10_000, fixed={"steps": 5, "step_seconds": 0.2})
-    far = lab.worker(HPO_STORAGE=proxied)
+    far = lab.worker("--runners", "2", HPO_STORAGE=proxied)  # at least one has a trial at any moment
     near = lab.worker()
     lab.wait(lambda: _complete(lab) >= 2, "trials complete")
     proxy.cut("hold")
@@ -383,8 +384,9 @@ def one_name(lab: Lab, scale: Scale) -> str:
     lab.wait_for_end()
     assert [worker.wait(30).code for worker in (second, third)] == [0, 0]
     known = lab.open().read(lambda c: workers.all_workers(c, lab.open().clock))
-    assert [row.name for row in known] == ["same"] * 3
-    assert sorted(row.state for row in known) == [WorkerState.LEFT, WorkerState.LEFT, WorkerState.LOST]
+    states = sorted(row.state for row in known)
+    assert [row.name for row in known] == ["same"] * 3, known
+    assert states == [WorkerState.LEFT, WorkerState.LEFT, WorkerState.LOST], known
     found = lab.audit()
     assert found.holds
     assert found.results == 8
