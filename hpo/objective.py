@@ -7,7 +7,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ from typing import Any
 
 from hpo.errors import ObjectiveError
 from hpo.spec import ObjectivePath
+
+_OURS = ("storage", "objectives")  # names a user may well have taken
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
     for entry in (str(folder), str(Path.cwd())):
         if entry not in sys.path:
             sys.path.append(entry)
-    module = _import(path, folder)
+    with _their_own(path, folder):
+        module = _import(path, folder)
     found: Any = module
     for part in path.callable.split("."):
         found = getattr(found, part, None)
@@ -60,6 +64,34 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
         )
     file = getattr(module, "__file__", None)
     return Objective(found, module, Path(file) if file else None)
+
+
+@contextmanager
+def _their_own(path: ObjectivePath, folder: Path) -> Iterator[None]:
+    """While an objective is imported, its `import storage` means a storage.py beside it, if there is one.
+
+    Ours were imported before; theirs are bound in the objective's own module and then step aside again.
+    """
+    asked = str(path.module).split(".")[0]  # `objectives.classifier` is ours, whatever lies here
+    clash = [name for name in _OURS if name != asked and _is_theirs(folder, name)]
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in clash}
+    if clash:
+        sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if clash:
+            sys.path.remove(str(folder))
+            for name in [name for name in sys.modules if name.split(".")[0] in clash]:
+                del sys.modules[name]
+            sys.modules.update(ours)
+
+
+def _is_theirs(folder: Path, name: str) -> bool:
+    """Whether a module or package of this name lies in `folder` that is not our own."""
+    own = Path(__file__).resolve().parents[1] / name / "__init__.py"
+    files = (folder / name / "__init__.py", folder / f"{name}.py")
+    return any(file.is_file() and file.resolve() != own for file in files)
 
 
 def _import(path: ObjectivePath, folder: Path) -> ModuleType:
@@ -83,7 +115,10 @@ def _import(path: ObjectivePath, folder: Path) -> ModuleType:
 
 def _import_file(path: ObjectivePath, file: Path) -> ModuleType:
     if not file.is_file():
-        raise ObjectiveError(f"objective {path}: there is no file {file}")
+        raise ObjectiveError(
+            f"objective {path}: there is no file {file}. A path is relative to the study file; for a "
+            "worker in another directory name it with --code DIR"
+        )
     name = f"hpo_objective_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

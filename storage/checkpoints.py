@@ -16,6 +16,7 @@ from storage.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
+MODEL = "model.pt"  # the artifact that holds a trial's best weights
 _NAME = re.compile(r"checkpoint-(\d{9})-([0-9a-f]{64})\.pt")
 
 
@@ -78,3 +79,16 @@ def newest(
             return Saved(step, attempt, key, content)
         log.warning("checkpoint of step %d is passed over: %s", step, why)
     return None
+
+
+def tidy(store: ArtifactStore, trial: str, *, keep: bool) -> None:
+    """Remove the checkpoints of a trial that needs no other attempt; `keep` leaves the newest."""
+    found = sorted(
+        ((int(match[1]), int(attempt), match[0]))
+        for attempt in store.names(trial)
+        if attempt.isdigit()
+        for name in store.names(f"{trial}/{attempt}")
+        if (match := _NAME.fullmatch(name))
+    )
+    for _, attempt, name in found[:-1] if keep else found:
+        store.remove(f"{trial}/{attempt}/{name}")

@@ -55,6 +55,11 @@ def parse_url(text: str) -> URL:
     """
     try:
         url = sa.make_url(text)
+        backend = url.get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise BadStorageUrlError(
+                f"the storage URL names {backend}; hpo shares studies on sqlite and postgresql"
+            )
         url.get_dialect().import_dbapi()
     except ModuleNotFoundError as error:
         raise BadStorageUrlError(
@@ -65,11 +70,6 @@ def parse_url(text: str) -> URL:
         raise BadStorageUrlError(
             "the storage URL cannot be read. Write sqlite:///file.db or postgresql://user:password@host/database"
         ) from error
-    backend = url.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
-        raise BadStorageUrlError(
-            f"the storage URL names {backend}; hpo shares studies on sqlite and postgresql"
-        )
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise BadStorageUrlError("an in-memory SQLite database cannot be shared; write sqlite:///file.db")
     if backend == "sqlite" and not Path(str(url.database)).absolute().parent.is_dir():
@@ -81,7 +81,7 @@ def engine_options(url: URL) -> dict[str, Any]:
     """Keyword arguments of `create_engine` for this database."""
     if url.get_backend_name() == "postgresql":
         return {"pool_pre_ping": True, "connect_args": dict(_POSTGRESQL_CONNECT_ARGS), "pool_recycle": 1800}
-    return {"connect_args": {"timeout": 30.0}}  # seconds to wait for another writer
+    return {"connect_args": {"timeout": 4.0}}  # seconds for another writer; well below a lease
 
 
 def listen(engine: Engine) -> None:
@@ -174,7 +174,8 @@ class Patience:
             wait=wait_random_exponential(multiplier=0.1, max=3.0),
             sleep=sleep_using_event(self.give_up),
             reraise=True,
-            before_sleep=lambda state: log.warning(
+            before_sleep=lambda state: log.log(
+                logging.WARNING if self.endless else logging.DEBUG,
                 "database away (try %d): %s",
                 state.attempt_number,
                 reason(url, state.outcome.exception() or RuntimeError()) if state.outcome else "",
@@ -209,8 +210,11 @@ class Database:
     def transaction(self, *, write: bool = True) -> Iterator[Connection]:
         """One transaction: committed at the end, rolled back on any exception."""
         if not write:
-            with self.engine.begin() as connection:
-                yield connection
+            with self.engine.connect() as connection:
+                if self.engine.dialect.name == "postgresql":  # several statements must see one state
+                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                with connection.begin():
+                    yield connection
             return
         with intend_to_write(), self.engine.begin() as connection:
             yield connection

@@ -134,6 +134,7 @@ def _lock(url: URL) -> Iterator[None]:
         _plain_engine(url) as plain,
         plain.connect().execution_options(isolation_level="AUTOCOMMIT") as holder,
     ):
+        holder.execute(sa.text(f"SET lock_timeout = '{_LOCK_SECONDS:.0f}s'"))
         holder.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
         try:
             yield

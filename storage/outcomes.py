@@ -38,7 +38,7 @@ def deliver(
     connection.execute(
         worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
     )
-    if values is not None:
+    if values is not None and state is TicketState.COMPLETE:
         _end_at_target(connection, row.study_id, values[0])
     conclude(connection, clock, row.study_id)
 
@@ -240,12 +240,14 @@ def _quarantine_bad_worker(connection: Connection, clock: Clock, worker_id: str,
 
 
 def _give_back_failures_of(connection: Connection, worker_id: str) -> None:
-    """Tickets that failed on this worker alone are queued again, with a new trial."""
+    """Tickets that failed on no worker in good standing are queued again, with a new trial."""
     here = sa.select(attempt.c.ticket_id).where(
         attempt.c.worker_id == worker_id, attempt.c.state == AttemptState.FAILED
     )
-    elsewhere = sa.select(attempt.c.ticket_id).where(
-        attempt.c.worker_id != worker_id, attempt.c.state == AttemptState.FAILED
+    elsewhere = (
+        sa.select(attempt.c.ticket_id)
+        .join(worker, attempt.c.worker_id == worker.c.id)
+        .where(attempt.c.state == AttemptState.FAILED, worker.c.state != WorkerState.QUARANTINED)
     )
     connection.execute(
         ticket.update()

@@ -12,7 +12,7 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import leases, outcomes, tickets
+from storage import outcomes, tickets
 from storage.clock import Clock
 from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
@@ -220,9 +220,13 @@ def retry_failed(connection: Connection, study_id: int) -> int:
         )
     )
     if found.rowcount:
+        ended = [StudyState.FINISHED, StudyState.STOPPED, StudyState.STOPPING]
         connection.execute(
             study.update()
-            .where(study.c.id == study_id, study.c.state.in_([StudyState.FINISHED, StudyState.STOPPED]))
+            .where(
+                study.c.id == study_id,
+                study.c.state.in_(ended),
+            )
             .values(state=StudyState.RUNNING, ended_at=None, ended_why=None)
         )
     return int(found.rowcount)
@@ -254,11 +258,6 @@ def pin_code(connection: Connection, study_id: int, code: Mapping[str, Any]) -> 
     connection.execute(
         study.update().where(study.c.id == study_id, study.c.code.is_(None)).values(code=json.dumps(code))
     )
-
-
-def reap(connection: Connection, clock: Clock) -> int:
-    """End attempts whose lease has expired, in every study; returns how many."""
-    return leases.reap_expired(connection, clock)
 
 
 def _optuna_study(database: Database, new: NewStudy) -> int:

@@ -190,9 +190,11 @@ def _make_one(connection: Connection, study_id: int) -> sa.Row[Any]:
 
 def _seconds_spent(connection: Connection, clock: Clock, row: sa.Row[Any]) -> bool:
     """Whether the budget of seconds is spent; then the study stops."""
-    if row.budget_seconds is None or row.clock_started_at is None:
+    if row.budget_seconds is None:
         return False
-    spent = row.seconds_used + (connection.scalar(sa.select(clock.now())) or 0.0) - row.clock_started_at
+    spent = row.seconds_used
+    if row.clock_started_at is not None:
+        spent += (connection.scalar(sa.select(clock.now())) or 0.0) - row.clock_started_at
     if spent < row.budget_seconds:
         return False
     connection.execute(

@@ -13,7 +13,10 @@ from hpo.errors import ExitCode, HpoError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console command `hpo`. Exits with one of `ExitCode`."""
-    status = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # before or after the command itself
+        status = ExitCode.INTERRUPTED
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # `hpo trials ... | head`

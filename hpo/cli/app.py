@@ -58,7 +58,7 @@ StorageOption = Annotated[
         help="Database that workers share; default: HPO_STORAGE, else sqlite:///hpo.db here.",
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="JSON goes to standard output alone.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="JSON goes to standard output alone.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

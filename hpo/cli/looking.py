@@ -159,6 +159,8 @@ def logs(
             if number not in seen and len(numbers) > 1:
                 say(f"--- attempt {number}")
             seen[number] = len(text)
+            if not text and ended:
+                say(f"attempt {number} printed nothing")
             sys.stdout.write(new)
         sys.stdout.flush()
         if not follow or ended:
@@ -179,7 +181,11 @@ def workers(
     database = open_existing(storage)
     row = None if study is None else get_study(database, study)
     found = workers_json(database, row)
-    columns = ("name", "host", "pid", "devices", "state", "trials", "last_beat", "silent_for", "reason")
+    if format_ is Format.TABLE:  # silence means something while a worker should beat
+        for item in found:
+            silent = item["state"] not in ("left",)
+            item["silent for"] = f"{item['silent_for']:.0f} s" if silent else None
+    columns = ("name", "host", "pid", "devices", "state", "trials", "last_beat", "silent for", "reason")
     print_rows(format_, found, columns, "no worker has joined yet")
 
 
@@ -300,7 +306,7 @@ def _write_checkpoint(database: Database, row: StudyRow, winner: TrialRecord, ou
 
     content = winner_bytes(database, row, winner)
     if content is None:
-        raise NotFoundError(
+        raise NoResultError(
             f"trial {winner.number} left no weights that can be read here; artifacts are in {row.artifacts}"
         )
     write_whole(out, content, "checkpoint")

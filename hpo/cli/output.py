@@ -26,7 +26,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        show_header=any(columns),
+        box=None,
+        pad_edge=False,
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -52,6 +59,10 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
+        value = {key: item for key, item in value.items() if item is not None}
+        if "name" in value:  # a sampler or pruner: its name, then its options
+            rest = {key: item for key, item in value.items() if key != "name"}
+            return f"{value['name']} ({cell(rest)})" if rest else str(value["name"])
         return ", ".join(f"{key}={cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "-"

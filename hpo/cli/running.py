@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,6 @@ from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
-    from hpo.spec import StudySpec
     from storage.engine import Database
     from storage.records import StudyRow
 
@@ -153,6 +151,7 @@ def create(spec: SpecArgument, set_: SetOption = None, storage: StorageOption = 
     """Store a study without running it; prints the line that starts a worker on any machine."""
     from hpo.settings import Settings
     from hpo.spec import load_spec
+    from hpo.studies.commands import worker_command
     from hpo.studies.creation import create_or_continue
     from hpo.wiring import open_storage
 
@@ -161,7 +160,7 @@ def create(spec: SpecArgument, set_: SetOption = None, storage: StorageOption = 
     database = open_storage(settings)
     row, created = create_or_continue(database, study, settings)
     say(f"{'created' if created else 'found'} study {row.name} in {database.shown_url}; add workers with")
-    print(worker_line(database, study, spec.absolute().parent))
+    print(worker_command(database, row, str(spec.absolute().parent)))
 
 
 @app.command()
@@ -206,19 +205,6 @@ def _point(texts: list[str]) -> dict[str, Any]:
             raise UserError(f"{text!r} is not NAME=VALUE, for example lr=0.01")
         point[name.strip()] = read_scalar(value.strip())
     return point
-
-
-def worker_line(database: Database, spec: StudySpec, code: Path) -> str:
-    """The command that attaches a worker. A password stays out of it: libpq reads PGPASSWORD."""
-    url = database.url
-    secret = url.password or url.query.get("password")
-    if url.get_backend_name() == "sqlite":
-        shown = f"sqlite:///{Path(str(url.database)).absolute()}"
-    else:  # `URL.set` takes None for "leave it"
-        shown = url._replace(password=None).difference_update_query(["password"]).render_as_string()
-    prefix = "PGPASSWORD=... " if secret else ""
-    where = f" --code {shlex.quote(str(code))}" if spec.objective_path.file is not None else ""
-    return f"{prefix}hpo worker {shlex.quote(spec.study)} --storage {shlex.quote(shown)}{where}"
 
 
 def _work(
@@ -293,10 +279,11 @@ def _wrap_up(
 def _forget_untried(database: Database, row: StudyRow) -> None:
     """A study whose objective could not be imported at all must not occupy its name."""
     from hpo.studies import steering
+    from hpo.studies.attempts import workers_json
     from hpo.studies.reading import counts
 
     found = counts(database, row)
-    if found.ended + found.running == 0:
+    if found.ended + found.running == 0 and len(workers_json(database, row)) <= 1:
         steering.delete(database, row)
 
 

@@ -90,7 +90,7 @@ def evaluate(
     row = reading.get_study(database, study)
     found = evaluation.evaluate(database, row, code or Path.cwd(), again=again)
     if found is None:
-        say(f"the objective {row.spec['objective']} has no evaluate(trial, checkpoint) beside it")
+        say(f"hpo: the objective {row.spec['objective']} has no evaluate(trial, checkpoint) beside it")
         return ExitCode.FAILED
     if format_ is Format.JSON:
         print_json(found)

@@ -70,9 +70,8 @@ class Lines:
         """Print the end of a trial, with the count and the best so far."""
         if isinstance(message, Started):
             self._started[message.lease] = (message, time.monotonic())
-            if message.attempt > 1:
-                where = "its beginning" if message.resumed_from is None else f"step {message.resumed_from}"
-                _line(f"trial {message.trial}: attempt {message.attempt}, from {where}")
+            if message.resumed_from is not None:
+                _line(f"trial {message.trial}: attempt {message.attempt}, from step {message.resumed_from}")
         elif isinstance(message, Reported):
             self._last[message.lease] = message
         elif isinstance(message, Ended) and message.lease in self._started:
@@ -202,6 +201,8 @@ def _line(text: str) -> None:
 
 
 def _leaving(message: Leaving) -> str:
+    if not message.running:
+        return "leaving; nothing was running"
     trials = "1 running trial" if message.running == 1 else f"{message.running} running trials"
     return f"draining: {trials} end at the next epoch and are given back; Ctrl-C again aborts"
 

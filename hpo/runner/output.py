@@ -25,11 +25,8 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
     root = store.local_root
     with TemporaryDirectory() as scratch:
         target = (root or Path(scratch)) / folder / LOG_NAME
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            log = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            print(f"no log for this attempt: {error}", file=sys.stderr)
+        log = _opened(target)
+        if log is None:
             yield
             return
         kept = os.dup(1), os.dup(2)
@@ -47,6 +44,15 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
             os.close(kept[1])
             if root is None:
                 _upload(store, f"{folder}/{LOG_NAME}", target)
+
+
+def _opened(target: Path) -> int | None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        print(f"no log for this attempt: {error}", file=sys.stderr)
+        return None
 
 
 def _upload(store: ArtifactStore, key: str, file: Path) -> None:

@@ -192,6 +192,7 @@ class StudySession:
             metrics=result.metrics,
             when_away=lambda: results.keep(self.store, folder, claim.lease.attempt, result),
         )
+        checkpoints.tidy(self.store, folder, keep=not running.kept_model)
 
     def _deliver_kept(self, claim: Claim, send: Send) -> Ended | None:
         """Deliver what an earlier attempt had finished and could not; None when it had not."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from hpo.runner.checkpoint import CheckpointStore
-from hpo.runner.interrupt import StopFlag
+from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
+from storage import checkpoints
 from storage.artifacts import ArtifactStore, check_name
 from storage.attempts import AttemptWriter
+from storage.errors import LeaseLostError
 
 
 class RunningTrial(optuna.Trial):
@@ -64,7 +67,11 @@ class RunningTrial(optuna.Trial):
         self._stop = stop
         self._on_report = on_report
         self._logged: dict[int, dict[str, float]] = {}
-        self._last_step = 0
+        reports = frozen.intermediate_values
+        self.kept_model = False
+        self._last_step: int | None = max(reports) if reports else None
+        self._named_at_last: set[str] = set()  # metrics the last reported step has
+        self._for_next: dict[str, float] = {}  # metrics of the step that will be reported next
 
     def report(self, value: float, step: int) -> None:
         """Report the objective's value after `step` (>= 0); what pruners and charts read.
@@ -79,10 +86,12 @@ class RunningTrial(optuna.Trial):
                 "report is for studies with one direction, as in Optuna; with several use trial.log(...)"
             )
         number, at = _report_numbers(value, step)
-        self._writer.report(at, number, self._logged.pop(at, {}))
+        with self._interrupted_when_lost():
+            self._flush_log()
+            self._writer.report(at, number, self._for_next)
         self._cached_frozen_trial.intermediate_values[at] = number
-        self._last_step = at
-        self._flush_log()
+        self._last_step, self._named_at_last = at, set(self._for_next)
+        self._for_next = {}
         self._on_report(at, number)
         self._stop.after_report()
 
@@ -93,7 +102,8 @@ class RunningTrial(optuna.Trial):
             Interrupted: the trial must stop.
         """
         self._stop.end_of_epoch()
-        return bool(super().should_prune())
+        with self._interrupted_when_lost():
+            return bool(super().should_prune())
 
     def check(self) -> None:
         """Call between batches.
@@ -104,12 +114,26 @@ class RunningTrial(optuna.Trial):
         self._stop.between_batches()
 
     def log(self, step: int | None = None, **metrics: float) -> None:
-        """Record named metrics of `step` (default: the last reported one). Sent with the next report."""
-        at = self._last_step if step is None else int(step)
-        self._logged.setdefault(at, {}).update({name: float(value) for name, value in metrics.items()})
+        """Record named metrics of `step`; they go out with the next report.
+
+        Without a step they belong to the last reported one, or, where that has such a metric already
+        or nothing was reported yet, to the next: logging before or after `report` both do.
+        """
+        for name, value in metrics.items():
+            if step is not None:
+                self._logged.setdefault(int(step), {})[name] = float(value)
+            elif self._last_step is not None and name not in self._named_at_last:
+                self._logged.setdefault(self._last_step, {})[name] = float(value)
+                self._named_at_last.add(name)
+            else:
+                self._for_next[name] = float(value)
         if len(self.study.directions) > 1:  # no report will come to carry them
-            self._flush_log()
-            self._on_report(at, next(iter(self._logged.get(at, metrics).values()), 0.0))
+            at = int(step) if step is not None else 0
+            self._logged.setdefault(at, {}).update(self._for_next)
+            self._for_next = {}
+            with self._interrupted_when_lost():
+                self._flush_log()
+            self._on_report(at, float(next(iter(metrics.values()), 0.0)))
 
     def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Keep the file at `path` with the trial, under `name` (default: its own).
@@ -122,12 +146,34 @@ class RunningTrial(optuna.Trial):
         content = Path(path).read_bytes()
         key = f"{self._folder}/{self.attempt}/{kept}"
         sha256 = self._store.put(key, content)
-        self._writer.keep_artifact(self._study_id, kept, key, sha256, len(content))
+        with self._interrupted_when_lost():
+            self._writer.keep_artifact(self._study_id, kept, key, sha256, len(content))
+        self.kept_model = self.kept_model or kept == checkpoints.MODEL
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Record a JSON value with the trial.
+
+        Raises:
+            Interrupted: the trial must stop.
+        """
+        with self._interrupted_when_lost():
+            super().set_user_attr(key, value)
 
     def take_unsent(self) -> dict[int, dict[str, float]]:
         """What was logged after the last report, by step; it goes out with the result."""
-        unsent, self._logged = self._logged, {}
+        if self._for_next:
+            self._logged.setdefault(self._last_step or 0, {}).update(self._for_next)
+        unsent, self._logged, self._for_next = self._logged, {}, {}
         return unsent
+
+    @contextmanager
+    def _interrupted_when_lost(self) -> Iterator[None]:
+        """A lost lease reaches the objective as `Interrupted`, which `except Exception` cannot swallow."""
+        try:
+            yield
+        except LeaseLostError as error:
+            self._stop.raise_to(Urgency.LOST)
+            raise Interrupted(str(error)) from error
 
     def _flush_log(self) -> None:
         for step in sorted(self._logged):
@@ -138,7 +184,8 @@ class RunningTrial(optuna.Trial):
         """A declared parameter's value whatever range is asked for here; others as in Optuna."""
         if name in self._declared:
             return self.config[name]
-        value = super()._suggest(name, distribution)
+        with self._interrupted_when_lost():
+            value = super()._suggest(name, distribution)
         self.config[name] = value
         return value
 

@@ -17,6 +17,7 @@ from storage.engine import Database
 from storage.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.tables import attempt, ticket
 
+_OPEN = (TicketState.QUEUED, TicketState.RUNNING)
 _trials: Any = models.TrialModel.__table__
 
 
@@ -83,7 +84,7 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
     live = Counter(a.ticket_id for a in attempts if a.state == AttemptState.RUNNING)
     running = {t.id for t in found if t.state == TicketState.RUNNING}
     ended = row.state is StudyState.FINISHED and row.ended_why == "all trials done"
-    open_tickets = sum(t.state in (TicketState.QUEUED, TicketState.RUNNING) for t in found)
+    open_trials = sum(t.trial_id is not None and t.state in _OPEN for t in found)
     failed = sum(t.state in (TicketState.FAILED, TicketState.CANCELLED) for t in found)
     budget = row.budget_trials
     checks = (
@@ -100,14 +101,14 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
             f"{len(finished_trials)} finished trials in Optuna's tables, {len(from_tickets)} in ours",
         ),
         Check(
-            "at most one live lease a ticket, and only for running tickets",
+            "at most one open attempt a ticket, and only for running tickets",
             all(count == 1 for count in live.values()) and set(live) == running,
-            f"{len(live)} live, {len(running)} running",
+            f"{len(live)} open, {len(running)} running",
         ),
         Check(
             "no trial is left open when the study has ended",
-            not ended or open_tickets == 0,
-            f"{open_tickets} open",
+            not row.state.ended or open_trials == 0,
+            f"{open_trials} open" if row.state.ended else f"{row.state}",
         ),
     )
     return Audit(

@@ -12,17 +12,24 @@ from storage.engine import Database
 from storage.records import StudyRow
 
 
-def worker_command(database: Database, row: StudyRow) -> str:
-    """The command that attaches a worker. A password stays out of it: libpq reads PGPASSWORD."""
+def worker_command(database: Database, row: StudyRow, code: str = "DIR") -> str:
+    """The command that attaches a worker. A password stays out of it: libpq reads PGPASSWORD.
+
+    Args:
+        database: the one the study is in.
+        row: the study.
+        code: the directory its objective's file is in; told only where the objective is a file.
+    """
     url = database.url
+    secret = url.password or url.query.get("password")
     if url.get_backend_name() == "sqlite":
         shown = f"sqlite:///{Path(str(url.database)).absolute()}"
-    else:
-        shown = url.set(password=None, query={}).render_as_string()
-    prefix = "PGPASSWORD=... " if url.password else ""
+    else:  # `URL.set` takes None for "leave it"
+        shown = url._replace(password=None).difference_update_query(["password"]).render_as_string()
+    prefix = "PGPASSWORD=... " if secret else ""
     file = StudySpec.model_validate(row.spec).objective_path.file
-    code = "" if file is None else " --code DIR"
-    return f"{prefix}hpo worker {shlex.quote(row.name)} --storage {shlex.quote(shown)}{code}"
+    where = "" if file is None else f" --code {shlex.quote(code)}"
+    return f"{prefix}hpo worker {shlex.quote(row.name)} --storage {shlex.quote(shown)}{where}"
 
 
 def enqueue_command(row: StudyRow, params: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from hpo.search.space import check_point, grid_points
 from hpo.settings import Settings
 from hpo.spec import StudySpec, spec_differences
 from hpo.wiring import telling
-from storage import studies
+from storage import studies, tickets
 from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
 from storage.records import StudyRow
@@ -111,6 +112,14 @@ def extend(
     if trials <= 0 and seconds is None and target is None:
         raise UserError("say what to extend: --trials +50, --seconds 7200 or --target 0.99")
     spec = StudySpec.model_validate(row.spec)
+    if seconds is not None and not (math.isfinite(seconds) and seconds > row.seconds_used):
+        raise UserError(f"--seconds must be above the {row.seconds_used:.0f} used so far, got {seconds:g}")
+    if target is not None and not math.isfinite(target):
+        raise UserError(f"--target must be a finite number, got {target:g}")
+    if target is not None and len(spec.directions) > 1:
+        raise UserError("a target needs a single direction")
+    if trials <= 0 and row.budget_trials is not None and tickets_left(database, row) == 0:
+        raise UserError(f"every trial of {row.name} is spent; add some: `hpo extend {row.name} --trials +N`")
     points: list[Mapping[str, Any] | None] = [None] * max(trials, 0)
     cells = spec.sampler.name == "grid"
     if trials > 0 and row.budget_trials is None:
@@ -128,6 +137,13 @@ def extend(
             )
         )
         return database.read(lambda connection: studies.get(connection, row.name))
+
+
+def tickets_left(database: Database, row: StudyRow) -> int:
+    """How many tickets are neither finished nor given up."""
+    with telling():
+        found = database.read(lambda connection: tickets.counts(connection, row.id))
+    return found.waiting + found.running
 
 
 def _points(spec: StudySpec) -> list[Mapping[str, Any] | None]:

@@ -22,8 +22,6 @@ from storage import checkpoints, studies
 from storage.engine import Database
 from storage.records import StudyRow
 
-MODEL = "model.pt"
-
 
 @dataclass(frozen=True)
 class WinnerTrial:
@@ -53,8 +51,8 @@ def evaluate(
     anew (the same weights on the same data).
 
     Raises:
-        UserError: no trial is complete, or there are several directions.
-        HpoError: the winner's weights are not there, or `evaluate` raised.
+        UserError: there are several directions.
+        HpoError: no trial is complete, the winner's weights are not there, or `evaluate` raised.
     """
     spec = StudySpec.model_validate(row.spec)
     history = reading.history(database, row.name)
@@ -62,7 +60,7 @@ def evaluate(
     if len(spec.directions) > 1:
         raise UserError("a study with several directions has no single winner to evaluate")
     if not winners:
-        raise UserError(f"{row.name} has no completed trial yet, so there is no winner to evaluate")
+        raise HpoError(f"{row.name} has no completed trial yet, so there is no winner to evaluate")
     if history.test_evaluation is not None and not again:
         return history.test_evaluation
     _use_threads(spec.threads)
@@ -73,8 +71,8 @@ def evaluate(
     state = winner_state(database, row, winner)
     if state is None:
         raise HpoError(
-            f"trial {winner.number} left neither {MODEL} nor a checkpoint in {row.artifacts}, so it "
-            "cannot be evaluated here"
+            f"trial {winner.number} left neither {checkpoints.MODEL} nor a checkpoint in {row.artifacts}, "
+            "so it cannot be evaluated here"
         )
     trial = WinnerTrial(
         number=winner.number,
@@ -100,7 +98,7 @@ def evaluate(
 
 def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:
     """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here."""
-    content = reading.read_artifact(database, row, trial.number, MODEL)
+    content = reading.read_artifact(database, row, trial.number, checkpoints.MODEL)
     if content is not None:
         return content
     folder = checkpoints.trial_key(row.uid, row.name, trial.number)

@@ -75,16 +75,16 @@ def list_page(
     return Listing(cards, total, page, max(1, -(-total // size)))
 
 
-def card(database: Database, name: str) -> Card:
-    """One study of the list.
+def card(database: Database, name: str, *, curve: bool = True) -> Card:
+    """One study of the list; without its `curve` where that is not shown.
 
     Raises:
         NotFoundError, DatabaseError
     """
     with telling():
         now = snapshot(database, name)
-        curve = database.read(lambda connection: improvements(connection, now.row))
-    return Card(now, curve, now.counts.running, seconds_left(now))
+        points = database.read(lambda connection: improvements(connection, now.row)) if curve else ()
+    return Card(now, points, now.counts.running, seconds_left(now))
 
 
 def seconds_left(now: Progress) -> float | None:

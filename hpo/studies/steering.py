@@ -15,8 +15,7 @@ def pause(database: Database, row: StudyRow) -> StudyState:
     Raises:
         UserError: the study has ended.
     """
-    if row.state.ended:
-        raise UserError(f"{row.name} is {row.state}; there is nothing to pause")
+    _demand_going(row, "pause")
     return _set(database, row, StudyState.PAUSED)
 
 
@@ -34,12 +33,22 @@ def resume(database: Database, row: StudyRow) -> StudyState:
 
 
 def stop(database: Database, row: StudyRow) -> StudyState:
-    """Finish what runs, then end. `resume` goes on later."""
+    """Finish what runs, then end. `resume` goes on later.
+
+    Raises:
+        UserError: the study has ended.
+    """
+    _demand_going(row, "stop")
     return _set(database, row, StudyState.STOPPING)
 
 
 def cancel(database: Database, row: StudyRow) -> int:
-    """End at once; returns how many running trials were ended. Their workers stop at the next heartbeat."""
+    """End at once; returns how many running trials were ended. Their workers stop at the next heartbeat.
+
+    Raises:
+        UserError: the study has ended.
+    """
+    _demand_going(row, "cancel")
     _set(database, row, StudyState.STOPPING)
     with telling():
         return database.write_once(
@@ -58,6 +67,11 @@ def delete(database: Database, row: StudyRow) -> None:
     with telling():
         studies.delete(database, row)
     open_artifacts(row.artifacts).remove(checkpoints.study_key(row.uid, row.name))
+
+
+def _demand_going(row: StudyRow, verb: str) -> None:
+    if row.state.ended:
+        raise UserError(f"{row.name} is {row.state}; there is nothing to {verb}")
 
 
 def _set(database: Database, row: StudyRow, wanted: StudyState) -> StudyState:

@@ -53,6 +53,7 @@ class Child:
             environment[name] = str(threads)
         if share.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = share.visible
+            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
         environment.pop("HPO_STORAGE", None)  # goes through the pipe
         if _ROOT.name not in ("site-packages", "dist-packages"):
             others = environment.get("PYTHONPATH")

@@ -44,7 +44,12 @@ def find_gpus() -> list[Gpu]:
     if allowed is None:
         return gpus
     wanted = [part.strip() for part in allowed.split(",") if part.strip()]
-    return [gpu for gpu in gpus if str(gpu.index) in wanted or gpu.uuid in wanted]
+    return [gpu for gpu in gpus if any(part == str(gpu.index) or _is_uuid(part, gpu) for part in wanted)]
+
+
+def _is_uuid(part: str, gpu: Gpu) -> bool:
+    """CUDA takes a UUID's beginning too."""
+    return part.startswith("GPU-") and gpu.uuid.startswith(part)
 
 
 def parse_gpu(line: str) -> Gpu:

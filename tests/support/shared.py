@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.storages._rdb import models
 
-from storage import outcomes, studies, tickets, workers
+from storage import leases, outcomes, studies, tickets, workers
 from storage.attempts import AttemptWriter, Trial
 from storage.clock import Clock
 from storage.engine import Database, connect, parse_url
@@ -124,7 +124,7 @@ class Party:
 def let_expire(database: Database) -> int:
     """Move the clock past every lease and reap; returns how many attempts were lost."""
     database.clock.offset += LEASE + 1
-    return database.write(lambda connection: studies.reap(connection, database.clock))
+    return database.write(lambda connection: leases.reap_expired(connection, database.clock))
 
 
 def lose(database: Database, lease: Lease, why: str = "gone") -> None:
