@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from hpo.errors import ObjectiveError
-from hpo.spec import ObjectivePath
+from hpo.spec import ObjectivePath, StudySpec
 
 _OURS = ("storage", "objectives")  # names a user may well have taken
 
@@ -33,6 +33,24 @@ class Objective:
         """The module's `evaluate(trial, checkpoint)`, which alone sees the test set; None if it has none."""
         found = getattr(self.module, "evaluate", None)
         return found if callable(found) else None
+
+
+def check_settings(objective: Objective, spec: StudySpec) -> None:
+    """Let the objective's module refuse a study before its first trial, if it exports `check`.
+
+    A module's `check(fixed, searched)` gets the study's fixed values and the names of its parameters, and
+    raises what is wrong with them.
+
+    Raises:
+        ObjectiveError: with its sentence.
+    """
+    check = getattr(objective.module, "check", None)
+    if not callable(check):
+        return
+    try:
+        check(dict(spec.fixed), tuple(spec.space))
+    except Exception as error:
+        raise ObjectiveError(f"study {spec.study}, objective {spec.objective}: {error}") from error
 
 
 def load_objective(path: ObjectivePath, folder: Path) -> Objective:

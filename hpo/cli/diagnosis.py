@@ -115,12 +115,12 @@ def _artifacts(url: str) -> Finding:
 
 
 def _objective(spec: object, folder: Path) -> Finding:
-    from hpo.objective import load_objective
+    from hpo.objective import check_settings, load_objective
     from hpo.spec import StudySpec
 
     assert isinstance(spec, StudySpec)
     try:
-        load_objective(spec.objective_path, folder)
+        check_settings(load_objective(spec.objective_path, folder), spec)
     except HpoError as error:
         return Finding("objective", "wrong", str(error))
     return Finding("objective", "ok", f"{spec.objective} can be imported")

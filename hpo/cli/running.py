@@ -137,11 +137,11 @@ def worker(
 @app.command()
 def check(spec: SpecArgument, set_: SetOption = None) -> None:
     """Validate a study file and import its objective, without creating anything."""
-    from hpo.objective import load_objective
+    from hpo.objective import check_settings, load_objective
     from hpo.spec import load_spec
 
     study = load_spec(spec, set_ or ())
-    load_objective(study.objective_path, spec.absolute().parent)
+    check_settings(load_objective(study.objective_path, spec.absolute().parent), study)
     size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
     print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")
 

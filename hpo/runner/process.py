@@ -57,7 +57,10 @@ class Runner:
                 if order.study not in sessions:
                     with telling():
                         sessions[order.study] = StudySession(database, writer, boot, order.study)
-                sessions[order.study].run_one(self._stop, self._send)
+                session = sessions[order.study]
+                session.run_one(self._stop, self._send)
+                if session.needs_restart:
+                    return 0  # for example out of GPU memory; the worker starts another in its place
             except HpoError as error:
                 self._send(Broken(str(error), error.exit_code))
                 return 0

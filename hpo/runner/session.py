@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import CodeDiffersError
 from hpo.fingerprint import differences, fingerprint
-from hpo.objective import Objective, load_objective
+from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
@@ -57,7 +57,9 @@ class StudySession:
         self.row: StudyRow = database.read(lambda connection: studies.get(connection, study))
         self.spec = StudySpec.model_validate(self.row.spec)
         self.objective: Objective = load_objective(self.spec.objective_path, Path(boot.code))
+        check_settings(self.objective, self.spec)
         self.store = open_artifacts(self.row.artifacts)
+        self.needs_restart = False  # an objective's error said that this process should be replaced
         self.distributions = {name: distribution(p) for name, p in self.spec.space.items()}
         self.optuna = optuna.load_study(
             study_name=study, storage=writer.storage, pruner=make_pruner(self.spec)
@@ -172,6 +174,7 @@ class StudySession:
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)
+            self.needs_restart = bool(getattr(error, "needs_restart", False))
             return self._failed(lease, text)
         self._deliver(running, claim, TicketState.COMPLETE, values)
         if self.row.code is None:

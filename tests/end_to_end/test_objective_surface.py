@@ -51,3 +51,35 @@ def test_a_trial_that_kept_its_model_keeps_no_checkpoints(place: Workplace) -> N
         for number in (0, 1)
     }
     assert left == {0: 0, 1: 1}, "model.pt replaces them; without it the newest stays"
+
+
+def test_a_study_its_objective_refuses_costs_no_trial(place: Workplace) -> None:
+    """A misspelt setting of a ready objective is told at once, with the right one."""
+    spec = place.spec(
+        "typo", objective="objectives.classifier", direction="maximize", space={}, fixed={"epohcs": 3}
+    )
+    for command in (("check", spec.name), ("run", spec.name, "--runners", "1")):
+        refused = place.hpo(*command)
+        assert refused.code == 2, refused.err
+        assert "epohcs" in refused.err
+        assert "epochs" in refused.err
+    assert place.hpo("show", "typo").code == 3, "nothing is left under its name"
+
+
+def test_an_error_that_asks_for_it_gets_a_fresh_runner(place: Workplace) -> None:
+    """As out of GPU memory does; the study goes on in another process."""
+    code = """
+        import os
+
+        class Broken(RuntimeError):
+            needs_restart = True
+
+        def objective(trial):
+            trial.set_user_attr("pid", os.getpid())
+            if trial.number == 0:
+                raise Broken("start me again")
+            return 0.0
+    """
+    place.run(place.study("again", code, budget={"trials": 3}), "--runners", "1").check()
+    pids = [trial["user_attrs"]["pid"] for trial in place.trials("again")]
+    assert pids[0] != pids[1] == pids[2]
