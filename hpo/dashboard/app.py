@@ -50,7 +50,8 @@ def build_app(board: Board) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(board.hub.run()), asyncio.create_task(keep_house(board))]
+        work = (board.hub.run(), keep_house(board), asyncio.to_thread(board.warm_recent))
+        tasks = [asyncio.create_task(each) for each in work]
         try:
             yield
         finally:

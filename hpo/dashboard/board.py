@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.hub import Hub
+from hpo.errors import HpoError
 from hpo.search.history import StudyHistory
 from hpo.studies.live import LiveStudy
+from hpo.studies.overview import list_page
 from hpo.studies.reading import get_study
 from storage.engine import Database
 from storage.records import StudyRow
 
 MAX_STUDIES = 12  # histories kept in memory
+WARMED = 3  # running studies read at the start
 
 
 @dataclass
@@ -45,6 +49,22 @@ class Board:
             while len(self._studies) > MAX_STUDIES:
                 self._studies.popitem(last=False)
             return found
+
+    def warm(self, name: str) -> None:
+        """Begin to read a study into memory, because somebody will ask for its charts in a moment."""
+        if self.live(name).known is None:
+            threading.Thread(target=self._warm, args=(name,), name="warm", daemon=True).start()
+
+    def warm_recent(self) -> None:
+        """Read the newest studies that run into memory before anybody asks."""
+        with suppress(HpoError):
+            running = list_page(self.database, state="running", sort="-created", size=WARMED)
+            for card in running.cards:
+                self._warm(card.row.name)
+
+    def _warm(self, name: str) -> None:
+        with suppress(HpoError):  # whoever asks for a chart will be told
+            self.history(name)
 
     def history(self, name: str) -> tuple[StudyHistory, int]:
         """The history as it is now, and its version in this process. Raises NotFoundError, DatabaseError."""

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,7 +24,7 @@ from hpo.studies.live import metrics_of
 from storage.records import StudyRow
 
 KEPT = 200  # drawn charts in memory
-REST = 15  # a chart that took one second to draw is not drawn again for this many
+REST = 4  # a chart that took one second to draw is not drawn again for this many
 MAX_METRIC_CURVES = 300
 
 
@@ -141,7 +142,8 @@ def draw_trial(history: StudyHistory, number: int, trial: Any, evaluation: Any) 
     charts: list[dict[str, Any]] = []
     shown = trial
     if trial.reports and dict(trial.reports) not in [dict(series) for series in trial.metrics.values()]:
-        shown = dataclasses.replace(trial, metrics={"reported value": trial.reports, **trial.metrics})
+        name = data.value_name(history)
+        shown = dataclasses.replace(trial, metrics={**trial.metrics, name: trial.reports})
     curves = {curve.name: curve for curve in data.metric_curves(shown)}
     for title, names in _by_unit(curves):
         figure = figures.metrics_figure([curves[name] for name in names], step, title)
@@ -267,8 +269,26 @@ def _parallel(history: StudyHistory, index: int) -> tuple[go.Figure | None, str]
     return figures.parallel_figure(record), f"{caption} {record.note}".strip()
 
 
+@lru_cache(maxsize=4)
+def _slices_of(history: _SameHistory) -> tuple[data.Slice, ...]:
+    return data.slices(history.it)
+
+
+class _SameHistory:
+    """A history that is equal to itself only: comparing 10,000 trials would cost more than drawing them."""
+
+    def __init__(self, it: StudyHistory) -> None:
+        self.it = it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameHistory) and other.it is self.it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+
 def _slice(history: StudyHistory, index: int) -> tuple[go.Figure | None, str]:
-    records = data.slices(history)
+    records = _slices_of(_SameHistory(history))
     if index >= len(records):
         return None, ""
     return figures.slice_figure(records[index], legend=False), records[index].note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -107,3 +108,7 @@ _BODY: dict[str, Any] = {
         },
     },
 }
+
+
+if __name__ == "__main__":
+    print(json.dumps(document(), indent=2))

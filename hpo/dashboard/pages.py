@@ -47,16 +47,19 @@ def studies(board: Board, query: Query) -> Page:
 
 def study(board: Board, query: Query, name: str) -> Page:
     """One study: cards, charts, the table of trials. The charts are asked for by the browser."""
-    card = overview.card(board.database, name)
+    card = overview.card(board.database, name, curve=False)
     row = card.row
     sort, state = query.get("sort") or "-number", query.get("state") or None
     table = listing.list_trials(
         board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25
     )
     best = _best_line(board, card)
+    names = _value_names(board, name, len(row.spec["directions"]))
+    note = row.test_evaluation or {}
     context = {
         "row": row,
         "card": card,
+        "test": data.headline(data.read_evaluation(note.get("evaluation"), "test"), names[0]),
         "table": table,
         "sort": sort,
         "states": listing.STATES,
@@ -66,8 +69,9 @@ def study(board: Board, query: Query, name: str) -> Page:
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",
         "worker_command": commands.worker_command(board.database, row),
-        "value_names": _value_names(board, name, len(row.spec["directions"])),
+        "value_names": names,
     }
+    board.warm(name)
     parts = {
         "cards": "parts/study_cards.html",
         "bestparams": "parts/study_best.html",
@@ -86,7 +90,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
     wanted = whole(query, "attempt", attempts[-1]["number"] if attempts else 1)
     log = read_log(board.database, row, number, wanted)
     evaluation = data.read_evaluation(read_evaluation(board.database, row, number))
-    best = _best_line(board, overview.card(board.database, name))
+    best = _best_line(board, overview.card(board.database, name, curve=False))
     context = {
         "row": row,
         "trial": record,
@@ -204,8 +208,8 @@ def _value_names(board: Board, name: str, count: int) -> list[str]:
     """What the values are called, once the history is in memory; until then by position."""
     live = board.live(name)
     if live.known is None:
-        return ["Value"] if count == 1 else [f"Value {i + 1}" for i in range(count)]
-    return [data.value_name(live.known, index).capitalize() for index in range(count)]
+        return ["value"] if count == 1 else [f"value {i + 1}" for i in range(count)]
+    return [data.value_name(live.known, index) for index in range(count)]
 
 
 def _seconds(record: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +30,7 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
     known: dict[str, str] = {}
     told_away = False
     heard: set[str] = set()
+    began = time.monotonic()
     yield "retry: 2000\n\n"
     with board.hub.listen() as subscription:
         while not await request.is_disconnected():
@@ -50,10 +52,13 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
                 changed = [part for part in parts.values() if known.get(part.id) != part.digest]
                 known = {part.id: part.digest for part in parts.values()}
                 if changed:
-                    yield _event("parts", [{"id": p.id, "digest": p.digest, "html": p.html} for p in changed])
+                    shown = [{"id": p.id, "digest": p.digest, "html": p.html} for p in changed]
+                    took = round(1000 * (time.monotonic() - began), 1)
+                    yield _event("parts", {"took": took, "parts": shown})
                 if heard:
                     yield _event("charts", {})
             heard = await subscription.next(TICK)
+            began = time.monotonic()
             if board.hub.closed:
                 return
             if not heard:

@@ -34,7 +34,7 @@ GETS = {
 
 
 def test_the_document_is_the_one_in_docs(owner: TestClient) -> None:
-    """docs/openapi.json is what the running dashboard serves (`make openapi` writes it)."""
+    """docs/openapi.json is what is served (`python -m hpo.dashboard.openapi` writes it)."""
     assert json.loads(DOCUMENT.read_text()) == openapi.document()
     assert owner.get("/api/v1/openapi.json").json() == openapi.document()
 

@@ -228,8 +228,12 @@
     stream = new EventSource(location.pathname + location.search);
     stream.addEventListener("open", () => pulse("live", "on"));
     stream.addEventListener("parts", (event) => {
-      JSON.parse(event.data).forEach(replace);
-      document.documentElement.dataset.updated = Date.now();
+      const began = performance.now();
+      const { parts, took } = JSON.parse(event.data);
+      parts.forEach(replace);
+      const root = document.documentElement.dataset; // read by tests and the benchmark
+      requestAnimationFrame(() => { root.updateMs = (took + performance.now() - began).toFixed(1); });
+      root.updates = Number(root.updates ?? 0) + 1;
     });
     stream.addEventListener("charts", chartsChanged);
     stream.addEventListener("away", (event) => {
