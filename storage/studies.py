@@ -186,14 +186,20 @@ def extend(
     cells: bool,
     seconds: float | None = None,
     target: float | None = None,
-) -> None:
-    """Add tickets, or raise the budget of seconds or the target; an ended study runs again."""
+    first: int | None = None,
+) -> bool:
+    """Add tickets, or raise the budget of seconds or the target; an ended study runs again.
+
+    `first` is the ticket number that the first of `points` (grid cells) is for; False, and nothing is
+    changed, when somebody else has extended the study meanwhile.
+    """
     row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
     values: dict[str, Any] = {}
+    number = tickets.next_number(connection, study_id)
+    if first is not None and first != number:
+        return False
     if points:
-        tickets.add(
-            connection, study_id, points, first=tickets.next_number(connection, study_id), cells=cells
-        )
+        tickets.add(connection, study_id, points, first=number, cells=cells)
         values["budget_trials"] = (row.budget_trials or 0) + len(points)
     if seconds is not None:
         values["budget_seconds"] = seconds
@@ -202,6 +208,7 @@ def extend(
     if StudyState(row.state).ended or row.state == StudyState.STOPPING:
         values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
     connection.execute(study.update().where(study.c.id == study_id).values(**values))
+    return True
 
 
 def retry_failed(connection: Connection, study_id: int) -> int:

@@ -130,13 +130,16 @@ def extend(
         if len(rest) < trials:
             raise UserError(f"the grid of {row.name} has {len(rest)} cells left, fewer than {trials}")
         points = list(rest[:trials])
+    first = row.budget_trials if cells and trials > 0 else None
     with telling():
-        database.write_once(
+        done = database.write_once(
             lambda connection: studies.extend(
-                connection, row.id, points, cells=cells, seconds=seconds, target=target
+                connection, row.id, points, cells=cells, seconds=seconds, target=target, first=first
             )
         )
-        return database.read(lambda connection: studies.get(connection, row.name))
+        now = database.read(lambda connection: studies.get(connection, row.name))
+    # Somebody extended the grid meanwhile: the cells that are left are others now.
+    return now if done else extend(database, now, trials=trials, seconds=seconds, target=target)
 
 
 def tickets_left(database: Database, row: StudyRow) -> int:

@@ -65,3 +65,16 @@ def test_a_failure_on_a_worker_in_good_standing_is_the_settings_fault(
         bad.writer.fail("RuntimeError: broken here")
     states = ticket_states(database, study)
     assert states.count("failed") == 1, "it failed on both; the others failed on the bad one alone"
+
+
+def test_two_extensions_of_a_grid_never_add_the_same_cells(database: Database) -> None:
+    """The second was computed for the tickets the first has added meanwhile: it must be computed anew."""
+    cells = [{"x": 0.1}, {"x": 0.2}]
+    study = make_study(database, [{"x": 0.0}], cells=True)
+
+    def extend() -> bool:
+        return database.write(lambda c: studies.extend(c, study.id, cells, cells=True, first=1))
+
+    assert extend()
+    assert not extend()
+    assert len(ticket_states(database, study)) == 3
