@@ -43,8 +43,9 @@ format: $(STAMP) ## Rewrite the files as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Cost per trial beside bare Optuna, on the same databases in the same run
+bench: $(STAMP) ## Cost per trial beside bare Optuna; training beside the usual loop, in the same run
 	$(BIN)/python -m tests.bench.bench_overhead
+	$(BIN)/python -m tests.bench.bench_training
 
 faults: $(STAMP) ## The long form of the fault tests, as a table with figures
 	$(BIN)/python -m tests.faults
