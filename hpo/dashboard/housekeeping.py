@@ -18,16 +18,15 @@ log = logging.getLogger(__name__)
 async def keep_house(board: Board) -> None:
     """Every third of a lease end what has expired; ends when cancelled.
 
-    On a server, only after it answered for one whole lease: after an outage everybody first gets the
+    Only after the database answered for one whole lease: after an outage everybody first gets the
     chance to renew.
     """
-    patient = board.database.engine.dialect.name != "sqlite"
     alive_since: float | None = None
     while True:
         await asyncio.sleep(board.lease / 3)
         try:
             waited = alive_since is not None and time.monotonic() - alive_since > board.lease
-            await asyncio.to_thread(_look, board, waited or not patient)
+            await asyncio.to_thread(_look, board, waited)
         except Exception as error:
             alive_since = None
             if not is_unreachable(error):

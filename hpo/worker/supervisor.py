@@ -34,6 +34,7 @@ from hpo.worker import identity
 from hpo.worker.child import Child
 from hpo.worker.devices import Share
 from hpo.worker.lease_keeper import LeaseKeeper, bury_dead_neighbours
+from hpo.worker.load import machine_load
 from hpo.worker.settling import Settlements
 from hpo.worker.signals import Signals
 from storage import studies, workers
@@ -366,7 +367,7 @@ class Worker:
                     "value": child.last_value,
                 }
             )
-        return {"runners": runners, "draining": self._draining}
+        return {"runners": runners, "draining": self._draining, "load": machine_load()}
 
     def _leave(self) -> None:
         for child in list(self._children.values()):  # only after an error of our own
