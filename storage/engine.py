@@ -58,7 +58,8 @@ def parse_url(text: str) -> URL:
         backend = url.get_backend_name()
         if backend not in ("sqlite", "postgresql"):
             raise BadStorageUrlError(
-                f"the storage URL names {backend}; hpo shares studies on sqlite and postgresql"
+                f"the storage URL names {backend}; hpo shares studies on SQLite and PostgreSQL: write "
+                "sqlite:///file.db or postgresql://user:password@host/database"
             )
         url.get_dialect().import_dbapi()
     except ModuleNotFoundError as error:

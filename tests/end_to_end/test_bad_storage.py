@@ -13,10 +13,10 @@ from tests.support.ports import free_port
 
 WRONG_URLS = {
     "no URL": ("nonsense", ["cannot be read", "sqlite:///file.db", "postgresql://"]),
-    "a typo in the dialect": ("postgrsql://h/db", ["cannot be read", "postgresql://"]),
+    "a typo in the dialect": ("postgrsql://h/db", ["names postgrsql", "postgresql://"]),
     "the old dialect of Heroku": ("postgres://u:secret@h/db", ["postgresql://"]),
     "without its driver": ("postgresql+pg8000://u:secret@h/db", ["pg8000", "not installed"]),
-    "another database without its driver": ("mysql://u:secret@h/db", ["not installed", "PostgreSQL"]),
+    "another database": ("mysql://u:secret@h/db", ["names mysql", "PostgreSQL"]),
     "no number as its port": ("postgresql://u:secret@h:port/db", ["cannot be read"]),
     "in memory": ("sqlite://", ["in-memory", "sqlite:///file.db"]),
     "a directory that is not there": ("sqlite:///not/there/hpo.db", ["directory", "not/there"]),
