@@ -131,7 +131,7 @@ def test_the_best_checkpoint_is_a_state_dict_torch_reads_without_running_code(sh
 
 
 def test_a_winner_without_weights_is_told(shown: Workplace) -> None:
-    result = shown.hpo("best", "plain", "--checkpoint", "none.pt").check(3)
+    result = shown.hpo("best", "plain", "--checkpoint", "none.pt").check(1)
     assert "left no weights" in result.err
     assert not (shown.path / "none.pt").exists()
 
