@@ -31,7 +31,7 @@ demo: $(STAMP) ## Run the demonstration study to its report; run again, it shows
 	env -u HPO_STORAGE $(BIN)/hpo run objectives/studies/digits.yaml
 
 test: $(STAMP) ## Every test; what was skipped, and why, is printed at the end
-	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 check: $(STAMP) ## Lint, format, types, import rules
 	$(BIN)/ruff check .
