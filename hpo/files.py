@@ -11,17 +11,16 @@ from hpo.errors import HpoError, UserError
 
 
 def write_whole(path: Path, content: str | bytes, what: str) -> Path:
-    """Write beside ``path``, flush to the disk, rename over it.
+    """Write beside ``path``, flush to the disk, rename over it; missing directories are made.
 
-    Raises UserError where ``path`` is a directory or its own directory does not exist, HpoError (with the
-    old file untouched and nothing left behind) where the system refuses: no space, no permission.
+    Raises UserError where ``path`` is a directory, HpoError (with the old file untouched and nothing left
+    behind) where the system refuses: no space, no permission, a file where a directory should be.
     """
     if path.is_dir():
         raise UserError(f"Cannot write the {what} to {path}: it is a directory. Give the name of a file.")
-    if not path.parent.is_dir():
-        raise UserError(f"Cannot write the {what} to {path}: there is no directory {path.parent}.")
     aside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
         aside = Path(name)
         with os.fdopen(handle, "wb") as file:
