@@ -79,6 +79,7 @@ study = Table(
     Column("artifacts", Text, nullable=False),  # URL of the artifact store
     Column("code", Text),  # JSON: what the first completed trial ran on
     Column("test_evaluation", Text),  # JSON: the winner on the test set, with its trial number
+    Column("prior", Text),  # JSON: what another study observed, for the sampler to start from
     Column("created_at", Float(53), nullable=False),
     Column("clock_started_at", Float(53)),  # when `seconds` last began to count; None while it does not
     Column("seconds_used", Float(53), nullable=False, default=0.0),
@@ -132,6 +133,7 @@ ticket = Table(
     Column("trial_number", Integer),
     Column("retry_of", Integer),  # number of the failed trial that this ticket's new trial repeats
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
+    Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
     UniqueConstraint("study_id", "number"),
     Index(None, "study_id", "state", "priority", "number"),
     Index(None, "trial_id"),
@@ -183,4 +185,17 @@ artifact = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("created_at", Float(53), nullable=False),
     UniqueConstraint("trial_id", "name"),
+)
+
+launch = Table(
+    "hpo_launch",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE"), nullable=False),
+    Column("launcher", String(16), nullable=False),  # local | ray | slurm
+    Column("host", String(200), nullable=False),  # where it was started from
+    Column("workers", Integer, nullable=False),
+    Column("handle", Text, nullable=False),  # JSON: what the launcher needs to find its workers again
+    Column("created_at", Float(53), nullable=False),
+    Column("stopped_at", Float(53)),
 )
