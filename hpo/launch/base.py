@@ -1,0 +1,188 @@
+"""What every launcher takes and gives: an order, a handle, the state of each launched worker."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from hpo.errors import UserError
+
+LAUNCHERS = ("local", "ray", "slurm")
+STORAGE_VARIABLE = "HPO_STORAGE"  # where a worker looks for the storage URL
+
+# What a worker needs of the submitter's environment on another machine: our settings and libpq's.
+_TRAVELS = ("HPO_", "PG")
+
+
+class WorkerLife(StrEnum):
+    """State of one launched worker as its launcher sees it."""
+
+    WAITING = "waiting"  # queued: for resources, or to be started again
+    RUNNING = "running"
+    ENDED = "ended"  # went in good order: the study ended, or it was stopped
+    FAILED = "failed"  # its command failed, or it was killed
+    UNKNOWN = "unknown"  # cannot be seen from here
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which workers to start, and with what.
+
+    Attributes:
+        study: the study they serve.
+        workers: how many.
+        code: directory that the objective's path is relative to; it must exist where the workers run.
+        storage_env: NAME of the environment variable that holds the storage URL. The URL itself is never
+            put on a command line or into a handle.
+        runners: trials at once in each worker; None: one for each of its GPUs, else of its cores.
+        gpus_per_worker: GPUs of each worker; a fraction shares a card; 0: on the CPU.
+        cpus_per_worker: cores of each worker; None: the launcher's default.
+        options: the launcher's own, as given with `--option NAME=VALUE`.
+        worker_arguments: passed on to `hpo worker` as they are.
+    """
+
+    study: str
+    workers: int
+    code: Path
+    storage_env: str = STORAGE_VARIABLE
+    runners: int | None = None
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    worker_arguments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, got {self.workers}")
+        if self.runners is not None and self.runners < 1:
+            raise UserError(f"--runners must be at least 1, got {self.runners}")
+        if self.gpus_per_worker < 0:
+            raise UserError(f"--gpus-per-worker must not be negative, got {self.gpus_per_worker:g}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise UserError(
+                f"--gpus-per-worker: a fraction of one card, or whole cards; got {self.gpus_per_worker:g}"
+            )
+        if self.cpus_per_worker is not None and self.cpus_per_worker <= 0:
+            raise UserError(f"--cpus-per-worker must be above 0, got {self.cpus_per_worker:g}")
+
+    @property
+    def runners_per_worker(self) -> int:
+        """Trials at once in each worker."""
+        return self.runners or max(1, int(self.gpus_per_worker or self.cpus_per_worker or 1))
+
+    def arguments(self, *, gpus: str | None = None, code: Path | None = None) -> list[str]:
+        """The words after `hpo` that start one worker; nothing secret is among them.
+
+        Args:
+            gpus: what `--gpus` says; None: all that the launcher leaves visible, or none on the CPU.
+            code: the objective's directory where the worker runs, if it is another one there.
+        """
+        chosen = gpus or ("all" if self.gpus_per_worker else "none")
+        words = ["worker", self.study, "--quiet", "--gpus", chosen, "--runners", str(self.runners_per_worker)]
+        return [*words, "--code", str(code or self.code), *self.worker_arguments]
+
+    def storage_url(self) -> str:
+        """The storage URL, from the environment.
+
+        Raises:
+            UserError: the variable is not set.
+        """
+        url = os.environ.get(self.storage_env)
+        if not url:
+            raise UserError(f"{self.storage_env} is not set; it should hold the storage URL for the workers")
+        return url
+
+    def environment(self) -> dict[str, str]:
+        """What a worker on another machine needs of this environment; secrets, so keep them out of sight."""
+        found = {name: value for name, value in os.environ.items() if name.startswith(_TRAVELS)}
+        return {**found, STORAGE_VARIABLE: self.storage_url()}
+
+    def check_options(self, launcher: str, known: Collection[str]) -> None:
+        """Refuse options that the launcher does not have.
+
+        Raises:
+            UserError: with the names there are, the nearest one first.
+        """
+        for name in self.options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                names = ", ".join(sorted(known)) or "none"
+                raise UserError(f"--option {name}: {launcher} has no such option{meant} It has: {names}")
+
+
+@dataclass(frozen=True)
+class LaunchedWorker:
+    """One worker of a launch, as its launcher sees it."""
+
+    index: int
+    state: WorkerLife
+    detail: str = ""  # pid, node, why it waits or failed
+
+
+class Launcher(Protocol):
+    """Starts and stops `hpo worker`, somewhere. Handles are JSON, hold no secret, and work from any shell."""
+
+    name: str
+    crosses_machines: bool  # its workers may run where this machine's files are not
+
+    def submit(self, order: Order) -> dict[str, Any]:
+        """Start the workers and return without waiting for them.
+
+        Raises:
+            UserError: an option or resource that cannot be had. HpoError: it cannot start anything now.
+        """
+        ...
+
+    def status(self, handle: Mapping[str, Any]) -> list[LaunchedWorker]:
+        """Each worker's state, in the order of their indices; never raises because one cannot be seen."""
+        ...
+
+    def logs(self, handle: Mapping[str, Any], worker: int | None, lines: int) -> str:
+        """The last lines of one worker's output, or of all of them under headings.
+
+        Raises:
+            NotFoundError: no such worker. HpoError: the output cannot be reached from here.
+        """
+        ...
+
+    def stop(self, handle: Mapping[str, Any], grace: float) -> None:
+        """SIGTERM, so that workers checkpoint and give their tickets back; what is left after `grace` s ends.
+
+        Raises:
+            HpoError: they cannot be reached from here; says from where.
+        """
+        ...
+
+
+def find(name: str) -> Launcher:
+    """The launcher of that name; its module and what that needs are imported only now.
+
+    Raises:
+        UserError: no such launcher, or its extra is not installed.
+    """
+    if name not in LAUNCHERS:
+        near = difflib.get_close_matches(name, LAUNCHERS, 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"--on {name}: no such launcher; there are {', '.join(LAUNCHERS)}.{meant}")
+    try:
+        module = import_module(f"hpo.launch.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("hpo"):
+            raise
+        raise UserError(
+            f"--on {name} needs the package {error.name}, which is not installed: pip install 'hpo[{name}]'"
+        ) from error
+    launcher: Launcher = module.LAUNCHER
+    return launcher
+
+
+def tail(text: str, lines: int) -> str:
+    """The last lines of a text, each with its line end."""
+    return "".join(f"{line}\n" for line in text.splitlines()[-lines:]) if lines > 0 else ""
