@@ -1,14 +1,18 @@
-"""What can be said of the image and the compose file without a container engine: their structure.
+"""What can be said of the image, the compose file and the manifest without a container engine: structure.
 
-Nothing here builds or starts a container.
+Nothing here builds or starts a container; tests/end_to_end/test_deploying.py runs their commands.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -17,6 +21,25 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 VARIABLE = re.compile(r"\$\{(\w+)(:[-?][^}]*)?\}")
 OURS = sorted(set(SERVICES) - {"postgres"})
+
+
+def test_the_compose_file_follows_the_published_schema() -> None:
+    schemas = resources.files("check_jsonschema") / "builtin_schemas" / "vendor"
+    schema = json.loads((schemas / "compose-spec.json").read_text())
+    jsonschema.validate(yaml.safe_load(COMPOSE), schema)
+    with pytest.raises(jsonschema.ValidationError, match="imagee"):
+        jsonschema.validate({"services": {"x": {"imagee": "hpo"}}}, schema)
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+def test_the_kubernetes_job_follows_the_published_schema(version: str) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    job = yaml.safe_load(manifest)
+    kubernetes_validate.validate(job, version, strict=True)
+    job["spec"]["paralellism"] = job["spec"].pop("parallelism")
+    with pytest.raises(kubernetes_validate.ValidationError, match="paralellism"):
+        kubernetes_validate.validate(job, version, strict=True)
 
 
 def test_every_secret_is_demanded_and_has_no_default() -> None:
