@@ -89,7 +89,7 @@ class PgServer:
                 cwd=self.directory,
                 env=_clean_environment(),
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
                 **self._as_owner(),
             )
         wait_until(self._answers_or_died, timeout, what=f"PostgreSQL on port {self.port} answers")
@@ -328,7 +328,7 @@ def _clean_environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """On Linux, end the server when the test process is killed, so that no test run leaves one behind."""
     if not sys.platform.startswith("linux"):
         return None
