@@ -26,6 +26,7 @@ from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
+    from hpo.worker.limits import Limits
     from storage.engine import Database
     from storage.records import StudyRow
 
@@ -100,6 +101,14 @@ def worker(
     count: Annotated[
         int | None, typer.Option("--count", metavar="TRIALS", help="Leave after this many trials.")
     ] = None,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option("--idle-timeout", metavar="TIME", help="Leave after 90s, 10m or 2h without work."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="WHEN", help="Give running trials back and leave at 06:00, say."),
+    ] = None,
     code: CodeOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Shown to people; default: host:pid.")] = None,
     storage: StorageOption = None,
@@ -112,8 +121,7 @@ def worker(
     from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
-    if count is not None and count < 1:
-        raise UserError(f"--count must be at least 1, got {count}")
+    limits = _limits(count, idle_timeout, until)
     shares = plan(gpus, per_gpu, runners)
     settings = Settings.from_environment(storage)
     database = open_storage(settings)
@@ -127,7 +135,7 @@ def worker(
         row,
         code or Path.cwd(),
         shares,
-        count=count,
+        limits=limits,
         name=name,
         allow_mismatch=allow_mismatch,
         quiet=quiet,
@@ -207,6 +215,19 @@ def _point(texts: list[str]) -> dict[str, Any]:
     return point
 
 
+def _limits(count: int | None, idle_timeout: str | None, until: str | None) -> Limits:
+    """What makes a worker leave before its study ends."""
+    from hpo.worker.limits import Limits, parse_seconds, parse_until
+
+    if count is not None and count < 1:
+        raise UserError(f"--count must be at least 1, got {count}")
+    return Limits(
+        count,
+        None if idle_timeout is None else parse_seconds(idle_timeout, "--idle-timeout"),
+        None if until is None else parse_until(until),
+    )
+
+
 def _work(
     database: Database,
     settings: Settings,
@@ -214,7 +235,7 @@ def _work(
     code: Path,
     shares: Any,
     *,
-    count: int | None = None,
+    limits: Limits | None = None,
     name: str | None = None,
     allow_mismatch: bool = False,
     quiet: bool,
@@ -222,6 +243,7 @@ def _work(
     """Be a worker until the study ends or a signal comes; returns the exit code."""
     from hpo.cli.view import make_view
     from hpo.spec import StudySpec
+    from hpo.worker.limits import Limits
     from hpo.worker.supervisor import Worker
 
     spec = StudySpec.model_validate(row.spec)
@@ -233,7 +255,7 @@ def _work(
             spec,
             str(code),
             shares,
-            count=count,
+            limits=limits or Limits(),
             name=name,
             allow_mismatch=allow_mismatch,
             on_event=view.on_event,

@@ -20,6 +20,7 @@ from hpo.worker.devices import Share
 # Where `hpo` is imported from. A runner finds it here and never in the working directory (-P), where a
 # user's own hpo.py or storage.py may lie.
 _ROOT = Path(__file__).resolve().parents[2]
+KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL of a hung or cancelled runner
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -98,6 +99,23 @@ class Child:
     def kill(self) -> None:
         """SIGKILL to the runner and whatever it started."""
         self._signal(signal.SIGKILL)
+
+    def end_if_hung(self, total: float | None, quiet: float | None) -> None:
+        """End a trial that takes longer than `total` seconds or has not reported for `quiet` seconds."""
+        now = time.monotonic()
+        if self.current is None:
+            self.term_sent = None
+            return
+        if self.term_sent is not None:
+            if now - self.term_sent > KILL_AFTER:
+                self.kill()
+            return
+        if total is not None and now - self.current_since > total:
+            self.why_killed = f"it took longer than trial_timeout ({total:g} s)"
+        elif quiet is not None and now - self.last_progress > quiet:
+            self.why_killed = f"no report for longer than report_timeout ({quiet:g} s)"
+        if self.why_killed is not None:
+            self.terminate()
 
     def close(self) -> None:
         """Forget a runner that has ended."""

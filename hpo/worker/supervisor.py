@@ -7,12 +7,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
 from hpo.errors import ExitCode
-from hpo.fingerprint import versions
 from hpo.runner.messages import (
     GAVE_UP,
     Abandon,
@@ -33,18 +31,17 @@ from hpo.spec import StudySpec
 from hpo.worker import identity
 from hpo.worker.child import Child
 from hpo.worker.devices import Share
-from hpo.worker.lease_keeper import LeaseKeeper, bury_dead_neighbours
+from hpo.worker.lease_keeper import LeaseKeeper
+from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
+from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.settling import Settlements
 from hpo.worker.signals import Signals
-from storage import studies, workers
 from storage.engine import Database, Patience
-from storage.errors import StorageError
 from storage.records import StudyState, WorkerState
 
 log = logging.getLogger(__name__)
 
-KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL of a hung or cancelled runner
 POLL = 0.5  # seconds between looks at an idle study
 _BOOT_TRIES = 3  # runners in a row that die before they start a trial
 
@@ -67,7 +64,7 @@ class Worker:
         spec: its spec.
         code: directory that the objective is relative to.
         shares: one device share for each runner.
-        count: leave after this many trials; None: when the study ends.
+        limits: what makes it leave before the study ends.
         name: shown to people; default `host:pid`.
         allow_mismatch: run although the objective or the packages differ from the study's.
         on_event: told every message of a runner (for the live view).
@@ -82,7 +79,7 @@ class Worker:
         code: str,
         shares: Sequence[Share],
         *,
-        count: int | None = None,
+        limits: Limits = Limits(),  # noqa: B008 -- frozen
         name: str | None = None,
         allow_mismatch: bool = False,
         on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
@@ -94,7 +91,9 @@ class Worker:
         self._spec = spec
         self._code = code
         self._shares = list(shares)
-        self._left = count
+        self._left = limits.trials
+        self._until = limits.until
+        self._idleness = Idleness(limits.idle)
         self._allow_mismatch = allow_mismatch
         self._on_event = on_event
         self._children: dict[int, Child] = {}
@@ -107,7 +106,7 @@ class Worker:
 
     def run(self) -> Outcome:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
-        self._register()
+        sign_on(self._database, self.identity, self._study, self._shares)
         self._database.patience = Patience(endless=True)
         with Signals() as signals:
             keeper = LeaseKeeper(
@@ -128,7 +127,9 @@ class Worker:
                     self._wait(signals)
                     self._heed_signals(signals)
                     self._heed_beat(keeper)
-                    self._end_hung_runners()
+                    self._heed_limits()
+                    for child in self._children.values():
+                        child.end_if_hung(self._spec.trial_timeout, self._spec.report_timeout)
                     self._settlements.settle()
                     self._give_work()
             finally:
@@ -181,6 +182,7 @@ class Worker:
                 child.idle, child.asked, child.ready_once = True, False, True
             case Started():
                 self._boot_failures = 0
+                self._idleness.found_work()
                 child.current, child.asked = message, False
                 child.current_since = child.last_progress = now
                 child.last_step = child.last_value = None
@@ -188,9 +190,11 @@ class Worker:
                 child.last_progress = now
                 child.last_step, child.last_value = message.step, message.value
             case Ended():
+                self._idleness.found_work()
                 child.current = None
             case NoTicket():
                 child.asked = False
+                self._idleness.found_nothing()
                 self._next_poll = now + POLL
                 if self._left is not None:
                     self._left += 1
@@ -278,8 +282,16 @@ class Worker:
             if since > self._settings.grace:
                 self._abort("the grace period is over", ExitCode.DONE)
 
-    def _drain_running(self, *, now: bool) -> None:
-        self._drain("draining")
+    def _heed_limits(self) -> None:
+        if self._draining is not None:
+            return
+        if self._until is not None and time.time() >= self._until:
+            self._drain_running("the time given with --until has come; running trials were given back")
+        elif self._idleness.over and not any(child.current for child in self._children.values()):
+            self._drain("there was nothing to claim for as long as --idle-timeout says")
+
+    def _drain_running(self, why: str = "draining", *, now: bool = False) -> None:
+        self._drain(why)
         self._on_event(-1, Leaving(sum(child.current is not None for child in self._children.values())))
         for child in self._children.values():
             child.tell(Drain(now=now))
@@ -312,46 +324,7 @@ class Worker:
         if beat.worker is WorkerState.QUARANTINED:
             self._quarantined("this worker is quarantined; `hpo workers` shows why")
 
-    def _end_hung_runners(self) -> None:
-        now = time.monotonic()
-        for child in self._children.values():
-            if child.current is None:
-                child.term_sent = None
-                continue
-            if child.term_sent is not None:
-                if now - child.term_sent > KILL_AFTER:
-                    child.kill()
-                continue
-            total, quiet = self._spec.trial_timeout, self._spec.report_timeout
-            if total is not None and now - child.current_since > total:
-                child.why_killed = f"it took longer than trial_timeout ({total:g} s)"
-            elif quiet is not None and now - child.last_progress > quiet:
-                child.why_killed = f"no report for longer than report_timeout ({quiet:g} s)"
-            if child.why_killed is not None:
-                child.terminate()
-
     # The worker's own record
-
-    def _register(self) -> None:
-        me = self.identity
-
-        def write(connection: Any) -> None:
-            workers.register(
-                connection,
-                self._database.clock,
-                worker_id=me.id,
-                name=me.name,
-                host=me.host,
-                host_key=me.host_key,
-                pid=me.pid,
-                pid_started=me.pid_started,
-                study_id=studies.get(connection, self._study).id,
-                devices=[share.shown for share in self._shares],
-                versions=versions(),
-            )
-            bury_dead_neighbours(connection, self._database.clock, me.id)
-
-        self._database.write(write)
 
     def _status(self) -> dict[str, Any]:
         """What each runner is at, for `hpo workers` and the dashboard."""
@@ -376,13 +349,5 @@ class Worker:
         self._database.patience = Patience()
         if self._settlements:
             log.warning("%d trials are freed when their leases expire", len(self._settlements))
-        sign_off = partial(
-            workers.set_state, clock=self._database.clock, worker_id=self.identity.id, state=WorkerState.LEFT
-        )
-        try:
-            if self._outcome is None:
-                self._database.write(sign_off)
-            else:  # told to leave: a database that is away must not cost the rest of the grace period
-                self._database.once(sign_off, write=True)
-        except StorageError as error:
-            log.warning("could not sign off: %s", error)
+        # Told to leave: a database that is away must not cost the rest of the grace period.
+        sign_off(self._database, self.identity, hurry=self._outcome is not None)

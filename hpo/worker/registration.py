@@ -1,0 +1,59 @@
+"""A worker's own record in the database: written at its start, signed off at its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from sqlalchemy.engine import Connection
+
+from hpo.fingerprint import versions
+from hpo.worker.devices import Share
+from hpo.worker.identity import Identity
+from hpo.worker.lease_keeper import bury_dead_neighbours
+from storage import studies, workers
+from storage.engine import Database
+from storage.errors import StorageError
+from storage.records import WorkerState
+
+log = logging.getLogger(__name__)
+
+
+def sign_on(database: Database, me: Identity, study: str, shares: Sequence[Share]) -> None:
+    """Record the worker, and free what dead workers of this host still hold.
+
+    Raises:
+        UnknownStudyError: the study is gone.
+        DatabaseUnreachableError
+    """
+
+    def write(connection: Connection) -> None:
+        workers.register(
+            connection,
+            database.clock,
+            worker_id=me.id,
+            name=me.name,
+            host=me.host,
+            host_key=me.host_key,
+            pid=me.pid,
+            pid_started=me.pid_started,
+            study_id=studies.get(connection, study).id,
+            devices=[share.shown for share in shares],
+            versions=versions(),
+        )
+        bury_dead_neighbours(connection, database.clock, me.id)
+
+    database.write(write)
+
+
+def sign_off(database: Database, me: Identity, *, hurry: bool) -> None:
+    """Record that the worker left in good order; `hurry`: a database that is away is not waited for."""
+    verb = partial(workers.set_state, clock=database.clock, worker_id=me.id, state=WorkerState.LEFT)
+    try:
+        if hurry:
+            database.once(verb, write=True)
+        else:
+            database.write(verb)
+    except StorageError as error:
+        log.warning("could not sign off: %s", error)
