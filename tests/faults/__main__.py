@@ -63,6 +63,7 @@ def _network_cut(lab: Lab, scale: Scale, server: PgServer | None) -> str:
 
 TABLE = [
     Row("1", "SIGKILL of runners and workers", _plain(rows.killed_at_random)),
+    Row("1s", "  one a second, 4 workers", _plain(rows.killed_every_second)),
     Row("1c", "  without taking tickets back", _plain(rows.killed_without_take_back), SQLITE),
     Row("2", "SIGSTOP past the lease, SIGCONT", _plain(rows.frozen)),
     Row("2c", "  without the fence", _plain(rows.frozen_without_fence)),

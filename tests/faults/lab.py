@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -98,6 +99,9 @@ def bad(trial):
         time.sleep(600)
     return {"nan": float("nan"), "inf": float("inf")}.get(kind, 1.0)
 '''
+
+
+MIXED = {"runner": 6, "worker": 2, "frozen": 2}  # how often what is broken, relative to each other
 
 
 class Lab:
@@ -228,12 +232,14 @@ class Lab:
 
     # -- breaking things
 
-    def break_at_random(self, times: int, every: float) -> None:
+    def break_at_random(
+        self, times: int, every: float, chances: Mapping[str, float] = MappingProxyType(MIXED)
+    ) -> None:
         """While the study runs, `times` times: SIGKILL a runner or a worker, or freeze one past its lease."""
         deadline = time.monotonic() + 60 + 4 * times * every
         while self.kills.total() < times and not self.ended() and time.monotonic() < deadline:
             time.sleep(every)
-            what = self.random.choices(["runner", "worker", "frozen"], [6, 2, 2])[0]
+            what = self.random.choices(list(chances), list(chances.values()))[0]
             living = [process for process in self.workers if process.running]
             runners = self.runners() if what == "runner" else []
             with contextlib.suppress(psutil.Error, IndexError):

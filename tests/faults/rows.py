@@ -63,6 +63,20 @@ def killed_at_random(lab: Lab, scale: Scale) -> str:
     )
 
 
+def killed_every_second(lab: Lab, scale: Scale) -> str:
+    """Four workers; every second one of them or of their runners is killed, for a minute."""
+    lab.create(cells=scale.cells, fixed={"steps": 4, "step_seconds": 0.3})
+    with lab.keeping(4):
+        lab.break_at_random(scale.kills, 1.0, {"runner": 3, "worker": 1})
+        killed = lab.kills.total()
+        lab.wait_for_end(120 + 4 * scale.cells)
+    found = lab.audit()
+    assert found.holds, [check for check in found.checks if not check.holds]
+    assert (found.results, found.duplicates, found.missing) == (scale.cells, 0, 0)
+    assert lab.completed_points() == list(range(scale.cells))
+    return f"{killed} killed, one a second; {found.results}/{scale.cells} cells, 0 duplicates, 0 missing"
+
+
 def killed_without_take_back(lab: Lab, scale: Scale) -> str:
     """Control of row 1: when nobody takes tickets back, cells are lost with their runners."""
     lab.create(cells=4, fixed={"steps": 4, "step_seconds": 0.3})
