@@ -11,7 +11,7 @@ class ExitCode:
     DONE = 0
     FAILED = 1  # the study has no completed trial, or the command failed
     BAD_INPUT = 2
-    NOT_FOUND = 3  # no such study, trial or worker
+    NOT_FOUND = 3  # no such study, trial, worker or launch
     NO_DATABASE = 4
     CODE_DIFFERS = 64  # this worker's code is not the study's
     INTERRUPTED = 130
@@ -38,7 +38,7 @@ class ObjectiveError(UserError):
 
 
 class NotFoundError(HpoError):
-    """No study, trial or worker of that name."""
+    """No study, trial, worker or launch of that name."""
 
     exit_code = ExitCode.NOT_FOUND
 

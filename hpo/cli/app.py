@@ -13,7 +13,7 @@ app = typer.Typer(
     help="Hyperparameter search for PyTorch: one study file, any number of workers, every trial once.",
     epilog=(
         "Exit codes: 0 done; 1 no completed trial, or the command failed; 2 the input is wrong; 3 no such "
-        "study, trial or worker; 4 the database cannot be reached; 64 this worker's code differs; "
+        "study, trial, worker or launch; 4 the database cannot be reached; 64 this worker's code differs; "
         "130 interrupted."
     ),
     no_args_is_help=True,
@@ -75,4 +75,4 @@ GpusOption = Annotated[
 PerGpuOption = Annotated[int, typer.Option("--per-gpu", help="Runners that share one card.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 
-from hpo.cli import looking, running, sharing, steering  # noqa: E402, F401 -- they add their commands to `app`
+from hpo.cli import launching, looking, running, sharing, steering  # noqa: E402, F401 -- they add their commands to `app`

@@ -84,7 +84,7 @@ class Order:
             code: the objective's directory where the worker runs, if it is another one there.
         """
         chosen = gpus or ("all" if self.gpus_per_worker else "none")
-        words = ["worker", self.study, "--quiet", "--gpus", chosen, "--runners", str(self.runners_per_worker)]
+        words = ["worker", self.study, "--gpus", chosen, "--runners", str(self.runners_per_worker)]
         return [*words, "--code", str(code or self.code), *self.worker_arguments]
 
     def storage_url(self) -> str:

@@ -1,0 +1,178 @@
+"""Workers as detached processes of this machine, which outlive the shell and can be found from any other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.launch.base import STORAGE_VARIABLE, LaunchedWorker, Order, WorkerLife, tail
+from hpo.worker.devices import find_gpus
+from hpo.worker.identity import host_key, is_alive, process_started
+
+_OPTIONS = ("logs",)  # directory for the workers' output
+_POLL = 0.1  # seconds between looks at workers that are leaving
+
+# Each worker runs under a shell that writes down how it ended: nobody else is there to ask for the status of
+# a detached process. The shell outlives SIGTERM to its group, waits for the worker, then notes and leaves.
+_NOTE_THE_END = 'trap : TERM INT HUP; "$@"; echo $? >"$0.part" && mv "$0.part" "$0"'
+
+
+class LocalLauncher:
+    """`--on local`. The handle has the directory of the output, and each worker's pid with its start time, so
+    that a reused pid is never taken for the worker."""
+
+    name = "local"
+    crosses_machines = False
+
+    def submit(self, order: Order) -> dict[str, Any]:
+        """Start the workers, each in a session of its own."""
+        order.check_options(self.name, _OPTIONS)
+        if not order.code.is_dir():
+            raise UserError(f"--code {order.code}: there is no such directory")
+        gpus = gpus_of_each(order)
+        directory = _new_directory(order)
+        environment = {**os.environ, STORAGE_VARIABLE: order.storage_url()}
+        started = []
+        for index in range(order.workers):
+            command = [sys.executable, "-P", "-m", "hpo", *order.arguments(gpus=gpus[index])]
+            with (directory / f"worker-{index}.log").open("wb") as output:
+                process = subprocess.Popen(  # noqa: S603 -- our own command
+                    [_shell(), "-c", _NOTE_THE_END, str(_exit_file(directory, index)), *command],
+                    cwd=order.code,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            started.append({"pid": process.pid, "started": process_started(process.pid) or time.time()})
+        return {
+            "host": socket.gethostname(),
+            "host_key": host_key(),
+            "directory": str(directory),
+            "workers": started,
+        }
+
+    def status(self, handle: Mapping[str, Any]) -> list[LaunchedWorker]:
+        """Each worker's state; unknown from another machine."""
+        return [_look(handle, index) for index in range(len(handle["workers"]))]
+
+    def logs(self, handle: Mapping[str, Any], worker: int | None, lines: int) -> str:
+        """The last lines of the workers' output."""
+        count = len(handle["workers"])
+        if worker is not None and not 0 <= worker < count:
+            raise NotFoundError(f"there is no worker {worker}: this launch has 0 to {count - 1}")
+        directory = Path(handle["directory"])
+        if not directory.is_dir():
+            raise HpoError(f"the output of these workers is on {handle['host']}, in {directory}")
+        if worker is not None:
+            return _output(directory, worker, lines)
+        return "".join(f"--- worker {i}\n{_output(directory, i, lines)}" for i in range(count))
+
+    def stop(self, handle: Mapping[str, Any], grace: float) -> None:
+        """SIGTERM to each worker, SIGKILL to what is left after `grace` seconds."""
+        if handle["host_key"] != host_key():
+            raise HpoError(_elsewhere(handle))
+        left = [worker for worker in handle["workers"] if is_alive(worker["pid"], worker["started"])]
+        for worker in left:
+            _signal(worker, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while left and time.monotonic() < deadline:
+            time.sleep(_POLL)
+            left = [worker for worker in left if is_alive(worker["pid"], worker["started"])]
+        for worker in left:  # a worker's runners end with it
+            _signal(worker, signal.SIGKILL)
+
+
+def _signal(worker: Mapping[str, Any], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker["pid"], number)
+
+
+def _look(handle: Mapping[str, Any], index: int) -> LaunchedWorker:
+    worker = handle["workers"][index]
+    if handle["host_key"] == host_key() and is_alive(worker["pid"], worker["started"]):
+        return LaunchedWorker(index, WorkerLife.RUNNING, f"pid {worker['pid']}")
+    try:
+        status = int(_exit_file(Path(handle["directory"]), index).read_text())
+    except (OSError, ValueError):
+        if handle["host_key"] != host_key():
+            return LaunchedWorker(index, WorkerLife.UNKNOWN, f"on {handle['host']}")
+        return LaunchedWorker(index, WorkerLife.FAILED, "was killed")
+    if status == 0:
+        return LaunchedWorker(index, WorkerLife.ENDED)
+    how = f"died by {signal.Signals(status - 128).name}" if status > 128 else f"exit status {status}"
+    return LaunchedWorker(index, WorkerLife.FAILED, how)
+
+
+def _elsewhere(handle: Mapping[str, Any]) -> str:
+    if handle["host"] == socket.gethostname():
+        return "these workers ran before this machine was restarted, or beside it in a container"
+    return f"these workers are on {handle['host']}; stop them there, or stop the study: every worker follows"
+
+
+def _exit_file(directory: Path, index: int) -> Path:
+    return directory / f"worker-{index}.exit"
+
+
+def _output(directory: Path, index: int, lines: int) -> str:
+    try:
+        return tail((directory / f"worker-{index}.log").read_text(errors="replace"), lines)
+    except OSError:
+        return ""
+
+
+def _new_directory(order: Order) -> Path:
+    """Where the output of a new launch goes: by default below the user's state directory."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    parent = Path(order.options.get("logs") or state / "hpo" / "launches").absolute()
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in order.study)
+    directory = parent / f"{name[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    try:
+        directory.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise HpoError(
+            f"cannot make {directory} for the workers' output: {error.strerror}; "
+            "name another place with --option logs=DIR"
+        ) from error
+    return directory
+
+
+def gpus_of_each(order: Order) -> list[str]:
+    """What `--gpus` says for each worker: cards shared by as many as fit, or whole ones."""
+    if not order.gpus_per_worker:
+        return ["none"] * order.workers
+    cards = [gpu.uuid for gpu in find_gpus()]
+    if order.gpus_per_worker < 1:
+        sharing = int(1 / order.gpus_per_worker)
+        groups = [[card] for _ in range(sharing) for card in cards]  # every card before any twice
+    else:
+        size = int(order.gpus_per_worker)
+        groups = [cards[i : i + size] for i in range(0, len(cards) - size + 1, size)]
+    if len(groups) < order.workers:
+        raise UserError(
+            f"--gpus-per-worker {order.gpus_per_worker:g}: this machine has {len(cards)} GPUs, "
+            f"enough for {len(groups)} such workers, not {order.workers}"
+        )
+    return [",".join(group) for group in groups[: order.workers]]
+
+
+def _shell() -> str:
+    found = shutil.which("sh")
+    if found is None:
+        raise HpoError("there is no `sh` on this machine, which `--on local` needs")
+    return found
+
+
+LAUNCHER = LocalLauncher()

@@ -1,0 +1,92 @@
+"""Launches: which workers were started where, and the handle that finds them again from any shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage.clock import Clock
+from storage.tables import launch, study
+
+
+@dataclass(frozen=True)
+class LaunchRow:
+    """One launch as stored."""
+
+    id: int
+    study: str
+    launcher: str
+    host: str  # where it was started from
+    workers: int
+    handle: Mapping[str, Any]
+    created_at: float
+    stopped_at: float | None
+
+
+def add(
+    connection: Connection,
+    clock: Clock,
+    *,
+    study_id: int,
+    launcher: str,
+    host: str,
+    workers: int,
+    handle: Mapping[str, Any],
+) -> int:
+    """Store a launch; returns its id."""
+    made = connection.execute(
+        launch.insert().values(
+            study_id=study_id,
+            launcher=launcher,
+            host=host,
+            workers=workers,
+            handle=json.dumps(dict(handle)),
+            created_at=clock.now(),
+        )
+    )
+    return int((made.inserted_primary_key or (0,))[0])
+
+
+def get(connection: Connection, launch_id: int) -> LaunchRow | None:
+    """One launch; None when there is none of that id."""
+    row = connection.execute(_rows().where(launch.c.id == launch_id)).first()
+    return None if row is None else _record(row)
+
+
+def all_launches(connection: Connection, study_id: int | None = None) -> list[LaunchRow]:
+    """Every launch, or those of one study; oldest first."""
+    query = _rows().order_by(launch.c.id)
+    if study_id is not None:
+        query = query.where(launch.c.study_id == study_id)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def mark_stopped(connection: Connection, clock: Clock, launch_id: int) -> None:
+    """A person stopped it; the first time counts."""
+    connection.execute(
+        launch.update()
+        .where(launch.c.id == launch_id, launch.c.stopped_at.is_(None))
+        .values(stopped_at=clock.now())
+    )
+
+
+def _rows() -> sa.Select[Any]:
+    return sa.select(launch, study.c.name.label("study")).join(study, launch.c.study_id == study.c.id)
+
+
+def _record(row: sa.Row[Any]) -> LaunchRow:
+    return LaunchRow(
+        id=row.id,
+        study=row.study,
+        launcher=row.launcher,
+        host=row.host,
+        workers=row.workers,
+        handle=json.loads(row.handle),
+        created_at=row.created_at,
+        stopped_at=row.stopped_at,
+    )
