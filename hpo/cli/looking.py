@@ -259,16 +259,16 @@ def find_trial(database: Database, name: str) -> tuple[StudyRow, TrialRecord]:
     Raises:
         UserError: not of that form. NotFoundError: no such study or trial.
     """
-    from hpo.studies import reading
+    from hpo.studies.reading import get_study
+    from hpo.studies.trials import count_trials, read_trial
 
     study, slash, number = name.rpartition("/")
     if not slash or not number.isdigit():
         raise UserError(f"name a trial as STUDY/NUMBER, for example digits/17; got {name!r}")
-    row = reading.get_study(database, study)
-    history = reading.history(database, study)
-    found = next((trial for trial in history.trials if trial.number == int(number)), None)
+    row = get_study(database, study)
+    found = read_trial(database, row, int(number[:18]))  # what 64 bits hold
     if found is None:
-        raise NotFoundError(f"{study} has no trial {number}; it has {len(history.trials)} so far")
+        raise NotFoundError(f"{study} has no trial {number}; it has {count_trials(database, row)} so far")
     return row, found
 
 

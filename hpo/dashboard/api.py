@@ -20,8 +20,8 @@ from hpo.report import data
 from hpo.studies import listing, overview, tables
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.audit import audit, audit_json
-from hpo.studies.live import metrics_of, read_trial
 from hpo.studies.reading import read_evaluation
+from hpo.studies.trials import metrics_of, read_trial
 from storage.records import StudyState
 
 PREFIX = "/api/v1"

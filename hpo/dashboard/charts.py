@@ -20,7 +20,7 @@ from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
 from hpo.report import data, figures, text
 from hpo.search.history import StudyHistory
-from hpo.studies.live import metrics_of
+from hpo.studies.trials import metrics_of
 from storage.records import StudyRow
 
 KEPT = 200  # drawn charts in memory

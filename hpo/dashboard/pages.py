@@ -15,8 +15,8 @@ from hpo.report import data
 from hpo.search.history import StudyHistory
 from hpo.studies import commands, listing, overview
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
-from hpo.studies.live import read_trial
 from hpo.studies.reading import read_artifact, read_evaluation
+from hpo.studies.trials import read_trial
 from storage.records import StudyState
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download

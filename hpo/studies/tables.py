@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -72,7 +73,7 @@ def trial_json(trial: TrialRecord) -> dict[str, Any]:
             name: [{"step": step, "value": finite(value)} for step, value in series.items()]
             for name, series in trial.metrics.items()
         },
-        "user_attrs": dict(trial.user_attrs),
+        "user_attrs": finite(trial.user_attrs),
         "error": trial.error,
     }
 
@@ -80,6 +81,7 @@ def trial_json(trial: TrialRecord) -> dict[str, Any]:
 def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
     """One flat row a trial: for CSV, Parquet and data frames. Columns are the same in every row."""
     names = list(dict.fromkeys(name for trial in history.trials for name in trial.params))
+    noted = list(dict.fromkeys(name for trial in history.trials for name in trial.user_attrs))
     count = len(history.directions)
     return [
         {
@@ -90,6 +92,7 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
                 for i in range(count)
             },
             **{f"params_{name}": trial.params.get(name) for name in names},
+            **{f"user_attrs_{name}": _cell(trial.user_attrs.get(name)) for name in noted},
             "attempts": trial.attempts,
             "ticket": trial.ticket,
             "worker": trial.worker,
@@ -103,6 +106,11 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
         }
         for trial in history.trials
     ]
+
+
+def _cell(value: Any) -> Any:
+    """What fits into one cell: a list or a mapping becomes its JSON."""
+    return json.dumps(finite(value)) if isinstance(value, list | dict) else value
 
 
 def seconds(trial: TrialRecord) -> float | None:

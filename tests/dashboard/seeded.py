@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import get_storage
+
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.studies.creation import create
@@ -53,6 +55,8 @@ def seed(database: Database, url: str, folder: Path, name: str = "digits", **cha
         for epoch in (1, 2, 3):
             value = number / 10 + epoch / 100
             party.writer.report(epoch, value, {"accuracy": value, "train_loss": 1 - value})
+        if number == 9:
+            get_storage(database.rdb).set_trial_user_attr(trial.id, "note", {"seen": [1, 2]})
         if number == 3:
             party.writer.fail(f"Traceback (most recent call last):\nValueError: {HOSTILE}")
         elif number == 4:

@@ -94,6 +94,7 @@ def test_a_trial_tells_everything(viewer: TestClient) -> None:
     trial = viewer.get("/api/v1/studies/digits/trials/9").json()
     assert trial["evaluation"]["metrics"] == {"accuracy": 0.75}
     assert [file["name"] for file in trial["artifacts"]] == ["evaluation.json", "page.html"]
+    assert trial["user_attrs"] == {"note": {"seen": [1, 2]}}
     assert trial["metrics"]["accuracy"][-1] == {"step": 3, "value": 0.93}
     charts = viewer.get("/api/v1/studies/digits/trials/9/charts").json()["charts"]
     assert {chart["id"] for chart in charts} >= {"metric-accuracy", "metric-loss", "confusion", "roc", "pr"}
@@ -192,7 +193,7 @@ def test_the_history_in_memory_is_the_one_in_the_database(
 
 def same(ours: Any, theirs: Any) -> bool:
     def plain(history: Any) -> Any:
-        trials = [{**vars(trial), "metrics": {}, "user_attrs": {}} for trial in history.trials]
+        trials = [{**vars(trial), "metrics": {}} for trial in history.trials]
         return {**vars(history), "trials": trials}
 
     assert plain(ours) == plain(theirs)
