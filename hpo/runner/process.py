@@ -13,7 +13,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hpo.errors import DatabaseError, HpoError
+from hpo.errors import DatabaseError, ExitCode, HpoError
 from hpo.runner.interrupt import StopFlag, Urgency
 from hpo.runner.messages import GAVE_UP, Abandon, Boot, Broken, Drain, Quit, Ready, Run
 
@@ -41,28 +41,30 @@ class Runner:
         from hpo.wiring import telling
         from storage.attempts import AttemptWriter
         from storage.engine import Patience
-        from storage.errors import DatabaseUnreachableError
+        from storage.errors import DatabaseUnreachableError, UnknownStudyError
 
         database = self._connect(boot)
         self._database = database
         database.patience = Patience(endless=True)
         writer = AttemptWriter(database)
-        sessions: dict[str, StudySession] = {}
+        session: StudySession | None = None
         self._send(Ready())
         while True:
             order = self._orders.get()
             if isinstance(order, Quit):
                 return 0
             try:
-                if order.study not in sessions:
+                if session is None:  # a runner serves one study; its worker replaces it for another
                     with telling():
-                        sessions[order.study] = StudySession(database, writer, boot, order.study)
-                session = sessions[order.study]
+                        session = StudySession(database, writer, boot, order.study)
                 session.run_one(self._stop, self._send)
                 if session.needs_restart:
                     return 0  # for example out of GPU memory; the worker starts another in its place
             except HpoError as error:
                 self._send(Broken(str(error), error.exit_code))
+                return 0
+            except UnknownStudyError as error:
+                self._send(Broken(str(error), ExitCode.NOT_FOUND))
                 return 0
             except DatabaseUnreachableError:
                 return GAVE_UP  # nothing more can be written; what was finished is kept on disk
@@ -113,6 +115,10 @@ class Runner:
 def main() -> None:
     """Entry point of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
+    if (
+        "SLURM_JOB_ID" in os.environ
+    ):  # SLURM may signal every process of a job: the worker alone should heed it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
