@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.settings import Settings
-from storage.artifacts import ArtifactStore
+from storage.artifacts import IMPATIENT_SECONDS, ArtifactStore
 from storage.engine import Database
 from storage.errors import (
     ArtifactError,
+    BadArtifactUrlError,
     BadStorageUrlError,
     DatabaseUnreachableError,
     NoTablesError,
@@ -28,6 +30,7 @@ _MEANING: dict[type[StorageError], type[HpoError]] = {
     NoTablesError: NotFoundError,
     StudyExistsError: UserError,
     UnknownStudyError: NotFoundError,
+    BadArtifactUrlError: UserError,
     ArtifactError: HpoError,
 }
 
@@ -53,11 +56,13 @@ def open_storage(settings: Settings, *, create: bool = True) -> Database:
         return open_database(settings.storage, create=create)
 
 
-def open_artifacts(url: str) -> ArtifactStore:
-    """The artifact store at `url`.
+def open_artifacts(
+    url: str, patience: float = IMPATIENT_SECONDS, give_up: threading.Event | None = None
+) -> ArtifactStore:
+    """The artifact store at `url`, which is asked again for `patience` seconds while it is away.
 
     Raises:
-        HpoError: it cannot be used.
+        UserError: the URL cannot be used, or its driver is not installed.
     """
     with telling():
-        return ArtifactStore(url)
+        return ArtifactStore(url, patience, give_up)

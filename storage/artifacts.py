@@ -1,24 +1,44 @@
-"""Where files of trials are kept: a directory or any other place fsspec reaches, by URL.
+"""Where files of trials are kept: a directory, a bucket or any other place fsspec reaches, by URL.
 
-A file is written aside and renamed, so that a reader sees it whole or not at all; its sha256 is
-recorded and checked. Names are validated: nothing can leave the store.
+A reader sees a file whole or not at all: a directory gets it written aside and renamed, an object
+store in one upload. Its sha256 is recorded and checked. Names are validated: nothing can leave the
+store. A store that is away for a moment is asked again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import re
+import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
-from storage.errors import ArtifactError
+from storage.artifact_errors import may_pass, sentence
+from storage.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+IMPATIENT_SECONDS = 5.0  # how long a command waits for a store that is away
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,149}")
-_CHUNK = 1 << 20
+_PUBLISHED_AT_ONCE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  # an upload appears whole
+_DRIVER = {"s3": "hpo[s3]", "s3a": "hpo[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
 def check_name(name: str) -> str:
@@ -40,15 +60,55 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class ArtifactStore:
-    """A tree of files under one URL. Keys are relative paths of validated names."""
+def check_url(url: str) -> str:
+    """The URL, if it may be stored with a study and shown: credentials stay in the environment.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    Raises:
+        BadArtifactUrlError: it carries a user, a password or a query; neither is repeated.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("", "file"):
+        return url
+    if "@" in parts.netloc or parts.query:
+        raise BadArtifactUrlError(
+            f"the artifact store's URL ({parts.scheme}://...) carries credentials or options. It is stored "
+            "and shown, so write the place alone and put the rest into the environment: AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL for s3://, FSSPEC_<SCHEME>_<OPTION> for others"
+        )
+    return url
+
+
+class ArtifactStore:
+    """A tree of files under one URL. Keys are relative paths of validated names.
+
+    Args:
+        url: `file:///shared/hpo`, `s3://bucket/prefix`, `gs://bucket/prefix`, ...
+        patience: seconds for which a store that is away is asked again.
+        give_up: ends the patience early.
+
+    Raises:
+        BadArtifactUrlError: the URL names no store, or its driver is not installed.
+    """
+
+    def __init__(
+        self, url: str, patience: float = IMPATIENT_SECONDS, give_up: threading.Event | None = None
+    ) -> None:
+        self.url = check_url(url)
+        self.patience = patience
+        self._give_up = give_up or threading.Event()
+        self._scheme = urlsplit(url).scheme or "file"
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise ArtifactError(f"the artifact store {url} cannot be used: {error}") from error
+        except ImportError as error:
+            driver = _DRIVER.get(self._scheme)
+            how = f"pip install '{driver}'" if driver else sentence(error)
+            raise BadArtifactUrlError(
+                f"the artifact store {url} needs a driver that is not installed here: {how}"
+            ) from error
+        except Exception as error:  # drivers refuse nonsense in many ways
+            raise BadArtifactUrlError(
+                f"the artifact store {url} cannot be used: {sentence(error)}"
+            ) from error
         self._files: Any = filesystem
         self._root = str(root).rstrip("/")
 
@@ -57,13 +117,80 @@ class ArtifactStore:
         """The directory, when the store is one this machine can open files in."""
         return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
 
-    def put(self, key: str, content: bytes) -> str:
+    def put(self, key: str, content: bytes, patience: float | None = None) -> str:
         """Write `content` under `key`, whole or not at all; returns its sha256.
 
         Raises:
+            ArtifactsAwayError: the store did not answer for `patience` seconds.
             ArtifactError: the store cannot be written (disk full, no permission).
         """
         target = self._path(key)
+        write = self._upload if self._scheme in _PUBLISHED_AT_ONCE else self._write_aside
+        self._ask(lambda: write(target, content), f"cannot write {key} in {self.url}", patience)
+        return digest(content)
+
+    def get(self, key: str, sha256: str | None = None) -> bytes:
+        """The content under `key`, checked against `sha256` when given.
+
+        Raises:
+            ArtifactsAwayError: the store does not answer.
+            ArtifactError: it is not there, or not what was stored.
+        """
+        path = self._path(key)
+
+        def read() -> bytes:
+            try:
+                return bytes(self._files.cat_file(path))
+            except FileNotFoundError:
+                raise ArtifactError(f"{key} is not in {self.url}") from None
+
+        content = self._ask(read, f"cannot read {key} from {self.url}")
+        if sha256 is not None and digest(content) != sha256:
+            raise ArtifactError(f"{key} in {self.url} was damaged: its sha256 is not the recorded one")
+        return content
+
+    def names(self, key: str) -> list[str]:
+        """Names of the files and directories directly under `key`, sorted; [] when there is nothing.
+
+        Raises:
+            ArtifactsAwayError, ArtifactError: the store cannot tell.
+        """
+        path = self._path(key)
+        found = self._ask(lambda: self._listed(self._files.ls, path), f"cannot list {key} in {self.url}")
+        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found)
+        return sorted(name for name in names if not name.endswith(".part"))
+
+    def all_files(self, key: str) -> list[str]:
+        """Keys of every finished file below `key`, sorted; [] when there is nothing.
+
+        Raises:
+            ArtifactsAwayError, ArtifactError: the store cannot tell.
+        """
+        path = self._path(key)
+        found = self._ask(lambda: self._listed(self._files.find, path), f"cannot list {key} in {self.url}")
+        keys = (str(entry).removeprefix(self._root).lstrip("/") for entry in found)
+        return sorted(key for key in keys if not key.endswith(".part"))
+
+    def remove(self, key: str) -> None:
+        """Delete a file or a tree; nothing happens when it is not there.
+
+        Raises:
+            ArtifactsAwayError, ArtifactError: it is still there.
+        """
+        path = self._path(key)
+
+        def forget() -> None:
+            self._files.invalidate_cache()
+            with contextlib.suppress(FileNotFoundError):
+                if self._files.exists(path):
+                    self._files.rm(path, recursive=True)
+
+        self._ask(forget, f"cannot remove {key} from {self.url}")
+
+    def _upload(self, target: str, content: bytes) -> None:
+        self._files.pipe_file(target, content)
+
+    def _write_aside(self, target: str, content: bytes) -> None:
         aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
         try:
             self._files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
@@ -73,44 +200,43 @@ class ArtifactStore:
                 Path(aside).replace(target)
             else:
                 self._files.mv(aside, target)
-        except OSError as error:
-            self._forget(aside)
-            raise ArtifactError(f"cannot write {key} in {self.url}: {error.strerror or error}") from error
-        return digest(content)
+        except BaseException:
+            with contextlib.suppress(Exception):  # names of unfinished files end in .part and are never read
+                self._files.rm(aside)
+            raise
 
-    def get(self, key: str, sha256: str | None = None) -> bytes:
-        """The content under `key`, checked against `sha256` when given.
-
-        Raises:
-            ArtifactError: it is not there, or not what was stored.
-        """
+    def _listed(self, how: Callable[..., Any], path: str) -> list[Any]:
+        self._files.invalidate_cache()  # drivers remember listings; others write here too
         try:
-            content: bytes = self._files.cat_file(self._path(key))
-        except OSError as error:
-            raise ArtifactError(f"{key} is not in {self.url}: {error.strerror or error}") from error
-        if sha256 is not None and digest(content) != sha256:
-            raise ArtifactError(f"{key} in {self.url} was damaged: its sha256 is not the recorded one")
-        return content
-
-    def names(self, key: str) -> list[str]:
-        """Names of the files and directories directly under `key`, sorted; [] when there is nothing."""
-        try:
-            found = self._files.ls(self._path(key), detail=False)
+            return list(how(path, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return sorted(name for name in names if not name.endswith(".part"))
-
-    def remove(self, key: str) -> None:
-        """Delete a file or a tree; nothing happens when it is not there."""
-        self._forget(self._path(key))
 
     def _path(self, key: str) -> str:
         return "/".join([self._root, *(check_name(part) for part in key.split("/"))])
 
-    def _forget(self, path: str) -> None:
+    def _ask(self, call: Callable[[], T], failing: str, patience: float | None = None) -> T:
+        """`call()`, again with growing pauses while the store is away; so `call` must be idempotent."""
+        retrying = Retrying(
+            retry=retry_if_exception(may_pass),
+            stop=stop_after_delay(self.patience if patience is None else patience)
+            | stop_when_event_set(self._give_up),
+            wait=wait_random_exponential(multiplier=0.2, max=5.0),
+            sleep=sleep_using_event(self._give_up),
+            reraise=True,
+            before_sleep=lambda state: log.warning(
+                "the artifact store %s is away (try %d): %s",
+                self.url,
+                state.attempt_number,
+                sentence(state.outcome.exception() if state.outcome else None),
+            ),
+        )
         try:
-            if self._files.exists(path):
-                self._files.rm(path, recursive=True)
-        except OSError:
-            return  # left for later; names of unfinished files end in .part and are never read
+            return retrying(call)
+        except ArtifactError:
+            raise
+        except Exception as error:  # drivers raise what their libraries raise
+            if isinstance(error, OSError) and not may_pass(error):
+                raise ArtifactError(f"{failing}: {error.strerror or sentence(error)}") from error
+            kind = ArtifactsAwayError if may_pass(error) else ArtifactError
+            raise kind(f"{failing}: {sentence(error)}") from error

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore, digest
-from storage.errors import ArtifactError
+from storage.errors import ArtifactError, ArtifactsAwayError
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ def newest(
     for step, attempt, sha256, key in sorted(found, reverse=True):
         try:
             content = store.get(key, sha256)
+        except ArtifactsAwayError:
+            raise  # it may be there: going on without it would lose what was trained
         except ArtifactError as error:
             log.warning("checkpoint of step %d is passed over: %s", step, error)
             continue

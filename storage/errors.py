@@ -37,3 +37,11 @@ class LeaseLostError(StorageError):
 
 class ArtifactError(StorageError):
     """An artifact name is not allowed, or a file does not have the content it was stored with."""
+
+
+class ArtifactsAwayError(ArtifactError):
+    """The artifact store does not answer for now: refused, cut off, slow or busy."""
+
+
+class BadArtifactUrlError(ArtifactError):
+    """The artifact store's URL names no store, carries credentials, or its driver is not installed."""

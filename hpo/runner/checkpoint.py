@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from hpo.weights import dump_state, read_state
@@ -13,6 +14,7 @@ from storage.errors import ArtifactError
 log = logging.getLogger(__name__)
 
 KEPT = 2  # newest checkpoints of an attempt: one may be damaged
+PATIENCE = 15.0  # seconds: training waits so long for a store that is away, then goes on without
 
 
 def newest_readable(store: ArtifactStore, trial: str, before_attempt: int) -> Saved | None:
@@ -60,7 +62,7 @@ class CheckpointStore:
         content = dump_state(state)
         key = f"{self._folder}/{file_name(int(step), content)}"
         try:
-            self._store.put(key, content)
+            self._store.put(key, content, patience=PATIENCE)
         except ArtifactError as error:
             log.warning("checkpoint of step %d was not saved: %s", step, error)
             return
@@ -68,7 +70,8 @@ class CheckpointStore:
         if key not in self._kept:
             self._kept.append(key)
         for old in self._kept[:-KEPT]:
-            self._store.remove(old)
+            with suppress(ArtifactError):  # left behind; whatever a finished trial left is removed later
+                self._store.remove(old)
         del self._kept[:-KEPT]
 
     def load(self) -> dict[str, Any] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,14 +14,17 @@ from storage.artifacts import ArtifactStore
 from storage.errors import ArtifactError
 
 LOG_NAME = "log.txt"
+MIRROR_SECONDS = 5.0  # between two uploads of a log that grows
+MIRROR_BYTES_A_SECOND = 1e6  # a large log is sent less often: each upload is all of it
+MIRROR_PATIENCE = 15.0  # seconds for a store that is away when the attempt ends
 
 
 @contextmanager
 def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
     """Send everything this process prints, also from C, to `<folder>/log.txt` of the store.
 
-    A local store's file grows as the attempt goes on; any other gets it when the attempt ends. When
-    the log cannot be written, training goes on without one.
+    A local store's file grows as the attempt goes on; any other gets it every few seconds and when the
+    attempt ends. When the log cannot be written, training goes on without one.
     """
     root = store.local_root
     with TemporaryDirectory() as scratch:
@@ -34,6 +38,7 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+        mirror = None if root is not None else _Mirror(store, f"{folder}/{LOG_NAME}", target)
         try:
             yield
         finally:
@@ -42,8 +47,39 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
             os.dup2(kept[1], 2)
             os.close(kept[0])
             os.close(kept[1])
-            if root is None:
-                _upload(store, f"{folder}/{LOG_NAME}", target)
+            if mirror is not None:
+                mirror.close()
+
+
+class _Mirror:
+    """Brings a growing file to the store, so that a running or killed attempt's log can be read too."""
+
+    def __init__(self, store: ArtifactStore, key: str, file: Path) -> None:
+        self._store, self._key, self._file = store, key, file
+        self._sent = 0  # bytes
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log mirror", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Bring the rest; waits a moment for a store that is away."""
+        self._closing.set()
+        self._thread.join(MIRROR_PATIENCE)
+        try:
+            self._send(MIRROR_PATIENCE)
+        except (ArtifactError, OSError) as error:
+            print(f"this attempt's log was not kept: {error}", file=sys.stderr)
+
+    def _run(self) -> None:
+        while not self._closing.wait(max(MIRROR_SECONDS, self._sent / MIRROR_BYTES_A_SECOND)):
+            with suppress(ArtifactError, OSError):
+                self._send(0.0)
+
+    def _send(self, patience: float) -> None:
+        content = self._file.read_bytes()
+        if len(content) != self._sent:
+            self._store.put(self._key, content, patience)
+            self._sent = len(content)
 
 
 def _opened(target: Path) -> int | None:
@@ -53,13 +89,6 @@ def _opened(target: Path) -> int | None:
     except OSError as error:
         print(f"no log for this attempt: {error}", file=sys.stderr)
         return None
-
-
-def _upload(store: ArtifactStore, key: str, file: Path) -> None:
-    try:
-        store.put(key, file.read_bytes())
-    except (ArtifactError, OSError) as error:
-        print(f"this attempt's log was not kept: {error}", file=sys.stderr)
 
 
 def _flush() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ from hpo.wiring import open_artifacts
 from storage import checkpoints, studies, tickets
 from storage.attempts import AttemptWriter
 from storage.engine import Database
-from storage.errors import DatabaseUnreachableError, LeaseLostError
+from storage.errors import ArtifactError, ArtifactsAwayError, DatabaseUnreachableError, LeaseLostError
 from storage.optuna_rows import Trial
 from storage.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
 
 log = logging.getLogger(__name__)
 Send = Callable[[Any], None]
+STORE_PATIENCE = 300.0  # seconds for which a trial waits for an artifact store that is away
 
 
 class StudySession:
@@ -58,7 +60,7 @@ class StudySession:
         self.spec = StudySpec.model_validate(self.row.spec)
         self.objective: Objective = load_objective(self.spec.objective_path, Path(boot.code))
         check_settings(self.objective, self.spec)
-        self.store = open_artifacts(self.row.artifacts)
+        self.store = open_artifacts(self.row.artifacts, STORE_PATIENCE, database.patience.give_up)
         self.needs_restart = False  # an objective's error said that this process should be replaced
         self.distributions = {name: distribution(p) for name, p in self.spec.space.items()}
         self.optuna = optuna.load_study(
@@ -94,6 +96,10 @@ class StudySession:
         with self.writer.holding(claim.lease):
             try:
                 send(self._attempt(claim, stop, send))
+            except ArtifactsAwayError as error:  # nobody's fault, and nothing is lost but time
+                log.warning("the trial is given back: %s", error)
+                self.writer.release(str(error))
+                send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
             except LeaseLostError as error:
                 log.warning("%s", error)
                 self.writer.note_rejected()
@@ -169,8 +175,8 @@ class StudySession:
             return Ended(lease, AttemptState.PRUNED, last)
         except BadValueError as error:
             return self._failed(lease, str(error))
-        except DatabaseUnreachableError:
-            raise  # told to leave while the database is away; nobody's fault
+        except (DatabaseUnreachableError, ArtifactsAwayError):
+            raise  # told to leave while the database is away, or the store stayed away; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)
@@ -195,7 +201,8 @@ class StudySession:
             metrics=result.metrics,
             when_away=lambda: results.keep(self.store, folder, claim.lease.attempt, result),
         )
-        checkpoints.tidy(self.store, folder, keep=not running.kept_model)
+        with suppress(ArtifactError):  # left behind; nobody needs them
+            checkpoints.tidy(self.store, folder, keep=not running.kept_model)
 
     def _deliver_kept(self, claim: Claim, send: Send) -> Ended | None:
         """Deliver what an earlier attempt had finished and could not; None when it had not."""

@@ -10,7 +10,7 @@ from hpo.errors import UserError
 from hpo.search.space import check_point, grid_points
 from hpo.settings import Settings
 from hpo.spec import StudySpec, spec_differences
-from hpo.wiring import telling
+from hpo.wiring import open_artifacts, telling
 from storage import studies, tickets
 from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
@@ -21,9 +21,10 @@ def create(database: Database, spec: StudySpec, settings: Settings) -> StudyRow:
     """Store a new study with its tickets: as many as its budget of trials, or a grid's cells.
 
     Raises:
-        UserError: the name is taken.
+        UserError: the name is taken, or the artifact store cannot be used.
     """
     points = _points(spec)
+    open_artifacts(settings.artifact_url())  # a store that cannot be used is told before the first trial
     new = studies.NewStudy(
         name=spec.study,
         directions=spec.directions,

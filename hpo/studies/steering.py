@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hpo.errors import UserError
+from hpo.errors import HpoError, UserError
 from hpo.wiring import open_artifacts, telling
 from storage import checkpoints, studies
 from storage.engine import Database
+from storage.errors import ArtifactError
 from storage.records import StudyRow, StudyState
 
 
@@ -63,10 +64,21 @@ def retry_failed(database: Database, row: StudyRow) -> int:
 
 
 def delete(database: Database, row: StudyRow) -> None:
-    """Delete the study, its trials, and what this machine can reach of its artifacts."""
+    """Delete the study, its trials and its files.
+
+    Raises:
+        HpoError: the study is gone, but its files could not be removed.
+    """
     with telling():
         studies.delete(database, row)
-    open_artifacts(row.artifacts).remove(checkpoints.study_key(row.uid, row.name))
+    folder = checkpoints.study_key(row.uid, row.name)
+    try:
+        open_artifacts(row.artifacts).remove(folder)
+    except (ArtifactError, HpoError) as error:
+        raise HpoError(
+            f"{row.name} is deleted, but its files are still there: {error}. "
+            f"Remove {row.artifacts}/{folder} by hand"
+        ) from error
 
 
 def _demand_going(row: StudyRow, verb: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from storage.artifact_errors import may_pass, sentence
 from storage.artifacts import ArtifactStore, check_name
-from storage.errors import ArtifactError
+from storage.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -63,3 +67,73 @@ def test_a_key_cannot_leave_the_store(store, key):
 def test_an_unknown_kind_of_store_is_a_sentence():
     with pytest.raises(ArtifactError, match="cannot be used"):
         ArtifactStore("nosuch://bucket/x")
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://key:s3cr3t@bucket/x", "ftp://me:s3cr3t@host/x", "s3://bucket/x?secret=s3cr3t"]
+)
+def test_credentials_belong_into_the_environment_and_are_not_repeated(url):
+    with pytest.raises(BadArtifactUrlError, match="environment") as refused:
+        ArtifactStore(url)
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_a_driver_that_is_not_installed_is_told_by_its_extra():
+    """And nothing of it is imported for a directory."""
+    code = """
+import sys
+from storage.artifacts import ArtifactStore
+ArtifactStore("file:///tmp")
+assert "s3fs" not in sys.modules and "botocore" not in sys.modules
+sys.modules["s3fs"] = None
+try:
+    ArtifactStore("s3://bucket/x")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("BadArtifactUrlError")
+    assert "pip install 'hpo[s3]'" in found.stdout
+
+
+def test_an_error_is_told_without_what_the_environment_keeps_secret(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value")
+    told = sentence(OSError("no: s3cr3t-value at http://me:pass@host/x\nmore"))
+    assert told == "no: *** at http://***@host/x"
+
+
+def test_a_refused_connection_passes_and_a_full_disk_does_not():
+    assert may_pass(ConnectionRefusedError())
+    assert may_pass(TimeoutError())
+    assert may_pass(OSError(errno.ESTALE, "stale"))
+    assert not may_pass(OSError(errno.ENOSPC, "full"))
+    assert not may_pass(PermissionError())
+
+
+def test_a_store_that_is_away_is_asked_again_until_patience_is_over(tmp_path, monkeypatch, caplog):
+    store = ArtifactStore(tmp_path.as_uri(), patience=30)
+    answers = [ConnectionResetError("cut"), TimeoutError("slow"), b"back"]
+
+    def cat_file(_path):
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(store._files, "cat_file", cat_file)
+    assert store.get("s/x") == b"back"
+    assert [record.getMessage().rpartition(" is ")[2] for record in caplog.records] == [
+        "away (try 1): cut",
+        "away (try 2): slow",
+    ]
+    answers[:] = [ConnectionResetError("cut")]
+    store.patience = 0
+    with pytest.raises(ArtifactsAwayError, match="cannot read s/x"):
+        store.get("s/x")
+
+
+def test_all_files_lists_a_tree_and_nothing_unfinished(store):
+    for key in ("s/0/a.txt", "s/1/b.txt", "t/c.txt"):
+        store.put(key, b"")
+    assert store.all_files("s") == ["s/0/a.txt", "s/1/b.txt"]
+    assert store.all_files("u") == []

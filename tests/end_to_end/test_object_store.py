@@ -1,0 +1,119 @@
+"""Studies whose files lie in an object store: no worker shares a directory with another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.workplace import Workplace
+from tests.support.s3 import S3Server
+from tests.support.waiting import wait_until
+
+OBJECTIVE = """
+    import json, os, time
+    from pathlib import Path
+
+    import torch
+
+    def objective(trial):
+        x = trial.suggest_float("x", -10, 10)
+        state = trial.checkpoint.load() or {"epoch": 0}
+        if trial.number == 0:
+            print(f"attempt {trial.attempt} begins after epoch {state['epoch']}")
+        for epoch in range(state["epoch"] + 1, 6):
+            trial.report(x * x + epoch, epoch)
+            trial.checkpoint.save({"epoch": epoch}, epoch)
+            if epoch == 3 and trial.number == 0 and Path("hold").exists():
+                Path("reached").touch()
+                while Path("hold").exists():
+                    time.sleep(0.02)
+        torch.save({"w": torch.full((1000,), x, dtype=torch.float64)}, "weights")
+        trial.artifact("weights", "model.pt")
+        Path("evaluation").write_text(json.dumps({"metrics": {"accuracy": 0.5}}))
+        trial.artifact("evaluation", "evaluation.json")
+        return x * x
+
+    def evaluate(trial, checkpoint):
+        assert float(checkpoint["w"][0]) == trial.params["x"]
+        return {"metrics": {"accuracy": 0.25}}
+"""
+TRIES = 12  # more connections than the driver tries by itself
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def machines(tmp_path: Path, s3: S3Server, pg_url: str) -> list[Workplace]:
+    """Two directories that share a database and a bucket, and no file."""
+    env = {
+        **s3.env,
+        "HPO_STORAGE": pg_url,
+        "HPO_ARTIFACTS": f"s3://{s3.bucket}/{tmp_path.name}",
+        "HPO_LEASE": "2",
+    }
+    places = [Workplace(tmp_path / name, env) for name in ("first", "second")]
+    for place in places:
+        place.path.mkdir()
+        place.study("far", OBJECTIVE, budget={"trials": 2})
+    return places
+
+
+def test_a_killed_worker_s_trial_goes_on_elsewhere_and_the_bucket_holds_all_there_is(
+    machines: list[Workplace], s3: S3Server
+) -> None:
+    first, second = machines
+    prefix = first.env["HPO_ARTIFACTS"].rpartition("/")[2] + "/"
+    first.write("hold", "")
+    first.hpo("create", "far.yaml").check()
+    with first.start("worker", "far", "--runners", "1") as worker:
+        wait_until((first.path / "reached").exists, 60, what="epoch 3")
+        worker.kill()
+    second.hpo("worker", "far", "--runners", "1").check()
+
+    attempts = second.hpo("trial", "far/0", "--format", "json").check().json["attempts_list"]
+    assert [(a["state"], a["resumed_from"]) for a in attempts] == [("lost", None), ("complete", 3)]
+    assert "begins after epoch 3" in second.hpo("logs", "far/0", "--attempt", "2").check().out
+    second.hpo("best", "far", "--checkpoint", "best.pt").check()
+    assert (second.path / "best.pt").read_bytes()[:2] == b"PK", "a torch file"
+    evaluated = second.hpo("evaluate", "far", "--format", "json").check().json
+    assert evaluated["metrics"] == {"accuracy": 0.25}
+    assert not any(path.name == "hpo-artifacts" for place in machines for path in place.path.rglob("*"))
+    secret = s3.env["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in worker.err + worker.out
+
+    assert s3.keys(prefix)
+    second.hpo("delete", "far", "--yes").check()
+    assert s3.keys(prefix) == []
+
+
+def test_a_short_outage_of_the_store_fails_no_trial(machines: list[Workplace], s3: S3Server) -> None:
+    """Files wait for the store; what cannot wait is said in the attempt's log."""
+    place = machines[0]
+    place.write("hold", "")
+    with place.start("run", "far.yaml", "--runners", "1", "--no-report") as run:
+        wait_until((place.path / "reached").exists, 60, what="epoch 3")
+        with s3.outage() as turned_away:
+            (place.path / "hold").unlink()
+            wait_until(lambda: len(turned_away) > TRIES, 60, what="the driver gives up, and is asked again")
+        run.wait(90).check()
+    trials = place.trials("far")
+    assert [(trial["state"], trial["attempts"]) for trial in trials] == [("complete", 1)] * 2
+    assert "is away (try 1)" in place.hpo("logs", "far/0").check().out
+
+
+def test_a_store_that_is_not_there_is_told_before_the_first_trial(place: Workplace) -> None:
+    """Its driver, its URL: neither costs a trial, and a secret in the URL is not repeated."""
+    place.study("far")
+    without_driver = {"HPO_ARTIFACTS": "gs://bucket/x"}
+    refused = place.hpo("create", "far.yaml", env=without_driver).check(2)
+    assert "pip install" in refused.err
+    refused = place.hpo("create", "far.yaml", env={"HPO_ARTIFACTS": "s3://KEY:s3cr3t@bucket/x"}).check(2)
+    assert "AWS_SECRET_ACCESS_KEY" in refused.err
+    assert "s3cr3t" not in refused.err
+    assert place.hpo("ls").check().out == ""
