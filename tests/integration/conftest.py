@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from storage.clock import Clock
 from storage.engine import Database
 from storage.migrate import open_database
-from storage.records import StudyRow
 from tests.support.pg import PgServer
-from tests.support.shared import Opener, Party, empty, reopen
+from tests.support.stores import database, party
 from tests.support.waiting import wait_until
+
+__all__ = ["database", "party", "stage", "url"]
 
 
 @pytest.fixture(scope="package")
@@ -27,29 +27,6 @@ def url(pg_server: PgServer) -> Iterator[str]:
     pg_server.drop_database(made)
 
 
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    """The empty database, with a clock that tests may shift."""
-    opened = reopen(url, Clock())
-    empty(opened)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def party(url: str, database: Database) -> Iterator[Opener]:
-    """`party(study, name)` is one more worker, on the clock that `database` has."""
-    made: list[Party] = []
-
-    def join(study: StudyRow, name: str = "w") -> Party:
-        made.append(Party(url, study, name, clock=database.clock))
-        return made[-1]
-
-    yield join
-    for one in made:
-        one.close()
-
-
 class Stage:
     """Two at once: `held` keeps a transaction open; `other` runs beside it."""
 
@@ -59,9 +36,9 @@ class Stage:
         self._pool = ThreadPoolExecutor(4)
 
     @contextmanager
-    def holding(self, database: Database, verb: Callable[[Any], Any]) -> Iterator[Any]:
+    def holding(self, opened: Database, verb: Callable[[Any], Any]) -> Iterator[Any]:
         """`verb` has run, and its transaction is open until the block ends."""
-        with database.transaction() as connection:
+        with opened.transaction() as connection:
             yield verb(connection)
 
     def start(self, call: Callable[[], Any]) -> Future[Any]:

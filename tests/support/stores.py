@@ -1,0 +1,36 @@
+"""Fixtures on top of a package's own `url`: an emptied database, and workers that join it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from storage.clock import Clock
+from storage.engine import Database
+from storage.records import StudyRow
+from tests.support.shared import Opener, Party, empty, reopen
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """The empty database, with a clock that tests may shift: `database.clock.offset`."""
+    opened = reopen(url, Clock())
+    empty(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def party(url: str, database: Database) -> Iterator[Opener]:
+    """`party(study, name)` is one more worker, on the clock that `database` has."""
+    made: list[Party] = []
+
+    def join(study: StudyRow, name: str = "w", **options: Any) -> Party:
+        made.append(Party(url, study, name, clock=database.clock, **options))
+        return made[-1]
+
+    yield join
+    for one in made:
+        one.close()
