@@ -115,9 +115,7 @@ class Runner:
 def main() -> None:
     """Entry point of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
-    if (
-        "SLURM_JOB_ID" in os.environ
-    ):  # SLURM may signal every process of a job: the worker alone should heed it
+    if "SLURM_JOB_ID" in os.environ:  # SIGTERM too: SLURM may send it to every process of a job
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     faulthandler.enable()

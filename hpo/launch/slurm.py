@@ -1,0 +1,300 @@
+"""Workers as the tasks of a SLURM array, submitted with submitit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.launch.base import LaunchedWorker, Order, WorkerLife, tail
+from hpo.launch.slurm_task import STOPPED, WorkerTask, exit_file
+
+# What is handed on to sbatch as it is.
+_SBATCH = (
+    *("account", "comment", "constraint", "exclude", "gres", "licenses", "mem", "mem-per-cpu", "mem-per-gpu"),
+    *("nice", "nodelist", "partition", "qos", "reservation", "time"),
+)
+_OWN = (
+    "folder",  # where scripts and output go, on a file system that the nodes share; default: beside the code
+    "setup",  # a line of shell before the worker starts, for example `module load cuda`
+    "drain",  # seconds before the time limit at which the worker is told to leave; default 90
+    "at-limit",  # `leave` or `requeue`: what becomes of a task whose time is up; default leave
+)
+_DRAIN = 90
+_PATIENCE = 30.0  # seconds for a command of SLURM's
+_NOT_HERE = "SLURM's commands are not on this machine; say this on a login node"
+_POLL = 1.0  # seconds between looks at tasks that are leaving
+
+_LIVES = {
+    **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "RESIZING"), WorkerLife.WAITING),
+    **dict.fromkeys(("REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "RESV_DEL_HOLD"), WorkerLife.WAITING),
+    **dict.fromkeys(("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED"), WorkerLife.RUNNING),
+    **dict.fromkeys(("COMPLETED", "CANCELLED"), WorkerLife.ENDED),
+    **dict.fromkeys(("FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"), WorkerLife.FAILED),
+    **dict.fromkeys(("DEADLINE", "PREEMPTED", "REVOKED"), WorkerLife.FAILED),
+}
+_GOING = (WorkerLife.WAITING, WorkerLife.RUNNING)
+
+
+class SlurmLauncher:
+    """`--on slurm`. The handle has the job's id and the folder of its output.
+
+    A preempted task drains and is queued again; so is one whose node fails. The storage URL travels in the
+    environment that sbatch exports: the script, the pickle and the handle have only the variable's name.
+    """
+
+    name = "slurm"
+    crosses_machines = True
+
+    def submit(self, order: Order) -> dict[str, Any]:
+        """Submit one array with a task for each worker."""
+        order.check_options(self.name, (*_SBATCH, *_OWN))
+        order.storage_url()
+        if order.gpus_per_worker % 1:
+            raise UserError(
+                f"--gpus-per-worker {order.gpus_per_worker:g}: SLURM hands out whole GPUs; take 1 and let "
+                "several trials share it with --runners"
+            )
+        drain, again = _drain(order), _again_at_limit(order)
+        folder = _new_folder(order)
+        tasks = [
+            WorkerTask(
+                words=tuple(order.arguments()),
+                code=str(order.code),
+                folder=str(folder),
+                index=index,
+                storage_env=order.storage_env,
+                drain=drain,
+                again_at_limit=again,
+            )
+            for index in range(order.workers)
+        ]
+        job = _submit(folder, _sbatch_parameters(order, drain), tasks)
+        return {"job": job, "folder": str(folder), "workers": order.workers}
+
+    def status(self, handle: Mapping[str, Any]) -> list[LaunchedWorker]:
+        """Each worker's state: from squeue, else from how it ended, else from sacct where there is one."""
+        try:
+            queued = _queue(handle)
+        except HpoError as error:
+            return [LaunchedWorker(i, WorkerLife.UNKNOWN, str(error)) for i in range(handle["workers"])]
+        found = [_look(handle, index, queued) for index in range(handle["workers"])]
+        if all(worker is not None for worker in found):
+            return [worker for worker in found if worker is not None]
+        accounted = _accounting(handle)
+        return [
+            worker
+            or accounted.get(_task(handle, index))
+            or LaunchedWorker(index, WorkerLife.UNKNOWN, "SLURM has forgotten it")
+            for index, worker in enumerate(found)
+        ]
+
+    def logs(self, handle: Mapping[str, Any], worker: int | None, lines: int) -> str:
+        """The last lines of the workers' output, over all runs of a task that was queued again."""
+        count = handle["workers"]
+        if worker is not None and not 0 <= worker < count:
+            raise NotFoundError(f"there is no worker {worker}: this launch has 0 to {count - 1}")
+        if not Path(handle["folder"]).is_dir():
+            raise HpoError(
+                f"the output of these workers is in {handle['folder']}, which is not on this machine"
+            )
+        if worker is not None:
+            return _output(handle, worker, lines)
+        return "".join(f"--- worker {i}\n{_output(handle, i, lines)}" for i in range(count))
+
+    def stop(self, handle: Mapping[str, Any], grace: float) -> None:
+        """SIGTERM to each task, which its worker obeys; what is left after `grace` seconds is cancelled."""
+        with contextlib.suppress(OSError):  # so that a task which is just being preempted stays away
+            (Path(handle["folder"]) / STOPPED).touch()
+        job = handle["job"]
+        if not _going(handle):
+            return
+        _slurm("scancel", "--quiet", "--state=PENDING", job)
+        _slurm("scancel", "--quiet", "--signal=TERM", job)
+        deadline = time.monotonic() + grace
+        while _going(handle):
+            if time.monotonic() >= deadline:
+                _slurm("scancel", "--quiet", job)
+                return
+            time.sleep(_POLL)
+
+
+def _submit(folder: Path, parameters: Mapping[str, Any], tasks: list[WorkerTask]) -> str:
+    """Hand the tasks to sbatch; returns the id of the job, or of the array."""
+    try:
+        executor = submitit.SlurmExecutor(folder=folder, python=_python())
+    except RuntimeError as error:
+        raise HpoError(f"--on slurm: {_NOT_HERE}") from error
+    executor.update_parameters(**parameters)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the same sentence is in the error
+            jobs = executor.submit_array(tasks)
+    except (RuntimeError, OSError) as error:
+        raise HpoError(f"sbatch refused: {str(error).strip() or error!r}") from error
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def _sbatch_parameters(order: Order, drain: int) -> dict[str, Any]:
+    """The resources of one task in submitit's words; what submitit does not know goes to sbatch directly."""
+    given = {name: order.options[name] for name in _SBATCH if name in order.options}
+    parameters: dict[str, Any] = {
+        "job_name": f"hpo-{order.study}",
+        "time": given.pop("time", None),  # none: the partition's own
+        "wckey": None,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "array_parallelism": order.workers,
+        "stderr_to_stdout": True,
+        "signal_delay_s": drain,
+    }
+    if "setup" in order.options:
+        parameters["setup"] = [order.options["setup"]]
+    if order.cpus_per_worker:
+        cpus = math.ceil(order.cpus_per_worker)
+        parameters["cpus_per_task"] = cpus
+        parameters["srun_args"] = [f"--cpus-per-task={cpus}"]  # since 22.05 srun does not take it from sbatch
+    if order.gpus_per_worker and "gres" not in given:
+        parameters["gpus_per_node"] = int(order.gpus_per_worker)
+    parameters["additional_parameters"] = {
+        **given,
+        "requeue": True,
+        "signal": f"TERM@{drain}",  # what a worker obeys, instead of submitit's own signal
+        "export": f"ALL,{order.storage_env}",
+        "chdir": str(order.code),
+    }
+    return parameters
+
+
+def _drain(order: Order) -> int:
+    text = order.options.get("drain", str(_DRAIN))
+    if not text.isdecimal() or not 0 < int(text) < 65536:  # as sbatch has it
+        raise UserError(f"--option drain={text}: a whole number of seconds from 1 to 65535")
+    return int(text)
+
+
+def _again_at_limit(order: Order) -> bool:
+    text = order.options.get("at-limit", "leave")
+    if text not in ("leave", "requeue"):
+        raise UserError(f"--option at-limit={text}: it is leave or requeue")
+    return text == "requeue"
+
+
+def _python() -> str:
+    """This interpreter, with -P: a user's storage.py in the working directory must not shadow ours."""
+    return f"{shlex.quote(sys.executable)} -P"
+
+
+def _new_folder(order: Order) -> Path:
+    """Where scripts and output of a new launch go: by default beside the code, which nodes see too."""
+    parent = Path(order.options.get("folder") or order.code / "hpo-launches").absolute()
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in order.study)
+    folder = parent / f"{name[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise HpoError(
+            f"cannot make {folder} for the workers' output: {error.strerror}; name another place on the "
+            "shared file system with --option folder=DIR"
+        ) from error
+    return folder
+
+
+def _task(handle: Mapping[str, Any], index: int) -> str:
+    """The id of one worker's task; a single worker is no array."""
+    return f"{handle['job']}_{index}" if handle["workers"] > 1 else str(handle["job"])
+
+
+def _output(handle: Mapping[str, Any], index: int, lines: int) -> str:
+    try:
+        file = Path(handle["folder"]) / f"{_task(handle, index)}_0_log.out"
+        return tail(file.read_text(errors="replace"), lines)
+    except OSError:
+        return ""  # it has not started yet
+
+
+def _queue(handle: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """State and detail of the tasks that SLURM still shows; ended ones leave after some minutes.
+
+    Raises:
+        HpoError: squeue cannot say.
+    """
+    done = _slurm("squeue", "-h", "-r", "-t", "all", "-j", str(handle["job"]), "-o", "%i|%T|%N|%r")
+    if done.returncode != 0 and "Invalid job id" in done.stderr:
+        return {}
+    if done.returncode != 0:
+        raise HpoError(f"squeue: {done.stderr.strip()}")
+    found = {}
+    for line in done.stdout.splitlines():
+        task, state, node, reason = line.split("|", 3)
+        found[task] = (state, node if node else reason)
+    return found
+
+
+def _going(handle: Mapping[str, Any]) -> bool:
+    return any(_LIVES.get(state) in _GOING for state, _ in _queue(handle).values())
+
+
+def _look(
+    handle: Mapping[str, Any], index: int, queued: Mapping[str, tuple[str, str]]
+) -> LaunchedWorker | None:
+    """One worker as the queue or its own last words have it; None when neither does."""
+    task = _task(handle, index)
+    state, where = queued.get(task, ("", ""))
+    life = _LIVES.get(state)
+    if life in _GOING:
+        return LaunchedWorker(index, life, f"task {task}, {where}" if where else f"task {task}")
+    with contextlib.suppress(OSError, ValueError):
+        status = int(exit_file(handle["folder"], index).read_text())
+        if status:
+            return LaunchedWorker(index, WorkerLife.FAILED, f"exit status {status}, task {task}")
+        return LaunchedWorker(index, WorkerLife.ENDED, f"task {task}")
+    if life is None:
+        return None
+    return LaunchedWorker(index, life, f"task {task}, {state.lower()}")
+
+
+def _accounting(handle: Mapping[str, Any]) -> dict[str, LaunchedWorker]:
+    """What sacct remembers; nothing on a cluster that keeps no accounts."""
+    try:
+        done = _slurm("sacct", "-n", "-X", "-P", "-j", str(handle["job"]), "-o", "JobID,State")
+    except HpoError:
+        return {}
+    found = {}
+    indices = {_task(handle, index): index for index in range(handle["workers"])}
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        task, _, said = line.partition("|")
+        state = said.split()[0] if said else ""  # "CANCELLED by 1000"
+        if task in indices and state in _LIVES:
+            found[task] = LaunchedWorker(indices[task], _LIVES[state], f"task {task}, {state.lower()}")
+    return found
+
+
+def _slurm(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of SLURM's.
+
+    Raises:
+        HpoError: it is not here, or does not answer.
+    """
+    if shutil.which(words[0]) is None:
+        raise HpoError(_NOT_HERE)
+    try:
+        return subprocess.run(  # noqa: S603 -- SLURM's own commands
+            words, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HpoError(f"SLURM does not answer {words[0]} within {_PATIENCE:g} s") from error
+
+
+LAUNCHER = SlurmLauncher()

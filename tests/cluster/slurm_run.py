@@ -1,0 +1,175 @@
+"""A search on a real SLURM in which a node dies and a partition of higher priority takes the other one."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.slurm_cluster import SlurmCluster
+from tests.faults.lab import Lab
+from tests.support.command import HpoResult
+from tests.support.pg import PASSWORD, PgServer
+from tests.support.waiting import wait_until
+
+CELLS, WORKERS = 200, 4
+STEPS, STEP_SECONDS = 20, 0.1
+
+
+class SlurmLab:
+    """One study whose workers are tasks of a SLURM array."""
+
+    def __init__(self, lab: Lab, cluster: SlurmCluster) -> None:
+        self.lab = lab
+        self.cluster = cluster
+        lab.env.update(cluster.environment, HPO_LEASE="5", HPO_GRACE="10")
+
+    def create(self, cells: int, steps: int = STEPS, step_seconds: float = STEP_SECONDS) -> None:
+        """A grid of trials that save a checkpoint after each step."""
+        fixed = {"steps": steps, "step_seconds": step_seconds}
+        self.lab.create(cells=cells, objective="objective.py:saving", fixed=fixed)
+
+    def hpo(self, *words: str, timeout: float = 60) -> HpoResult:
+        """Run an `hpo` command to its end."""
+        return self.lab.start(*words).wait(timeout).check()
+
+    def launch(self, workers: int, *options: str) -> int:
+        """`hpo launch`; returns the launch's id."""
+        words = ("launch", "study", "--on", "slurm", "--workers", str(workers), "--format", "json")
+        words += ("--option", "partition=low", *options)
+        return int(self.hpo(*words).json["id"])
+
+    def launched(self) -> dict[str, Any]:
+        """The newest launch as `hpo launches` has it."""
+        found: dict[str, Any] = self.hpo("launches", "study", "--format", "json").json[-1]
+        return found
+
+    def states(self) -> list[str]:
+        """State of each worker of the newest launch."""
+        return [worker["state"] for worker in self.launched()["workers"]]
+
+    @property
+    def folder(self) -> Path:
+        """Scripts and output of the newest launch."""
+        return max((self.lab.folder / "hpo-launches").iterdir(), key=lambda path: path.stat().st_mtime)
+
+    @property
+    def job(self) -> str:
+        """SLURM's id of the newest launch."""
+        return next(self.folder.glob("*_submission.sh")).name.partition("_")[0]
+
+    def tasks(self) -> dict[str, tuple[str, str]]:
+        """State and node of each task."""
+        return self.cluster.tasks(self.job)
+
+    def on(self, node: str) -> list[str]:
+        """The tasks that run on a node."""
+        return [task for task, (state, where) in self.tasks().items() if (state, where) == ("RUNNING", node)]
+
+    def restarts(self) -> dict[str, int]:
+        """How often each task was queued again."""
+        shown = self.cluster.command("scontrol", "show", "job", "--oneliner", self.job).splitlines()
+        found = {}
+        for line in shown:
+            facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            name = f"{self.job}_{facts['ArrayTaskId']}" if "ArrayTaskId" in facts else self.job
+            found[name] = int(facts["Restarts"])
+        return found
+
+    def resumed(self) -> list[int]:
+        """From which step each trial that was not begun anew went on, by what really ran."""
+        if not self.lab.journal.exists():
+            return []
+        return [int(step) for step in re.findall(r"^from-([1-9]\d*) ", self.lab.journal.read_text(), re.M)]
+
+    def begun(self) -> int:
+        """Trials that were ever started, by what really ran."""
+        return len(self.lab.journal.read_text().splitlines()) if self.lab.journal.exists() else 0
+
+    def secrets_seen(self) -> list[str]:
+        """Where the database's password can be read: files of the launch, SLURM's records, the handle."""
+        places = {
+            path.name: path.read_bytes().decode(errors="replace") for path in sorted(self.folder.iterdir())
+        }
+        places["scontrol show job"] = self.cluster.command("scontrol", "show", "job", "-dd", self.job)
+        places["hpo launches"] = json.dumps(self.launched())
+        return [name for name, text in places.items() if PASSWORD in text]
+
+
+def run_slurm(folder: Path, seed: int = 1) -> str:
+    """Four workers, 200 trials, one node killed, two tasks preempted; returns the figures in a paragraph."""
+    server = PgServer()
+    lab = Lab(folder, server.start().create_database(), seed)
+    try:
+        with SlurmCluster(grace=20) as cluster:
+            return _search(SlurmLab(lab, cluster))
+    finally:
+        lab.close()
+        server.close()
+
+
+def _search(slurm: SlurmLab) -> str:
+    slurm.create(CELLS)
+    since = time.monotonic()
+    number = slurm.launch(WORKERS, "--option", "gres=gpu:1", "--option", "time=30")
+    wait_until(lambda: slurm.states() == ["running"] * WORKERS, 60, every=0.5, what="every task runs")
+    wait_until(lambda: slurm.begun() > 4 * STEPS, 60, every=0.2, what="trials run")
+
+    killed_at = time.monotonic()
+    killed = slurm.on("node1")
+    slurm.cluster.kill_node("node1")
+    wait_until(lambda: not slurm.on("node1"), 90, every=0.5, what="SLURM notices that the node is down")
+    noticed = time.monotonic() - killed_at
+    slurm.cluster.start_node("node1")
+    wait_until(lambda: len(slurm.on("node1")) == len(killed), 60, every=0.5, what="tasks run there again")
+    back = time.monotonic() - killed_at
+
+    resumed_before = len(slurm.resumed())
+    preempted_at = time.monotonic()
+    preempted = slurm.on("node2")
+    high = slurm.cluster.occupy("node2", 10)
+    wait_until(lambda: not slurm.on("node2"), 60, every=0.2, what="preempted tasks leave")
+    left = time.monotonic() - preempted_at
+    wait_until(lambda: high in slurm.cluster.tasks(high), 10, every=0.2, what="the other job is there")
+    wait_until(
+        lambda: len(slurm.on("node2")) == len(preempted), 90, every=0.5, what="preempted tasks run again"
+    )
+    again = time.monotonic() - preempted_at
+
+    slurm.lab.wait_for_end(300)
+    wait_until(lambda: set(slurm.states()) == {"ended"}, 60, every=0.5, what="every task ends")
+    wall = time.monotonic() - since
+    restarts = slurm.restarts()
+    for task in (*killed, *preempted):
+        assert restarts[task] == 1, restarts
+    resumed = slurm.resumed()
+    assert len(resumed) > resumed_before, "no preempted trial went on from its checkpoint"
+    assert slurm.lab.completed_points() == list(range(CELLS))
+    assert slurm.secrets_seen() == []
+    said = slurm.hpo("audit", "study").out.strip().splitlines()[0]
+    logs = slurm.hpo("launch", "logs", str(number), "--lines", "10000").out
+    assert logs.count("preempted; this task is queued again") == len(preempted), logs
+    steps = ", ".join(map(str, resumed))
+    return (
+        f"{WORKERS} workers, {CELLS} cells of {STEPS} steps, {wall:.0f} s. "
+        f"node1 killed with {len(killed)} tasks: down after {noticed:.0f} s, "
+        f"the tasks ran again after {back:.0f} s. "
+        f"{len(preempted)} tasks preempted: drained and gone after {left:.1f} s, "
+        f"ran again after {again:.0f} s. "
+        f"{len(resumed)} trials went on from their checkpoints, of steps {steps}. "
+        f"Attempts {dict(slurm.lab.attempts())}. Audit: {said}"
+    )
+
+
+def main() -> None:
+    """Run it and print the figures."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="hpo-slurm-study-") as folder:
+        print(run_slurm(Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
