@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,7 @@ def _endpoint(item: Endpoint) -> Callable[[Request], Any]:
         board: Board = request.app.state.board
         if board.hub.away is not None:
             raise DatabaseError(board.hub.away)
+        board.asked = time.monotonic()
         if item.method == "POST":
             request.scope["hpo.body"] = _document(await request.body())
         found = await run_in_threadpool(item.view, board, request)

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
-from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from hpo.dashboard import actions, api, charts, pages
 from hpo.dashboard.access import Access, Role
+from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
 from hpo.dashboard.foreign import PREFIXES, OptunaDashboard
 from hpo.dashboard.guard import Guard, session_of
@@ -29,13 +30,13 @@ from hpo.dashboard.housekeeping import keep_house
 from hpo.dashboard.hub import Brief, Hub
 from hpo.dashboard.render import Page, environment, render
 from hpo.dashboard.stream import event_stream
+from hpo.dashboard.warmup import warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.studies.attempts import read_log
 from storage.engine import Database
 
 log = logging.getLogger(__name__)
 
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 View = Callable[[Board, Request], Page]
 
 
@@ -50,7 +51,7 @@ def build_app(board: Board) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        work = (board.hub.run(), keep_house(board), asyncio.to_thread(board.warm_recent))
+        work = (board.hub.run(), keep_house(board), warm_up(board))
         tasks = [asyncio.create_task(each) for each in work]
         try:
             yield
@@ -96,7 +97,7 @@ def routes() -> list[Route]:
         Route("/logout", _logout, methods=["POST"]),
         Route("/health", _health, methods=["GET"]),
         Route("/assets/templates.json", _templates, methods=["GET"]),
-        Route("/assets/{file:path}", _asset, methods=["GET"]),
+        Route("/assets/{file:path}", asset, methods=["GET"]),
         *api.routes(),
         *(
             Route(path, OptunaDashboard(), methods=["GET", "POST", "PUT", "DELETE"])
@@ -117,6 +118,7 @@ def _page(path: str, view: View) -> Route:
             return event_stream(request, board, lambda: view(board, request))
         if board.hub.away is not None:
             raise DatabaseError(board.hub.away)
+        board.asked = time.monotonic()
         session = session_of(request)
         html = await run_in_threadpool(
             lambda: render(
@@ -210,32 +212,6 @@ async def _templates(_request: Request) -> Response:
         media_type="application/json",
         headers={"Cache-Control": "max-age=3600"},
     )
-
-
-async def _asset(request: Request) -> Response:
-    """A file of ours, by its exact name in a list made from the package."""
-    name = request.path_params["file"]
-    found = _assets().get(name)
-    if found is None:
-        raise NotFoundError("there is no such file")
-    kind = _TYPES["." + name.rsplit(".", 1)[-1]]
-    return Response(found, media_type=kind, headers={"Cache-Control": "max-age=3600"})
-
-
-def _assets() -> dict[str, bytes]:
-    if not _loaded:
-        static = files("hpo.dashboard").joinpath("static")
-        for item in static.iterdir():
-            if item.is_file():
-                _loaded[item.name] = item.read_bytes()
-        for item in static.joinpath("vendor").iterdir():
-            _loaded[f"vendor/{item.name}"] = item.read_bytes()
-        report = files("hpo.report").joinpath("templates", "report.css")
-        _loaded["report.css"] = report.read_bytes()
-    return _loaded
-
-
-_loaded: dict[str, bytes] = {}
 
 
 async def _said(request: Request, error: Exception) -> Response:

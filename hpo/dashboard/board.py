@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from hpo.dashboard.hub import Hub
 from hpo.errors import HpoError
 from hpo.search.history import StudyHistory
 from hpo.studies.live import LiveStudy
+from hpo.studies.outline import outline
 from hpo.studies.overview import list_page
 from hpo.studies.reading import get_study
 from storage.engine import Database
@@ -19,6 +21,7 @@ from storage.records import StudyRow
 
 MAX_STUDIES = 12  # histories kept in memory
 WARMED = 3  # running studies read at the start
+PAUSE = 0.5  # seconds in which the browser draws the first chart, before the whole history is read
 
 
 @dataclass
@@ -29,8 +32,13 @@ class Board:
     access: Access
     hub: Hub
     lease: float  # seconds, to tell a silent worker
+    asked: float = field(default_factory=time.monotonic)  # when the last request came
     _studies: OrderedDict[str, LiveStudy] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def quiet_for(self) -> float:
+        """Seconds since somebody last asked for something."""
+        return time.monotonic() - self.asked
 
     def row(self, name: str) -> StudyRow:
         """The study's row. Raises NotFoundError or DatabaseError."""
@@ -50,21 +58,31 @@ class Board:
                 self._studies.popitem(last=False)
             return found
 
+    def outlined(self, name: str) -> StudyHistory | None:
+        """The study in outline while nobody has read its history yet, which begins now; else None.
+
+        Raises NotFoundError or DatabaseError.
+        """
+        live = self.live(name)
+        if live.known is not None:
+            return None
+        found = outline(self.database, live.row)
+        reading = threading.Timer(PAUSE, self.warm, args=(name,))
+        reading.daemon = True
+        reading.start()
+        return found
+
     def warm(self, name: str) -> None:
-        """Begin to read a study into memory, because somebody will ask for its charts in a moment."""
-        if self.live(name).known is None:
-            threading.Thread(target=self._warm, args=(name,), name="warm", daemon=True).start()
+        """Read the study into memory, because somebody will ask for its charts in a moment."""
+        with suppress(HpoError):  # whoever asks for a chart will be told
+            self.history(name)
 
     def warm_recent(self) -> None:
         """Read the newest studies that run into memory before anybody asks."""
         with suppress(HpoError):
             running = list_page(self.database, state="running", sort="-created", size=WARMED)
             for card in running.cards:
-                self._warm(card.row.name)
-
-    def _warm(self, name: str) -> None:
-        with suppress(HpoError):  # whoever asks for a chart will be told
-            self.history(name)
+                self.warm(card.row.name)
 
     def history(self, name: str) -> tuple[StudyHistory, int]:
         """The history as it is now, and its version in this process. Raises NotFoundError, DatabaseError."""

@@ -24,6 +24,7 @@ from hpo.studies.trials import metrics_of
 from storage.records import StudyRow
 
 KEPT = 200  # drawn charts in memory
+SOON = 2.0  # seconds until what was drawn in outline is asked for again
 REST = 4  # a chart that took one second to draw is not drawn again for this many
 MAX_METRIC_CURVES = 300
 
@@ -89,9 +90,12 @@ def draw_study(board: Board, name: str, chart: str, options: Options) -> dict[st
     Raises:
         NotFoundError: no such study or chart. DatabaseError
     """
+    maker = _maker(chart)
+    if chart.startswith("history-") and (rough := board.outlined(name)) is not None:
+        figure, caption = maker(board, board.live(name).row, rough, options)
+        return {"version": 0, "again": SOON, **_result(figure, caption)}
     history, version = board.history(name)
     row = board.live(name).row
-    maker = _maker(chart)
 
     def make() -> tuple[go.Figure | None, str]:
         return maker(board, row, history, options)

@@ -15,6 +15,7 @@ from hpo.report import data
 from hpo.search.history import StudyHistory
 from hpo.studies import commands, listing, overview
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
+from hpo.studies.outline import sample
 from hpo.studies.reading import read_artifact, read_evaluation
 from hpo.studies.trials import read_trial
 from storage.records import StudyState
@@ -54,7 +55,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25
     )
     best = _best_line(board, card)
-    names = _value_names(board, name, len(row.spec["directions"]))
+    names = _value_names(board, card)
     note = row.test_evaluation or {}
     context = {
         "row": row,
@@ -71,7 +72,6 @@ def study(board: Board, query: Query, name: str) -> Page:
         "worker_command": commands.worker_command(board.database, row),
         "value_names": names,
     }
-    board.warm(name)
     parts = {
         "cards": "parts/study_cards.html",
         "bestparams": "parts/study_best.html",
@@ -204,12 +204,11 @@ def _best_line(board: Board, card: overview.Card) -> Any:
     return read_trial(board.database, card.row, card.progress.best_number)
 
 
-def _value_names(board: Board, name: str, count: int) -> list[str]:
-    """What the values are called, once the history is in memory; until then by position."""
-    live = board.live(name)
-    if live.known is None:
-        return ["value"] if count == 1 else [f"value {i + 1}" for i in range(count)]
-    return [data.value_name(live.known, index) for index in range(count)]
+def _value_names(board: Board, card: overview.Card) -> list[str]:
+    """What the values are called: told by a few trials while the history is not in memory."""
+    row = card.row
+    known = board.live(row.name).known or sample(board.database, row, card.progress.best_number)
+    return [data.value_name(known, index) for index in range(len(row.spec["directions"]))]
 
 
 def _seconds(record: Any) -> float | None:

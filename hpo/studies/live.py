@@ -11,6 +11,7 @@ from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
 from hpo.search.history import Direction, StudyHistory, TrialRecord
+from hpo.studies.outline import SAMPLED
 from hpo.studies.reading import best_of, read_evaluation
 from hpo.studies.trials import CHUNK, read_metrics, read_records
 from hpo.wiring import telling
@@ -23,7 +24,6 @@ _trials: Any = models.TrialModel.__table__
 _reports: Any = models.TrialIntermediateValueModel.__table__
 
 OVERLAP = 200  # report ids looked at again: on PostgreSQL a lower id may be committed after a higher one
-SAMPLED = 12  # trials whose named metrics are read, to tell what the objective's value is called
 
 
 class LiveStudy:

@@ -143,7 +143,8 @@ def _read(connection: Connection, mine: Mine, workers: dict[str, str]) -> dict[i
             sa.select(ticket.c.trial_id).where(mine(ticket.c.trial_id), ticket.c.state == TicketState.RUNNING)
         )
     )
-    base = sa.select(_trials.c.trial_id, _trials.c.number, _trials.c.state).where(mine(_trials.c.trial_id))
+    base = sa.select(_trials.c.trial_id, _trials.c.number, _trials.c.state)
+    base = base.where(mine(_trials.c.trial_id)).order_by(_trials.c.trial_id)
     records = {}
     for trial_id, number, state in connection.execute(base).all():
         shown = FINAL.get(state) or ("running" if trial_id in held else "waiting")

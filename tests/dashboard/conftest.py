@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import build_app, make_board
+from hpo.dashboard.board import Board
 from storage.engine import Database
 from storage.migrate import open_database
 from tests.dashboard.seeded import seed
@@ -40,10 +41,17 @@ def database(sqlite_url: str, tmp_path: Path, seeded: Path) -> Iterator[Database
 
 
 @pytest.fixture
-def anyone(database: Database) -> Iterator[TestClient]:
+def board(database: Database) -> Board:
+    """What the pages of this test's dashboard share."""
+    return make_board(database, Access(TOKEN, VIEW_TOKEN), lease=300.0)
+
+
+@pytest.fixture
+def anyone(board: Board) -> Iterator[TestClient]:
     """Somebody without a token."""
-    app = build_app(make_board(database, Access(TOKEN, VIEW_TOKEN), lease=300.0))
-    with TestClient(app, base_url=BASE, raise_server_exceptions=False, follow_redirects=False) as client:
+    with TestClient(
+        build_app(board), base_url=BASE, raise_server_exceptions=False, follow_redirects=False
+    ) as client:
         yield client
 
 

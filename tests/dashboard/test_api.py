@@ -11,7 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from hpo.dashboard import actions, api, openapi, shapes
-from hpo.studies import reading
+from hpo.dashboard.board import Board
+from hpo.report import data
+from hpo.studies import outline, reading
 from hpo.studies.live import LiveStudy
 from storage.engine import Database
 
@@ -189,6 +191,24 @@ def test_the_history_in_memory_is_the_one_in_the_database(
     assert second is not first
     assert same(second, reading.history(database, "digits"))
     assert second.trials[0] is first.trials[0]
+
+
+def test_a_study_in_outline_shows_the_same_history(database: Database) -> None:
+    """The first picture is drawn from the values alone; it is the one the whole history gives."""
+    row = reading.get_study(database, "digits")
+    whole, rough = reading.history(database, "digits"), outline.outline(database, row)
+    assert data.optimization_history(rough) == data.optimization_history(whole)
+    assert data.value_name(outline.sample(database, row, 9)) == data.value_name(whole) == "accuracy"
+
+
+def test_the_first_chart_does_not_wait_for_the_whole_history(viewer: TestClient, board: Board) -> None:
+    """It is drawn in outline and says when to ask again; then it is of the version in memory, and equal."""
+    first = viewer.get("/api/v1/studies/digits/charts/history-1").json()
+    assert (first["version"], first["again"] > 0) == (0, True)
+    board.history("digits")
+    second = viewer.get("/api/v1/studies/digits/charts/history-1").json()
+    assert (second["version"], "again" in second) == (1, False)
+    assert second["figure"] == first["figure"]
 
 
 def same(ours: Any, theirs: Any) -> bool:

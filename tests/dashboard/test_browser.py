@@ -145,7 +145,7 @@ def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str,
     opened = Opened(browser, base)
     page = opened.go("/studies/digits")
     expect(page.locator("#cards .card.main dd")).to_have_text("0.9")
-    until(page, "document.getElementById('history-1').dataset.drawn")
+    until(page, "document.getElementById('history-1').dataset.drawn > 0")  # 0: in outline
     drawn = page.locator("#history-1").get_attribute("data-drawn")
     page.evaluate("window.neverReloaded = true")
     party = Party(sqlite_url, _row(sqlite_url))

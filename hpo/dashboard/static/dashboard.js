@@ -35,7 +35,15 @@
   // --- charts
 
   const charts = new Map(); // element -> {figure, version, dirty, seen, busy}
+  const library = document.querySelector("script[data-plotly]");
+  const plotly = new Promise((resolve, reject) => { // it loads while the first chart's data are on their way
+    if (window.Plotly) resolve();
+    library?.addEventListener("load", resolve);
+    library?.addEventListener("error", () => reject(new Error("the script that draws it did not load")));
+  });
   let templates;
+  const themes = () => (templates ??= getJson("/assets/templates.json").catch((error) => { templates = null; throw error; }));
+  let first; // the chart that is drawn before the others are asked for
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
 
   async function getJson(url) {
@@ -45,7 +53,7 @@
     return content;
   }
 
-  function layoutOf(figure) {
+  function layoutOf(figure, templates) {
     const layout = structuredClone(figure.layout);
     layout.template = templates[dark.matches ? "dark" : "light"];
     layout.autosize = true;
@@ -65,7 +73,7 @@
   }
 
   async function paint(plot, chart) {
-    templates ??= await getJson("/assets/templates.json");
+    const [templates] = await Promise.all([themes(), plotly]);
     const { figure, caption, title } = chart.content;
     const box = plot.closest(".chart");
     box.querySelector("figcaption").textContent = caption;
@@ -78,7 +86,7 @@
     if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
     const height = figure.layout.height ?? 380;
     if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
-    const layout = layoutOf(figure);
+    const layout = layoutOf(figure, templates);
     const kept = plot.layout; // what a person zoomed or hid stays as it is
     if (kept?.xaxis?.autorange === false && chart.zoomed) { layout.xaxis.range = kept.xaxis.range; layout.yaxis.range = kept.yaxis.range; }
     layout.uirevision = "kept";
@@ -117,7 +125,11 @@
     if (!chart || chart.busy || !chart.dirty || !chart.seen) return;
     chart.busy = true;
     chart.dirty = false;
+    const before = first;
+    let drawn;
+    first ??= new Promise((resolve) => { drawn = resolve; });
     try {
+      await before;
       const content = await getJson(addressOf(plot));
       if (chart.content?.version !== content.version || chart.asked !== addressOf(plot).href) {
         chart.content = content;
@@ -130,6 +142,7 @@
       chart.failed = true;
       if (!chart.content) note(plot, `This chart could not be had: ${error.message}.`);
     } finally {
+      drawn?.();
       chart.busy = false;
       if (chart.failed) setTimeout(() => { chart.failed = false; chart.dirty = true; refresh(plot); }, 3000);
       else if (chart.dirty) setTimeout(() => refresh(plot), 500);

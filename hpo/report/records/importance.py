@@ -5,10 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import create_trial
 
 from hpo.report.records.axes import Axis, axes
 from hpo.report.records.scores import Score, scores, thin
@@ -85,6 +82,10 @@ def _evaluate(used: tuple[Score, ...], wanted: dict[str, Axis], top: float) -> d
 
     All zero where the best are like the rest.
     """
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator  # brings scikit-learn: two seconds
+    from optuna.trial import create_trial
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

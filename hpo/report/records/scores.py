@@ -95,6 +95,8 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
     many = len(history.directions) > 1
     agreeing: dict[str, bool] = {}
     for trial in history.trials:
+        if not trial.metrics:
+            continue
         final = final_value(trial, objective)
         for name, series in trial.metrics.items():
             if many and series and final is not None:

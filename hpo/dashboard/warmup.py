@@ -1,0 +1,39 @@
+"""What the first visitor would otherwise wait for, done once the server listens."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from hpo.dashboard import assets, charts
+from hpo.dashboard.board import Board
+from hpo.dashboard.render import environment
+from hpo.report import data, figures
+from hpo.search.history import StudyHistory, TrialRecord
+
+QUIET = 3.0  # seconds without a request before something big begins: it would slow down who is looking
+
+
+async def warm_up(board: Board) -> None:
+    """Make ready what every page needs; then, whenever nobody is waiting, what only some do."""
+    await asyncio.to_thread(_first_page)
+    for work in (board.warm_recent, _importances):
+        while board.quiet_for() < QUIET:
+            await asyncio.sleep(1)
+        await asyncio.to_thread(work)
+
+
+def _first_page() -> None:
+    """Templates compiled, plotly's validators loaded, scripts compressed."""
+    for name in environment().list_templates():
+        environment().get_template(name)
+    assets.load()
+    charts.templates()
+    trial = TrialRecord(0, "complete", (0.5,), {}, started=datetime.now(UTC))
+    history = StudyHistory("warm", "running", ("maximize",), {}, (trial,))
+    charts.encode(figures.history_figure(data.optimization_history(history)).to_plotly_json())
+
+
+def _importances() -> None:
+    """scikit-learn and what it brings, which only parameter importances need."""
+    import optuna.importance  # noqa: F401
