@@ -20,9 +20,9 @@ from pathlib import Path
 
 from tests.support.pg import die_with_parent
 from tests.support.ports import free_port
+from tests.support.skips import NO_ROOT, NO_SLURM
 from tests.support.waiting import wait_until
 
-NOT_INSTALLED = "slurm-wlm is not installed"
 _NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged", "unshare")
 CPUS, GPUS = 4, 2  # of each node; invented, the machine may have fewer
 REQUEUE_DELAY = 5  # seconds before a requeued task may start again; SLURM's own default is 120
@@ -87,9 +87,9 @@ class SlurmCluster:
     ) -> None:
         missing = [name for name in _NEEDED if shutil.which(name) is None]
         if missing:
-            raise NoSlurmError(f"{NOT_INSTALLED} ({', '.join(missing)})")
+            raise NoSlurmError(f"{NO_SLURM} ({', '.join(missing)})")
         if os.geteuid() != 0:
-            raise NoSlurmError("SLURM's daemons and namespaces need root")
+            raise NoSlurmError(f"SLURM here {NO_ROOT}: for its daemons, and for a namespace of each node")
         self.nodes = tuple(nodes)
         self.folder = Path(tempfile.mkdtemp(prefix="hpo-slurm-"))
         self._started: dict[str, subprocess.Popen[bytes]] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from storage.records import AttemptState
+from tests.cluster.seen import audit_line, resumed, trials_on
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.faults.lab import Lab
 from tests.support.command import HpoResult
@@ -78,16 +80,6 @@ class SlurmLab:
             found[name] = int(facts["Restarts"])
         return found
 
-    def resumed(self) -> list[int]:
-        """From which step each trial that was not begun anew went on, by what really ran."""
-        if not self.lab.journal.exists():
-            return []
-        return [int(step) for step in re.findall(r"^from-([1-9]\d*) ", self.lab.journal.read_text(), re.M)]
-
-    def begun(self) -> int:
-        """Trials that were ever started, by what really ran."""
-        return len(self.lab.journal.read_text().splitlines()) if self.lab.journal.exists() else 0
-
     def secrets_seen(self) -> list[str]:
         """Where the database's password can be read: files of the launch, SLURM's records, the handle."""
         places = {
@@ -114,8 +106,11 @@ def _search(slurm: SlurmLab) -> str:
     slurm.create(CELLS)
     since = time.monotonic()
     number = slurm.launch(WORKERS, "--option", "gres=gpu:1", "--option", "time=30")
-    wait_until(lambda: slurm.states() == ["running"] * WORKERS, 60, every=0.5, what="every task runs")
-    wait_until(lambda: slurm.begun() > 4 * STEPS, 60, every=0.2, what="trials run")
+    lab = slurm.lab
+    wait_until(
+        lambda: trials_on(lab, "node1") == 2 == trials_on(lab, "node2"), 90, every=0.2, what="trials run"
+    )
+    assert slurm.states() == ["running"] * WORKERS
 
     killed_at = time.monotonic()
     killed = slurm.on("node1")
@@ -126,7 +121,11 @@ def _search(slurm: SlurmLab) -> str:
     wait_until(lambda: len(slurm.on("node1")) == len(killed), 60, every=0.5, what="tasks run there again")
     back = time.monotonic() - killed_at
 
-    resumed_before = len(slurm.resumed())
+    wait_until(lambda: trials_on(lab, "node1") == 2, 60, every=0.2, what="their workers run trials")
+    lost = trials_on(lab, "node1", AttemptState.LOST)
+    assert lost == len(killed), lab.attempts()
+
+    went_on = len(resumed(lab))
     preempted_at = time.monotonic()
     preempted = slurm.on("node2")
     high = slurm.cluster.occupy("node2", 10)
@@ -138,35 +137,32 @@ def _search(slurm: SlurmLab) -> str:
     )
     again = time.monotonic() - preempted_at
 
-    slurm.lab.wait_for_end(300)
+    lab.wait_for_end(300)
     wait_until(lambda: set(slurm.states()) == {"ended"}, 60, every=0.5, what="every task ends")
     wall = time.monotonic() - since
     restarts = slurm.restarts()
     for task in (*killed, *preempted):
         assert restarts[task] == 1, restarts
-    resumed = slurm.resumed()
-    assert len(resumed) > resumed_before, "no preempted trial went on from its checkpoint"
-    assert slurm.lab.completed_points() == list(range(CELLS))
+    steps = resumed(lab)
+    assert len(steps) - went_on == trials_on(lab, "node2", AttemptState.RELEASED) == len(preempted), (
+        "no preempted trial went on from its checkpoint"
+    )
+    assert lab.completed_points() == list(range(CELLS))
     assert slurm.secrets_seen() == []
-    said = slurm.hpo("audit", "study").out.strip().splitlines()[0]
     logs = slurm.hpo("launch", "logs", str(number), "--lines", "10000").out
     assert logs.count("preempted; this task is queued again") == len(preempted), logs
-    steps = ", ".join(map(str, resumed))
     return (
         f"{WORKERS} workers, {CELLS} cells of {STEPS} steps, {wall:.0f} s. "
-        f"node1 killed with {len(killed)} tasks: down after {noticed:.0f} s, "
-        f"the tasks ran again after {back:.0f} s. "
-        f"{len(preempted)} tasks preempted: drained and gone after {left:.1f} s, "
-        f"ran again after {again:.0f} s. "
-        f"{len(resumed)} trials went on from their checkpoints, of steps {steps}. "
-        f"Attempts {dict(slurm.lab.attempts())}. Audit: {said}"
+        f"node1 killed with {len(killed)} tasks and {lost} trials: down after {noticed:.0f} s, "
+        f"the tasks ran again after {back:.0f} s. {len(preempted)} tasks preempted: drained and gone "
+        f"after {left:.1f} s, ran again after {again:.0f} s. {len(steps)} trials went on from "
+        f"checkpoints, of steps {', '.join(map(str, steps))}. Attempts {dict(lab.attempts())}. "
+        f"Audit: {audit_line(lab)}"
     )
 
 
 def main() -> None:
     """Run it and print the figures."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="hpo-slurm-study-") as folder:
         print(run_slurm(Path(folder)))
 

@@ -17,7 +17,7 @@ from tests.support.browser import find_chromium
 from tests.support.command import HpoProcess, hpo_environment, run_hpo
 from tests.support.pg import PgServer
 from tests.support.proxy import TcpProxy
-from tests.support.skips import NO_GPU, VARIABLE, refuse_skip
+from tests.support.skips import NO_GPU, NO_ROOT, NO_SLURM, VARIABLE, refuse_skip
 from tests.support.waiting import wait_until
 
 pytest_plugins = ["pytester"]
@@ -172,9 +172,11 @@ def report_of_skip(reason: str) -> pytest.TestReport:
         (NO_GPU, True, "skipped"),
         (NO_GPU, False, "failed"),
         ("no data set", True, "failed"),
+        (f"{NO_SLURM} (slurmctld)", False, "skipped"),
+        (f"a network namespace {NO_ROOT}", False, "skipped"),
     ],
 )
-def test_only_a_missing_gpu_excuses_a_skip_where_nothing_may_be_missing(
+def test_only_what_a_test_run_cannot_install_excuses_a_skip_where_nothing_may_be_missing(
     reason: str, is_gpu_test: bool, outcome: str
 ) -> None:
     report = report_of_skip(reason)

@@ -1,0 +1,92 @@
+"""SLURM for real, in short; `python -m tests.cluster` has four workers, two nodes and one that dies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.errors import HpoError, UserError
+from hpo.launch.base import Order
+from hpo.launch.slurm import LAUNCHER
+from tests.cluster.seen import resumed
+from tests.cluster.slurm_cluster import NoSlurmError, SlurmCluster
+from tests.cluster.slurm_run import SlurmLab
+from tests.faults.lab import Lab
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    try:
+        made = SlurmCluster(["node1"])
+        made.__enter__()
+    except NoSlurmError as error:
+        pytest.skip(str(error))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def slurm(cluster: SlurmCluster, pg_url: str, tmp_path: Path) -> Iterator[SlurmLab]:
+    lab = Lab(tmp_path, pg_url, 1)
+    yield SlurmLab(lab, cluster)
+    lab.close()
+
+
+def test_a_preempted_task_is_queued_again_and_its_trial_goes_on_from_the_checkpoint(slurm: SlurmLab) -> None:
+    """Then `hpo launch stop` ends it for good; the password stays out of every file and record."""
+    slurm.create(cells=3, steps=1000, step_seconds=0.05)
+    launch = slurm.launch(1, "--option", "gres=gpu:1", "--option", "time=5")
+    slurm.lab.wait(lambda: slurm.lab.journal_lines("saved-3"), "a checkpoint")
+    assert slurm.states() == ["running"]
+
+    high = slurm.cluster.occupy("node1", 300)
+    wait_until(lambda: slurm.tasks() == {slurm.job: ("PENDING", "")}, 30, every=0.1, what="the task waits")
+    assert slurm.lab.attempts() == {"released": 1}
+    slurm.cluster.command("scancel", high)
+    wait_until(lambda: resumed(slurm.lab), 60, every=0.1, what="its trial goes on")
+    assert slurm.restarts() == {slurm.job: 1}
+
+    slurm.hpo("launch", "stop", str(launch))
+    wait_until(lambda: not slurm.on("node1"), 30, every=0.1, what="the stopped task leaves")
+    assert slurm.lab.attempts() == {"released": 2}
+    assert slurm.restarts() == {slurm.job: 1}
+    assert "preempted; this task is queued again" in slurm.hpo("launch", "logs", str(launch)).out
+    assert slurm.secrets_seen() == []
+
+
+def test_sbatch_says_why_it_refuses(cluster: SlurmCluster, order: Callable[..., Order]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        with pytest.raises(HpoError, match="sbatch refused") as refused:
+            LAUNCHER.submit(order(options={"partition": "nowhere"}))
+        assert "invalid partition specified: nowhere" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"gpus_per_worker": 0.5}, "SLURM hands out whole GPUs"),
+        ({"options": {"partiton": "low"}}, "did you mean partition?"),
+        ({"options": {"drain": "1.5"}}, "a whole number of seconds"),
+        ({"options": {"at-limit": "run"}}, "it is leave or requeue"),
+    ],
+)
+def test_what_slurm_cannot_give_is_refused_before_anything_is_written(
+    wrong: dict[str, Any], said: str, order: Callable[..., Order], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        LAUNCHER.submit(order(**wrong))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Order]:
+    """An order of one worker, with what the test changes."""
+    monkeypatch.setenv("HPO_STORAGE", "postgresql://db/hpo")
+    return partial(Order, study="study", workers=1, code=tmp_path)
