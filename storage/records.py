@@ -135,7 +135,7 @@ class NothingToClaim:
 
     ended: bool  # a worker may leave
     why: str
-    fault: bool = False  # because this worker is quarantined
+    fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
 
 
 @dataclass(frozen=True)

@@ -89,12 +89,21 @@ def claim_next(
         outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why=f"the study is {state}")
     standing = connection.execute(
-        sa.select(worker.c.state, worker.c.reason).where(worker.c.id == worker_id)
+        sa.select(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts).where(
+            worker.c.id == worker_id
+        )
     ).first()
     if standing is None or standing.state == WorkerState.LEFT:
         return NothingToClaim(ended=True, why="this worker is not registered any more")
     if standing.state == WorkerState.QUARANTINED:
         return NothingToClaim(ended=True, why=f"this worker is quarantined: {standing.reason}", fault=True)
+    if (
+        standing.study_id is None
+        and standing.bad_attempts >= outcomes.BAD_START
+        and outcomes.bad_start(connection, worker_id, study_id)
+    ):
+        why = f"its first {outcomes.BAD_START} attempts here all failed"
+        return NothingToClaim(ended=False, why=why, fault=True)
     if _seconds_spent(connection, clock, row):
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
     chosen = connection.execute(

@@ -116,6 +116,15 @@ def set_state(connection: Connection, clock: Clock, worker_id: str, state: Worke
     )
 
 
+def note(connection: Connection, worker_id: str, reason: str) -> None:
+    """Show people what an active worker cannot do."""
+    connection.execute(
+        worker.update()
+        .where(worker.c.id == worker_id, worker.c.state == WorkerState.ACTIVE)
+        .values(reason=reason)
+    )
+
+
 def mark_silent(connection: Connection, clock: Clock, lease_seconds: float) -> None:
     """Show workers as lost that have not beaten for two leases."""
     connection.execute(

@@ -94,7 +94,9 @@ def run(
 
 @app.command()
 def worker(
-    study: StudyArgument,
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="None: every running study in turn.")
+    ] = None,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
     per_gpu: PerGpuOption = 1,
@@ -115,7 +117,7 @@ def worker(
     allow_mismatch: MismatchOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Join a study from any machine that reaches its database. SIGTERM gives the tickets back and leaves."""
+    """Join a study, or all, from any machine that reaches the database. SIGTERM gives the tickets back."""
     from hpo.settings import Settings
     from hpo.studies.reading import get_study
     from hpo.wiring import open_storage
@@ -125,8 +127,8 @@ def worker(
     shares = plan(gpus, per_gpu, runners)
     settings = Settings.from_environment(storage)
     database = open_storage(settings)
-    row = get_study(database, study)
-    if row.state.ended:
+    row = None if study is None else get_study(database, study)
+    if row is not None and row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
         return ExitCode.DONE
     return _work(
@@ -231,7 +233,7 @@ def _limits(count: int | None, idle_timeout: str | None, until: str | None) -> L
 def _work(
     database: Database,
     settings: Settings,
-    row: StudyRow,
+    row: StudyRow | None,
     code: Path,
     shares: Any,
     *,
@@ -240,18 +242,17 @@ def _work(
     allow_mismatch: bool = False,
     quiet: bool,
 ) -> int:
-    """Be a worker until the study ends or a signal comes; returns the exit code."""
+    """Be a worker of one study, or of all, until it ends or a signal comes; returns the exit code."""
     from hpo.cli.view import make_view
     from hpo.spec import StudySpec
     from hpo.worker.limits import Limits
     from hpo.worker.supervisor import Worker
 
-    spec = StudySpec.model_validate(row.spec)
-    with make_view(database, row.name, quiet=quiet) as view:
+    spec = None if row is None else StudySpec.model_validate(row.spec)
+    with make_view(database, None if row is None else row.name, quiet=quiet) as view:
         outcome = Worker(
             database,
             settings,
-            row.name,
             spec,
             str(code),
             shares,

@@ -30,12 +30,14 @@ class View(Protocol):
         """One message of a runner."""
 
 
-def make_view(database: Database, study: str, *, quiet: bool) -> View:
-    """The view that fits where standard error goes."""
+def make_view(database: Database, study: str | None, *, quiet: bool) -> View:
+    """The view that fits where standard error goes; no study: the worker serves every one."""
     if quiet:
         return Silent()
     console = Console(stderr=True)
-    return LiveView(database, study, console) if console.is_terminal else Lines(database, study)
+    if study is not None and console.is_terminal:
+        return LiveView(database, study, console)
+    return Lines(database, name_studies=study is None)
 
 
 class Silent:
@@ -54,9 +56,9 @@ class Silent:
 class Lines:
     """One plain line for each trial that ends."""
 
-    def __init__(self, database: Database, study: str) -> None:
+    def __init__(self, database: Database, *, name_studies: bool = False) -> None:
         self._database = database
-        self._study = study
+        self._name_studies = name_studies
         self._started: dict[Any, tuple[Started, float]] = {}
         self._last: dict[Any, Reported] = {}
 
@@ -71,22 +73,25 @@ class Lines:
         if isinstance(message, Started):
             self._started[message.lease] = (message, time.monotonic())
             if message.resumed_from is not None:
-                _line(f"trial {message.trial}: attempt {message.attempt}, from step {message.resumed_from}")
+                _line(f"{self._name(message)}: attempt {message.attempt}, from step {message.resumed_from}")
         elif isinstance(message, Reported):
             self._last[message.lease] = message
         elif isinstance(message, Ended) and message.lease in self._started:
             started, since = self._started.pop(message.lease)
             last = self._last.pop(message.lease, None)
             _line(
-                f"trial {started.trial} {message.state}{_result(message, last)} "
-                f"({time.monotonic() - since:.1f} s){self._so_far()}"
+                f"{self._name(started)} {message.state}{_result(message, last)} "
+                f"({time.monotonic() - since:.1f} s){self._so_far(started.study)}"
             )
         elif isinstance(message, Leaving):
             _line(_leaving(message))
 
-    def _so_far(self) -> str:
+    def _name(self, started: Started) -> str:
+        return f"{started.study}/{started.trial}" if self._name_studies else f"trial {started.trial}"
+
+    def _so_far(self, study: str) -> str:
         try:
-            now = snapshot(self._database, self._study)
+            now = snapshot(self._database, study)
         except StorageError:
             return ""
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""

@@ -91,7 +91,7 @@ class NoTicket:
 
     ended: bool
     why: str
-    fault: bool = False  # because this worker is quarantined
+    fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hpo.runner.messages import Boot, Started, ToRunner
+from hpo.runner.messages import Boot, Quit, Started, ToRunner
 from hpo.worker.devices import Share
+from hpo.worker.turns import Assignment
 
 # Where `hpo` is imported from. A runner finds it here and never in the working directory (-P), where a
 # user's own hpo.py or storage.py may lie.
@@ -30,10 +31,12 @@ class Child:
 
     index: int
     share: Share
+    assignment: Assignment
     process: subprocess.Popen[bytes]
     pipe: Connection
     pidfd: int | None
     idle: bool = False
+    dismissed: bool = False  # it was told to leave, or said itself that it cannot work
     asked: bool = False  # a Run order is out
     ready_once: bool = False
     current: Started | None = None
@@ -46,12 +49,12 @@ class Child:
     born: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def spawn(cls, index: int, share: Share, boot: Boot, threads: int) -> Child:
-        """Start a runner. Spawned, never forked: CUDA and thread pools do not survive a fork."""
+    def spawn(cls, index: int, share: Share, boot: Boot, assignment: Assignment) -> Child:
+        """Start a runner for a study. Spawned, never forked: CUDA and thread pools do not survive a fork."""
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
         for name in _THREAD_VARIABLES:
-            environment[name] = str(threads)
+            environment[name] = str(assignment.spec.threads)
         if share.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = share.visible
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
@@ -75,12 +78,24 @@ class Child:
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(process.pid)
-        return cls(index, share, process, pipe, pidfd)
+        return cls(index, share, assignment, process, pipe, pidfd)
 
     @property
     def busy(self) -> bool:
         """Whether it runs, or is about to claim, a ticket."""
         return self.current is not None or self.asked
+
+    @property
+    def free(self) -> bool:
+        """Whether it waits for an order."""
+        return self.idle and not self.busy
+
+    @property
+    def never_worked(self) -> bool:
+        """Whether it ended by itself where a runner should have gone on to a trial."""
+        if self.dismissed:
+            return False
+        return not self.ready_once or (self.process.returncode != 0 and self.how_it_died()[1])
 
     @property
     def alive(self) -> bool:
@@ -91,6 +106,11 @@ class Child:
         with contextlib.suppress(OSError):
             self.pipe.send(order)
 
+    def dismiss(self) -> None:
+        """Have it leave; only when it is free."""
+        self.idle, self.dismissed = False, True
+        self.tell(Quit())
+
     def terminate(self) -> None:
         """SIGTERM to the runner and whatever it started."""
         self.term_sent = time.monotonic()
@@ -100,9 +120,10 @@ class Child:
         """SIGKILL to the runner and whatever it started."""
         self._signal(signal.SIGKILL)
 
-    def end_if_hung(self, total: float | None, quiet: float | None) -> None:
-        """End a trial that takes longer than `total` seconds or has not reported for `quiet` seconds."""
+    def end_if_hung(self) -> None:
+        """End a trial that takes longer, or has not reported for longer, than its study allows."""
         now = time.monotonic()
+        total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
         if self.current is None:
             self.term_sent = None
             return

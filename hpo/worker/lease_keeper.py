@@ -18,7 +18,7 @@ from storage import leases, studies, workers
 from storage.clock import Clock
 from storage.engine import Database, is_unreachable
 from storage.errors import UnknownStudyError
-from storage.records import Lease, StudyState, WorkerState
+from storage.records import Lease, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Beat:
     asked: float  # monotonic time before the question
     held: frozenset[Lease]
     worker: WorkerState | None  # None: deleted
-    study: StudyState | None  # None: deleted
+    over: str | None  # why the worker's study goes on no more; None: it does, or the worker serves all
 
 
 class LeaseKeeper(threading.Thread):
@@ -45,7 +45,7 @@ class LeaseKeeper(threading.Thread):
         self,
         database: Database,
         worker_id: str,
-        study: str,
+        study: str | None,
         *,
         lease: float,
         interval: float,
@@ -117,11 +117,16 @@ class LeaseKeeper(threading.Thread):
         held = leases.renew(connection, clock, self._worker_id, self._lease)
         state = workers.beat(connection, clock, self._worker_id, self._status())
         bury_dead_neighbours(connection, clock, self._worker_id)
+        return Beat(asked, frozenset(item.lease for item in held), state, self._over(connection))
+
+    def _over(self, connection: Connection) -> str | None:
+        if self._study is None:
+            return None
         try:
-            study = studies.get(connection, self._study).state
+            state = studies.get(connection, self._study).state
         except UnknownStudyError:
-            study = None
-        return Beat(asked, frozenset(item.lease for item in held), state, study)
+            return "the study was deleted"
+        return "the study has ended" if state.ended else None
 
 
 def bury_dead_neighbours(connection: Connection, clock: Clock, worker_id: str) -> None:

@@ -20,8 +20,8 @@ from storage.records import WorkerState
 log = logging.getLogger(__name__)
 
 
-def sign_on(database: Database, me: Identity, study: str, shares: Sequence[Share]) -> None:
-    """Record the worker, and free what dead workers of this host still hold.
+def sign_on(database: Database, me: Identity, study: str | None, shares: Sequence[Share]) -> None:
+    """Record the worker, and free what dead workers of this host still hold. No study: it serves all.
 
     Raises:
         UnknownStudyError: the study is gone.
@@ -38,7 +38,7 @@ def sign_on(database: Database, me: Identity, study: str, shares: Sequence[Share
             host_key=me.host_key,
             pid=me.pid,
             pid_started=me.pid_started,
-            study_id=studies.get(connection, study).id,
+            study_id=None if study is None else studies.get(connection, study).id,
             devices=[share.shown for share in shares],
             versions=versions(),
         )

@@ -57,6 +57,10 @@ class Settlements:
         verb = partial(outcomes.release, clock=self._database.clock, lease=current.lease, why=why)
         self._add(partial(end_if_live, lease=current.lease, verb=verb))
 
+    def noted(self, reason: str) -> None:
+        """What people should know of this worker, for `hpo workers`."""
+        self._add(partial(workers.note, worker_id=self._worker_id, reason=reason))
+
     def settle(self) -> None:
         """Write what waits; while the database is away, keep it for later."""
         while self._waiting and time.monotonic() >= self._not_before:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -20,7 +21,6 @@ from hpo.runner.messages import (
     Ended,
     Leaving,
     NoTicket,
-    Quit,
     Ready,
     Reported,
     Run,
@@ -37,12 +37,12 @@ from hpo.worker.load import machine_load
 from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.settling import Settlements
 from hpo.worker.signals import Signals
+from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
 from storage.engine import Database, Patience
-from storage.records import StudyState, WorkerState
+from storage.records import WorkerState
 
 log = logging.getLogger(__name__)
 
-POLL = 0.5  # seconds between looks at an idle study
 _BOOT_TRIES = 3  # runners in a row that die before they start a trial
 
 
@@ -60,8 +60,7 @@ class Worker:
     Args:
         database: the shared database.
         settings: lease, heartbeat, grace.
-        study: name of the study to serve.
-        spec: its spec.
+        study: the study to serve; None: every running one in turn.
         code: directory that the objective is relative to.
         shares: one device share for each runner.
         limits: what makes it leave before the study ends.
@@ -74,8 +73,7 @@ class Worker:
         self,
         database: Database,
         settings: Settings,
-        study: str,
-        spec: StudySpec,
+        study: StudySpec | None,
         code: str,
         shares: Sequence[Share],
         *,
@@ -87,8 +85,8 @@ class Worker:
         self.identity = identity.identify(uuid.uuid4().hex, name)
         self._database = database
         self._settings = settings
-        self._study = study
-        self._spec = spec
+        self._study = None if study is None else study.study
+        self._turns: Turns = OneStudy(study) if study is not None else EveryStudy(database, self.identity.id)
         self._code = code
         self._shares = list(shares)
         self._left = limits.trials
@@ -97,10 +95,10 @@ class Worker:
         self._allow_mismatch = allow_mismatch
         self._on_event = on_event
         self._children: dict[int, Child] = {}
-        self._boot_failures = 0
+        self._boot_failures: Counter[str] = Counter()  # in a row, by study
+        self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
         self._draining: str | None = None
         self._outcome: Outcome | None = None
-        self._next_poll = 0.0
         self._settlements = Settlements(database, self.identity.id)
         self._keeper: LeaseKeeper | None = None
 
@@ -121,17 +119,15 @@ class Worker:
             self._keeper = keeper
             keeper.start()
             try:
-                for index in range(len(self._shares)):
-                    self._spawn(index)
-                while self._children:
+                while self._children or self._draining is None:
+                    self._give_work()
                     self._wait(signals)
                     self._heed_signals(signals)
                     self._heed_beat(keeper)
                     self._heed_limits()
                     for child in self._children.values():
-                        child.end_if_hung(self._spec.trial_timeout, self._spec.report_timeout)
+                        child.end_if_hung()
                     self._settlements.settle()
-                    self._give_work()
             finally:
                 keeper.stop()
                 self._leave()
@@ -139,19 +135,20 @@ class Worker:
 
     # Runners
 
-    def _spawn(self, index: int) -> None:
+    def _spawn(self, runner: int, assignment: Assignment) -> None:
+        share = self._shares[runner]
         boot = Boot(
             worker_id=self.identity.id,
             worker_name=self.identity.name,
-            runner=index,
-            device=self._shares[index].device,
-            shown_device=self._shares[index].shown,
+            runner=runner,
+            device=share.device,
+            shown_device=share.shown,
             storage=self._database.url.render_as_string(hide_password=False),
             code=self._code,
             lease=self._settings.lease,
             allow_mismatch=self._allow_mismatch,
         )
-        self._children[index] = Child.spawn(index, self._shares[index], boot, self._spec.threads)
+        self._children[runner] = Child.spawn(runner, share, boot, assignment)
 
     def _wait(self, signals: Signals) -> None:
         """Sleep until a runner speaks or dies, a beat or a signal comes, or it is time to look again."""
@@ -181,7 +178,8 @@ class Worker:
             case Ready():
                 child.idle, child.asked, child.ready_once = True, False, True
             case Started():
-                self._boot_failures = 0
+                self._boot_failures.pop(child.assignment.uid, None)
+                self._turns.started(child.index)
                 self._idleness.found_work()
                 child.current, child.asked = message, False
                 child.current_since = child.last_progress = now
@@ -195,20 +193,22 @@ class Worker:
             case NoTicket():
                 child.asked = False
                 self._idleness.found_nothing()
-                self._next_poll = now + POLL
+                self._turns.nothing(child.index)
                 if self._left is not None:
                     self._left += 1
-                if message.fault:
+                if message.fault and message.ended:
                     self._quarantined(message.why)
-                elif message.ended:
+                elif message.fault:
+                    self._give_up_on(child.assignment, message.why, ExitCode.FAILED)
+                elif message.ended and self._study is not None:
                     self._drain(message.why)
             case Broken():
-                self._outcome = self._outcome or Outcome(message.exit_code, message.why)
-                self._drain(message.why)
+                child.dismissed = True
+                self._give_up_on(child.assignment, message.why, message.exit_code)
         self._on_event(child.index, message)
 
     def _bury(self, child: Child) -> None:
-        """A runner has ended: free its ticket at once, and start another unless we are leaving."""
+        """A runner has ended: free its ticket at once."""
         current = child.current
         child.close()
         del self._children[child.index]
@@ -220,42 +220,68 @@ class Worker:
             self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
         elif child.asked:
             self._settlements.died_unannounced(child.index, child.how_it_died()[0])
-        if self._draining is None and current is None and (not child.ready_once or child.how_it_died()[1]):
-            self._boot_failures += 1
-            if self._boot_failures >= _BOOT_TRIES and self._outcome is None:
+        if current is None and child.never_worked:
+            self._boot_failures[child.assignment.uid] += 1
+            if self._boot_failures[child.assignment.uid] >= _BOOT_TRIES:
                 status = child.process.returncode
                 why = f"runners end before they start a trial (exit status {status}); they say why above"
-                self._outcome = Outcome(ExitCode.FAILED, why)
-                self._drain(why)
-        if self._draining is None:
-            self._spawn(child.index)
+                self._give_up_on(child.assignment, why, ExitCode.FAILED)
 
     def _give_work(self) -> None:
+        """Every free runner gets an order; a place without one gets a runner."""
         if self._draining is not None:
             for child in self._children.values():
-                if not child.busy and child.idle:
-                    child.idle = False
-                    child.tell(Quit())
+                if child.free:
+                    child.dismiss()
             return
         if self._settlements:  # a dead runner's lease must not pass to its successor unsettled
             return
-        for child in self._children.values():
-            if not child.idle or child.busy or time.monotonic() < self._next_poll:
-                continue
-            if self._left is not None:
-                if self._left <= 0:
-                    if not any(other.busy for other in self._children.values()):
-                        self._drain("the count of trials is reached")
-                    continue
-                self._left -= 1
-            child.idle, child.asked = False, True
-            child.tell(Run(self._study))
+        for runner in range(len(self._shares)):
+            there = self._children.get(runner)
+            if there is None or there.free:
+                self._place(runner, there)
+
+    def _place(self, runner: int, child: Child | None) -> None:
+        """Bring a place on a device to its next ticket: an order, a new process, or the old one's leave."""
+        if self._left is not None and self._left <= 0:
+            if not any(other.busy for other in self._children.values()):
+                self._drain("the count of trials is reached")
+            return
+        assignment = self._turns.next(runner)
+        if assignment is None:
+            self._idleness.found_nothing()
+        elif child is None:
+            self._idleness.found_work()
+            self._spawn(runner, assignment)
+        elif child.assignment.uid != assignment.uid:
+            self._idleness.found_work()
+            child.dismiss()  # threads and objective are those of one study
+        else:
+            self._order(child)
+
+    def _order(self, child: Child) -> None:
+        if self._left is not None:
+            self._left -= 1
+        child.idle, child.asked = False, True
+        child.tell(Run(child.assignment.study))
 
     # What makes runners stop
 
+    def _give_up_on(self, assignment: Assignment, why: str, exit_code: int) -> None:
+        """The study cannot be worked at here; a worker of every study says so once and serves the rest."""
+        if not self._turns.skip(assignment):
+            self._outcome = self._outcome or Outcome(exit_code, why)
+            self._drain(why)
+        elif assignment.uid not in self._skips:
+            self._skips[assignment.uid] = f"{assignment.study}: {why.splitlines()[0]}"
+            log.warning("this worker leaves %s to others: %s", assignment.study, why)
+            self._settlements.noted("leaves to others: " + "; ".join(self._skips.values()))
+
     def _quarantined(self, why: str) -> None:
-        hint = f"\n`hpo trial {self._study}/0` shows a traceback. Mend it and start again"
-        self._outcome = self._outcome or Outcome(ExitCode.FAILED, why + hint)
+        hint = (
+            f"`hpo trial {self._study}/0` shows a traceback" if self._study else "`hpo ls` lists the studies"
+        )
+        self._outcome = self._outcome or Outcome(ExitCode.FAILED, f"{why}\n{hint}. Mend it and start again")
         self._drain(why)
 
     def _drain(self, why: str) -> None:
@@ -287,7 +313,7 @@ class Worker:
             return
         if self._until is not None and time.time() >= self._until:
             self._drain_running("the time given with --until has come; running trials were given back")
-        elif self._idleness.over and not any(child.current for child in self._children.values()):
+        elif self._idleness.over and all(child.free for child in self._children.values()):
             self._drain("there was nothing to claim for as long as --idle-timeout says")
 
     def _drain_running(self, why: str = "draining", *, now: bool = False) -> None:
@@ -319,8 +345,8 @@ class Worker:
             if child.term_sent is None:  # once; it has until KILL_AFTER to notice
                 child.tell(Abandon(current.lease))
                 child.term_sent = time.monotonic()
-        if beat.study in (StudyState.STOPPED, StudyState.FINISHED, None):
-            self._drain("the study has ended" if beat.study else "the study was deleted")
+        if beat.over is not None:
+            self._drain(beat.over)
         if beat.worker is WorkerState.QUARANTINED:
             self._quarantined("this worker is quarantined; `hpo workers` shows why")
 

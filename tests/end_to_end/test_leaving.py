@@ -60,7 +60,6 @@ def test_at_the_time_it_was_given_a_worker_checkpoints_and_gives_its_ticket_back
     worker = Worker(
         database,
         settings,
-        "s",
         spec,
         str(place.path),
         plan("none", 1, 1),

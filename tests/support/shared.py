@@ -56,9 +56,14 @@ def reopen(url: str, clock: Clock | None = None) -> Database:
 
 
 class Party:
-    """One worker with one runner: a database connection and a fenced writer of its own."""
+    """One worker with one runner: a database connection and a fenced writer of its own.
 
-    def __init__(self, url: str, study: StudyRow, name: str = "w", clock: Any = None) -> None:
+    `every`: it serves every study; `study` is the one it is at, and may be changed.
+    """
+
+    def __init__(
+        self, url: str, study: StudyRow, name: str = "w", clock: Any = None, *, every: bool = False
+    ) -> None:
         self.database = reopen(url, clock)
         self.writer = AttemptWriter(self.database)
         self.study = study
@@ -74,7 +79,7 @@ class Party:
                 host_key=f"elsewhere-{self.id}",
                 pid=1,
                 pid_started=0.0,
-                study_id=study.id,
+                study_id=None if every else study.id,
                 devices=["cpu"],
                 versions={},
             )

@@ -1,0 +1,202 @@
+"""Which study each runner of a worker serves next: the one it was started for, or every running one in turn.
+
+A runner belongs to one study at a time: its process has that study's number of threads and objective. So
+it stays for a while before it is replaced, because a new process imports torch anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from sqlalchemy.engine import Connection
+
+from hpo.spec import StudySpec
+from storage import studies, waiting
+from storage.engine import Database
+from storage.errors import DatabaseUnreachableError, UnknownStudyError
+from storage.waiting import Open
+
+log = logging.getLogger(__name__)
+
+POLL = 0.5  # seconds between looks at a study without work
+TURN = 60.0  # seconds a runner stays with a study while others wait
+_FRESH = 0.1  # seconds for which one look at the studies serves several runners
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One study, as a runner's process is started for it."""
+
+    uid: str  # tells a study from a later one of the same name
+    study: str
+    spec: StudySpec
+
+
+class Turns(Protocol):
+    """Hands out studies to runners, which are known by their index."""
+
+    def next(self, runner: int) -> Assignment | None:
+        """What this free runner shall serve; None when there is nothing for it now."""
+
+    def take(self, runner: int, assignment: Assignment) -> None:
+        """The runner serves this study now, whoever's turn it is."""
+
+    def started(self, runner: int) -> None:
+        """The runner has claimed a ticket."""
+
+    def nothing(self, runner: int) -> None:
+        """The runner found nothing to claim: its turn is over, and its study is left alone for a moment."""
+
+    def skip(self, assignment: Assignment) -> bool:
+        """Serve this study no more; False when that cannot be, because there is no other."""
+
+
+class OneStudy:
+    """A worker that was started for one study."""
+
+    def __init__(self, spec: StudySpec, now: Callable[[], float] = time.monotonic) -> None:
+        self._assignment = Assignment("", spec.study, spec)
+        self._now = now
+        self._not_before = 0.0
+
+    def next(self, runner: int) -> Assignment | None:
+        return self._assignment if self._now() >= self._not_before else None
+
+    def take(self, runner: int, assignment: Assignment) -> None:
+        return None
+
+    def started(self, runner: int) -> None:
+        return None
+
+    def nothing(self, runner: int) -> None:
+        self._not_before = self._now() + POLL
+
+    def skip(self, assignment: Assignment) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class _Turn:
+    assignment: Assignment
+    since: float
+    started: bool = False  # its current order has led to a claim
+
+
+class EveryStudy:
+    """A worker for every running study: the one with the fewest running trials first, then the one that
+    has waited longest.
+
+    Args:
+        database: the shared database.
+        worker_id: this worker.
+        turn: seconds for which a runner stays with a study that has work.
+        now: monotonic time.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: str,
+        turn: float = TURN,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._worker_id = worker_id
+        self._turn = turn
+        self._now = now
+        self._turns: dict[int, _Turn] = {}
+        self._served: dict[str, float] = {}  # when a study last got a runner
+        self._resting: dict[str, float] = {}  # studies without work, until then
+        self._skipped: set[str] = set()
+        self._specs: dict[str, Assignment] = {}
+        self._open: list[Open] = []
+        self._looked = float("-inf")
+
+    def next(self, runner: int) -> Assignment | None:
+        """The runner's own study while its turn lasts; else the one that is worst served."""
+        now = self._now()
+        mine = self._turns.get(runner)
+        if mine is not None and self._serves(mine.assignment.uid, now):
+            if not mine.started:  # its process has only just been made for it
+                return mine.assignment
+            if now - mine.since < self._turn:
+                self._turns[runner] = replace(mine, started=False)
+                return mine.assignment
+        self._turns.pop(runner, None)
+        ranked = sorted(
+            (one for one in self._look(now) if self._has_room(one, now)),
+            key=lambda one: (one.elsewhere + self._runners_at(one.uid), self._served.get(one.uid, 0.0)),
+        )
+        for one in ranked:
+            assignment = self._assignment(one)
+            if assignment is not None:
+                self.take(runner, assignment)
+                return assignment
+        return None
+
+    def take(self, runner: int, assignment: Assignment) -> None:
+        self._turns[runner] = _Turn(assignment, self._now())
+        self._served[assignment.uid] = self._now()
+
+    def started(self, runner: int) -> None:
+        if runner in self._turns:
+            self._turns[runner] = replace(self._turns[runner], started=True)
+
+    def nothing(self, runner: int) -> None:
+        turn = self._turns.pop(runner, None)
+        if turn is not None:
+            self._resting[turn.assignment.uid] = self._now() + POLL
+
+    def skip(self, assignment: Assignment) -> bool:
+        self._skipped.add(assignment.uid)
+        return True
+
+    def _serves(self, uid: str, now: float) -> bool:
+        return uid not in self._skipped and now >= self._resting.get(uid, 0.0)
+
+    def _has_room(self, one: Open, now: float) -> bool:
+        """Whether the study has a ticket that no runner of ours is on its way to."""
+        coming = sum(turn.assignment.uid == one.uid and not turn.started for turn in self._turns.values())
+        return self._serves(one.uid, now) and (one.waiting is None or one.waiting > coming)
+
+    def _runners_at(self, uid: str) -> int:
+        return sum(turn.assignment.uid == uid for turn in self._turns.values())
+
+    def _look(self, now: float) -> list[Open]:
+        """The studies with work; none while the database is away."""
+        if now - self._looked < (_FRESH if self._open else POLL):
+            return self._open
+
+        def look(connection: Connection) -> list[Open]:
+            return waiting.open_studies(connection, self._database.clock, self._worker_id)
+
+        try:
+            self._open = self._database.once(look, write=True)
+        except DatabaseUnreachableError:
+            self._open = []
+        self._looked = self._now()
+        return self._open
+
+    def _assignment(self, one: Open) -> Assignment | None:
+        """The study's spec, read once; None when it has just been deleted or the database is away."""
+        if one.uid not in self._specs:
+            try:
+                row = self._database.once(lambda connection: studies.get(connection, one.name))
+            except (DatabaseUnreachableError, UnknownStudyError):
+                return None
+            if row.uid != one.uid:
+                return None
+            try:
+                spec = StudySpec.model_validate(row.spec)
+            except ValueError as error:
+                log.warning(
+                    "this worker cannot read the study %s and leaves it to others: %s", row.name, error
+                )
+                self._skipped.add(row.uid)
+                return None
+            self._specs[one.uid] = Assignment(row.uid, row.name, spec)
+        return self._specs[one.uid]

@@ -1,0 +1,66 @@
+"""Which studies have work now: what a worker that serves every running study chooses from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage import outcomes
+from storage.clock import Clock
+from storage.records import StudyState, TicketState
+from storage.tables import study, ticket
+
+
+@dataclass(frozen=True)
+class Open:
+    """One running study with something to claim."""
+
+    uid: str
+    name: str
+    waiting: int | None  # tickets that may be claimed now; None: made as they are claimed
+    elsewhere: int  # tickets that other workers run
+
+
+def open_studies(connection: Connection, clock: Clock, worker_id: str) -> list[Open]:
+    """The running studies with something to claim, oldest first.
+
+    A study whose last attempts ended at the same moment, each seeing the other still running, is ended
+    here: nobody would claim from it any more.
+    """
+    may_start = sa.and_(
+        ticket.c.state == TicketState.QUEUED,
+        sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
+    )
+    not_ours = sa.and_(ticket.c.state == TicketState.RUNNING, ticket.c.worker_id != worker_id)
+    rows = connection.execute(
+        sa.select(
+            study.c.id,
+            study.c.uid,
+            study.c.name,
+            study.c.state,
+            study.c.budget_trials,
+            sa.func.count(sa.case((may_start, 1))).label("waiting"),
+            sa.func.count(sa.case((not_ours, 1))).label("elsewhere"),
+            sa.func.count(ticket.c.id).label("unfinished"),
+        )
+        .outerjoin(
+            ticket,
+            sa.and_(
+                ticket.c.study_id == study.c.id,
+                ticket.c.state.in_([TicketState.QUEUED, TicketState.RUNNING]),
+            ),
+        )
+        .where(study.c.state.in_([StudyState.RUNNING, StudyState.STOPPING]))
+        .group_by(study.c.id)
+        .order_by(study.c.id)
+    ).all()
+    found = []
+    for row in rows:
+        endless = row.budget_trials is None and row.state == StudyState.RUNNING
+        if row.unfinished == 0 and not endless:
+            outcomes.conclude(connection, clock, row.id)
+        elif row.state == StudyState.RUNNING and (endless or row.waiting):
+            found.append(Open(row.uid, row.name, None if endless else row.waiting, row.elsewhere))
+    return found
