@@ -16,14 +16,15 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from storage import leases, optuna_rows, outcomes
+from storage import kept_files, leases, optuna_rows, outcomes
 from storage.engine import Database
 from storage.errors import DatabaseUnreachableError, LeaseLostError
 from storage.fence import Fence
+from storage.kept_files import KeptFile
 from storage.optuna_rows import Trial
 from storage.records import AttemptState, Claim, Lease, TicketState
 from storage.shared_storage import SharedStorage
-from storage.tables import artifact, attempt, metric, ticket
+from storage.tables import attempt, metric, ticket
 
 
 class AttemptWriter:
@@ -143,6 +144,7 @@ class AttemptWriter:
         peak_memory: float | None = None,
         *,
         metrics: Mapping[int, Mapping[str, float]] | None = None,
+        weights: tuple[int, KeptFile] | None = None,
         when_away: Callable[[], None] = lambda: None,
     ) -> None:
         """Record the result, `complete` or `pruned`: trial, ticket, attempt, study in one transaction.
@@ -152,6 +154,7 @@ class AttemptWriter:
             values: one a direction; None for a pruned trial without a report.
             peak_memory: bytes.
             metrics: by step, what was logged and not written yet.
+            weights: (study id, file) to keep with a trial that kept no model.
             when_away: called once when the database is away, before this waits for it.
 
         Raises:
@@ -162,6 +165,9 @@ class AttemptWriter:
 
         def bring(connection: Connection) -> None:
             _upsert_metrics(connection, trial_id, metrics or {})
+            if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
+                study_id, file = weights
+                kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
             optuna_rows.finish(connection, trial_id, final, values)
             outcomes.deliver(connection, self.database.clock, lease, state, values, peak_memory)
 
@@ -183,29 +189,30 @@ class AttemptWriter:
             lease, AttemptState.RELEASED, lambda c: outcomes.release(c, self.database.clock, lease, why)
         )
 
-    def keep_artifact(self, study_id: int, name: str, path: str, sha256: str, size: int) -> None:
+    def keep_file(self, study_id: int, file: KeptFile) -> None:
         """Record a file kept with the trial; the same name again replaces it."""
         lease, trial_id = self._current()
 
         def write(connection: Connection) -> None:
             leases.check(connection, lease)
-            connection.execute(
-                artifact.delete().where(artifact.c.trial_id == trial_id, artifact.c.name == name)
-            )
-            connection.execute(
-                artifact.insert().values(
-                    study_id=study_id,
-                    trial_id=trial_id,
-                    attempt=lease.attempt,
-                    name=name,
-                    path=path,
-                    sha256=sha256,
-                    bytes=size,
-                    created_at=self.database.clock.now(),
-                )
-            )
+            kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
 
         self.database.write(write)
+
+    def keep_stored_file(self, study_id: int, name: str, sha256: str, size: int) -> bool:
+        """Record a file whose content the study has in its store; False when it has not."""
+        lease, trial_id = self._current()
+
+        def write(connection: Connection) -> bool:
+            leases.check(connection, lease)
+            path = kept_files.stored_already(connection, study_id, sha256)
+            if path is None:
+                return False
+            file = KeptFile(name, path, sha256, size)
+            kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
+            return True
+
+        return self.database.write(write)
 
     def note_rejected(self) -> None:
         """Count one refused write of this (stale) attempt."""

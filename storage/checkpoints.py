@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore, digest
 from storage.errors import ArtifactError, ArtifactsAwayError
+from storage.kept_files import CHECKPOINT, KeptFile
 
 log = logging.getLogger(__name__)
 
-MODEL = "model.pt"  # the artifact that holds a trial's best weights
+OBJECTS = "objects"  # directory of a study's kept files, by content
 _NAME = re.compile(r"checkpoint-(\d{9})-([0-9a-f]{64})\.pt")
 
 
@@ -29,6 +30,10 @@ class Saved:
     key: str
     content: bytes
 
+    def as_kept_file(self) -> KeptFile:
+        """The checkpoint as the weights of its trial."""
+        return KeptFile(CHECKPOINT, self.key, digest(self.content), len(self.content))
+
 
 def study_key(study_uid: str, study: str) -> str:
     """Directory of a study in the artifact store: readable, and never reused by a later study."""
@@ -39,6 +44,19 @@ def study_key(study_uid: str, study: str) -> str:
 def trial_key(study_uid: str, study: str, trial: int) -> str:
     """Directory of a trial in the artifact store; each attempt has one of its own below it."""
     return f"{study_key(study_uid, study)}/{trial}"
+
+
+def object_key(study: str, sha256: str, trial: int, attempt: int, count: int) -> str:
+    """Where the `count`-th file that an attempt keeps is stored; nobody else writes there.
+
+    Args:
+        study: the study's directory (`study_key`).
+        sha256: of the file's content.
+        trial: number of the trial.
+        attempt: number of the attempt.
+        count: from 1.
+    """
+    return f"{study}/{OBJECTS}/{sha256[:2]}/{sha256}.{trial}.{attempt}.{count}"
 
 
 def file_name(step: int, content: bytes) -> str:
@@ -83,14 +101,15 @@ def newest(
     return None
 
 
-def tidy(store: ArtifactStore, trial: str, *, keep: bool) -> None:
-    """Remove the checkpoints of a trial that needs no other attempt; `keep` leaves the newest."""
-    found = sorted(
-        ((int(match[1]), int(attempt), match[0]))
-        for attempt in store.names(trial)
-        if attempt.isdigit()
-        for name in store.names(f"{trial}/{attempt}")
-        if (match := _NAME.fullmatch(name))
-    )
-    for _, attempt, name in found[:-1] if keep else found:
-        store.remove(f"{trial}/{attempt}/{name}")
+def remove(store: ArtifactStore, trial: str, needed: Container[str]) -> None:
+    """Remove the checkpoints of a trial that needs no other attempt, but those of `needed` (keys).
+
+    Raises:
+        ArtifactError: the store cannot remove them now.
+    """
+    for attempt in store.names(trial):
+        if attempt.isdigit():
+            for name in store.names(f"{trial}/{attempt}"):
+                key = f"{trial}/{attempt}/{name}"
+                if _NAME.fullmatch(name) and key not in needed:
+                    store.remove(key)

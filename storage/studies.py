@@ -256,7 +256,7 @@ def delete(database: Database, row: StudyRow) -> None:
 
 
 def remember(connection: Connection, study_id: int, column: str, value: Mapping[str, Any]) -> None:
-    """Keep a JSON note with the study: `code` or `test_evaluation`."""
+    """Keep a JSON value with the study: `code`, `test_evaluation` or a changed `spec`."""
     connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
 
 

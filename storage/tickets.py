@@ -169,6 +169,12 @@ def counts(connection: Connection, study_id: int) -> Counts:
     return Counts(waiting=waiting, **by_state)
 
 
+def is_over(connection: Connection, ticket_id: int) -> bool:
+    """Whether the ticket's trial gets no further attempt."""
+    state = connection.scalar(sa.select(ticket.c.state).where(ticket.c.id == ticket_id))
+    return state not in (TicketState.QUEUED, TicketState.RUNNING)
+
+
 def next_number(connection: Connection, study_id: int) -> int:
     """The number the next ticket of the study gets. The caller holds the study's row."""
     newest = connection.scalar(sa.select(sa.func.max(ticket.c.number)).where(ticket.c.study_id == study_id))

@@ -13,7 +13,6 @@ from storage.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
-KEPT = 2  # newest checkpoints of an attempt: one may be damaged
 PATIENCE = 15.0  # seconds: training waits so long for a store that is away, then goes on without
 
 
@@ -42,15 +41,24 @@ class CheckpointStore:
         trial: the trial's directory there.
         attempt: number of this attempt; each writes a directory of its own, so that a stale one
             cannot touch a later one's.
+        last: how many of its newest checkpoints an attempt keeps.
         resumed: the checkpoint this attempt goes on from, already checked.
     """
 
-    def __init__(self, store: ArtifactStore, trial: str, attempt: int, resumed: Saved | None) -> None:
+    def __init__(
+        self, store: ArtifactStore, trial: str, attempt: int, resumed: Saved | None, last: int = 2
+    ) -> None:
         self._store = store
+        self._last = last
         self._folder = f"{trial}/{attempt}"
         self._resumed = resumed
         self._kept: list[str] = []
         self._latest: Saved | None = resumed
+
+    @property
+    def newest(self) -> Saved | None:
+        """The newest whole checkpoint, or None."""
+        return self._latest
 
     @property
     def latest(self) -> int | None:
@@ -69,10 +77,10 @@ class CheckpointStore:
         self._latest = Saved(int(step), 0, key, content)
         if key not in self._kept:
             self._kept.append(key)
-        for old in self._kept[:-KEPT]:
+        for old in self._kept[: -self._last]:
             with suppress(ArtifactError):  # left behind; whatever a finished trial left is removed later
                 self._store.remove(old)
-        del self._kept[:-KEPT]
+        del self._kept[: -self._last]
 
     def load(self) -> dict[str, Any] | None:
         """State of the newest whole checkpoint with its tensors on the CPU; None when there is none."""

@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.errors import CodeDiffersError
+from hpo.errors import CodeDiffersError, HpoError
 from hpo.fingerprint import differences, fingerprint
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
@@ -30,12 +30,19 @@ from hpo.search.draws import training_seed
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import distribution
-from hpo.spec import StudySpec, resolve
+from hpo.spec import Keep, StudySpec, resolve
 from hpo.wiring import open_artifacts
-from storage import checkpoints, studies, tickets
+from storage import checkpoints, retention, studies, tickets
 from storage.attempts import AttemptWriter
 from storage.engine import Database
-from storage.errors import ArtifactError, ArtifactsAwayError, DatabaseUnreachableError, LeaseLostError
+from storage.errors import (
+    ArtifactError,
+    ArtifactsAwayError,
+    DatabaseUnreachableError,
+    LeaseLostError,
+    UnknownStudyError,
+)
+from storage.kept_files import KeptFile
 from storage.optuna_rows import Trial
 from storage.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
 
@@ -89,6 +96,8 @@ class StudySession:
         self._compare_code()
         claim = self.claim()
         if isinstance(claim, NothingToClaim):
+            if claim.ended and not claim.fault and self.boot.runner == 0:
+                retention.sweep(self.database, self.store, self.row, self._best_kept())
             send(NoTicket(claim.ended, claim.why, claim.fault))
             return
         stop.begin_trial()
@@ -100,6 +109,10 @@ class StudySession:
                 log.warning("the trial is given back: %s", error)
                 self.writer.release(str(error))
                 send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
+            except ArtifactError as error:  # before the objective began: this machine cannot use the store
+                self.writer.release(str(error))
+                send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
+                raise HpoError(f"the study's files cannot be used from here: {error}") from error
             except LeaseLostError as error:
                 log.warning("%s", error)
                 self.writer.note_rejected()
@@ -143,7 +156,7 @@ class StudySession:
             device=self.boot.device,
             seed=seed,
             attempt=attempt,
-            checkpoint=CheckpointStore(self.store, folder, attempt, resumed),
+            checkpoint=CheckpointStore(self.store, folder, attempt, resumed, self.spec.keep.last),
             writer=self.writer,
             store=self.store,
             folder=folder,
@@ -174,14 +187,14 @@ class StudySession:
             self._deliver(running, claim, TicketState.PRUNED, last)
             return Ended(lease, AttemptState.PRUNED, last)
         except BadValueError as error:
-            return self._failed(lease, str(error))
+            return self._failed(running, claim, str(error))
         except (DatabaseUnreachableError, ArtifactsAwayError):
             raise  # told to leave while the database is away, or the store stayed away; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)
             self.needs_restart = bool(getattr(error, "needs_restart", False))
-            return self._failed(lease, text)
+            return self._failed(running, claim, text)
         self._deliver(running, claim, TicketState.COMPLETE, values)
         if self.row.code is None:
             self.database.write(lambda connection: studies.pin_code(connection, self.row.id, self.code))
@@ -199,10 +212,10 @@ class StudySession:
             values,
             peak,
             metrics=result.metrics,
+            weights=self._weights(state, running.checkpoint.newest),
             when_away=lambda: results.keep(self.store, folder, claim.lease.attempt, result),
         )
-        with suppress(ArtifactError):  # left behind; nobody needs them
-            checkpoints.tidy(self.store, folder, keep=not running.kept_model)
+        self._let_go(running._trial_id, running.number)
 
     def _deliver_kept(self, claim: Claim, send: Send) -> Ended | None:
         """Deliver what an earlier attempt had finished and could not; None when it had not."""
@@ -215,12 +228,35 @@ class StudySession:
             return None
         self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
         send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
-        self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics)
+        weights = self._weights(kept.state, self._resumed(claim))
+        self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics, weights=weights)
+        assert claim.trial_id is not None
+        self._let_go(claim.trial_id, claim.trial_number)
         return Ended(claim.lease, AttemptState(kept.state.value), kept.values)
 
-    def _failed(self, lease: Any, error: str) -> Ended:
+    def _weights(self, state: TicketState, newest: checkpoints.Saved | None) -> tuple[int, KeptFile] | None:
+        """What a complete trial that kept no model leaves in its place."""
+        if state is not TicketState.COMPLETE or newest is None:
+            return None
+        return self.row.id, newest.as_kept_file()
+
+    def _let_go(self, trial_id: int, trial: int) -> None:
+        """Remove what nobody needs any more now that this trial is over."""
+        retention.prune(self.database, self.store, self.row, self._best_kept())
+        retention.tidy(self.database, self.store, self.row, trial_id, trial)
+
+    def _best_kept(self) -> int | None:
+        """How many trials keep their weights, as the study says now."""
+        with suppress(UnknownStudyError):
+            now = self.database.read(lambda connection: studies.get(connection, self.row.name))
+            return Keep.model_validate(now.spec.get("keep", {})).best
+        return self.spec.keep.best
+
+    def _failed(self, running: RunningTrial, claim: Claim, error: str) -> Ended:
         self.writer.fail(error, devices.peak_memory(self.boot.device))
-        return Ended(lease, AttemptState.FAILED, error=error)
+        if self.database.read(lambda connection: tickets.is_over(connection, claim.lease.ticket_id)):
+            retention.tidy(self.database, self.store, self.row, running._trial_id, running.number)
+        return Ended(claim.lease, AttemptState.FAILED, error=error)
 
     def _resumed(self, claim: Claim) -> checkpoints.Saved | None:
         if claim.trial_number is None:

@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from storage import checkpoints
-from storage.artifacts import ArtifactStore, check_name
+from storage.artifacts import ArtifactStore, check_name, digest
 from storage.attempts import AttemptWriter
 from storage.errors import LeaseLostError
+from storage.kept_files import KeptFile
 
 
 class RunningTrial(optuna.Trial):
@@ -68,7 +69,7 @@ class RunningTrial(optuna.Trial):
         self._on_report = on_report
         self._logged: dict[int, dict[str, float]] = {}
         reports = frozen.intermediate_values
-        self.kept_model = False
+        self._files_kept = 0
         self._last_step: int | None = max(reports) if reports else None
         self._named_at_last: set[str] = set()  # metrics the last reported step has
         self._for_next: dict[str, float] = {}  # metrics of the step that will be reported next
@@ -138,17 +139,24 @@ class RunningTrial(optuna.Trial):
     def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Keep the file at `path` with the trial, under `name` (default: its own).
 
+        Content that the study has already is not stored again.
+
         Raises:
             ArtifactError: the name is not allowed, or the store cannot be written.
             FileNotFoundError: there is no such file.
         """
         kept = check_name(name or Path(path).name)
         content = Path(path).read_bytes()
-        key = f"{self._folder}/{self.attempt}/{kept}"
-        sha256 = self._store.put(key, content)
+        sha256, size = digest(content), len(content)
         with self._interrupted_when_lost():
-            self._writer.keep_artifact(self._study_id, kept, key, sha256, len(content))
-        self.kept_model = self.kept_model or kept == checkpoints.MODEL
+            if self._writer.keep_stored_file(self._study_id, kept, sha256, size):
+                return
+        self._files_kept += 1
+        folder = self._folder.rpartition("/")[0]
+        key = checkpoints.object_key(folder, sha256, self.number, self.attempt, self._files_kept)
+        self._store.put(key, content)
+        with self._interrupted_when_lost():
+            self._writer.keep_file(self._study_id, KeptFile(kept, key, sha256, size))
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Record a JSON value with the trial.

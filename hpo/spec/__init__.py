@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from hpo.errors import SpecError
 from hpo.spec.differences import spec_differences
 from hpo.spec.fields import check_json, check_study_name
+from hpo.spec.keeping import Keep
 from hpo.spec.loading import load_spec, parse_spec
 from hpo.spec.model import Budget, Direction, Retry, StudySpec
 from hpo.spec.objective import ObjectivePath
@@ -55,6 +56,7 @@ __all__ = [
     "Direction",
     "FloatParameter",
     "IntParameter",
+    "Keep",
     "ObjectivePath",
     "Retry",
     "StudySpec",

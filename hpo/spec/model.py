@@ -24,6 +24,7 @@ from hpo.spec.fields import (
     check_name,
 )
 from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
+from hpo.spec.keeping import Keep, short_form
 from hpo.spec.objective import ObjectivePath, check_objective, parse_objective
 from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
@@ -35,7 +36,7 @@ DIRECTIONS = ("minimize", "maximize")
 MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_SECONDS = 10 * 365 * 86_400
-NOT_IDENTITY = frozenset({"budget", "retry", "notes"})
+NOT_IDENTITY = frozenset({"budget", "retry", "keep", "notes"})
 
 Seconds = Annotated[Number, above(0), at_most(MAX_SECONDS)]
 
@@ -131,6 +132,9 @@ class StudySpec(Section):
     )
     budget: Budget = Field(default=Budget(), description="What ends the study. Only a grid may leave it out.")
     retry: Retry = Field(default=Retry(), description="How often a trial is attempted again.")
+    keep: Annotated[Keep, BeforeValidator(short_form)] = Field(
+        default=Keep(), description="Which trials keep their weights, as a mapping or short: best 3, last 1."
+    )
     enqueue: Annotated[
         tuple[dict[str, Any], ...],
         BeforeValidator(_points),
@@ -191,7 +195,7 @@ class StudySpec(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry and notes.
+        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry, keep and notes.
 
         Fields at their default do not enter it, so a field added later leaves old digests alone.
         """

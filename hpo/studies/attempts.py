@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from hpo.studies.tables import iso
 from hpo.wiring import open_artifacts, telling
-from storage import checkpoints
+from storage import checkpoints, kept_files
 from storage import workers as worker_store
 from storage.clock import to_datetime
 from storage.engine import Database
@@ -56,7 +56,7 @@ def artifacts_of(database: Database, row: StudyRow, trial: int) -> list[dict[str
         ids = sa.select(attempt.c.trial_id).where(attempt.c.trial_number == trial)
         query = (
             sa.select(artifact)
-            .where(artifact.c.study_id == row.id, artifact.c.trial_id.in_(ids))
+            .where(artifact.c.study_id == row.id, artifact.c.trial_id.in_(ids), kept_files.live)
             .order_by(artifact.c.name)
         )
         return [

@@ -63,7 +63,7 @@ def create_or_continue(database: Database, spec: StudySpec, settings: Settings) 
             if row is None:
                 raise
     _demand_same(spec, row)
-    return row, False
+    return _with_keep_of(spec, database, row), False
 
 
 def find(database: Database, name: str) -> StudyRow | None:
@@ -148,6 +148,17 @@ def tickets_left(database: Database, row: StudyRow) -> int:
     with telling():
         found = database.read(lambda connection: tickets.counts(connection, row.id))
     return found.waiting + found.running
+
+
+def _with_keep_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRow:
+    """What a study keeps may change at any time; the newest file says it. What is gone stays gone."""
+    keep = spec.keep.model_dump(mode="json")
+    if row.spec.get("keep") == keep:
+        return row
+    with telling():
+        changed = {**row.spec, "keep": keep}
+        database.write(lambda connection: studies.remember(connection, row.id, "spec", changed))
+        return database.read(lambda connection: studies.get(connection, row.name))
 
 
 def _points(spec: StudySpec) -> list[Mapping[str, Any] | None]:

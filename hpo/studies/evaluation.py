@@ -18,7 +18,7 @@ from hpo.spec import StudySpec, resolve
 from hpo.studies import reading
 from hpo.weights import read_state
 from hpo.wiring import open_artifacts, telling
-from storage import checkpoints, studies
+from storage import checkpoints, kept_files, studies
 from storage.engine import Database
 from storage.records import StudyRow
 
@@ -71,7 +71,7 @@ def evaluate(
     state = winner_state(database, row, winner)
     if state is None:
         raise HpoError(
-            f"trial {winner.number} left neither {checkpoints.MODEL} nor a checkpoint in {row.artifacts}, "
+            f"trial {winner.number} left neither {kept_files.MODEL} nor a checkpoint in {row.artifacts}, "
             "so it cannot be evaluated here"
         )
     trial = WinnerTrial(
@@ -98,9 +98,10 @@ def evaluate(
 
 def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:
     """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here."""
-    content = reading.read_artifact(database, row, trial.number, checkpoints.MODEL)
-    if content is not None:
-        return content
+    for name in kept_files.WEIGHTS:
+        content = reading.read_artifact(database, row, trial.number, name)
+        if content is not None:
+            return content
     folder = checkpoints.trial_key(row.uid, row.name, trial.number)
     saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
     return None if saved is None else saved.content

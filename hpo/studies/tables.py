@@ -27,6 +27,7 @@ def study_json(row: StudyRow, found: Counts, history: StudyHistory) -> dict[str,
         "directions": list(history.directions),
         "sampler": row.spec["sampler"],
         "pruner": row.spec["pruner"],
+        "keep": row.spec.get("keep"),
         "budget": {
             "trials": row.budget_trials,
             "seconds": row.budget_seconds,

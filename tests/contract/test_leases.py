@@ -14,6 +14,7 @@ from storage import leases, workers
 from storage.engine import Database
 from storage.errors import LeaseLostError
 from storage.fence import Fence
+from storage.kept_files import KeptFile
 from storage.records import TicketState
 from storage.tables import artifact, metric
 from tests.support.shared import (
@@ -44,7 +45,7 @@ WRITES: dict[str, Write] = {
     "result": lambda p, _: p.writer.deliver(TicketState.COMPLETE, (1.0,)),
     "failure": lambda p, _: p.writer.fail("boom"),
     "release": lambda p, _: p.writer.release("drained"),
-    "artifact": lambda p, _: p.writer.keep_artifact(p.study.id, "a.txt", "a", "0" * 64, 1),
+    "artifact": lambda p, _: p.writer.keep_file(p.study.id, KeptFile("a.txt", "a", "0" * 64, 1)),
     "new trial": lambda p, _: p.writer.storage.create_new_trial(p.study.optuna_study_id),
     # straight at Optuna's storage, as a pruner or sampler with an own handle would
     "bare parameter": lambda p, t: p.database.rdb.set_trial_param(t, "y", 0.1, SPACE["x"]),

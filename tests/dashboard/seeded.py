@@ -13,6 +13,7 @@ from hpo.spec import StudySpec
 from hpo.studies.creation import create
 from storage.artifacts import ArtifactStore
 from storage.engine import Database
+from storage.kept_files import KeptFile
 from storage.records import StudyRow, TicketState
 from tests.support.shared import Party
 
@@ -80,4 +81,4 @@ def _keep(party: Party, row: StudyRow, number: int, name: str, content: bytes) -
     folder = f"{checkpoints.trial_key(row.uid, row.name, number)}/1"
     store.put(f"{folder}/log.txt", f"epoch 1\n{HOSTILE}\n".encode())
     digest = store.put(f"{folder}/{name}", content)
-    party.writer.keep_artifact(row.id, name, f"{folder}/{name}", digest, len(content))
+    party.writer.keep_file(row.id, KeptFile(name, f"{folder}/{name}", digest, len(content)))

@@ -1,0 +1,175 @@
+"""Files kept with trials: one row each, several rows may share one stored file.
+
+A row is released before its file is removed: its name then begins with `~`, which no artifact's name
+does. A file may go when every row that names it is released; it cannot come back into use, because a
+further row shares a file only by way of a live row, which it locks. So deletion races with nothing,
+and a worker that dies half-way leaves released rows for the next to finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy.engine import Connection
+
+from storage.clock import Clock
+from storage.tables import artifact
+
+MODEL = "model.pt"  # the artifact that holds a trial's best weights
+CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model
+WEIGHTS = (MODEL, CHECKPOINT)
+
+_trials: Any = models.TrialModel.__table__
+_values: Any = models.TrialValueModel.__table__
+live = artifact.c.name.not_like("~%")
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of a trial that is in the store already."""
+
+    name: str
+    path: str  # relative to the store
+    sha256: str
+    size: int  # bytes
+
+
+def record(
+    connection: Connection, clock: Clock, study_id: int, trial_id: int, attempt: int, file: KeptFile
+) -> None:
+    """Keep the file with the trial; the same name again replaces it."""
+    _release(connection, (artifact.c.trial_id == trial_id) & (artifact.c.name == file.name))
+    connection.execute(
+        artifact.insert().values(
+            study_id=study_id,
+            trial_id=trial_id,
+            attempt=attempt,
+            name=file.name,
+            path=file.path,
+            sha256=file.sha256,
+            bytes=file.size,
+            created_at=clock.now(),
+        )
+    )
+
+
+def stored_already(connection: Connection, study_id: int, sha256: str) -> str | None:
+    """Path of a file of the study with this content; its row is locked, so that it stays until commit."""
+    return connection.scalar(
+        sa.select(artifact.c.path)
+        .where(artifact.c.study_id == study_id, artifact.c.sha256 == sha256, live)
+        .limit(1)
+        .with_for_update()
+    )
+
+
+def names_of(connection: Connection, trial_id: int) -> set[str]:
+    """Names of the files kept with a trial."""
+    return set(connection.scalars(sa.select(artifact.c.name).where(artifact.c.trial_id == trial_id, live)))
+
+
+def paths_of(connection: Connection, study_id: int, trial_id: int | None = None) -> set[str]:
+    """Where the files of a study, or of one trial of it, lie."""
+    query = sa.select(artifact.c.path).where(artifact.c.study_id == study_id, live)
+    if trial_id is not None:
+        query = query.where(artifact.c.trial_id == trial_id)
+    return set(connection.scalars(query))
+
+
+def release_beaten(
+    connection: Connection, study_id: int, optuna_study_id: int, directions: Sequence[str], best: int | None
+) -> None:
+    """Release the weights of trials that are over and not among the best.
+
+    The best are the `best` first by value (the earliest of equals); with several directions the Pareto
+    front. A trial that is not among them now never will be, so any number of workers may do this at once.
+    """
+    held = connection.execute(
+        sa.select(artifact.c.id, artifact.c.trial_id)
+        .join(_trials, _trials.c.trial_id == artifact.c.trial_id)
+        .where(artifact.c.study_id == study_id, artifact.c.name.in_(WEIGHTS), _trials.c.state.in_(_OVER))
+    ).all()
+    if best is None or not held:
+        return
+    holders = {row.trial_id for row in held}
+    if len(directions) == 1:
+        kept = _first(connection, optuna_study_id, directions[0], best)
+    else:
+        kept = _front(connection, optuna_study_id, directions, holders)
+    beaten = [row.id for row in held if row.trial_id not in kept]
+    if beaten:
+        _release(connection, artifact.c.id.in_(beaten))
+
+
+def may_remove(connection: Connection, study_id: int, best: int | None) -> bool:
+    """Whether `release_beaten` or `removable` might find something: mostly not, and this is cheap."""
+    names = connection.scalars(
+        sa.select(artifact.c.name).where(
+            artifact.c.study_id == study_id, sa.or_(artifact.c.name.in_(WEIGHTS), sa.not_(live))
+        )
+    ).all()
+    return any(name.startswith("~") for name in names) or (best is not None and len(names) > best)
+
+
+def removable(connection: Connection, study_id: int) -> list[tuple[int, str]]:
+    """Released rows (id, path) whose file no live row names; other released rows are forgotten."""
+    other = artifact.alias()
+    named = sa.exists().where(
+        other.c.study_id == study_id, other.c.path == artifact.c.path, other.c.name.not_like("~%")
+    )
+    released = (artifact.c.study_id == study_id) & sa.not_(live)
+    connection.execute(artifact.delete().where(released, named))
+    rows = connection.execute(sa.select(artifact.c.id, artifact.c.path).where(released, sa.not_(named)))
+    return [(int(row.id), str(row.path)) for row in rows]
+
+
+def forget(connection: Connection, ids: Collection[int]) -> None:
+    """Drop released rows whose files are gone."""
+    connection.execute(artifact.delete().where(artifact.c.id.in_(ids)))
+
+
+def _release(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    mark = sa.literal("~").concat(sa.cast(artifact.c.id, sa.String))
+    connection.execute(artifact.update().where(which, live).values(name=mark))
+
+
+def _first(connection: Connection, optuna_study_id: int, direction: str, count: int) -> set[int]:
+    value = _values.c.value
+    order = value.desc() if direction == "maximize" else value.asc()
+    return set(
+        connection.scalars(
+            sa.select(_trials.c.trial_id)
+            .join(_values, (_values.c.trial_id == _trials.c.trial_id) & (_values.c.objective == 0))
+            .where(_trials.c.study_id == optuna_study_id, _trials.c.state == TrialState.COMPLETE)
+            .order_by(value.is_(None), order, _trials.c.number)
+            .limit(count)
+        )
+    )
+
+
+def _front(
+    connection: Connection, optuna_study_id: int, directions: Sequence[str], among: set[int]
+) -> set[int]:
+    """Those of `among` that no complete trial beats."""
+    signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
+    rows = connection.execute(
+        sa.select(_values.c.trial_id, _values.c.objective, _values.c.value)
+        .join(_trials, _trials.c.trial_id == _values.c.trial_id)
+        .where(_trials.c.study_id == optuna_study_id, _trials.c.state == TrialState.COMPLETE)
+        .order_by(_values.c.trial_id, _values.c.objective)
+    )
+    losses: dict[int, tuple[float, ...]] = {}
+    for row in rows:
+        losses[row.trial_id] = (*losses.get(row.trial_id, ()), signs[row.objective] * row.value)
+    points = set(losses.values())
+
+    def beaten(mine: tuple[float, ...]) -> bool:
+        return any(p != mine and all(a <= b for a, b in zip(p, mine, strict=True)) for p in points)
+
+    return {trial for trial in among if trial in losses and not beaten(losses[trial])}

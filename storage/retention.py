@@ -1,0 +1,107 @@
+"""Remove files that nobody needs any more, so that disks do not fill. Small files stay with their trials."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage import checkpoints, kept_files
+from storage.artifacts import ArtifactStore
+from storage.engine import Database
+from storage.errors import ArtifactError
+from storage.records import AttemptState, StudyRow, TicketState
+from storage.tables import attempt, ticket
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT = re.compile(r"(\d+)/\d+/checkpoint-[^/]*")
+_OBJECT = re.compile(checkpoints.OBJECTS + r"/[0-9a-f]{2}/[0-9a-f]{64}\.(\d+)\.(\d+)\.\d+")
+
+
+def prune(database: Database, store: ArtifactStore, row: StudyRow, best: int | None) -> None:
+    """Remove the weights of trials that are over and not among the best, and what was replaced.
+
+    Safe beside others (see `storage.kept_files`). What the store cannot remove now is removed by a
+    later call; this never fails.
+
+    Args:
+        database: where the rows are.
+        store: where the files are.
+        row: the study.
+        best: how many trials keep their weights; None: all. With several directions the front does.
+    """
+
+    def release(connection: Connection) -> list[tuple[int, str]]:
+        directions = row.spec["directions"]
+        kept_files.release_beaten(connection, row.id, row.optuna_study_id, directions, best)
+        return kept_files.removable(connection, row.id)
+
+    if not database.read(lambda connection: kept_files.may_remove(connection, row.id, best)):
+        return
+    gone = []
+    for number, path in database.write(release):
+        try:
+            store.remove(path)
+        except ArtifactError as error:
+            log.warning("left for later: %s", error)
+            continue
+        gone.append(number)
+    if gone:
+        database.write(lambda connection: kept_files.forget(connection, gone))
+
+
+def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int, trial: int) -> None:
+    """Remove the checkpoints of a trial that is over, but the one its row names; this never fails."""
+    needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
+    try:
+        checkpoints.remove(store, checkpoints.trial_key(row.uid, row.name, trial), needed)
+    except ArtifactError as error:
+        log.warning("left for later: %s", error)
+
+
+def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: int | None) -> None:
+    """What is left when a study ends: prune, and remove files of attempts that died half-way.
+
+    Files are listed before rows are read: what an attempt stores meanwhile is not in the list, and
+    what an attempt recorded before it ended has its row. This never fails.
+    """
+    prune(database, store, row, best)
+    folder = checkpoints.study_key(row.uid, row.name)
+    try:
+        found = store.all_files(folder)
+        needed, open_trials, running = database.read(lambda connection: _in_use(connection, row.id))
+        for key in found:
+            name = key.removeprefix(f"{folder}/")
+            if key in needed:
+                continue
+            if match := _CHECKPOINT.fullmatch(name):
+                useless = int(match[1]) not in open_trials
+            elif match := _OBJECT.fullmatch(name):
+                useless = (int(match[1]), int(match[2])) not in running
+            else:
+                useless = False
+            if useless:
+                store.remove(key)
+    except ArtifactError as error:
+        log.warning("left for later: %s", error)
+
+
+def _in_use(connection: Connection, study_id: int) -> tuple[set[str], set[int], set[tuple[int, int]]]:
+    """Paths that rows name; numbers of trials that may go on; (trial, attempt) of attempts that run."""
+    needed = kept_files.paths_of(connection, study_id)
+    going_on = connection.scalars(
+        sa.select(ticket.c.trial_number).where(
+            ticket.c.study_id == study_id,
+            ticket.c.state.in_([TicketState.QUEUED, TicketState.RUNNING]),
+            ticket.c.trial_number.is_not(None),
+        )
+    )
+    running = connection.execute(
+        sa.select(attempt.c.trial_number, attempt.c.number)
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
+        .where(ticket.c.study_id == study_id, attempt.c.state == AttemptState.RUNNING)
+    )
+    return needed, set(going_on), {(row.trial_number, row.number) for row in running}

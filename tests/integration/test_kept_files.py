@@ -1,0 +1,43 @@
+"""A file that one worker removes while another begins to share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage import kept_files, retention
+from storage.artifacts import ArtifactStore, digest
+from storage.engine import Database
+from storage.kept_files import MODEL, KeptFile
+from tests.integration.conftest import Stage
+from tests.support.kept import finished, spec, weights
+from tests.support.shared import Opener, make_study
+
+pytestmark = pytest.mark.postgres
+
+
+def test_a_file_that_another_trial_just_shares_is_not_removed(
+    database: Database, party: Opener, stage: Stage, tmp_path: Path
+) -> None:
+    """The pruner waits for who is about to share the file, then finds it in use."""
+    row = make_study(database, 3, **spec("maximize"))
+    store = ArtifactStore(tmp_path.as_uri())
+    worker, sharing = party(row), party(row)
+    finished(worker, store, 1.0, content=b"model same")
+    finished(worker, store, 2.0)
+    _, trial = worker.begin()
+    same = digest(b"model same")
+
+    def share(connection: Any) -> None:
+        path = kept_files.stored_already(connection, row.id, same)
+        assert path is not None
+        file = KeptFile(MODEL, path, same, 10)
+        kept_files.record(connection, database.clock, row.id, trial.id, 1, file)
+
+    with stage.holding(sharing.database, share):
+        later = stage.start(lambda: retention.prune(database, store, row, 1))
+        stage.wait_until_blocked()
+    later.result(20)
+    assert weights(database, store, row) == ([1, 2], [b"model 1", b"model same"])
