@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,10 @@ def run_hpo(
 
 
 class HpoProcess:
-    """A running `hpo ARGS`; leaving its `with` block kills it and everything it started."""
+    """A running `hpo ARGS`; leaving its `with` block kills it and everything it started.
+
+    `before` are words put before the command, which must run it: `ip netns exec NAME`.
+    """
 
     def __init__(
         self,
@@ -68,10 +71,11 @@ class HpoProcess:
         cwd: Path,
         env: Mapping[str, str | None] | None = None,
         stdin: str | None = None,
+        before: Sequence[str] = (),
     ) -> None:
         self.args = tuple(str(arg) for arg in args)
         self._process = subprocess.Popen(
-            [*COMMAND, *self.args],
+            [*before, *COMMAND, *self.args],
             cwd=cwd,
             env=hpo_environment(env),
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Literal
 
@@ -56,9 +57,13 @@ class PgServer:
     """One PostgreSQL cluster in a temporary directory. `start` makes it, `close` removes it.
 
     The port stays the same over restarts. Only processes started here are ever signalled.
+
+    Args:
+        network: an address of this machine with its network, `10.0.0.1/24`, where it answers as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: str | None = None) -> None:
+        self._network = None if network is None else ip_interface(network)
         self._owner = _unprivileged_user() if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
         if self._owner is not None:
@@ -79,7 +84,10 @@ class PgServer:
         """Start the server and wait until it answers. Does nothing when it runs."""
         if self.running:
             return self
-        settings = [f"--{name.replace('_', '-')}={value}" for name, value in _SETTINGS.items()]
+        chosen = dict(_SETTINGS)
+        if self._network is not None:
+            chosen["listen_addresses"] += f",{self._network.ip}"
+        settings = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [self.bin / "postgres", "-D", self.data, "-p", str(self.port), *settings],
@@ -243,6 +251,9 @@ class PgServer:
         done = self._run(command)
         if done.returncode != 0:
             raise NoPostgresError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        if self._network is not None:
+            with (self.data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {self._network.network} scram-sha-256\n")
 
     def _run(self, command: list[str | Path]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
