@@ -17,7 +17,7 @@ LAUNCHERS = ("local", "ray", "slurm")
 STORAGE_VARIABLE = "HPO_STORAGE"  # where a worker looks for the storage URL
 
 # What a worker needs of the submitter's environment on another machine: our settings and libpq's.
-_TRAVELS = ("HPO_", "PG")
+_TRAVELS = ("HPO_ARTIFACTS", "HPO_LEASE", "HPO_GRACE")
 
 
 class WorkerLife(StrEnum):
@@ -99,8 +99,19 @@ class Order:
         return url
 
     def environment(self) -> dict[str, str]:
-        """What a worker on another machine needs of this environment; secrets, so keep them out of sight."""
-        found = {name: value for name, value in os.environ.items() if name.startswith(_TRAVELS)}
+        """What a worker on another machine needs of this environment; secrets, so keep them out of sight.
+
+        `--option env=NAME,NAME` adds variables to it, for a store that wants credentials, say.
+        """
+        more = [name.strip() for name in self.options.get("env", "").split(",") if name.strip()]
+        for name in more:
+            if name not in os.environ:
+                raise UserError(f"--option env={name}: there is no such variable in this environment")
+        found = {
+            name: value
+            for name, value in os.environ.items()
+            if name in (*_TRAVELS, *more) or name.startswith("PG")
+        }
         return {**found, STORAGE_VARIABLE: self.storage_url()}
 
     def check_options(self, launcher: str, known: Collection[str]) -> None:
