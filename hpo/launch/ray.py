@@ -247,7 +247,7 @@ def _yes(order: Order, name: str) -> bool:
 
 
 def _check_size(code: Path) -> None:
-    """Ray packs a directory before it looks how big it is, and would fill the disk with one that it logs to."""
+    """Ray packs a directory before it looks at its size, and never ends with one that it logs to."""
     if not code.is_dir():
         raise UserError(f"--code {code}: there is no such directory")
     size = 0
@@ -256,8 +256,8 @@ def _check_size(code: Path) -> None:
             size += file.stat(follow_symlinks=False).st_size
         if size > _SHIPPED:
             raise UserError(
-                f"--option ship=true sends all of {code}, which is more than {_SHIPPED >> 20} MiB. Name a smaller "
-                "directory with --code, or put the code where every node finds it"
+                f"--option ship=true sends all of {code}, which is more than {_SHIPPED >> 20} MiB. "
+                "Name a smaller directory with --code, or put the code where every node finds it"
             )
 
 
