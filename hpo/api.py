@@ -15,6 +15,7 @@ from hpo.spec import StudySpec, load_spec, parse_spec
 from hpo.studies import audit as auditing
 from hpo.studies import creation, reading, steering, tables
 from hpo.studies.evaluation import evaluate
+from hpo.studies.warm_start import warm_start
 from hpo.wiring import open_storage
 from storage.engine import Database
 from storage.records import StudyRow
@@ -149,14 +150,23 @@ def load(name: str, storage: str | None = None) -> Study:
     return Study(open_storage(Settings.from_environment(storage), create=False), name)
 
 
-def create(spec: StudySpec | Mapping[str, Any] | str | os.PathLike[str], storage: str | None = None) -> Study:
+def create(
+    spec: StudySpec | Mapping[str, Any] | str | os.PathLike[str],
+    storage: str | None = None,
+    *,
+    from_study: str | None = None,
+    top: int = 3,
+) -> Study:
     """Store a study (or find the one this very spec has): a study file, a mapping of its form, or a spec.
 
-    Nothing runs until a worker joins: `hpo worker NAME`, or `hpo run` with the same file.
+    Nothing runs until a worker joins: `hpo worker NAME`, or `hpo run` with the same file. A new study
+    may start from another one, `from_study`: its `top` best points are tried first, and its history is
+    shown to the sampler where the spaces agree.
 
     Raises:
         SpecError: the spec is wrong.
-        UserError: another spec has this name.
+        UserError: another spec has this name, or `from_study` is given and the study exists.
+        NotFoundError: there is no study `from_study`.
     """
     settings = Settings.from_environment(storage)
     if isinstance(spec, str | os.PathLike):
@@ -166,5 +176,6 @@ def create(spec: StudySpec | Mapping[str, Any] | str | os.PathLike[str], storage
     else:
         validated = parse_spec(spec)
     database = open_storage(settings)
-    row, _ = creation.create_or_continue(database, validated, settings)
+    warm = None if from_study is None else warm_start(database, validated, from_study, top)
+    row, _ = creation.create_or_continue(database, validated, settings, warm)
     return Study(database, row.name)

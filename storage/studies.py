@@ -38,6 +38,7 @@ class NewStudy:
     retry_lost: int
     retry_failed: int
     artifacts: str
+    prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
 def create(database: Database, new: NewStudy) -> StudyRow:
@@ -69,6 +70,7 @@ def create(database: Database, new: NewStudy) -> StudyRow:
                 retry_lost=new.retry_lost,
                 retry_failed=new.retry_failed,
                 artifacts=new.artifacts,
+                prior=None if new.prior is None else json.dumps(new.prior),
                 created_at=now,
                 seconds_used=0.0,
             )
@@ -95,6 +97,12 @@ def get(connection: Connection, name: str) -> StudyRow:
     if row is None:
         raise UnknownStudyError(f"there is no study named {name}")
     return StudyRow.of(row)
+
+
+def prior(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
+    """What another study observed: {"study": name, "trials": [{"params", "values"}]}; mostly None."""
+    text = connection.scalar(sa.select(study.c.prior).where(study.c.id == study_id))
+    return None if text is None else json.loads(text)
 
 
 def all_studies(connection: Connection) -> list[StudyRow]:

@@ -157,18 +157,33 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
 
 
 @app.command()
-def create(spec: SpecArgument, set_: SetOption = None, storage: StorageOption = None) -> None:
+def create(
+    spec: SpecArgument,
+    set_: SetOption = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="STUDY", help="Try its best points first; show its history to the sampler."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="K", help="How many points --from takes.")] = 3,
+    storage: StorageOption = None,
+) -> None:
     """Store a study without running it; prints the line that starts a worker on any machine."""
     from hpo.settings import Settings
     from hpo.spec import load_spec
     from hpo.studies.commands import worker_command
     from hpo.studies.creation import create_or_continue
+    from hpo.studies.warm_start import warm_start
     from hpo.wiring import open_storage
 
     study = load_spec(spec, set_ or ())
     settings = Settings.from_environment(storage)
     database = open_storage(settings)
-    row, created = create_or_continue(database, study, settings)
+    warm = None if from_ is None else warm_start(database, study, from_, top)
+    row, created = create_or_continue(database, study, settings, warm)
+    for note in () if warm is None else warm.notes:
+        say(note)
     say(f"{'created' if created else 'found'} study {row.name} in {database.shown_url}; add workers with")
     print(worker_command(database, row, str(spec.absolute().parent)))
 

@@ -27,6 +27,7 @@ from hpo.runner.output import captured
 from hpo.runner.trial import RunningTrial
 from hpo.runner.values import BadValueError, checked_values
 from hpo.search.draws import training_seed
+from hpo.search.prior import prior_trials
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import distribution
@@ -67,6 +68,9 @@ class StudySession:
         self.spec = StudySpec.model_validate(self.row.spec)
         self.objective: Objective = load_objective(self.spec.objective_path, Path(boot.code))
         check_settings(self.objective, self.spec)
+        self.prior = prior_trials(
+            self.spec, database.read(lambda connection: studies.prior(connection, self.row.id))
+        )
         self.store = open_artifacts(self.row.artifacts, STORE_PATIENCE, database.patience.give_up)
         self.needs_restart = False  # an objective's error said that this process should be replaced
         self.distributions = {name: distribution(p) for name, p in self.spec.space.items()}
@@ -286,13 +290,14 @@ class StudySession:
 
     def _choose(self, claim: Claim, asking: FrozenTrial, fixed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The point, and what the sampler knew when it chose (counts and newest trials, by number)."""
-        params = suggest(self.spec, self.optuna, asking, claim.number, fixed)
+        params = suggest(self.spec, self.optuna, asking, claim.number, fixed, self.prior)
         if self.spec.sampler.name in ("grid", "random", "qmc"):
             return params, {}
         seen = self.optuna.get_trials(deepcopy=False)
         done = [trial.number for trial in seen if trial.state.is_finished()]
         running = [trial.number for trial in seen if not trial.state.is_finished()]
-        return params, {"finished": len(done), "newest": max(done, default=None), "running": running}
+        saw = {"finished": len(done), "newest": max(done, default=None), "running": running}
+        return params, saw | ({"prior": len(self.prior)} if self.prior else {})
 
 
 def seed_everything(seed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from optuna import Study
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
 from hpo.search.draws import from_unit, sampler_seed, unit
+from hpo.search.prior import WithPrior, shifted
 from hpo.search.qmc import qmc_point
 from hpo.search.space import completed
 from hpo.spec import StudySpec
@@ -27,7 +28,12 @@ UNSTORED = -1  # trial id and number of a trial that no storage holds yet
 
 
 def suggest(
-    spec: StudySpec, study: Study, trial: FrozenTrial, ticket: int, fixed: Mapping[str, Any]
+    spec: StudySpec,
+    study: Study,
+    trial: FrozenTrial,
+    ticket: int,
+    fixed: Mapping[str, Any],
+    prior: Sequence[FrozenTrial] = (),
 ) -> dict[str, Any]:
     """All active declared parameters of one ticket.
 
@@ -38,6 +44,7 @@ def suggest(
             `needs_stored_trial`; it is not changed.
         ticket: Index of the ticket in its study, from 0.
         fixed: A grid cell or an enqueued point, maybe partial: its values are taken as they are.
+        prior: Complete trials of another study that the sampler sees before this one's.
 
     Returns:
         Values by name, parents before children; labels of categorical parameters. Values of
@@ -58,7 +65,7 @@ def suggest(
             point = qmc_point(spec, ticket)
             return completed(spec, fixed, lambda name, dist: from_unit(dist, point[name]))
         case _:
-            return _asked(spec, study, trial, ticket, fixed)
+            return _asked(spec, study, trial, ticket, fixed, prior)
 
 
 def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
@@ -152,7 +159,12 @@ class TicketSampler(BaseSampler):
 
 
 def _asked(
-    spec: StudySpec, study: Study, trial: FrozenTrial, ticket: int, fixed: Mapping[str, Any]
+    spec: StudySpec,
+    study: Study,
+    trial: FrozenTrial,
+    ticket: int,
+    fixed: Mapping[str, Any],
+    prior: Sequence[FrozenTrial],
 ) -> dict[str, Any]:
     """The point an Optuna sampler chooses, by the steps that `optuna.Trial` takes.
 
@@ -161,6 +173,9 @@ def _asked(
     """
     sampler = make_sampler(spec, ticket)
     study = uncached(study)
+    if prior:
+        study._storage = cast(BaseStorage, WithPrior(study._storage, prior))
+        trial = shifted(trial, prior)
     if not needs_stored_trial(spec):
         study, trial = _unwritten(study, trial)
     sampler.before_trial(study, trial)

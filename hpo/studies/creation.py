@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.errors import UserError
 from hpo.search.space import check_point, grid_points
 from hpo.settings import Settings
 from hpo.spec import StudySpec, spec_differences
+from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts, telling
 from storage import studies, tickets
 from storage.engine import Database
@@ -17,13 +18,18 @@ from storage.errors import StudyExistsError, UnknownStudyError
 from storage.records import StudyRow
 
 
-def create(database: Database, spec: StudySpec, settings: Settings) -> StudyRow:
+def create(
+    database: Database, spec: StudySpec, settings: Settings, warm: WarmStart | None = None
+) -> StudyRow:
     """Store a new study with its tickets: as many as its budget of trials, or a grid's cells.
+
+    Points to try first are the spec's own, then those of `warm`.
 
     Raises:
         UserError: the name is taken, or the artifact store cannot be used.
     """
-    points = _points(spec)
+    taken = () if warm is None else warm.points
+    points = _points(spec, taken)
     open_artifacts(settings.artifact_url())  # a store that cannot be used is told before the first trial
     new = studies.NewStudy(
         name=spec.study,
@@ -33,29 +39,35 @@ def create(database: Database, spec: StudySpec, settings: Settings) -> StudyRow:
         seed=spec.sampler.seed,
         points=points,
         cells=spec.sampler.name == "grid",
-        enqueued=len(spec.enqueue),
+        enqueued=len(spec.enqueue) + len(taken),
         budget_trials=None if spec.tickets is None else len(points),
         budget_seconds=spec.budget.seconds,
         budget_target=spec.budget.target,
         retry_lost=spec.retry.lost,
         retry_failed=spec.retry.failed,
         artifacts=settings.artifact_url(),
+        prior=None if warm is None else warm.prior,
     )
     with telling():
         return studies.create(database, new)
 
 
-def create_or_continue(database: Database, spec: StudySpec, settings: Settings) -> tuple[StudyRow, bool]:
+def create_or_continue(
+    database: Database, spec: StudySpec, settings: Settings, warm: WarmStart | None = None
+) -> tuple[StudyRow, bool]:
     """The study of this spec, and whether it was created now. Two at once get the same study.
 
     Raises:
-        UserError: another spec has this name; the differences are listed.
+        UserError: another spec has this name; the differences are listed. Or the study exists and
+            cannot take a `warm` start any more.
     """
     row = find(database, spec.study)
+    if row is not None and warm is not None:
+        raise UserError(f"{spec.study} exists already; --from counts only when a study is made")
     if row is None:
         try:
             with telling():
-                return create(database, spec, settings), True
+                return create(database, spec, settings, warm), True
         except UserError as error:
             if not isinstance(error.__cause__, StudyExistsError):
                 raise
@@ -161,11 +173,11 @@ def _with_keep_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRo
         return database.read(lambda connection: studies.get(connection, row.name))
 
 
-def _points(spec: StudySpec) -> list[Mapping[str, Any] | None]:
+def _points(spec: StudySpec, taken: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:
     if spec.sampler.name == "grid":
         return list(grid_points(spec))
-    blank = (spec.tickets or 0) - len(spec.enqueue)
-    return [*spec.enqueue, *([None] * max(blank, 0))]
+    first = [*spec.enqueue, *taken]
+    return [*first, *([None] * max((spec.tickets or 0) - len(first), 0))]
 
 
 def _demand_same(spec: StudySpec, row: StudyRow) -> None:

@@ -1,0 +1,70 @@
+"""What another study observed, shown to a sampler as finished trials that this study does not have."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.search.space import distribution
+from hpo.spec import StudySpec
+
+LEARNING = ("tpe", "gp")  # samplers that take what they are shown; others count generations of their own
+MAX_PRIOR = 1000  # observations; each suggestion costs time with their number
+
+
+def prior_trials(spec: StudySpec, stored: Mapping[str, Any] | None) -> tuple[FrozenTrial, ...]:
+    """The observations stored with a study, oldest first, as complete trials numbered from 0.
+
+    Their ids are below -1, so that none is taken for a trial of the study, nor for one that asks
+    without being stored.
+    """
+    if stored is None or spec.sampler.name not in LEARNING:
+        return ()
+    found = stored["trials"]
+    distributions = {name: distribution(parameter) for name, parameter in spec.space.items()}
+    trials = []
+    for index, observed in enumerate(found):
+        params = observed["params"]
+        trial = create_trial(
+            state=TrialState.COMPLETE,
+            params=params,
+            distributions={name: distributions[name] for name in params},
+            values=observed["values"],
+        )
+        trial.number, trial._trial_id = index, index - len(found) - 1
+        trials.append(trial)
+    return tuple(trials)
+
+
+class WithPrior:
+    """A storage that lists further finished trials, before those it has; everything else is passed on.
+
+    The study's own trials are numbered after them (`shifted`): samplers sort by number, and Optuna's
+    search for the common space skips numbers below -1.
+    """
+
+    def __init__(self, storage: BaseStorage, prior: Sequence[FrozenTrial]) -> None:
+        self._storage = storage
+        self._prior = prior
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The prior's trials, then the study's."""
+        wanted = self._prior if states is None or TrialState.COMPLETE in states else ()
+        own = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return [*wanted, *(shifted(trial, self._prior) for trial in own)]
+
+
+def shifted(trial: FrozenTrial, prior: Sequence[FrozenTrial]) -> FrozenTrial:
+    """A copy of one of the study's trials, numbered as if `prior` came before it."""
+    later = copy.copy(trial)
+    later.number = trial.number + len(prior)
+    return later
