@@ -29,7 +29,7 @@ from hpo.launch.ray_actor import NAMESPACE, WorkerActor, last_word
 
 _OPTIONS = ("address", "env", "restarts", "ship")
 _RESTARTS = 100  # times that Ray starts a worker again, after its node or its process died
-_BEGIN = 10.0  # seconds to hear of actors that cannot begin
+_BEGIN = 5.0  # seconds to hear of actors that cannot begin
 _ANSWER = 5.0  # seconds for actors that run to say so
 _SHIPPED = 100 << 20  # bytes of code that are sent along at most
 _POLL = 0.2  # seconds between looks at workers that are leaving

@@ -20,7 +20,9 @@ from hpo.launch import Order, WorkerLife, local
 from hpo.launch.local import LAUNCHER as LOCAL
 from hpo.worker.devices import Gpu
 from hpo.worker.identity import host_key, process_started
+from tests.cluster.ray_cluster import RayCluster, ray_missing
 from tests.end_to_end.workplace import SECONDS, Workplace
+from tests.support.pg import PASSWORD
 from tests.support.waiting import wait_until
 
 SLOW = """
@@ -218,3 +220,43 @@ def test_the_storage_url_is_in_no_command_and_no_handle(
         assert worker.environ()["HPO_STORAGE"] == os.environ["STUDIES"]
     finally:
         LOCAL.stop(made, grace=0)
+
+
+@pytest.mark.skipif(ray_missing() is not None, reason=str(ray_missing()))
+def test_workers_on_ray_share_a_card_wait_for_room_and_drain(place: Workplace, pg_url: str) -> None:
+    """On a cluster with one card and a token: an ended study frees its half, which a waiting worker takes."""
+    place.study("short", budget={"trials": 3})
+    place.study("slow", SLOW)
+    with RayCluster() as cluster:
+        cluster.start("head", cpus=4, gpus=1)
+        place.env.update(cluster.environment, HPO_STORAGE=pg_url)
+        place.hpo("create", "short.yaml").check()
+        place.hpo("create", "slow.yaml").check()
+        cluster.wait("head")
+        share = ("--gpus-per-worker", "0.5", "--cpus-per-worker", "1")
+        place.hpo("launch", "short", "--on", "ray", *share).check()
+        place.hpo("launch", "slow", "--on", "ray", "--workers", "2", *share).check()
+
+        def states() -> list[list[str]]:
+            return [[worker["state"] for worker in launch["workers"]] for launch in launches(place)]
+
+        wait_until(lambda: states() == [["ended"], ["running"] * 2], SECONDS, every=2, what="half is free")
+        assert "3/3 done" in place.hpo("launch", "logs", "1", "-n", "9").check().out
+        workers = cluster.workers("head")
+        assert len(workers) == 2
+        assert not [
+            process for process in cluster.processes("head") if PASSWORD in " ".join(process.cmdline())
+        ]
+        assert PASSWORD not in place.hpo("launches", "--format", "json").out
+        wait_until(
+            lambda: all(worker.children() for worker in workers), SECONDS, what="their runners have started"
+        )
+
+        place.hpo("launch", "stop", "2").check()
+
+        assert psutil.wait_procs(workers, 10)[1] == []
+        left = {worker["state"] for worker in place.hpo("workers", "--format", "json").check().json}
+        assert left == {"left"}, "a drained worker signs off"
+        assert cluster.workers("head") == []
+    told = place.hpo("launch", "slow", "--on", "ray").check(1).err
+    assert f"cluster at {cluster.address} cannot be reached" in told
