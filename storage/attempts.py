@@ -182,6 +182,15 @@ class AttemptWriter:
             lambda c: outcomes.fail(c, self.database.clock, lease, error, peak_memory),
         )
 
+    def set_aside(self, error: str, peak_memory: float | None = None) -> None:
+        """Record that the card's memory ran out beside others; the ticket waits for a card of its own."""
+        lease = self._lease()
+        self._end(
+            lease,
+            AttemptState.FAILED,
+            lambda c: outcomes.set_aside(c, self.database.clock, lease, error, peak_memory),
+        )
+
     def release(self, why: str) -> None:
         """Give the ticket back; another attempt goes on from the last checkpoint."""
         lease = self._lease()

@@ -57,6 +57,18 @@ def fail(
     conclude(connection, clock, row.study_id)
 
 
+def set_aside(
+    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
+) -> None:
+    """The attempt ran out of the card's memory beside others: it counts against nothing, and the ticket waits
+    for a card of its own.
+    """
+    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
+    connection.execute(ticket.update().where(ticket.c.id == row.id).values(alone=1))
+    _requeue(connection, row.id, not_before=None)
+    conclude(connection, clock, row.study_id)
+
+
 def lose(connection: Connection, clock: Clock, lease: Lease, why: str) -> None:
     """The worker or runner died or went silent: nobody's fault until it happened too often."""
     row = _close(connection, clock, lease, AttemptState.LOST, why)

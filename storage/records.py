@@ -127,6 +127,7 @@ class Claim:
     trial_id: int | None  # an earlier attempt's trial goes on
     trial_number: int | None
     retry_of: int | None
+    alone: bool = False  # it ran out of memory beside others and has its card to itself now
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class NothingToClaim:
     ended: bool  # a worker may leave
     why: str
     fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
+    alone: bool = False  # what is left needs a card to itself
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,11 @@ def claim_next(
     runner: int,
     device: str,
     lease_seconds: float,
+    alone: bool | None = None,
 ) -> Claim | NothingToClaim:
     """Lease the next ticket to a new attempt of this runner.
+
+    `alone`: False leaves tickets that need a card to themselves, True takes only those.
 
     Safe beside others: the study's row is locked, so that claims of one study come one after another
     and pause, stop and target take effect before or after but never during; tickets that others hold
@@ -106,7 +109,7 @@ def claim_next(
         return NothingToClaim(ended=False, why=why, fault=True)
     if _seconds_spent(connection, clock, row):
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
-    chosen = connection.execute(
+    waiting = (
         sa.select(ticket)
         .where(
             ticket.c.study_id == study_id,
@@ -115,9 +118,12 @@ def claim_next(
         )
         .order_by(ticket.c.priority.desc(), ticket.c.number)
         .limit(1)
-        .with_for_update(skip_locked=True)
-    ).first()
-    if chosen is None and row.budget_trials is None:
+    )
+    fitting = waiting if alone is None else waiting.where(ticket.c.alone == int(alone))
+    chosen = connection.execute(fitting.with_for_update(skip_locked=True)).first()
+    if chosen is None and alone is False and connection.execute(waiting).first() is not None:
+        return NothingToClaim(ended=False, why="what is left needs a card to itself", alone=True)
+    if chosen is None and row.budget_trials is None and alone is not True:
         chosen = _make_one(connection, study_id)
     if chosen is None:
         outcomes.conclude(connection, clock, study_id)
@@ -190,6 +196,7 @@ def _claim(row: sa.Row[Any], number: int) -> Claim:
         trial_id=row.trial_id,
         trial_number=row.trial_number,
         retry_of=row.retry_of,
+        alone=bool(row.alone),
     )
 
 

@@ -213,6 +213,8 @@ def _leaving(message: Leaving) -> str:
 
 
 def _result(message: Ended, last: Reported | None) -> str:
+    if message.set_aside:
+        return ": out of memory beside others; tried again with the device to itself"
     if message.error:
         lines = message.error.strip().splitlines()
         return f": {lines[-1]}" if lines else ""

@@ -30,3 +30,19 @@ def peak_memory(device: str) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     kilo = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo)
+
+
+_MEMORY_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def out_of_device_memory(error: BaseException | None) -> bool:
+    """Whether the error, or what caused it, is that the device's memory is exhausted (not the host's)."""
+    torch = sys.modules.get("torch")
+    kind = getattr(torch, "OutOfMemoryError", None)
+    while error is not None:
+        if kind is not None and isinstance(error, kind):
+            return True
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in _MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

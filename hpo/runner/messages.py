@@ -21,6 +21,7 @@ class Boot:
     storage: str  # with the password: never printed
     code: str  # directory that objectives are relative to
     lease: float  # seconds
+    shared: bool = False  # other runners of this worker use the device too
     allow_mismatch: bool = False  # run although the code differs from the study's; noted on each trial
 
 
@@ -29,6 +30,7 @@ class Run:
     """Worker to runner: claim one ticket of this study and run it."""
 
     study: str
+    alone: bool | None = None  # True: one that needs the device to itself; False: none of those
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Ended:
     state: str
     values: tuple[float, ...] | None = None
     error: str | None = None
+    set_aside: bool = False  # out of memory beside others: tried again with the device to itself
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class NoTicket:
     ended: bool
     why: str
     fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
+    alone: bool = False  # what is left needs a device to itself
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Runner:
                 if session is None:  # a runner serves one study; its worker replaces it for another
                     with telling():
                         session = StudySession(database, writer, boot, order.study)
-                session.run_one(self._stop, self._send)
+                session.run_one(self._stop, self._send, order.alone)
                 if session.needs_restart:
                     return 0  # for example out of GPU memory; the worker starts another in its place
             except HpoError as error:

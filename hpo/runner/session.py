@@ -81,8 +81,8 @@ class StudySession:
         self.code = fingerprint(self.objective, Path(boot.code))
         self.mismatch: list[str] = []
 
-    def claim(self) -> Claim | NothingToClaim:
-        """The next ticket, leased to this runner."""
+    def claim(self, alone: bool | None = None) -> Claim | NothingToClaim:
+        """The next ticket, leased to this runner; `alone` as in `tickets.claim_next`."""
         return self.database.write(
             lambda connection: tickets.claim_next(
                 connection,
@@ -92,17 +92,18 @@ class StudySession:
                 self.boot.runner,
                 self.boot.shown_device,
                 self.boot.lease,
+                alone,
             )
         )
 
-    def run_one(self, stop: StopFlag, send: Send) -> None:
+    def run_one(self, stop: StopFlag, send: Send, alone: bool | None = None) -> None:
         """Claim one ticket and run it to its end; says so to the worker through `send`."""
         self._compare_code()
-        claim = self.claim()
+        claim = self.claim(alone)
         if isinstance(claim, NothingToClaim):
             if claim.ended and not claim.fault and self.boot.runner == 0:
                 retention.sweep(self.database, self.store, self.row, self._best_kept())
-            send(NoTicket(claim.ended, claim.why, claim.fault))
+            send(NoTicket(claim.ended, claim.why, claim.fault, claim.alone))
             return
         stop.begin_trial()
         self.optuna = uncached(self.optuna)  # a sampler must see the trials that ended since
@@ -197,6 +198,8 @@ class StudySession:
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)
+            if self.boot.shared and not claim.alone and devices.out_of_device_memory(error):
+                return self._set_aside(claim, text)
             self.needs_restart = bool(getattr(error, "needs_restart", False))
             return self._failed(running, claim, text)
         self._deliver(running, claim, TicketState.COMPLETE, values)
@@ -261,6 +264,12 @@ class StudySession:
         if self.database.read(lambda connection: tickets.is_over(connection, claim.lease.ticket_id)):
             retention.tidy(self.database, self.store, self.row, running._trial_id, running.number)
         return Ended(claim.lease, AttemptState.FAILED, error=error)
+
+    def _set_aside(self, claim: Claim, error: str) -> Ended:
+        """The others on the device may be why its memory ran out: the trial is tried again without them."""
+        self.needs_restart = True  # what this process still holds would be missing then
+        self.writer.set_aside(error, devices.peak_memory(self.boot.device))
+        return Ended(claim.lease, AttemptState.FAILED, error=error, set_aside=True)
 
     def _resumed(self, claim: Claim) -> checkpoints.Saved | None:
         if claim.trial_number is None:

@@ -38,6 +38,7 @@ class Child:
     idle: bool = False
     dismissed: bool = False  # it was told to leave, or said itself that it cannot work
     asked: bool = False  # a Run order is out
+    alone: bool = False  # ... for a trial that needs the device to itself
     ready_once: bool = False
     current: Started | None = None
     current_since: float = 0.0  # monotonic
@@ -100,6 +101,17 @@ class Child:
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def at(self) -> dict[str, Any]:
+        """What it is at, for `hpo workers` and the dashboard."""
+        current = self.current
+        return {
+            "device": self.share.shown,
+            "trial": None if current is None else current.trial,
+            "attempt": None if current is None else current.attempt,
+            "step": self.last_step,
+            "value": self.last_value,
+        }
 
     def tell(self, order: ToRunner) -> None:
         """Send an order; a runner that is just dying does not hear it."""

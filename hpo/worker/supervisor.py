@@ -29,6 +29,7 @@ from hpo.runner.messages import (
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.worker import identity
+from hpo.worker.cards import Access, Cards
 from hpo.worker.child import Child
 from hpo.worker.devices import Share
 from hpo.worker.lease_keeper import LeaseKeeper
@@ -89,6 +90,7 @@ class Worker:
         self._turns: Turns = OneStudy(study) if study is not None else EveryStudy(database, self.identity.id)
         self._code = code
         self._shares = list(shares)
+        self._cards = Cards(shares)
         self._left = limits.trials
         self._until = limits.until
         self._idleness = Idleness(limits.idle)
@@ -146,6 +148,7 @@ class Worker:
             storage=self._database.url.render_as_string(hide_password=False),
             code=self._code,
             lease=self._settings.lease,
+            shared=self._cards.is_shared(runner),
             allow_mismatch=self._allow_mismatch,
         )
         self._children[runner] = Child.spawn(runner, share, boot, assignment)
@@ -190,10 +193,17 @@ class Worker:
             case Ended():
                 self._idleness.found_work()
                 child.current = None
+                if message.set_aside:
+                    self._cards.want(child.index, child.assignment)
+                    self._left = None if self._left is None else self._left + 1
             case NoTicket():
                 child.asked = False
                 self._idleness.found_nothing()
                 self._turns.nothing(child.index)
+                if child.alone:
+                    self._cards.none_waits(child.index, child.assignment)
+                elif message.alone:
+                    self._cards.want(child.index, child.assignment)
                 if self._left is not None:
                     self._left += 1
                 if message.fault and message.ended:
@@ -247,7 +257,17 @@ class Worker:
             if not any(other.busy for other in self._children.values()):
                 self._drain("the count of trials is reached")
             return
-        assignment = self._turns.next(runner)
+        assignment: Assignment | None
+        access = self._cards.access(runner, self._children)
+        if access is Access.WAIT or access is Access.LEAVE:
+            if access is Access.LEAVE and child is not None:
+                child.dismiss()  # with the memory it holds
+            return
+        if access is Access.ALONE:
+            assignment = self._cards.wanted(runner)
+            self._turns.take(runner, assignment)
+        else:
+            assignment = self._turns.next(runner)
         if assignment is None:
             self._idleness.found_nothing()
         elif child is None:
@@ -257,13 +277,13 @@ class Worker:
             self._idleness.found_work()
             child.dismiss()  # threads and objective are those of one study
         else:
-            self._order(child)
+            self._order(child, alone=access is Access.ALONE)
 
-    def _order(self, child: Child) -> None:
+    def _order(self, child: Child, *, alone: bool) -> None:
         if self._left is not None:
             self._left -= 1
-        child.idle, child.asked = False, True
-        child.tell(Run(child.assignment.study))
+        child.idle, child.asked, child.alone = False, True, alone
+        child.tell(Run(child.assignment.study, alone if self._cards.is_shared(child.index) else None))
 
     # What makes runners stop
 
@@ -272,7 +292,9 @@ class Worker:
         if not self._turns.skip(assignment):
             self._outcome = self._outcome or Outcome(exit_code, why)
             self._drain(why)
-        elif assignment.uid not in self._skips:
+            return
+        self._cards.forget(assignment)
+        if assignment.uid not in self._skips:
             self._skips[assignment.uid] = f"{assignment.study}: {why.splitlines()[0]}"
             log.warning("this worker leaves %s to others: %s", assignment.study, why)
             self._settlements.noted("leaves to others: " + "; ".join(self._skips.values()))
@@ -354,18 +376,7 @@ class Worker:
 
     def _status(self) -> dict[str, Any]:
         """What each runner is at, for `hpo workers` and the dashboard."""
-        runners = []
-        for child in list(self._children.values()):
-            current = child.current
-            runners.append(
-                {
-                    "device": child.share.shown,
-                    "trial": None if current is None else current.trial,
-                    "attempt": None if current is None else current.attempt,
-                    "step": child.last_step,
-                    "value": child.last_value,
-                }
-            )
+        runners = [child.at() for child in list(self._children.values())]
         return {"runners": runners, "draining": self._draining, "load": machine_load()}
 
     def _leave(self) -> None:

@@ -85,11 +85,11 @@ class Party:
             )
         )
 
-    def try_claim(self, runner: int = 0) -> Claim | NothingToClaim:
+    def try_claim(self, runner: int = 0, alone: bool | None = None) -> Claim | NothingToClaim:
         """Ask for a ticket."""
         return self.database.write(
             lambda connection: tickets.claim_next(
-                connection, self.database.clock, self.study.id, self.id, runner, "cpu", LEASE
+                connection, self.database.clock, self.study.id, self.id, runner, "cpu", LEASE, alone
             )
         )
 
