@@ -11,14 +11,20 @@ from storage.tables import attempt, worker
 from tests.faults.lab import Lab
 
 
-def trials_on(lab: Lab, host: str, state: AttemptState = AttemptState.RUNNING) -> int:
-    """Attempts of workers on a machine that are in a state."""
+def trials_on(lab: Lab, host: str, state: AttemptState = AttemptState.RUNNING) -> list[int]:
+    """Numbers of the trials of which a machine has, or had, an attempt in a state."""
     query = (
-        sa.select(sa.func.count())
+        sa.select(attempt.c.trial_number)
         .select_from(attempt.join(worker, worker.c.id == attempt.c.worker_id))
-        .where(worker.c.host == host, attempt.c.state == state)
+        .where(worker.c.host == host, attempt.c.state == state, attempt.c.trial_number.is_not(None))
     )
-    return int(lab.open().read(lambda connection: connection.scalar(query) or 0))
+    return lab.open().read(lambda connection: [int(number) for number in connection.scalars(query)])
+
+
+def checkpoint_on(lab: Lab, host: str) -> bool:
+    """Whether a trial that runs on a machine has saved a checkpoint."""
+    saved = {int(line[1]) for line in lab.journal_lines("saved-2")}
+    return any(number in saved for number in trials_on(lab, host))
 
 
 def resumed(lab: Lab) -> list[int]:

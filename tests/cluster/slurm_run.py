@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from storage import launches
 from storage.records import AttemptState
-from tests.cluster.seen import audit_line, resumed, trials_on
+from tests.cluster.seen import audit_line, checkpoint_on, resumed, trials_on
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.faults.lab import Lab
 from tests.support.command import HpoResult
@@ -26,6 +29,7 @@ class SlurmLab:
     def __init__(self, lab: Lab, cluster: SlurmCluster) -> None:
         self.lab = lab
         self.cluster = cluster
+        self._launch = 0
         lab.env.update(cluster.environment, HPO_LEASE="5", HPO_GRACE="10")
 
     def create(self, cells: int, steps: int = STEPS, step_seconds: float = STEP_SECONDS) -> None:
@@ -41,7 +45,8 @@ class SlurmLab:
         """`hpo launch`; returns the launch's id."""
         words = ("launch", "study", "--on", "slurm", "--workers", str(workers), "--format", "json")
         words += ("--option", "partition=low", *options)
-        return int(self.hpo(*words).json["id"])
+        self._launch = int(self.hpo(*words).json["id"])
+        return self._launch
 
     def launched(self) -> dict[str, Any]:
         """The newest launch as `hpo launches` has it."""
@@ -53,14 +58,16 @@ class SlurmLab:
         return [worker["state"] for worker in self.launched()["workers"]]
 
     @property
-    def folder(self) -> Path:
-        """Scripts and output of the newest launch."""
-        return max((self.lab.folder / "hpo-launches").iterdir(), key=lambda path: path.stat().st_mtime)
+    def handle(self) -> dict[str, Any]:
+        """What is stored of the newest launch."""
+        row = self.lab.open().read(lambda connection: launches.get(connection, self._launch))
+        assert row is not None
+        return dict(row.handle)
 
     @property
     def job(self) -> str:
         """SLURM's id of the newest launch."""
-        return next(self.folder.glob("*_submission.sh")).name.partition("_")[0]
+        return str(self.handle["job"])
 
     def tasks(self) -> dict[str, tuple[str, str]]:
         """State and node of each task."""
@@ -82,21 +89,33 @@ class SlurmLab:
 
     def secrets_seen(self) -> list[str]:
         """Where the database's password can be read: files of the launch, SLURM's records, the handle."""
-        places = {
-            path.name: path.read_bytes().decode(errors="replace") for path in sorted(self.folder.iterdir())
-        }
+        files = sorted(Path(self.handle["folder"]).iterdir())
+        assert any(file.suffix == ".pkl" for file in files), files
+        places = {file.name: file.read_bytes().decode(errors="replace") for file in files}
         places["scontrol show job"] = self.cluster.command("scontrol", "show", "job", "-dd", self.job)
-        places["hpo launches"] = json.dumps(self.launched())
+        places["the stored handle"] = json.dumps(self.handle)
         return [name for name, text in places.items() if PASSWORD in text]
 
 
 def run_slurm(folder: Path, seed: int = 1) -> str:
     """Four workers, 200 trials, one node killed, two tasks preempted; returns the figures in a paragraph."""
+    with _slurm(folder, seed) as slurm:
+        return _search(slurm)
+
+
+def run_slurm_time_limits(folder: Path, seed: int = 1) -> str:
+    """Tasks whose time is up drain; returns the figures in a paragraph."""
+    with _slurm(folder, seed) as slurm:
+        return _time_limits(slurm)
+
+
+@contextmanager
+def _slurm(folder: Path, seed: int) -> Iterator[SlurmLab]:
     server = PgServer()
     lab = Lab(folder, server.start().create_database(), seed)
     try:
         with SlurmCluster(grace=20) as cluster:
-            return _search(SlurmLab(lab, cluster))
+            yield SlurmLab(lab, cluster)
     finally:
         lab.close()
         server.close()
@@ -107,9 +126,8 @@ def _search(slurm: SlurmLab) -> str:
     since = time.monotonic()
     number = slurm.launch(WORKERS, "--option", "gres=gpu:1", "--option", "time=30")
     lab = slurm.lab
-    wait_until(
-        lambda: trials_on(lab, "node1") == 2 == trials_on(lab, "node2"), 90, every=0.2, what="trials run"
-    )
+    wait_until(lambda: checkpoint_on(lab, "node1"), 90, every=0.2, what="a trial on node1 saves")
+    wait_until(lambda: trials_on(lab, "node2"), 90, every=0.2, what="trials run on node2")
     assert slurm.states() == ["running"] * WORKERS
 
     killed_at = time.monotonic()
@@ -121,11 +139,12 @@ def _search(slurm: SlurmLab) -> str:
     wait_until(lambda: len(slurm.on("node1")) == len(killed), 60, every=0.5, what="tasks run there again")
     back = time.monotonic() - killed_at
 
-    wait_until(lambda: trials_on(lab, "node1") == 2, 60, every=0.2, what="their workers run trials")
-    lost = trials_on(lab, "node1", AttemptState.LOST)
+    wait_until(lambda: trials_on(lab, "node1"), 60, every=0.2, what="their workers run trials")
+    lost = len(trials_on(lab, "node1", AttemptState.LOST))
     assert lost, lab.attempts()
 
     went_on = len(resumed(lab))
+    wait_until(lambda: checkpoint_on(lab, "node2"), 60, every=0.2, what="a trial on node2 saves")
     preempted_at = time.monotonic()
     preempted = slurm.on("node2")
     high = slurm.cluster.occupy("node2", 10)
@@ -160,10 +179,33 @@ def _search(slurm: SlurmLab) -> str:
     )
 
 
+def _time_limits(slurm: SlurmLab) -> str:
+    """Of two workers with a minute each, one is queued again when its time is nearly up and one leaves."""
+    slurm.create(cells=2, steps=2000)
+    minute = ("--option", "time=1", "--option", "drain=30")
+    leaves = slurm.launch(1, *minute)
+    leaving = slurm.job
+    slurm.launch(1, *minute, "--option", "at-limit=requeue")
+    wait_until(lambda: slurm.restarts() == {slurm.job: 1}, 120, every=0.5, what="its task is queued again")
+    states = slurm.cluster.tasks(leaving)
+    wait_until(lambda: slurm.cluster.tasks(leaving)[leaving][0] == "COMPLETED", 30, what=f"no {states}")
+    assert "told to leave" in slurm.hpo("launch", "logs", str(leaves)).out
+    wait_until(lambda: resumed(slurm.lab), 60, every=0.2, what="a trial goes on")
+    attempts = dict(slurm.lab.attempts())
+    assert attempts == {"released": 2, "running": 1}, attempts
+    slurm.hpo("launch", "stop", str(slurm.launched()["id"]))
+    return (
+        f"Time limit of a minute, told 30 s before: one task left (exit status 0), the one with "
+        f"at-limit=requeue was queued again and went on from step {resumed(slurm.lab)[0]}; "
+        f"attempts then {attempts}, none lost"
+    )
+
+
 def main() -> None:
     """Run it and print the figures."""
-    with tempfile.TemporaryDirectory(prefix="hpo-slurm-study-") as folder:
-        print(run_slurm(Path(folder)))
+    for run in (run_slurm, run_slurm_time_limits):
+        with tempfile.TemporaryDirectory(prefix="hpo-slurm-study-") as folder:
+            print(run(Path(folder)), flush=True)
 
 
 if __name__ == "__main__":
