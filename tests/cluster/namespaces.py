@@ -205,15 +205,13 @@ def cut_and_return(lab: Lab, machines: Machines, scale: Scale) -> str:
     assert found.holds, found
     assert (found.results, found.duplicates) == (scale.cells, 0), (found, lab.ended_why("failed"))
     assert lab.completed_points() == list(range(scale.cells))
-    shares = ", ".join(
-        f"{name} {len(trials_on(lab, name, AttemptState.COMPLETE))}" for name in machines.names
-    )
+    completed = {name: len(trials_on(lab, name, AttemptState.COMPLETE)) for name in machines.names}
     return (
         f"{len(scale.machines)} machines, attached within {attached:.0f} s; {scale.cells} cells of "
         f"{scale.steps} steps, {wall:.0f} s. m1 cut off for {healed_at - cut_at:.0f} s, the lease being "
-        f"{lab.env['HPO_LEASE']} s: its trial was taken back after {taken:.1f} s and went on elsewhere from step {resumed(lab)[0]}; m1 was back at "
-        f"work {returned:.1f} s after its return, as the same worker. Completed: {completed}. "
-        f"Attempts {dict(lab.attempts())}. Audit: {audit_line(lab)}"
+        f"{lab.env['HPO_LEASE']} s: its trial was taken back after {taken:.1f} s and went on elsewhere from "
+        f"step {resumed(lab)[0]}; m1 was back at work {returned:.1f} s after its return, as the same worker. "
+        f"Completed: {completed}. Attempts {dict(lab.attempts())}. Audit: {audit_line(lab)}"
     )
 
 
