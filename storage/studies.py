@@ -12,7 +12,7 @@ import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import outcomes, tickets
+from storage import history_rows, outcomes, tickets
 from storage.clock import Clock
 from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
@@ -41,8 +41,10 @@ class NewStudy:
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
-def create(database: Database, new: NewStudy) -> StudyRow:
+def create(database: Database, new: NewStudy, history: Sequence[optuna.trial.FrozenTrial] = ()) -> StudyRow:
     """Store a study with its tickets. Two at once: one creates, the other is told that it exists.
+
+    With a `history`, trials that ended elsewhere, the study is finished and its tickets are theirs.
 
     Optuna's study is made first; a creator that dies in between leaves an empty one, which the next
     adopts.
@@ -79,6 +81,9 @@ def create(database: Database, new: NewStudy) -> StudyRow:
         asked, rest = new.points[: new.enqueued], new.points[new.enqueued :]
         tickets.add(connection, row.id, asked, first=0, priority=tickets.ENQUEUED)
         tickets.add(connection, row.id, rest, first=len(asked), cells=new.cells)
+        if history:
+            history_rows.insert(connection, database.clock, row, history)
+            return get(connection, new.name)
         return row
 
     try:

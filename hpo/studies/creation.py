@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from hpo.errors import UserError
 from hpo.search.space import check_point, grid_points
 from hpo.settings import Settings
@@ -19,17 +21,22 @@ from storage.records import StudyRow
 
 
 def create(
-    database: Database, spec: StudySpec, settings: Settings, warm: WarmStart | None = None
+    database: Database,
+    spec: StudySpec,
+    settings: Settings,
+    warm: WarmStart | None = None,
+    history: Sequence[FrozenTrial] = (),
 ) -> StudyRow:
     """Store a new study with its tickets: as many as its budget of trials, or a grid's cells.
 
-    Points to try first are the spec's own, then those of `warm`.
+    Points to try first are the spec's own, then those of `warm`. With a `history` (trials that ended
+    elsewhere) its trials are the study's budget, and the study is finished.
 
     Raises:
         UserError: the name is taken, or the artifact store cannot be used.
     """
     taken = () if warm is None else warm.points
-    points = _points(spec, taken)
+    points = [] if history else _points(spec, taken)
     open_artifacts(settings.artifact_url())  # a store that cannot be used is told before the first trial
     new = studies.NewStudy(
         name=spec.study,
@@ -39,8 +46,8 @@ def create(
         seed=spec.sampler.seed,
         points=points,
         cells=spec.sampler.name == "grid",
-        enqueued=len(spec.enqueue) + len(taken),
-        budget_trials=None if spec.tickets is None else len(points),
+        enqueued=0 if history else len(spec.enqueue) + len(taken),
+        budget_trials=len(history) or (None if spec.tickets is None else len(points)),
         budget_seconds=spec.budget.seconds,
         budget_target=spec.budget.target,
         retry_lost=spec.retry.lost,
@@ -49,7 +56,7 @@ def create(
         prior=None if warm is None else warm.prior,
     )
     with telling():
-        return studies.create(database, new)
+        return studies.create(database, new, history)
 
 
 def create_or_continue(

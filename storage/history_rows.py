@@ -1,0 +1,145 @@
+"""Trials that ended elsewhere, written as the history of a new study: Optuna's rows and ours, in bulk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Connection
+
+from storage.clock import Clock
+from storage.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.tables import attempt, study, ticket
+
+IMPORTED = "imported"  # stands where a worker's id and a device would
+
+_trials: Any = models.TrialModel.__table__
+_params: Any = models.TrialParamModel.__table__
+_values: Any = models.TrialValueModel.__table__
+_reports: Any = models.TrialIntermediateValueModel.__table__
+_attributes: Any = models.TrialUserAttributeModel.__table__
+_STATES = {
+    TrialState.COMPLETE: TicketState.COMPLETE,
+    TrialState.PRUNED: TicketState.PRUNED,
+    TrialState.FAIL: TicketState.FAILED,
+}
+
+
+def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence[FrozenTrial]) -> None:
+    """Number the trials from 0, give each a ticket and an attempt, and end the study.
+
+    Safe beside others: the study is new, and nobody sees it before this transaction commits.
+
+    Args:
+        connection: of the transaction that makes the study.
+        clock: for trials that do not know when they ran.
+        row: the study; its budget of trials is `len(trials)`.
+        trials: complete, pruned or failed; their parameters with distributions.
+    """
+    now = float(connection.scalar(sa.select(clock.now())) or 0.0)
+    connection.execute(
+        sa.insert(_trials),
+        [
+            {
+                "study_id": row.optuna_study_id,
+                "number": number,
+                "state": trial.state,
+                "datetime_start": trial.datetime_start or _naive(now),
+                "datetime_complete": trial.datetime_complete or _naive(now),
+            }
+            for number, trial in enumerate(trials)
+        ],
+    )
+    query = sa.select(_trials.c.trial_id).where(_trials.c.study_id == row.optuna_study_id)
+    ids = list(connection.scalars(query.order_by(_trials.c.number)))
+    for table, rows in _optuna_rows(list(zip(ids, trials, strict=True))).items():
+        if rows:
+            connection.execute(sa.insert(table), rows)
+    connection.execute(
+        sa.insert(ticket),
+        [
+            {
+                "study_id": row.id,
+                "number": number,
+                "state": _STATES[trial.state],
+                "attempt": 1,
+                "failed": int(trial.state is TrialState.FAIL),
+                "trial_id": trial_id,
+                "trial_number": number,
+            }
+            for number, (trial_id, trial) in enumerate(zip(ids, trials, strict=True))
+        ],
+    )
+    query = sa.select(ticket.c.id).where(ticket.c.study_id == row.id).order_by(ticket.c.number)
+    tickets = list(connection.scalars(query))
+    connection.execute(
+        sa.insert(attempt),
+        [
+            {
+                "ticket_id": ticket_id,
+                "number": 1,
+                "trial_id": trial_id,
+                "trial_number": number,
+                "worker_id": IMPORTED,
+                "runner": 0,
+                "device": IMPORTED,
+                "state": AttemptState(_STATES[trial.state].value),
+                "started_at": _seconds(trial.datetime_start, now),
+                "ended_at": _seconds(trial.datetime_complete, now),
+                "error": "failed where it was imported from" if trial.state is TrialState.FAIL else None,
+            }
+            for number, (ticket_id, trial_id, trial) in enumerate(zip(tickets, ids, trials, strict=True))
+        ],
+    )
+    connection.execute(
+        study.update()
+        .where(study.c.id == row.id)
+        .values(state=StudyState.FINISHED, ended_at=now, ended_why=IMPORTED)
+    )
+
+
+def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[dict[str, Any]]]:
+    """What Optuna's own writers would have stored with each trial (id, trial), by table."""
+    params, values, reports, attributes = [], [], [], []
+    for trial_id, trial in trials:
+        for name, value in trial.params.items():
+            held = trial.distributions[name]
+            params.append(
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": held.to_internal_repr(value),
+                    "distribution_json": distribution_to_json(held),
+                }
+            )
+        for objective, value in enumerate(trial.values or ()):
+            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+            values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
+        for step, value in trial.intermediate_values.items():
+            stored, sort = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+            reports.append(
+                {
+                    "trial_id": trial_id,
+                    "step": step,
+                    "intermediate_value": stored,
+                    "intermediate_value_type": sort,
+                }
+            )
+        for key, value in trial.user_attrs.items():
+            attributes.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
+    return {_params: params, _values: values, _reports: reports, _attributes: attributes}
+
+
+def _seconds(time: datetime | None, now: float) -> float:
+    """Since the epoch; Optuna stores naive UTC."""
+    return now if time is None else time.replace(tzinfo=UTC).timestamp()
+
+
+def _naive(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
