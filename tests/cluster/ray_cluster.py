@@ -19,9 +19,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 _STARTED = "This command will now block forever"
-_QUICK = {  # seconds that a node lives on without its head, instead of 60
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
-}
+_ALONE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # that a node outlives its head by, instead of 60
 
 
 def ray_missing() -> str | None:
@@ -64,7 +62,7 @@ class RayCluster:
             role += ["--temp-dir", str(self.folder / "ray")]
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         role += [f"--{port}={free_port()}" for port in ports]
-        environment = {**_clean(os.environ), **self.environment, **_QUICK}
+        environment = {**_clean(os.environ), **self.environment, **_ALONE}
         if self._nodes:
             del environment["RAY_ADDRESS"]
         with (self.folder / f"{name}.log").open("wb") as log:
