@@ -75,7 +75,9 @@ def start(
             metavar="NAME=VALUE",
             help="The launcher's own, may be repeated. local: logs=DIR. ray: address=HOST:PORT (else "
             "RAY_ADDRESS), ship=true sends the code, restarts=N, env=NAME,NAME hands variables on; "
-            "RAY_AUTH_MODE=token works as Ray documents it. slurm: partition=NAME and more.",
+            "RAY_AUTH_MODE=token works as Ray documents it. slurm: partition, account, qos, time, gres, "
+            "constraint, mem and more as sbatch has them; folder=DIR on the shared file system, "
+            "setup=COMMAND before the worker, drain=SECONDS before the time limit, at-limit=requeue.",
         ),
     ] = None,
     storage: StorageOption = None,

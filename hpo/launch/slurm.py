@@ -86,18 +86,16 @@ class SlurmLauncher:
 
     def status(self, handle: Mapping[str, Any]) -> list[LaunchedWorker]:
         """Each worker's state: from squeue, else from how it ended, else from sacct where there is one."""
+        unseen = "SLURM has forgotten it"
+        queued: dict[str, tuple[str, str]] = {}
         try:
             queued = _queue(handle)
         except HpoError as error:
-            return [LaunchedWorker(i, WorkerLife.UNKNOWN, str(error)) for i in range(handle["workers"])]
+            unseen = str(error)
         found = [_look(handle, index, queued) for index in range(handle["workers"])]
-        if all(worker is not None for worker in found):
-            return [worker for worker in found if worker is not None]
-        accounted = _accounting(handle)
+        accounted = {} if all(found) else _accounting(handle)
         return [
-            worker
-            or accounted.get(_task(handle, index))
-            or LaunchedWorker(index, WorkerLife.UNKNOWN, "SLURM has forgotten it")
+            worker or accounted.get(_task(handle, index)) or LaunchedWorker(index, WorkerLife.UNKNOWN, unseen)
             for index, worker in enumerate(found)
         ]
 

@@ -15,8 +15,10 @@ from typing import Any
 from hpo.files import write_whole
 from hpo.launch.base import STORAGE_VARIABLE
 
+_PREEMPTED = "preempted"
 STOPPED = "stopped"  # a file of this name in the launch's folder: `hpo launch stop` was said
 _SLURM_PATIENCE = 60  # seconds for a command of SLURM's
+_UNTIL_ENDED = 600  # seconds in which SLURM ends a task that is queued again, or preempted
 _ROUNDING = 60  # seconds by which SLURM may signal too early, as its manual says of --signal
 
 
@@ -48,10 +50,11 @@ class WorkerTask:
             return self._end(0)
         exit_file(self.folder, self.index).unlink(missing_ok=True)  # of an earlier run of this task
         status, told = self._work()
-        if told and not self._stopped and (why := self._why_again()) is not None:
-            self._say(f"{why}; this task is queued again")
-            _slurm("scontrol", "requeue", job_id())
-            time.sleep(_SLURM_PATIENCE)  # SLURM ends this process; leaving first would end the task for good
+        if told and not self._stopped and (why := why_again(self.drain if self.again_at_limit else 0)):
+            print(f"hpo: {why}; this task is queued again", flush=True)
+            queued = _slurm("scontrol", "requeue", job_id()) is not None
+            if queued or why == _PREEMPTED:
+                time.sleep(_UNTIL_ENDED)  # SLURM ends this process; who leaves first is not queued again
         return self._end(status)
 
     def _work(self) -> tuple[int, bool]:
@@ -78,28 +81,12 @@ class WorkerTask:
     def _stopped(self) -> bool:
         return (Path(self.folder) / STOPPED).exists()
 
-    def _why_again(self) -> str | None:
-        """Why SLURM said SIGTERM, if that is a reason to be queued again."""
-        shown = _slurm("scontrol", "show", "job", "--oneliner", job_id())
-        facts = dict(word.split("=", 1) for word in shown.split() if "=" in word)
-        if facts.get("JobState") == "CANCELLED":
-            return None
-        if _moment(facts.get("PreemptTime")) is not None:
-            return "preempted"
-        end = _moment(facts.get("EndTime"))
-        if self.again_at_limit and end is not None and end - time.time() <= self.drain + _ROUNDING:
-            return "the time limit is near"
-        return None
-
     def _end(self, status: int) -> int:
         code = 128 - status if status < 0 else status  # as a shell counts a signal
         write_whole(exit_file(self.folder, self.index), f"{code}\n", "worker's exit status")
         if code:
             raise SystemExit(code)
         return code
-
-    def _say(self, text: str) -> None:
-        print(f"hpo: {text}", flush=True)
 
 
 def exit_file(folder: str, index: int) -> Path:
@@ -113,16 +100,43 @@ def job_id() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-def _slurm(*words: str) -> str:
-    """What a command of SLURM's printed; nothing when it failed, which it says on standard error itself."""
+def why_again(drain: int) -> str | None:
+    """Why SLURM said SIGTERM, if that is a reason to be queued again.
+
+    Args:
+        drain: seconds before the time limit at which it does; 0: that is no reason.
+    """
+    facts = dict(word.split("=", 1) for word in (show_job() or "").split() if "=" in word)
+    if facts.get("JobState") not in ("RUNNING", "SIGNALING"):  # cancelled, or queued again already
+        return None
+    preempted, started = _moment(facts.get("PreemptTime")), _moment(facts.get("StartTime"))
+    if preempted is not None and preempted >= (started or 0.0):  # not an earlier run of this task
+        return _PREEMPTED
+    end = _moment(facts.get("EndTime"))
+    if drain and end is not None and end - time.time() <= drain + _ROUNDING:
+        return "the time limit is near"
+    return None
+
+
+def show_job() -> str | None:
+    """This task as SLURM sees it, in words NAME=VALUE."""
+    return _slurm("scontrol", "show", "job", "--oneliner", job_id())
+
+
+def _slurm(*words: str) -> str | None:
+    """What a command of SLURM's printed; None when it failed, which then stands in the task's output."""
     try:
-        done = subprocess.run(  # noqa: S603 -- SLURM's own commands
-            words, stdout=subprocess.PIPE, text=True, timeout=_SLURM_PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"hpo: {' '.join(words)}: {error}", file=sys.stderr, flush=True)
-        return ""
-    return done.stdout
+        return subprocess.run(  # noqa: S603 -- SLURM's own commands
+            words,
+            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=_SLURM_PATIENCE,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"hpo: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def _moment(text: str | None) -> float | None:

@@ -7,7 +7,6 @@ import random
 import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -225,13 +224,3 @@ def run_namespaces(folder: Path, seed: int = 1, scale: Scale = LONG) -> str:
     """The whole of it; returns the figures in a paragraph."""
     with a_lab(folder, scale.machines, seed) as (lab, machines):
         return cut_and_return(lab, machines, scale)
-
-
-def main() -> None:
-    """Run it and print the figures."""
-    with tempfile.TemporaryDirectory(prefix="hpo-machines-") as folder:
-        print(run_namespaces(Path(folder)))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -199,14 +198,3 @@ def _time_limits(slurm: SlurmLab) -> str:
         f"at-limit=requeue was queued again and went on from step {resumed(slurm.lab)[0]}; "
         f"attempts then {attempts}, none lost"
     )
-
-
-def main() -> None:
-    """Run it and print the figures."""
-    for run in (run_slurm, run_slurm_time_limits):
-        with tempfile.TemporaryDirectory(prefix="hpo-slurm-study-") as folder:
-            print(run(Path(folder)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from hpo.errors import HpoError, UserError
+from hpo.launch import slurm_task
 from hpo.launch.base import Order
 from hpo.launch.slurm import LAUNCHER
+from hpo.launch.slurm_task import exit_file
 from tests.cluster.seen import resumed
 from tests.cluster.slurm_cluster import NoSlurmError, SlurmCluster
 from tests.cluster.slurm_run import SlurmLab
@@ -83,6 +85,41 @@ def test_what_slurm_cannot_give_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=re.escape(said)):
         LAUNCHER.submit(order(**wrong))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_slurm_has_forgotten_are_known_by_their_exit_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # nor is there a squeue here
+    exit_file(str(tmp_path), 0).write_text("0\n")
+    exit_file(str(tmp_path), 1).write_text("64\n")
+    found = LAUNCHER.status({"job": "12", "folder": str(tmp_path), "workers": 3})
+    assert [worker.state for worker in found] == ["ended", "failed", "unknown"]
+    assert "exit status 64" in found[1].detail
+    assert "say this on a login node" in found[2].detail
+
+
+STARTED = "JobState=RUNNING StartTime=2026-01-01T12:00:00 "
+
+
+@pytest.mark.parametrize(
+    ("shown", "drain", "why"),
+    [
+        (STARTED + "PreemptTime=2026-01-01T12:30:00", 0, "preempted"),
+        (STARTED + "PreemptTime=2026-01-01T11:00:00", 0, None),  # the run before
+        (STARTED + "PreemptTime=None EndTime=Unknown", 90, None),
+        (STARTED + "EndTime=2026-01-01T13:00:00", 90, "the time limit is near"),
+        (STARTED + "EndTime=2026-01-01T13:00:00", 0, None),  # to be left at
+        (STARTED + "EndTime=2999-01-01T13:00:00", 90, None),  # somebody said SIGTERM by hand
+        ("JobState=COMPLETING PreemptTime=2999-01-01T12:00:00", 0, None),  # cancelled, or requeued by SLURM
+        (None, 90, None),
+    ],
+)
+def test_a_task_is_queued_again_for_a_reason_alone(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, drain: int, why: str | None
+) -> None:
+    monkeypatch.setattr(slurm_task, "show_job", lambda: shown)
+    assert slurm_task.why_again(drain) == why
 
 
 @pytest.fixture
