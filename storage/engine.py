@@ -44,6 +44,14 @@ _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     "options": "-c idle_in_transaction_session_timeout=10000 -c timezone=UTC",
     "application_name": "hpo",
 }
+_REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "is not permitted to log in",
+    "permission denied for database",
+)
 _SQLITE_BUSY = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
 
 
@@ -128,6 +136,20 @@ def is_unreachable(error: BaseException | None) -> bool:
     return False
 
 
+def is_refused(error: BaseException | None) -> bool:
+    """Whether the server answered and lets nobody in so: wrong password, no such user or database.
+
+    psycopg knows no SQLSTATE of a connection that failed, so its words are looked at; in a language that
+    is not known here such an error is tried again like any other.
+    """
+    while error is not None:
+        if isinstance(error, sa.exc.OperationalError):
+            state, text = getattr(error.orig, "sqlstate", None) or "", str(error.orig)
+            return state.startswith("28") or state == "3D000" or any(word in text for word in _REFUSALS)
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def unreachable(url: URL, error: BaseException) -> DatabaseUnreachableError:
     """The sentence for a database that does not answer, without the password."""
     return DatabaseUnreachableError(f"{redacted(url)} cannot be reached: {reason(url, error)}")
@@ -156,8 +178,8 @@ def reason(url: URL, error: BaseException) -> str:
 class Patience:
     """How long to go on when the database is away.
 
-    A command waits `IMPATIENT_SECONDS`; a worker that has connected once outlives the database, until
-    `give_up` is set.
+    A command waits `IMPATIENT_SECONDS`, and not at all when the server refuses it; a worker that has
+    connected once outlives the database, until `give_up` is set.
     """
 
     endless: bool = False
@@ -170,7 +192,9 @@ class Patience:
             DatabaseUnreachableError: patience is over.
         """
         retrying = Retrying(
-            retry=retry_if_exception(is_unreachable),
+            retry=retry_if_exception(
+                lambda error: is_unreachable(error) and (self.endless or not is_refused(error))
+            ),
             stop=stop_when_event_set(self.give_up) if self.endless else stop_after_delay(IMPATIENT_SECONDS),
             wait=wait_random_exponential(multiplier=0.1, max=3.0),
             sleep=sleep_using_event(self.give_up),

@@ -224,11 +224,14 @@ def extend(
     return True
 
 
-def retry_failed(connection: Connection, study_id: int) -> int:
-    """Queue every failed ticket again, with a new trial; returns how many."""
+def retry_failed(connection: Connection, study_id: int, trial: int | None = None) -> int:
+    """Queue every failed ticket again, or that of one trial, with a new trial; returns how many."""
+    failed = (ticket.c.study_id == study_id) & (ticket.c.state == TicketState.FAILED)
+    if trial is not None:
+        failed = failed & (ticket.c.trial_number == trial)
     found = connection.execute(
         ticket.update()
-        .where(ticket.c.study_id == study_id, ticket.c.state == TicketState.FAILED)
+        .where(failed)
         .values(
             state=TicketState.QUEUED,
             failed=0,

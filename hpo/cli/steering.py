@@ -54,16 +54,22 @@ def cancel(study: StudyArgument, storage: StorageOption = None) -> None:
 
 @app.command()
 def retry(
-    study: StudyArgument,
-    failed: Annotated[bool, typer.Option("--failed", help="All failed trials (the only choice).")] = True,
+    target: Annotated[str, typer.Argument(metavar="STUDY[/N]", help="All failed trials, or trial N.")],
+    failed: Annotated[bool, typer.Option("--failed", help="All failed trials; so it is anyway.")] = True,
     storage: StorageOption = None,
 ) -> None:
     """Queue failed trials again; each becomes a new trial of the same ticket."""
+    from hpo.cli.looking import find_trial
     from hpo.studies import reading, steering
 
     database = open_existing(storage)
-    count = steering.retry_failed(database, reading.get_study(database, study))
-    say(f"{count} failed trials of {study} wait again" if count else f"{study} has no failed trials")
+    if "/" in target:
+        row, record = find_trial(database, target)
+        steering.retry_trial(database, row, record.number)
+        say(f"{target} waits again")
+        return
+    count = steering.retry_failed(database, reading.get_study(database, target))
+    say(f"{count} failed trials of {target} wait again" if count else f"{target} has no failed trials")
 
 
 @app.command()

@@ -51,6 +51,16 @@ def find(store: ArtifactStore, folder: str, before_attempt: int, directions: int
     return None
 
 
+def remove(store: ArtifactStore, folder: str, up_to_attempt: int) -> None:
+    """Delete what was kept for this trial, once it is delivered; what cannot be deleted is harmless."""
+    try:
+        for name in store.names(folder):
+            if name.isdigit() and int(name) <= up_to_attempt and FILE in store.names(f"{folder}/{name}"):
+                store.remove(f"{folder}/{name}/{FILE}")
+    except ArtifactError as error:
+        log.warning("the kept result, delivered now, was not removed: %s", error)
+
+
 def _read(content: bytes, directions: int) -> Finished:
     plain = json.loads(content)
     state = TicketState(plain["state"])

@@ -214,14 +214,23 @@ class StudySession:
         peak = devices.peak_memory(self.boot.device)
         result = results.Finished(state, values, peak, running.take_unsent())
         folder = checkpoints.trial_key(self.row.uid, self.row.name, running.number)
+        is_kept = False
+
+        def keep() -> None:
+            nonlocal is_kept
+            is_kept = True
+            results.keep(self.store, folder, claim.lease.attempt, result)
+
         self.writer.deliver(
             state,
             values,
             peak,
             metrics=result.metrics,
             weights=self._weights(state, running.checkpoint.newest),
-            when_away=lambda: results.keep(self.store, folder, claim.lease.attempt, result),
+            when_away=keep,
         )
+        if is_kept:
+            results.remove(self.store, folder, claim.lease.attempt)
         self._let_go(running._trial_id, running.number)
 
     def _deliver_kept(self, claim: Claim, send: Send) -> Ended | None:
@@ -237,6 +246,7 @@ class StudySession:
         send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
         weights = self._weights(kept.state, self._resumed(claim))
         self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics, weights=weights)
+        results.remove(self.store, folder, attempt)
         assert claim.trial_id is not None
         self._let_go(claim.trial_id, claim.trial_number)
         return Ended(claim.lease, AttemptState(kept.state.value), kept.values)

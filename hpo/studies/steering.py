@@ -63,6 +63,21 @@ def retry_failed(database: Database, row: StudyRow) -> int:
         return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
 
 
+def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
+    """Queue one failed trial again, as a new trial of the same ticket.
+
+    Raises:
+        UserError: it has not failed, or waits again already.
+    """
+    with telling():
+        count = database.write_once(lambda connection: studies.retry_failed(connection, row.id, trial))
+    if not count:
+        raise UserError(
+            f"{row.name}/{trial} cannot be retried: it has not failed, or another trial repeats it already; "
+            f"`hpo trials {row.name}` lists them"
+        )
+
+
 def delete(database: Database, row: StudyRow) -> None:
     """Delete the study, its trials and its files.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 
@@ -192,6 +194,20 @@ def test_a_lost_attempt_is_tried_again_after_a_growing_pause(database: Database,
             assert nothing(one.try_claim())
         database.clock.offset += pause + 0.01
     assert pauses == [0, 1, 2, 4, 8]
+
+
+def test_one_failed_trial_is_retried_and_the_others_stay(database: Database, party: Opener) -> None:
+    study = make_study(database, 3)
+    one = party(study)
+    for _ in range(3):
+        one.begin()
+        one.writer.fail("boom")
+    retry = partial(studies.retry_failed, study_id=study.id, trial=1)
+    assert database.write(retry) == 1
+    assert ticket_states(database, study) == ["failed", "queued", "failed"]
+    assert state_of(database, study) is StudyState.RUNNING
+    assert database.write(retry) == 0, "its ticket waits already"
+    assert one.claim().retry_of == 1
 
 
 def test_attempts_are_capped(database: Database, party: Opener) -> None:

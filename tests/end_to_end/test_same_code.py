@@ -64,3 +64,15 @@ def test_a_first_mistake_can_be_mended_before_any_trial_completed(folder, hpo):
     hpo("retry", "same").check()
 
     hpo("run", "same.yaml", "--runners", "1").check()
+
+
+def test_one_failed_trial_is_retried_by_its_number(folder, hpo):
+    (folder / "helper.py").write_text("def scale(x):\n    raise ValueError\n")
+    hpo("run", "same.yaml", "--runners", "1", "--no-report").check(1)
+    (folder / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
+    hpo("retry", "same/7").check(3)
+    hpo("retry", "same/1").check()
+    assert "same/1 cannot be retried" in hpo("retry", "same/1").check(2).err
+    hpo("run", "same.yaml", "--runners", "1", "--no-report").check()
+    states = [trial["state"] for trial in hpo("trials", "same", "--format", "json").check().json]
+    assert states == ["failed", "failed", "complete"]

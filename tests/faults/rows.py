@@ -269,6 +269,7 @@ def result_kept_on_disk(lab: Lab, scale: Scale, server: PgServer) -> str:
     assert found.results == 1
     assert lab.attempts() in ({"lost": 1, "complete": 1}, {"released": 1, "complete": 1})
     assert len(lab.journal_lines("began")) == 1, "the trial was trained again"
+    assert not list(lab.folder.glob("artifacts/*/0/*/result.json")), "delivered, it is kept no more"
     return "1 result delivered by the next worker, 0 trained again"
 
 

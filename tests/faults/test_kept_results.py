@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.runner.results import FILE, Finished, find, keep
+from hpo.runner.results import FILE, Finished, find, keep, remove
 from storage.artifacts import ArtifactStore
 from storage.records import TicketState
 
@@ -59,3 +59,12 @@ def test_what_is_no_result_is_passed_over_for_the_one_before(store: ArtifactStor
     found = find(store, TRIAL, before_attempt=3, directions=1)
     assert found is not None
     assert found.values == (0.5,)
+
+
+def test_once_delivered_no_kept_result_of_the_trial_stays(store: ArtifactStore) -> None:
+    """A later attempt's stays: it is not this one's to remove."""
+    for attempt in (1, 2, 3):
+        keep(store, TRIAL, attempt, RESULT)
+    store.put(f"{TRIAL}/1/log.txt", b"epoch 1")
+    remove(store, TRIAL, up_to_attempt=2)
+    assert [store.names(f"{TRIAL}/{attempt}") for attempt in (1, 2, 3)] == [["log.txt"], [], [FILE]]
