@@ -63,6 +63,8 @@ def template(theme: Theme) -> go.layout.Template:
         "tickcolor": line,
         "ticklen": 4,
         "automargin": True,
+        # Hidden labels are not measured: where all are, plotly.js puts the title at -Infinity.
+        "ticklabeloverflow": "allow",
         "title": {"standoff": 10},
     }
     return go.layout.Template(
