@@ -8,15 +8,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: processes that sh
 
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from tests.support.browser import find_chromium
+from tests.support.browser import CHROMIUM_ARGS, find_chromium
 from tests.support.command import HpoProcess, HpoResult, run_hpo
 from tests.support.pg import NoPostgresError, PgServer
 from tests.support.proxy import TcpProxy
 from tests.support.skips import NO_GPU, refuse_skip, skips_fail
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 class RunHpo(Protocol):
@@ -89,6 +92,25 @@ def pg_proxy(pg_server: PgServer) -> Iterator[TcpProxy]:
 @pytest.fixture
 def chromium() -> str:
     """The path of Chromium; start it with tests.support.browser.CHROMIUM_ARGS."""
+    return _chromium()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A running Chromium shared by the tests of a module; open a `tests.support.browser.Tab` in it.
+
+    Not of the whole session: playwright's event loop stands in the way of tests that run their own.
+    """
+    from playwright.sync_api import sync_playwright
+
+    chromium = _chromium()
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_ARGS))
+        yield started
+        started.close()
+
+
+def _chromium() -> str:
     found = find_chromium()
     if found is None:
         pytest.skip("no Chromium ($CHROMIUM or on the PATH)")
@@ -125,7 +147,12 @@ _SKIPS_FAIL = skips_fail()  # read before the environment of the tests is cleane
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what asks for a PostgreSQL or a browser, so that `-m "not postgres"` leaves it out."""
-    needs = {"pg_server": "postgres", "own_pg_server": "postgres", "chromium": "browser"}
+    needs = {
+        "pg_server": "postgres",
+        "own_pg_server": "postgres",
+        "chromium": "browser",
+        "browser": "browser",
+    }
     for item in items:
         for fixture, marker in needs.items():
             if fixture in getattr(item, "fixturenames", ()):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import make_board
@@ -19,27 +19,16 @@ from hpo.dashboard.server import Server
 from storage.engine import Database
 from storage.migrate import open_database
 from tests.dashboard.conftest import TOKEN, VIEW_TOKEN
-from tests.support.browser import CHROMIUM_ARGS, find_chromium
+from tests.dashboard.seeded import HOSTILE
+from tests.support.browser import DESK, PHONE, Tab
 from tests.support.proxy import TcpProxy
 from tests.support.shared import Party
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-DESK, PHONE = (1280, 900), (390, 844)
 PAGES = ("/", "/studies/digits", "/studies/digits/trials/9", "/workers?all=1", "/compare?study=digits")
 expect.set_options(timeout=15_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("no Chromium ($CHROMIUM or on the PATH)")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_ARGS))
-        yield started
-        started.close()
 
 
 @contextmanager
@@ -65,21 +54,11 @@ def until(page: Page, expression: str) -> None:
     wait_until(lambda: page.evaluate(expression), 20, what=expression)
 
 
-class Opened:
-    """A signed-in tab and whatever its console said."""
+class Opened(Tab):
+    """A signed-in tab."""
 
     def __init__(self, browser: Browser, base: str, token: str = TOKEN, **options: Any) -> None:
-        size = options.pop("size", DESK)
-        viewport = {"width": size[0], "height": size[1]}
-        self.context = browser.new_context(viewport=viewport, **options)  # type: ignore[arg-type]
-        self.page: Page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.foreign: list[str] = []
-        self.page.on(
-            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda r: self.foreign.append(r.url) if not r.url.startswith(base) else None)
+        super().__init__(browser, **options)
         self.base = base
         self.page.goto(f"{base}/?token={token}")
 
@@ -107,37 +86,18 @@ def base(database: Database) -> Iterator[str]:
 def test_every_page_is_quiet_and_fits(
     size: tuple[int, int], scheme: str, browser: Browser, base: str
 ) -> None:
-    """No complaint in the console, nothing from elsewhere, no sideways scrolling, every chart drawn."""
+    """No complaint, nothing from elsewhere, no sideways scrolling, every chart drawn, no ticks that touch."""
     opened = Opened(browser, base, size=size, color_scheme=scheme)
     for path in PAGES:
         page = opened.go(path)
         expect(page.locator("#pulse")).to_have_text("live")
         opened.draw_everything()
-        assert page.evaluate("document.documentElement.scrollWidth") <= size[0], path
+        assert opened.width() <= size[0], path
+        assert opened.overlapping_ticks() == [], path
         assert opened.complaints == [], path
-    assert opened.foreign == []
+    assert [url for url in opened.requests if not url.startswith(base)] == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(243, 245, 248)" if scheme == "light" else "rgb(15, 19, 24)")
-
-
-def test_ticks_do_not_overlap(browser: Browser, base: str) -> None:
-    for size in (DESK, PHONE):
-        opened = Opened(browser, base, size=size)
-        for path in ("/studies/digits", "/studies/digits/trials/9", "/compare?study=digits"):
-            opened.go(path)
-            opened.draw_everything()
-            overlaps = opened.page.evaluate(
-                """() => [...document.querySelectorAll('.plot')].flatMap(plot =>
-                  ['xtick', 'ytick'].flatMap(kind => {
-                    const boxes = [...plot.querySelectorAll(`.${kind} text`)]
-                      .map(text => text.getBoundingClientRect());
-                    const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
-                      && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-                    return boxes.some((a, i) => boxes.slice(i + 1).some(b => touch(a, b)))
-                      ? [plot.id + ' ' + kind] : [];
-                  }))"""
-            )
-            assert overlaps == [], (path, size)
 
 
 def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str, sqlite_url: str) -> None:
@@ -174,7 +134,7 @@ def test_buttons_act_and_the_page_shows_it(browser: Browser, base: str) -> None:
     """Every action by its button or form, with JavaScript; the state follows by itself."""
     opened = Opened(browser, base)
     page = opened.go("/studies/digits")
-    page.on("dialog", lambda dialog: dialog.accept())
+    opened.agrees = True
     state = page.locator("#cards .badge").first
     expect(page.locator("#pulse")).to_have_text("live")
     page.get_by_role("button", name="Pause").click()
@@ -246,14 +206,16 @@ def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> N
 
 
 def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
-    """Classes, errors and logs with markup in them are drawn and shown literally."""
+    """Errors and logs with markup in them are shown literally; so is a class, drawn on every trial's page."""
     opened = Opened(browser, base)
-    opened.page.on("dialog", lambda dialog: opened.complaints.append(f"dialog {dialog.message}"))
-    for path in ("/studies/digits/trials/9", "/studies/digits/trials/3", "/studies/digits?state=failed"):
-        opened.go(path)
-        opened.draw_everything()
+    opened.go("/studies/digits/trials/9")
+    opened.draw_everything()
+    expect(opened.page.locator("#confusion")).to_contain_text(HOSTILE[:12])
+    opened.go("/studies/digits/trials/3")
+    expect(opened.page.locator("#attempts")).to_contain_text(HOSTILE)
+    opened.go("/studies/digits?state=failed")
+    expect(opened.page.locator("#trials")).to_contain_text(HOSTILE)
     assert opened.complaints == []
-    expect(opened.page.locator("#trials")).to_contain_text("<img src=x onerror=alert(1)>")
 
 
 def test_the_database_goes_away_and_comes_back(browser: Browser, pg_url: str, pg_proxy: TcpProxy) -> None:

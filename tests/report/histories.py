@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right, insort
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from optuna.distributions import (
@@ -68,6 +70,7 @@ def study(
     return StudyHistory(name, more.pop("state", "finished"), directions, spec, trials, **more)
 
 
+@cache
 def searched(
     n: int = 60,
     *,
@@ -108,8 +111,8 @@ def searched(
                 state = "running"
                 break
             if prune and epoch in rungs:
-                rungs[epoch].append(value)
-                better = sum(other > value for other in rungs[epoch])
+                insort(rungs[epoch], value)
+                better = len(rungs[epoch]) - bisect_right(rungs[epoch], value)
                 if better > len(rungs[epoch]) / 3:
                     state = "pruned"
                     break
