@@ -81,7 +81,11 @@ class SlurmLauncher:
             )
             for index in range(order.workers)
         ]
-        job = _submit(folder, _sbatch_parameters(order, drain), tasks)
+        try:
+            job = _submit(folder, _sbatch_parameters(order, drain), tasks)
+        except HpoError:
+            shutil.rmtree(folder, ignore_errors=True)  # only a script that nobody will run is there
+            raise
         return {"job": job, "folder": str(folder), "workers": order.workers}
 
     def status(self, handle: Mapping[str, Any]) -> list[LaunchedWorker]:

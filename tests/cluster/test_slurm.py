@@ -62,12 +62,15 @@ def test_a_preempted_task_is_queued_again_and_its_trial_goes_on_from_the_checkpo
     assert slurm.secrets_seen() == []
 
 
-def test_sbatch_says_why_it_refuses(cluster: SlurmCluster, order: Callable[..., Order]) -> None:
+def test_sbatch_says_why_it_refuses(
+    cluster: SlurmCluster, order: Callable[..., Order], tmp_path: Path
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
         with pytest.raises(HpoError, match="sbatch refused") as refused:
             LAUNCHER.submit(order(options={"partition": "nowhere"}))
         assert "invalid partition specified: nowhere" in str(refused.value)
+    assert list((tmp_path / "hpo-launches").iterdir()) == []
 
 
 @pytest.mark.parametrize(
