@@ -34,6 +34,12 @@ class Objective:
         found = getattr(self.module, "evaluate", None)
         return found if callable(found) else None
 
+    @property
+    def find_data(self) -> Callable[[Mapping[str, Any]], Any] | None:
+        """The module's `find_data(fixed)`, which says that its data is here or raises; None: it has none."""
+        found = getattr(self.module, "find_data", None)
+        return found if callable(found) else None
+
 
 def check_settings(objective: Objective, spec: StudySpec) -> None:
     """Let the objective's module refuse a study before its first trial, if it exports `check`.

@@ -25,6 +25,11 @@ def check(fixed: Mapping[str, Any], searched: Collection[str] = ()) -> None:
     check_study(fixed, searched)
 
 
+def find_data(fixed: Mapping[str, Any]) -> str:
+    """Say that the study's data set is here, for `hpo doctor`; raises DataError where it is not."""
+    return task.find_data(fixed, "classification")
+
+
 def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor]) -> dict[str, Any]:
     """Evaluate the weights of `model.pt` on the test set."""
     return task.evaluate(trial, checkpoint, "classification")

@@ -17,14 +17,17 @@ from objectives import device as devices
 from objectives import evaluation
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
+from objectives.datasets.load import load
 from objectives.datasets.records import Task
-from objectives.errors import ConfigError
+from objectives.errors import ConfigError, DataError
 from objectives.metrics import Metric
 from objectives.models.size import count_flops, count_parameters
 from objectives.protocol import Trial
 from objectives.setup import Setup, assemble, choose_metrics, evaluation_batches
 from objectives.stopping import Progress
 from objectives.train import in_own_units, predict, train
+
+_OF_DATA = ("dataset", "dataset_args", "data_root", "image_size", "storage")
 
 
 def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
@@ -55,6 +58,24 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
     trial.set_user_attr("training", summary(setup, progress, time.perf_counter() - started))
     values = values_that_count(setup, progress)
     return values[0] if len(values) == 1 else values
+
+
+def find_data(fixed: Mapping[str, Any], task: Task) -> str:
+    """Load the data set that a study's fixed values name, without a download; returns a sentence.
+
+    Raises:
+        DataError, ConfigError: it is not here, or not for this task.
+    """
+    if "dataset" not in fixed:
+        return "the data set is one of the parameters; it was not looked for"
+    named = {name: value for name, value in fixed.items() if name.split(".")[0] in _OF_DATA}
+    try:
+        load(TrainingConfig.read({**named, "download": False}), task)
+    except DataError:
+        if not fixed.get("download"):
+            raise
+        return f"{fixed['dataset']} is not here yet; the first trial downloads it"
+    return f"{fixed['dataset']} can be loaded"
 
 
 def check_directions(trial: Trial, objectives: tuple[Metric, ...]) -> None:

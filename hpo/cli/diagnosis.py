@@ -3,29 +3,59 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import statistics
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpo.errors import HpoError
 from hpo.settings import Settings
+from hpo.spec import StudySpec
+from storage.engine import Database
+from storage.records import StudyRow
+
+_ROUND_TRIPS = 5
+_CLOCKS_APART = 5.0  # seconds; more is worth a note, though nothing depends on it
+_LITTLE_DISK = 2**30  # bytes; checkpoints need room
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `state` is ok, wrong, or note."""
+    """One thing looked at. `state` is ok, note, or wrong: wrong would cost a trial, or all of them."""
 
     check: str
     state: str
     found: str
 
 
-def diagnose(settings: Settings, target: str | None, gpus: str) -> list[Finding]:
-    """Look at everything; nothing is created but one scratch file in the artifact store, removed again."""
-    findings = [_python(), *_packages(), _gpus(gpus)]
-    findings += _database(settings, target)
-    return findings
+def diagnose(settings: Settings, target: str | None, gpus: str, code: Path | None = None) -> list[Finding]:
+    """Look at everything; nothing is created but one scratch file in the artifact store, removed again.
+
+    Args:
+        settings: of this machine.
+        target: a study, or a study file; None: what no study is needed for.
+        gpus: as `hpo worker --gpus` takes it.
+        code: directory that the objective's path is relative to; default: that of the study file, or
+            the working directory.
+    """
+    findings = [_python(), *_packages(), *_devices(gpus)]
+    file = target if target is not None and Path(target).suffix in (".yaml", ".yml") else None
+    database, found = _database(settings)
+    findings += found
+    store = settings.artifact_url()
+    if file is not None:
+        findings += _spec_file(file, code)
+    elif target is not None and database is not None:
+        row, found = _study(database, target)
+        findings += found
+        if row is not None:
+            store = row.artifacts
+            findings += _objective(StudySpec.model_validate(row.spec), code or Path.cwd(), row.code)
+    return [*findings, *_artifacts(store)]
 
 
 def _python() -> Finding:
@@ -42,21 +72,35 @@ def _packages() -> list[Finding]:
     ]
 
 
-def _gpus(wanted: str) -> Finding:
-    from hpo.worker.devices import find_gpus, plan, usable_cores
+def _devices(wanted: str) -> list[Finding]:
+    from hpo.worker.devices import driver_version, find_gpus, plan, usable_cores
 
     try:
         shares = plan(wanted, 1, None)
     except HpoError as error:
-        return Finding("devices", "wrong", str(error))
+        return [Finding("devices", "wrong", str(error))]
     gpus = find_gpus()
     if not gpus:
-        return Finding("devices", "ok", f"no GPU; {usable_cores()} CPU cores")
+        return [Finding("devices", "ok", f"no GPU; {usable_cores()} CPU cores")]
     cards = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory} MiB" for gpu in gpus)
-    return Finding("devices", "ok", f"{cards}; runners on {', '.join(share.shown for share in shares)}")
+    found = f"{cards}; runners on {', '.join(share.shown for share in shares)}"
+    return [Finding("devices", "ok", found), _driver(driver_version(), wanted)]
 
 
-def _database(settings: Settings, target: str | None) -> list[Finding]:
+def _driver(version: str | None, wanted: str) -> Finding:
+    """Whether PyTorch can use the cards that the driver shows."""
+    import torch
+
+    shown = f"NVIDIA {version or 'driver of unknown version'}"
+    if torch.cuda.is_available():
+        return Finding("driver", "ok", f"{shown}, PyTorch for CUDA {torch.version.cuda}")
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    why = f"{shown}, but PyTorch {torch.__version__} (built {built}) cannot use the cards"
+    return Finding("driver", "note" if wanted == "none" else "wrong", why)
+
+
+def _database(settings: Settings) -> tuple[Database | None, list[Finding]]:
+    """The database if it can be used, and what was found of it."""
     from hpo.wiring import open_storage
     from storage.migrate import head
 
@@ -64,31 +108,47 @@ def _database(settings: Settings, target: str | None) -> list[Finding]:
         database = open_storage(settings, create=False)
     except HpoError as error:
         absent = "there are no studies" in str(error)
-        found = [Finding("database", "note" if absent else "wrong", str(error))]
-        return found + (_spec_file(target) if target else [])
-    began = time.perf_counter()
-    for _ in range(5):
-        database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
-    took = (time.perf_counter() - began) / 5 * 1000
-    found = [Finding("database", "ok", f"{database.shown_url}, schema {head()}, {took:.1f} ms a query")]
-    if target is None:
-        return found
-    if Path(target).suffix in (".yaml", ".yml"):
-        return found + _spec_file(target)
-    from hpo.spec import StudySpec
+        return None, [Finding("database", "note" if absent else "wrong", str(error))]
+    waits = []
+    apart = 0.0
+    for _ in range(_ROUND_TRIPS):
+        began, before = time.perf_counter(), time.time()
+        theirs = database.read(lambda connection: connection.scalar(_now(database)))
+        waits.append(time.perf_counter() - began)
+        apart = float(theirs or 0.0) - (before + time.time()) / 2
+    took = statistics.median(waits) * 1000
+    return database, [
+        Finding("database", "ok", f"{database.shown_url}, {took:.1f} ms a read (median of {_ROUND_TRIPS})"),
+        Finding("schema", "ok", f"version {head()}, as this hpo needs it"),
+        _clock(apart),
+    ]
+
+
+def _now(database: Database) -> Any:
+    import sqlalchemy as sa
+
+    return sa.select(database.clock.now())
+
+
+def _clock(apart: float) -> Finding:
+    """The database's clock decides; a worker's own only dates its log."""
+    if abs(apart) < _CLOCKS_APART:
+        return Finding("clock", "ok", f"{abs(apart):.1f} s from the database's")
+    side = "behind" if apart > 0 else "ahead of"
+    return Finding("clock", "note", f"{abs(apart):.0f} s {side} the database's, which alone decides")
+
+
+def _study(database: Database, name: str) -> tuple[StudyRow | None, list[Finding]]:
     from hpo.studies.reading import get_study
 
     try:
-        row = get_study(database, target)
+        row = get_study(database, name)
     except HpoError as error:
-        return [*found, Finding("study", "wrong", str(error))]
-    found.append(Finding("study", "ok", f"{row.name} is {row.state}"))
-    found.append(_artifacts(row.artifacts))
-    found.append(_objective(StudySpec.model_validate(row.spec), Path.cwd()))
-    return found
+        return None, [Finding("study", "wrong", str(error))]
+    return row, [Finding("study", "ok", f"{row.name} is {row.state}")]
 
 
-def _spec_file(target: str) -> list[Finding]:
+def _spec_file(target: str, code: Path | None) -> list[Finding]:
     from hpo.spec import load_spec
 
     try:
@@ -96,31 +156,57 @@ def _spec_file(target: str) -> list[Finding]:
     except HpoError as error:
         return [Finding("study file", "wrong", str(error))]
     file = Finding("study file", "ok", f"{target}: {spec.study}, {spec.sampler.name}")
-    return [file, _objective(spec, Path(target).absolute().parent)]
+    return [file, *_objective(spec, code or Path(target).absolute().parent, None)]
 
 
-def _artifacts(url: str) -> Finding:
+def _objective(spec: StudySpec, folder: Path, pinned: Mapping[str, Any] | None) -> list[Finding]:
+    """The objective, the study's code and versions against this machine's, and the objective's data."""
+    from hpo.fingerprint import differences, fingerprint
+    from hpo.objective import check_settings, load_objective
+
+    try:
+        objective = load_objective(spec.objective_path, folder)
+        check_settings(objective, spec)
+    except HpoError as error:
+        return [Finding("objective", "wrong", str(error))]
+    found = [Finding("objective", "ok", f"{spec.objective} can be imported")]
+    if pinned is not None:
+        unlike = differences(fingerprint(objective, folder), pinned)
+        same = "the study's code and versions are here"
+        found.append(Finding("code", "wrong" if unlike else "ok", "; ".join(unlike) or same))
+    if objective.find_data is not None:
+        try:
+            found.append(Finding("data", "ok", str(objective.find_data(dict(spec.fixed)))))
+        except Exception as error:  # whatever the objective's own code raises
+            found.append(Finding("data", "wrong", f"{error or type(error).__name__}"))
+    return found
+
+
+def _artifacts(url: str) -> list[Finding]:
+    """Write a scratch file, read it back, remove it; and the room there is."""
     from hpo.wiring import open_artifacts
     from storage.errors import ArtifactError
 
-    key = f"doctor-{uuid.uuid4().hex[:8]}"
+    key, content = f"doctor-{uuid.uuid4().hex[:8]}", b"hpo doctor"
     try:
         store = open_artifacts(url)
-        store.put(key, b"hpo doctor")
-        store.get(key)
+        began = time.perf_counter()
+        store.put(key, content)
+        same = store.get(key) == content
         store.remove(key)
+        took = (time.perf_counter() - began) * 1000
     except (HpoError, ArtifactError) as error:
-        return Finding("artifacts", "wrong", str(error))
-    return Finding("artifacts", "ok", f"{url} can be written")
+        return [Finding("artifacts", "wrong", str(error))]
+    if not same:
+        return [Finding("artifacts", "wrong", f"{url} gives back something else than was written")]
+    written = Finding("artifacts", "ok", f"{url} can be written, read and cleared ({took:.0f} ms)")
+    place = store.local_root
+    return [written, _disk(place if place is not None and place.exists() else Path.cwd())]
 
 
-def _objective(spec: object, folder: Path) -> Finding:
-    from hpo.objective import check_settings, load_objective
-    from hpo.spec import StudySpec
-
-    assert isinstance(spec, StudySpec)
-    try:
-        check_settings(load_objective(spec.objective_path, folder), spec)
-    except HpoError as error:
-        return Finding("objective", "wrong", str(error))
-    return Finding("objective", "ok", f"{spec.objective} can be imported")
+def _disk(place: Path) -> Finding:
+    free = shutil.disk_usage(place).free
+    found = f"{free / 2**30:.1f} GiB free at {place}"
+    if free < _LITTLE_DISK:
+        return Finding("disk", "wrong", f"{found}; checkpoints may not find room")
+    return Finding("disk", "ok", found)

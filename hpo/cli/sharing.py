@@ -150,6 +150,9 @@ def doctor(
         str | None, typer.Argument(metavar="[STUDY|SPEC]", help="Also check its objective here.")
     ] = None,
     gpus: GpusOption = "all",
+    code: Annotated[
+        Path | None, typer.Option("--code", metavar="DIR", help="Directory of the objective.")
+    ] = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> int:
@@ -157,7 +160,7 @@ def doctor(
     from hpo.cli.diagnosis import diagnose
     from hpo.settings import Settings
 
-    found = diagnose(Settings.from_environment(storage), target, gpus)
+    found = diagnose(Settings.from_environment(storage), target, gpus, code)
     rows = [{"check": item.check, "state": item.state, "found": item.found} for item in found]
     print_rows(format_, rows, ("check", "state", "found"), "nothing to check")
     return ExitCode.FAILED if any(item.state == "wrong" for item in found) else ExitCode.DONE

@@ -52,6 +52,19 @@ def _is_uuid(part: str, gpu: Gpu) -> bool:
     return part.startswith("GPU-") and gpu.uuid.startswith(part)
 
 
+def driver_version() -> str | None:
+    """Version of NVIDIA's driver; None when nvidia-smi cannot say."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(answer.split()), None)
+
+
 def parse_gpu(line: str) -> Gpu:
     """One line of nvidia-smi's CSV."""
     index, uuid, name, memory = (part.strip() for part in line.split(",", 3))

@@ -1,0 +1,80 @@
+"""`hpo doctor` says what would cost a trial, before it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.workplace import Workplace
+
+
+def diagnose(place: Workplace, *words: str, code: int = 0, **options: Any) -> dict[str, tuple[str, str]]:
+    """What was found, by what was looked at."""
+    rows = place.hpo("doctor", *words, "--format", "json", **options).check(code).json
+    return {row["check"]: (row["state"], row["found"]) for row in rows}
+
+
+def test_a_machine_that_has_everything_passes(place: Workplace) -> None:
+    place.run(place.study("s", budget={"trials": 1})).check()
+    found = diagnose(place, "s")
+    assert {state for state, _ in found.values()} <= {"ok"}
+    assert {"python", "torch", "devices", "database", "schema", "clock", "study", "objective", "code"} < set(
+        found
+    )
+    assert {"artifacts", "disk"} < set(found)
+    assert "ms a read" in found["database"][1]
+    assert not list(place.path.glob("**/doctor-*")), "the scratch file is gone"
+
+
+def test_what_would_cost_a_trial_is_wrong_and_ends_with_1(place: Workplace) -> None:
+    """Other code than the study's, and a store that cannot be written."""
+    place.run(place.study("s", budget={"trials": 1})).check()
+    place.write("s.py", "import gone\ndef objective(trial):\n    return 0.0\n")
+    (place.path / "hpo-artifacts").rename(place.path / "away")
+    (place.path / "hpo-artifacts").write_text("a file is in the way")
+    found = diagnose(place, "s", code=1)
+    assert found["objective"][0] == "wrong"
+    assert "gone" in found["objective"][1]
+    assert found["artifacts"][0] == "wrong"
+    place.write("gone.py", "")
+    found = diagnose(place, "s", code=1)
+    assert found["objective"][0] == "ok"
+    assert found["code"][0] == "wrong"
+    assert "module s was edited" in found["code"][1]
+
+
+def test_data_that_is_not_here_is_missed_before_the_first_trial(place: Workplace) -> None:
+    def study(**fixed: Any) -> Path:
+        return place.spec(
+            "d", objective="objectives.classifier", direction="maximize", fixed=fixed, space=None
+        )
+
+    assert diagnose(place, study(dataset="digits").name)["data"] == ("ok", "digits can be loaded")
+    state, why = diagnose(place, study(dataset="mnist", data_root="nowhere").name, code=1)["data"]
+    assert state == "wrong"
+    assert "nowhere" in why
+    state, why = diagnose(place, study(dataset="mnist", data_root="nowhere", download=True).name)["data"]
+    assert "downloads it" in why
+
+
+CARDS = """#!/bin/sh
+case "$*" in
+  *driver*) echo 570.86.15 ;;
+  *) echo "0, GPU-aaaa, NVIDIA H200, 143771" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("gpus", "state"), [("all", "wrong"), ("none", "note")])
+def test_cards_that_pytorch_cannot_use_are_told(place: Workplace, gpus: str, state: str) -> None:
+    """A stand-in nvidia-smi shows a card that is not there."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine's PyTorch can use its cards")
+    place.write("bin/nvidia-smi", CARDS).chmod(0o755)
+    path = f"{place.path / 'bin'}:/usr/bin:/bin"
+    found = diagnose(place, "--gpus", gpus, code=int(state == "wrong"), env={"PATH": path})
+    assert found["driver"][0] == state
+    assert "570.86.15" in found["driver"][1]
