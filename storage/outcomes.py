@@ -11,12 +11,11 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from storage import optuna_rows
+from storage import blame, optuna_rows
 from storage.clock import Clock
-from storage.records import AttemptState, Lease, StudyState, TicketState, WorkerState
+from storage.records import AttemptState, Lease, StudyState, TicketState
 from storage.tables import attempt, study, ticket, worker
 
-BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 _LONGEST_BACKOFF = 60.0  # seconds
 
 
@@ -38,6 +37,8 @@ def deliver(
     connection.execute(
         worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
     )
+    if row.failed:
+        blame.others_failed(connection, lease.ticket_id, row.worker_id)
     if values is not None and state is TicketState.COMPLETE:
         _end_at_target(connection, row.study_id, values[0])
     conclude(connection, clock, row.study_id)
@@ -53,7 +54,7 @@ def fail(
     connection.execute(
         worker.update().where(worker.c.id == row.worker_id).values(bad_attempts=worker.c.bad_attempts + 1)
     )
-    _quarantine_bad_worker(connection, row.worker_id, row.study_id, error)
+    blame.bad_beginning(connection, row.worker_id, row.study_id, error)
     conclude(connection, clock, row.study_id)
 
 
@@ -231,76 +232,4 @@ def _end_at_target(connection: Connection, study_id: int, value: float) -> None:
             reached,
         )
         .values(state=StudyState.STOPPING, ended_why="target reached")
-    )
-
-
-def bad_start(connection: Connection, worker_id: str, study_id: int | None = None) -> int:
-    """In how many studies (or in this one: 1 or 0) the worker's attempts, `BAD_START` or more, all failed."""
-    failed = sa.func.count(sa.case((attempt.c.state == AttemptState.FAILED, 1)))
-    good = sa.func.count(sa.case((attempt.c.state.in_([AttemptState.COMPLETE, AttemptState.PRUNED]), 1)))
-    found = (
-        sa.select(ticket.c.study_id)
-        .join(attempt, attempt.c.ticket_id == ticket.c.id)
-        .where(attempt.c.worker_id == worker_id)
-        .group_by(ticket.c.study_id)
-        .having(failed >= BAD_START, good == 0)
-    )
-    if study_id is not None:
-        found = found.where(ticket.c.study_id == study_id)
-    return len(connection.execute(found).all())
-
-
-def _quarantine_bad_worker(connection: Connection, worker_id: str, study_id: int, error: str) -> None:
-    """A worker whose first attempts all failed gets no more, and its failures are given to others.
-
-    One that serves every study gets no more of this study (`tickets.claim_next` sees to it), for the study
-    may be at fault; it is quarantined when it began badly in two of them.
-    """
-    row = connection.execute(sa.select(worker).where(worker.c.id == worker_id)).first()
-    if row is None or row.state != WorkerState.ACTIVE or row.bad_attempts < BAD_START:
-        return
-    if row.study_id is None and bad_start(connection, worker_id, study_id):
-        _give_back_failures_of(connection, worker_id, study_id)
-    if row.good_attempts or (row.study_id is None and bad_start(connection, worker_id) < 2):
-        return
-    last_line = error.strip().splitlines()[-1] if error.strip() else "no message"
-    connection.execute(
-        worker.update()
-        .where(worker.c.id == worker_id)
-        .values(
-            state=WorkerState.QUARANTINED,
-            reason=f"its first {row.bad_attempts} attempts all failed; the last: {last_line}",
-        )
-    )
-    _give_back_failures_of(connection, worker_id)
-
-
-def _give_back_failures_of(connection: Connection, worker_id: str, study_id: int | None = None) -> None:
-    """Tickets that failed on no worker in good standing are queued again, with a new trial."""
-    here = sa.select(attempt.c.ticket_id).where(
-        attempt.c.worker_id == worker_id, attempt.c.state == AttemptState.FAILED
-    )
-    elsewhere = (
-        sa.select(attempt.c.ticket_id)
-        .join(worker, attempt.c.worker_id == worker.c.id)
-        .where(
-            attempt.c.state == AttemptState.FAILED,
-            worker.c.state != WorkerState.QUARANTINED,
-            worker.c.id != worker_id,
-        )
-    )
-    its = ticket.c.state == TicketState.FAILED
-    if study_id is not None:
-        its = its & (ticket.c.study_id == study_id)
-    connection.execute(
-        ticket.update()
-        .where(its, ticket.c.id.in_(here), ticket.c.id.not_in(elsewhere))
-        .values(
-            state=TicketState.QUEUED,
-            failed=0,
-            retry_of=ticket.c.trial_number,
-            trial_id=None,
-            trial_number=None,
-            not_before=None,
-        )
     )

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import outcomes
+from storage import blame, outcomes
 from storage.clock import Clock
 from storage.records import (
     AttemptState,
@@ -69,8 +69,8 @@ def claim_next(
 
     Safe beside others: the study's row is locked, so that claims of one study come one after another
     and pause, stop and target take effect before or after but never during; tickets that others hold
-    are skipped, never waited for. A runner has one ticket at a time, so a claim whose answer was lost
-    is found again, not repeated.
+    are skipped, never waited for. What failed on this worker comes last, so that another may try it.
+    A runner has one ticket at a time, so a claim whose answer was lost is found again, not repeated.
     """
     row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).first()
     if row is None:
@@ -102,10 +102,10 @@ def claim_next(
         return NothingToClaim(ended=True, why=f"this worker is quarantined: {standing.reason}", fault=True)
     if (
         standing.study_id is None
-        and standing.bad_attempts >= outcomes.BAD_START
-        and outcomes.bad_start(connection, worker_id, study_id)
+        and standing.bad_attempts >= blame.BAD_START
+        and blame.bad_start(connection, worker_id, study_id)
     ):
-        why = f"its first {outcomes.BAD_START} attempts here all failed"
+        why = f"its first {blame.BAD_START} attempts here all failed"
         return NothingToClaim(ended=False, why=why, fault=True)
     if _seconds_spent(connection, clock, row):
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
@@ -116,7 +116,7 @@ def claim_next(
             ticket.c.state == TicketState.QUEUED,
             sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
         )
-        .order_by(ticket.c.priority.desc(), ticket.c.number)
+        .order_by(ticket.c.priority.desc(), blame.failed_on(worker_id), ticket.c.number)
         .limit(1)
     )
     fitting = waiting if alone is None else waiting.where(ticket.c.alone == int(alone))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from storage import studies
+from storage.blame import BAD_START
 from storage.engine import Database
-from storage.outcomes import BAD_START
 from storage.records import NothingToClaim, StudyState, TicketState
 from tests.support.shared import Opener, make_study, state_of, steer, ticket_states
 

@@ -1,0 +1,82 @@
+"""Whether the setting or the worker is at fault, where a setting is tried on several workers."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from storage.blame import BLAMED
+from storage.engine import Database
+from storage.records import Claim, StudyRow, WorkerState
+from storage.tables import worker
+from tests.support.shared import Opener, Party, make_study, ticket_states
+
+
+def standing(database: Database, party: Party) -> tuple[str, str | None]:
+    row = database.read(
+        lambda connection: connection.execute(
+            sa.select(worker.c.state, worker.c.reason).where(worker.c.id == party.id)
+        ).one()
+    )
+    return row.state, row.reason
+
+
+def fails_here_and_succeeds_there(study: StudyRow, here: Party, there: Party, times: int) -> None:
+    """`here` fails `times` settings, and `there` brings a result for each."""
+    for _ in range(times):
+        failed = here.claim()
+        here.start(failed)
+        here.writer.fail("OSError: the disk of this machine")
+        done = there.claim()
+        assert done.number == failed.number
+        there.start(done)
+        there.complete()
+
+
+def test_a_worker_on_which_settings_fail_that_succeed_elsewhere_is_quarantined(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, 10, retry_failed=1)
+    bad, good = party(study, "bad"), party(study, "good")
+    bad.finish_one()
+    fails_here_and_succeeds_there(study, bad, good, BLAMED)
+    assert standing(database, bad) == (
+        WorkerState.QUARANTINED,
+        f"{BLAMED} settings that failed here succeeded on other workers",
+    )
+    assert standing(database, good) == (WorkerState.ACTIVE, None)
+    refused = bad.try_claim()
+    assert not isinstance(refused, Claim)
+    assert refused.fault
+
+
+def test_a_worker_that_mostly_succeeds_is_not_blamed_for_single_failures(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, 20, retry_failed=1)
+    mostly, other = party(study, "mostly"), party(study, "other")
+    for _ in range(BLAMED + 1):
+        mostly.finish_one()
+    fails_here_and_succeeds_there(study, mostly, other, BLAMED + 1)
+    assert standing(database, mostly) == (WorkerState.ACTIVE, None)
+
+
+def test_a_setting_that_fails_everywhere_is_at_fault(database: Database, party: Opener) -> None:
+    study = make_study(database, 6, retry_failed=1)
+    one, two = party(study, "one"), party(study, "two")
+    for each in (one, two):
+        each.finish_one()
+    for _ in range(BLAMED):
+        for each in (one, two):
+            each.begin()
+            each.writer.fail("ValueError: this setting")
+    assert ticket_states(database, study).count("failed") == BLAMED
+    assert standing(database, one) == standing(database, two) == (WorkerState.ACTIVE, None)
+
+
+def test_what_failed_on_a_worker_comes_to_it_last(database: Database, party: Opener) -> None:
+    study = make_study(database, 3, retry_failed=1)
+    one, two = party(study, "one"), party(study, "two")
+    one.begin()
+    one.writer.fail("ValueError: here")
+    assert [one.claim(runner).number for runner in (0, 1)] == [1, 2]
+    assert two.claim().number == 0
