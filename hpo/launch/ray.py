@@ -56,7 +56,7 @@ class RayLauncher:
         share = {"num_gpus": order.gpus_per_worker, "num_cpus": _cpus(order)}
         names = [f"{order.study[:80]}-{secrets.token_hex(4)}-{index}" for index in range(order.workers)]
         code = None if ship else str(order.code)
-        arguments = order.arguments(code=Path() if ship else None)
+        worker, study, *rest = order.arguments(code=Path() if ship else None)
         # An argument of the actor: a runtime_env stands in Ray's lists, and on a command line for a while.
         environment = order.environment()
         with _cluster(address, working_dir=str(order.code) if ship else None) as at:
@@ -68,7 +68,7 @@ class RayLauncher:
             )(WorkerActor)
             actors = [
                 kind.options(name=name, namespace=NAMESPACE, lifetime="detached").remote(
-                    name, arguments, environment, code
+                    name, [worker, study, "--name", name, *rest], environment, code
                 )
                 for name in names
             ]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpo.errors import ExitCode
 from hpo.launch.base import tail
+from hpo.launch.follow import follow_parent
 
 NAMESPACE = "hpo"  # of the actors' names, and of what they leave in the cluster's key-value store
 
@@ -48,7 +47,7 @@ class WorkerActor:
         import ray
 
         self._name = name
-        self._command = [sys.executable, "-P", "-m", "hpo", *arguments]
+        self._command = [sys.executable, "-P", "-m", "hpo.launch.follow", *arguments]
         self._environment = {**os.environ, **environment}
         self._code = Path(code) if code is not None else Path.cwd()
         if not self._code.is_dir():
@@ -63,13 +62,10 @@ class WorkerActor:
 
     def report(self) -> str:
         """Where the worker is."""
-        process = self._process
-        doing = (
-            "waits for the database"
-            if process is None or process.poll() is not None
-            else f"pid {process.pid}"
-        )
-        return f"{doing} on {os.uname().nodename}"
+        process, node = self._process, os.uname().nodename
+        if process is None or process.poll() is not None:
+            return f"on {node}, which does not reach the database; tries again"
+        return f"on {node}"
 
     def logs(self, lines: int) -> str:
         """The last lines of what the worker printed."""
@@ -123,22 +119,6 @@ def last_word(name: str) -> dict[str, Any] | None:
 
     found: Any = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
     return None if found is None else dict(json.loads(found))
-
-
-def follow_parent() -> Callable[[], None] | None:
-    """For a new process: SIGTERM when the thread that starts it ends, so that a worker never outlives its
-    actor, whatever ends that. Linux only."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    parent_death_signal, parent = 1, os.getpid()
-
-    def follow() -> None:
-        libc.prctl(parent_death_signal, signal.SIGTERM)
-        if os.getppid() != parent:  # it has ended already
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return follow
 
 
 def _end_for_good(actor: Any) -> None:

@@ -107,6 +107,11 @@ def node_killed(folder: Path, seed: int = 1) -> str:
         wait_until(lambda: ray.joined() >= WORKERS + died, 60, every=0.1, what="replacements join")
         replaced = time.monotonic() - at
 
+        at = time.monotonic()
+        cluster.workers("node2")[0].kill()
+        wait_until(lambda: ray.joined() >= WORKERS + died + 1, 60, every=0.1, what="Ray starts it again")
+        again = time.monotonic() - at
+
         ray.lab.wait_for_end(300)
         wait_until(lambda: not cluster.workers("node2"), 60, every=0.2, what="the workers leave")
         wall = time.monotonic() - began
@@ -117,8 +122,8 @@ def node_killed(folder: Path, seed: int = 1) -> str:
         assert replaced < 30, f"replacements joined after {replaced:.1f} s"
         return (
             f"{WORKERS} workers with half a card each, {CELLS} cells, {wall:.0f} s; a node killed with "
-            f"{died} workers, {died} others started on the other node after {started:.1f} s and at work after "
-            f"{replaced:.1f} s. "
+            f"{died} workers, {died} others started on the other node after {started:.1f} s, at work after "
+            f"{replaced:.1f} s; one killed alone was back after {again:.1f} s. "
             f"Attempts {dict(ray.lab.attempts())}. Audit: {audit_line(ray.lab)}"
         )
 
