@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import sys
 
@@ -14,6 +16,13 @@ def set_threads(threads: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads"):
         torch.set_num_threads(threads)
+
+
+def keep_to(cores: tuple[int, ...] | None) -> None:
+    """Run on these CPU cores alone, threads and processes started later too (Linux)."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # taken away from us meanwhile
+            os.sched_setaffinity(0, cores)
 
 
 def reset_peak_memory(device: str) -> None:

@@ -21,6 +21,7 @@ class Boot:
     storage: str  # with the password: never printed
     code: str  # directory that objectives are relative to
     lease: float  # seconds
+    cores: tuple[int, ...] | None = None  # CPU cores it keeps to; None: wherever there is room
     shared: bool = False  # other runners of this worker use the device too
     allow_mismatch: bool = False  # run although the code differs from the study's; noted on each trial
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from hpo.errors import DatabaseError, ExitCode, HpoError
+from hpo.runner import devices
 from hpo.runner.interrupt import StopFlag, Urgency
 from hpo.runner.messages import GAVE_UP, Abandon, Boot, Broken, Drain, Quit, Ready, Run
 
@@ -36,6 +37,7 @@ class Runner:
     def main(self) -> int:
         """Work until told to quit; returns the exit status."""
         boot: Boot = self._pipe.recv()
+        devices.keep_to(boot.cores)  # before torch makes threads
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         from hpo.runner.session import StudySession
         from hpo.wiring import telling

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from hpo.errors import UserError
@@ -12,12 +14,24 @@ from hpo.errors import UserError
 
 @dataclass(frozen=True)
 class Gpu:
-    """One CUDA device of this machine."""
+    """One CUDA device of this machine: a card, or an instance of a card that is divided (MIG)."""
 
-    index: int
+    index: int  # of the card
     uuid: str
     name: str
-    memory: int  # MiB
+    memory: int  # MiB; 0: unknown
+    instance: int | None = None  # within its card
+
+    @property
+    def shown(self) -> str:
+        """As people see it: "cuda:1", or "cuda:1:0" for the first instance of a divided card."""
+        return f"cuda:{self.index}" if self.instance is None else f"cuda:{self.index}:{self.instance}"
+
+    def is_called(self, text: str) -> bool:
+        """Whether `text` means it: the card's index, index:instance, or the UUID or its beginning."""
+        if text.startswith(("GPU-", "MIG-")):
+            return self.uuid.startswith(text)
+        return text in (str(self.index), self.shown.removeprefix("cuda:"))
 
 
 @dataclass(frozen=True)
@@ -30,38 +44,58 @@ class Share:
 
 
 def find_gpus() -> list[Gpu]:
-    """CUDA devices of this machine by `nvidia-smi`, within CUDA_VISIBLE_DEVICES; [] where there are none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = [parse_gpu(line) for line in answer.splitlines() if line.count(",") >= 3]
+    """CUDA devices of this machine by `nvidia-smi`, within CUDA_VISIBLE_DEVICES (which schedulers set)."""
+    query = _nvidia_smi("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+    cards = [parse_gpu(line) for line in query.splitlines() if line.count(",") >= 3]
+    gpus = with_instances(cards, _nvidia_smi("-L")) if cards else []
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return gpus
     wanted = [part.strip() for part in allowed.split(",") if part.strip()]
-    return [gpu for gpu in gpus if any(part == str(gpu.index) or _is_uuid(part, gpu) for part in wanted)]
+    return [gpu for gpu in gpus if any(gpu.is_called(part) for part in wanted)]
 
 
-def _is_uuid(part: str, gpu: Gpu) -> bool:
-    """CUDA takes a UUID's beginning too."""
-    return part.startswith("GPU-") and gpu.uuid.startswith(part)
+def with_instances(cards: Sequence[Gpu], listing: str) -> list[Gpu]:
+    """The cards, each divided one replaced by its instances, which `nvidia-smi -L` lists below it."""
+    instances: dict[int, list[Gpu]] = {}
+    card: Gpu | None = None
+    for line in listing.splitlines():
+        if found := re.match(r"GPU (\d+):", line):
+            card = next((one for one in cards if one.index == int(found[1])), None)
+        elif card is not None and (part := re.match(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (\S+)\)", line)):
+            name = f"{card.name} MIG {part[1]}"
+            instances.setdefault(card.index, []).append(Gpu(card.index, part[3], name, 0, int(part[2])))
+    return [gpu for one in cards for gpu in instances.get(one.index, [one])]
+
+
+def cores_of(runner: int, runners: int, threads: int, allowed: Collection[int]) -> tuple[int, ...] | None:
+    """The cores of one of `runners` CPU runners: disjoint, near each other, as many for each as there are.
+
+    None when they have not `threads` each: then the system shares them better than a fixed place would.
+    """
+    size, more = divmod(len(allowed), runners)
+    if size < threads:
+        return None
+    first = runner * size + min(runner, more)
+    return tuple(sorted(allowed)[first : first + size + (runner < more)])
+
+
+def _nvidia_smi(*words: str) -> str:
+    """What nvidia-smi answers; "" where there is none, or it fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        return subprocess.run(  # noqa: S603
+            [program, *words], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def driver_version() -> str | None:
     """Version of NVIDIA's driver; None when nvidia-smi cannot say."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
+    answer = _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
     return next(iter(answer.split()), None)
 
 
@@ -75,7 +109,8 @@ def plan(gpus: str, per_gpu: int, runners: int | None) -> list[Share]:
     """The share of each runner.
 
     Args:
-        gpus: "all", "none", or indices and UUIDs separated by commas.
+        gpus: "all", "none", or indices and UUIDs separated by commas; of a divided card an index means
+            all instances, 0:1 one of them.
         per_gpu: runners on each card.
         runners: how many runners; None: `per_gpu` for each card, else one for each core.
 
@@ -91,17 +126,17 @@ def plan(gpus: str, per_gpu: int, runners: int | None) -> list[Share]:
         hidden = "" if gpus == "none" else None
         return [Share("cpu", "cpu", hidden)] * (runners or usable_cores())
     count = runners or len(cards) * per_gpu
-    return [
-        Share("cuda:0", f"cuda:{card.index}", card.uuid)
-        for card in (cards[i % len(cards)] for i in range(count))
-    ]
+    return [Share("cuda:0", card.shown, card.uuid) for card in (cards[i % len(cards)] for i in range(count))]
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many CPU cores this process may use."""
+    return len(allowed_cores()) or os.cpu_count() or 1
+
+
+def allowed_cores() -> set[int]:
+    """The CPU cores this process may use; empty where the system does not say (macOS)."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def _chosen(gpus: str) -> list[Gpu]:
@@ -110,11 +145,11 @@ def _chosen(gpus: str) -> list[Gpu]:
     there = find_gpus()
     if gpus == "all":
         return there
-    chosen = []
+    chosen: dict[str, Gpu] = {}
     for part in (text.strip() for text in gpus.split(",")):
-        card = next((gpu for gpu in there if part in (str(gpu.index), gpu.uuid)), None)
-        if card is None:
-            names = ", ".join(str(gpu.index) for gpu in there) or "none"
+        called = {gpu.uuid: gpu for gpu in there if part and gpu.is_called(part)}
+        if not called:
+            names = ", ".join(gpu.shown.removeprefix("cuda:") for gpu in there) or "none"
             raise UserError(f"--gpus {gpus}: there is no GPU {part!r} on this machine (found: {names})")
-        chosen.append(card)
-    return chosen
+        chosen |= called
+    return list(chosen.values())

@@ -31,7 +31,7 @@ from hpo.spec import StudySpec
 from hpo.worker import identity
 from hpo.worker.cards import Access, Cards
 from hpo.worker.child import Child
-from hpo.worker.devices import Share
+from hpo.worker.devices import Share, allowed_cores, cores_of
 from hpo.worker.lease_keeper import LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
@@ -148,10 +148,17 @@ class Worker:
             storage=self._database.url.render_as_string(hide_password=False),
             code=self._code,
             lease=self._settings.lease,
+            cores=self._cores(runner, assignment),
             shared=self._cards.is_shared(runner),
             allow_mismatch=self._allow_mismatch,
         )
         self._children[runner] = Child.spawn(runner, share, boot, assignment)
+
+    def _cores(self, runner: int, assignment: Assignment) -> tuple[int, ...] | None:
+        """CPU runners keep out of each other's way; those of a card go where there is room."""
+        if self._shares[runner].device != "cpu":
+            return None
+        return cores_of(runner, len(self._shares), assignment.spec.threads, allowed_cores())
 
     def _wait(self, signals: Signals) -> None:
         """Sleep until a runner speaks or dies, a beat or a signal comes, or it is time to look again."""

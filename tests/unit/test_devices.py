@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import UserError
-from hpo.worker.devices import Share, find_gpus, plan, usable_cores
+from hpo.worker.devices import Share, cores_of, find_gpus, plan, usable_cores
 
 TWO_CARDS = """#!/bin/sh
 echo "0, GPU-aaaa, NVIDIA H200, 143771"
@@ -67,3 +67,66 @@ def test_without_a_card_there_is_one_runner_for_each_core(no_card):
 def test_less_than_one_runner_is_refused(no_card, per_gpu, runners):
     with pytest.raises(UserError, match="must be at least 1"):
         plan("all", per_gpu, runners)
+
+
+DIVIDED = """#!/bin/sh
+if [ "$1" = -L ]; then
+  echo "GPU 0: NVIDIA H200 (UUID: GPU-aaaa)"
+  echo "  MIG 3g.71gb     Device  0: (UUID: MIG-1111)"
+  echo "  MIG 3g.71gb     Device  1: (UUID: MIG-2222)"
+  echo "GPU 1: NVIDIA H200 (UUID: GPU-bbbb)"
+else
+  echo "0, GPU-aaaa, NVIDIA H200, 143771"
+  echo "1, GPU-bbbb, NVIDIA H200, 143771"
+fi
+"""
+
+
+@pytest.fixture
+def divided_card(two_cards: None, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text(DIVIDED)
+
+
+def test_a_divided_card_is_used_by_its_instances(divided_card):
+    """Programs cannot use the card itself any more."""
+    assert [(share.shown, share.visible) for share in plan("all", 1, None)] == [
+        ("cuda:0:0", "MIG-1111"),
+        ("cuda:0:1", "MIG-2222"),
+        ("cuda:1", "GPU-bbbb"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible"),
+    [
+        ("0", ["MIG-1111", "MIG-2222"]),
+        ("0:1", ["MIG-2222"]),
+        ("MIG-1111", ["MIG-1111"]),
+        ("MIG-2222,1,0:1", ["MIG-2222", "GPU-bbbb"]),
+    ],
+)
+def test_an_instance_is_chosen_by_card_and_number_or_by_uuid(divided_card, asked, visible):
+    assert [share.visible for share in plan(asked, 1, None)] == visible
+
+
+@pytest.mark.parametrize("name", ["GPU-bbbb", "GPU-bb", "1"])
+def test_a_scheduler_names_its_cards_by_index_or_uuid(two_cards, monkeypatch, name):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+    assert [share.visible for share in plan("all", 1, None)] == ["GPU-bbbb"]
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
+def test_a_scheduler_that_gives_no_card_is_heeded(two_cards, monkeypatch, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert find_gpus() == []
+
+
+def test_cores_are_divided_among_runners_without_overlap_and_none_is_left_over():
+    allowed = {2, 3, 4, 5, 8, 9, 10}
+    shares = [cores_of(runner, 3, 2, allowed) for runner in range(3)]
+    assert shares == [(2, 3, 4), (5, 8), (9, 10)]
+
+
+def test_runners_without_enough_cores_for_their_threads_are_not_pinned():
+    assert cores_of(0, 4, 2, set(range(7))) is None
+    assert cores_of(0, 1, 1, set()) is None
