@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore, digest
@@ -101,15 +101,16 @@ def newest(
     return None
 
 
-def remove(store: ArtifactStore, trial: str, needed: Container[str]) -> None:
-    """Remove the checkpoints of a trial that needs no other attempt, but those of `needed` (keys).
+def stored(store: ArtifactStore, trial: str) -> list[str]:
+    """Keys of a trial's checkpoints, of every attempt.
 
     Raises:
-        ArtifactError: the store cannot remove them now.
+        ArtifactError: the store cannot tell now.
     """
-    for attempt in store.names(trial):
-        if attempt.isdigit():
-            for name in store.names(f"{trial}/{attempt}"):
-                key = f"{trial}/{attempt}/{name}"
-                if _NAME.fullmatch(name) and key not in needed:
-                    store.remove(key)
+    return [
+        f"{trial}/{attempt}/{name}"
+        for attempt in store.names(trial)
+        if attempt.isdigit()
+        for name in store.names(f"{trial}/{attempt}")
+        if _NAME.fullmatch(name)
+    ]

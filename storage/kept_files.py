@@ -90,31 +90,40 @@ def release_beaten(
     The best are the `best` first by value (the earliest of equals); with several directions the Pareto
     front. A trial that is not among them now never will be, so any number of workers may do this at once.
     """
-    held = connection.execute(
+    weights = connection.execute(
         sa.select(artifact.c.id, artifact.c.trial_id)
         .join(_trials, _trials.c.trial_id == artifact.c.trial_id)
         .where(artifact.c.study_id == study_id, artifact.c.name.in_(WEIGHTS), _trials.c.state.in_(_OVER))
     ).all()
-    if best is None or not held:
+    if best is None or not weights:
         return
-    holders = {row.trial_id for row in held}
+    holders = {row.trial_id for row in weights}
     if len(directions) == 1:
         kept = _first(connection, optuna_study_id, directions[0], best)
     else:
         kept = _front(connection, optuna_study_id, directions, holders)
-    beaten = [row.id for row in held if row.trial_id not in kept]
+    beaten = [row.id for row in weights if row.trial_id not in kept]
     if beaten:
         _release(connection, artifact.c.id.in_(beaten))
 
 
-def may_remove(connection: Connection, study_id: int, best: int | None) -> bool:
-    """Whether `release_beaten` or `removable` might find something: mostly not, and this is cheap."""
-    names = connection.scalars(
+@dataclass(frozen=True)
+class Held:
+    """How many rows of a study hold weights, and how many are released."""
+
+    weights: int
+    released: int
+
+
+def held(connection: Connection, study_id: int) -> Held:
+    """Whether there is anything for `release_beaten` and `removable`: mostly not, and this is cheap."""
+    found = connection.scalars(
         sa.select(artifact.c.name).where(
             artifact.c.study_id == study_id, sa.or_(artifact.c.name.in_(WEIGHTS), sa.not_(live))
         )
     ).all()
-    return any(name.startswith("~") for name in names) or (best is not None and len(names) > best)
+    released = sum(name.startswith("~") for name in found)
+    return Held(len(found) - released, released)
 
 
 def removable(connection: Connection, study_id: int) -> list[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -21,7 +22,7 @@ _CHECKPOINT = re.compile(r"(\d+)/\d+/checkpoint-[^/]*")
 _OBJECT = re.compile(checkpoints.OBJECTS + r"/[0-9a-f]{2}/[0-9a-f]{64}\.(\d+)\.(\d+)\.\d+")
 
 
-def prune(database: Database, store: ArtifactStore, row: StudyRow, best: int | None) -> None:
+def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callable[[], int | None]) -> None:
     """Remove the weights of trials that are over and not among the best, and what was replaced.
 
     Safe beside others (see `storage.kept_files`). What the store cannot remove now is removed by a
@@ -31,15 +32,20 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: int | N
         database: where the rows are.
         store: where the files are.
         row: the study.
-        best: how many trials keep their weights; None: all. With several directions the front does.
+        best: says how many trials keep their weights, None for all; asked only when there are any.
+            With several directions the front keeps them.
     """
 
     def release(connection: Connection) -> list[tuple[int, str]]:
         directions = row.spec["directions"]
-        kept_files.release_beaten(connection, row.id, row.optuna_study_id, directions, best)
+        kept_files.release_beaten(connection, row.id, row.optuna_study_id, directions, count)
         return kept_files.removable(connection, row.id)
 
-    if not database.read(lambda connection: kept_files.may_remove(connection, row.id, best)):
+    held = database.read(lambda connection: kept_files.held(connection, row.id))
+    if not held.weights and not held.released:
+        return
+    count = best()
+    if not held.released and (count is None or held.weights <= count):
         return
     gone = []
     for number, path in database.write(release):
@@ -55,14 +61,19 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: int | N
 
 def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int, trial: int) -> None:
     """Remove the checkpoints of a trial that is over, but the one its row names; this never fails."""
-    needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
     try:
-        checkpoints.remove(store, checkpoints.trial_key(row.uid, row.name, trial), needed)
+        found = checkpoints.stored(store, checkpoints.trial_key(row.uid, row.name, trial))
+        if not found:
+            return
+        needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
+        for key in found:
+            if key not in needed:
+                store.remove(key)
     except ArtifactError as error:
         log.warning("left for later: %s", error)
 
 
-def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: int | None) -> None:
+def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callable[[], int | None]) -> None:
     """What is left when a study ends: prune, and remove files of attempts that died half-way.
 
     Files are listed before rows are read: what an attempt stores meanwhile is not in the list, and

@@ -102,7 +102,7 @@ class StudySession:
         claim = self.claim(alone)
         if isinstance(claim, NothingToClaim):
             if claim.ended and not claim.fault and self.boot.runner == 0:
-                retention.sweep(self.database, self.store, self.row, self._best_kept())
+                retention.sweep(self.database, self.store, self.row, self._best_kept)
             send(NoTicket(claim.ended, claim.why, claim.fault, claim.alone))
             return
         stop.begin_trial()
@@ -259,7 +259,7 @@ class StudySession:
 
     def _let_go(self, trial_id: int, trial: int) -> None:
         """Remove what nobody needs any more now that this trial is over."""
-        retention.prune(self.database, self.store, self.row, self._best_kept())
+        retention.prune(self.database, self.store, self.row, self._best_kept)
         retention.tidy(self.database, self.store, self.row, trial_id, trial)
 
     def _best_kept(self) -> int | None:

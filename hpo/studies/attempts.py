@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from hpo.errors import HpoError
 from hpo.studies.tables import iso
 from hpo.wiring import open_artifacts, telling
 from storage import checkpoints, kept_files
@@ -73,7 +74,7 @@ def read_log(database: Database, row: StudyRow, trial: int, number: int) -> str 
     key = f"{checkpoints.trial_key(row.uid, row.name, trial)}/{number}/log.txt"
     try:
         return open_artifacts(row.artifacts).get(key).decode(errors="replace")
-    except ArtifactError:
+    except (ArtifactError, HpoError):
         return None
 
 

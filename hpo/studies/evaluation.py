@@ -97,13 +97,18 @@ def evaluate(
 
 
 def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:
-    """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here."""
+    """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here.
+
+    Raises:
+        HpoError: the artifact store is away, or cannot be used from here.
+    """
     for name in kept_files.WEIGHTS:
         content = reading.read_artifact(database, row, trial.number, name)
         if content is not None:
             return content
     folder = checkpoints.trial_key(row.uid, row.name, trial.number)
-    saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
+    with telling():
+        saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
     return None if saved is None else saved.content
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from hpo.errors import NotFoundError
+from hpo.errors import HpoError, NotFoundError
 from hpo.search.history import Direction, StudyHistory, TrialRecord
 from hpo.spec.problems import nearest
 from hpo.studies.trials import read_metrics, read_records
@@ -18,7 +18,7 @@ from hpo.wiring import open_artifacts, telling
 from storage import studies, tickets
 from storage.clock import to_datetime
 from storage.engine import Database
-from storage.errors import ArtifactError, UnknownStudyError
+from storage.errors import ArtifactError, ArtifactsAwayError, UnknownStudyError
 from storage.records import Counts, StudyRow, StudyState
 from storage.tables import artifact, attempt
 
@@ -113,18 +113,20 @@ def best_of(trials: tuple[TrialRecord, ...], directions: Any) -> list[TrialRecor
 
 def read_evaluation(database: Database, row: StudyRow, number: int) -> Mapping[str, Any] | None:
     """A trial's `evaluation.json`; None when it left none, or none that can be read here."""
-    content = read_artifact(database, row, number, "evaluation.json")
-    if content is None:
-        return None
     try:
-        found = json.loads(content)
-    except ValueError:
+        content = read_artifact(database, row, number, "evaluation.json")
+        found = None if content is None else json.loads(content)
+    except (HpoError, ValueError):  # the store is away or needs a driver; or it is no JSON
         return None
     return found if isinstance(found, dict) else None
 
 
 def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> bytes | None:
-    """A file kept with a trial, checked by its sha256; None when there is none that can be read here."""
+    """A file kept with a trial, checked by its sha256; None when there is none that can be read here.
+
+    Raises:
+        HpoError: the artifact store is away, or cannot be used from here.
+    """
 
     def find(connection: Connection) -> Any:
         return connection.execute(
@@ -137,10 +139,13 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
         found = database.read(find)
     if found is None:
         return None
-    try:
-        return open_artifacts(row.artifacts).get(found.path, found.sha256)
-    except ArtifactError:
-        return None
+    with telling():
+        try:
+            return open_artifacts(row.artifacts).get(found.path, found.sha256)
+        except ArtifactsAwayError:
+            raise
+        except ArtifactError:
+            return None
 
 
 def _still_of(winner: list[TrialRecord], note: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

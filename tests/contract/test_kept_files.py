@@ -27,7 +27,7 @@ def test_only_the_best_keep_their_weights_and_no_file_is_left_over(
     worker = party(row)
     for value in (3.0, 1.0, 7.0, 7.0, 2.0, 6.0):
         finished(worker, store, value)
-        retention.prune(database, store, row, 3)
+        retention.prune(database, store, row, lambda: 3)
     assert weights(database, store, row) == ([2, 3, 5], [b"model 2", b"model 3", b"model 5"])
     kept = database.read(lambda connection: kept_files.paths_of(connection, row.id))
     assert set(store.all_files(checkpoints.study_key(row.uid, row.name))) == kept, "no orphan, none missing"
@@ -41,7 +41,7 @@ def test_with_several_directions_the_front_keeps_its_weights(
     worker = party(row)
     for values in ((1.0, 1.0), (2.0, 2.0), (2.0, 3.0), (0.0, 0.5)):
         finished(worker, store, *values)
-    retention.prune(database, store, row, 1)
+    retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row)[0] == [0, 1, 3]
 
 
@@ -56,10 +56,10 @@ def test_a_trial_that_runs_is_not_pruned_and_one_without_a_value_is(
     second.begin()
     keep(second, store, MODEL, b"model pruned")
     second.writer.deliver(TicketState.PRUNED, None)
-    retention.prune(database, store, row, 1)
+    retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row) == ([0, 1], [b"model 1", b"model running"])
     lose(database, running.lease)
-    retention.prune(database, store, row, 1)
+    retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row)[0] == [0, 1], "it waits for another attempt"
 
 
@@ -70,10 +70,10 @@ def test_a_file_stays_as_long_as_one_trial_needs_it(
     worker = party(row)
     for value in (1.0, 2.0):
         finished(worker, store, value, content=b"model same")
-    retention.prune(database, store, row, 1)
+    retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row) == ([1], [b"model same"])
     finished(worker, store, 3.0)
-    retention.prune(database, store, row, 1)
+    retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row) == ([2], [b"model 2"])
 
 
@@ -83,7 +83,7 @@ def test_a_name_kept_again_replaces_its_file(database: Database, party: Opener, 
     worker.begin()
     for count, content in enumerate((b"model a", b"model b", b"model b", b"model a"), 1):
         keep(worker, store, MODEL, content, count)
-        retention.prune(database, store, row, None)
+        retention.prune(database, store, row, lambda: None)
         assert weights(database, store, row) == ([0], [content])
 
 
@@ -101,9 +101,9 @@ def test_what_a_dead_pruner_left_is_removed_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(ArtifactStore, "remove", killed)
         with pytest.raises(KeyboardInterrupt):
-            retention.prune(database, store, row, 1)
+            retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row)[1] == [b"model 0", b"model 1"]
-    retention.prune(database, store, row, 1)
+    retention.prune(database, store, row, lambda: 1)
     assert weights(database, store, row) == ([1], [b"model 1"])
 
 
@@ -121,7 +121,7 @@ def test_a_complete_trial_without_a_model_keeps_its_newest_checkpoint_in_its_pla
             store.put(key, content)
             newest = checkpoints.Saved(step, 1, key, content)
         worker.writer.deliver(TicketState.COMPLETE, (value,), weights=(row.id, newest.as_kept_file()))
-        retention.prune(database, store, row, 1)
+        retention.prune(database, store, row, lambda: 1)
         retention.tidy(database, store, row, trial.id, trial.number)
     assert weights(database, store, row) == ([0], [b"model 1 after 2"])
     with database.transaction(write=False) as connection:
@@ -142,7 +142,7 @@ def test_the_sweep_takes_what_dead_attempts_left_and_spares_what_may_go_on(
         store.put(key, key.rpartition("/")[2].encode())
 
     def left() -> set[str]:
-        retention.sweep(database, store, row, 5)
+        retention.sweep(database, store, row, lambda: 5)
         return set(store.all_files(study))
 
     assert left() == {state, orphan, f"{folder}/1/log.txt"}, "the attempt runs"

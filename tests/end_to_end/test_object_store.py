@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from hpo.dashboard.access import Access
+from hpo.dashboard.app import build_app, make_board
+from hpo.studies.attempts import attempts_of, read_log
+from hpo.studies.evaluation import evaluate
+from hpo.studies.reading import get_study, history
+from storage.engine import Database
+from storage.migrate import open_database
 from tests.end_to_end.workplace import Workplace
 from tests.support.s3 import S3Server
 from tests.support.waiting import wait_until
@@ -49,14 +57,16 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, s3: S3Server, pg_url: str) -> list[Workplace]:
-    """Two directories that share a database and a bucket, and no file."""
+def machines(tmp_path: Path, s3: S3Server, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> list[Workplace]:
+    """Two directories that share a database and a bucket, and no file. This process sees the bucket too."""
     env = {
         **s3.env,
         "HPO_STORAGE": pg_url,
         "HPO_ARTIFACTS": f"s3://{s3.bucket}/{tmp_path.name}",
         "HPO_LEASE": "2",
     }
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
     places = [Workplace(tmp_path / name, env) for name in ("first", "second")]
     for place in places:
         place.path.mkdir()
@@ -64,47 +74,62 @@ def machines(tmp_path: Path, s3: S3Server, pg_url: str) -> list[Workplace]:
     return places
 
 
+@pytest.fixture
+def database(pg_url: str) -> Iterator[Database]:
+    """What the machines share, opened after they made it."""
+    opened = open_database(pg_url)
+    yield opened
+    opened.close()
+
+
 def test_a_killed_worker_s_trial_goes_on_elsewhere_and_the_bucket_holds_all_there_is(
-    machines: list[Workplace], s3: S3Server
+    machines: list[Workplace], s3: S3Server, database: Database
 ) -> None:
     first, second = machines
     prefix = first.env["HPO_ARTIFACTS"].rpartition("/")[2] + "/"
     first.write("hold", "")
-    first.hpo("create", "far.yaml").check()
-    with first.start("worker", "far", "--runners", "1") as worker:
+    with first.start("run", "far.yaml", "--runners", "1", "--no-report") as worker:
         wait_until((first.path / "reached").exists, 60, what="epoch 3")
         worker.kill()
     second.hpo("worker", "far", "--runners", "1").check()
 
-    attempts = second.hpo("trial", "far/0", "--format", "json").check().json["attempts_list"]
+    row = get_study(database, "far")
+    attempts = attempts_of(database, row, 0)
     assert [(a["state"], a["resumed_from"]) for a in attempts] == [("lost", None), ("complete", 3)]
-    assert "begins after epoch 3" in second.hpo("logs", "far/0", "--attempt", "2").check().out
+    assert "begins after epoch 3" in (read_log(database, row, 0, 2) or "")
+    with TestClient(
+        build_app(make_board(database, Access("t" * 20, "v" * 20), lease=15.0)),
+        base_url="http://127.0.0.1:8080",
+    ) as client:
+        page = "/studies/far/trials/0/files/evaluation.json"
+        kept = client.get(page, headers={"Authorization": "Bearer " + "v" * 20})
+    assert kept.json() == {"metrics": {"accuracy": 0.5}}
     second.hpo("best", "far", "--checkpoint", "best.pt").check()
     assert (second.path / "best.pt").read_bytes()[:2] == b"PK", "a torch file"
-    evaluated = second.hpo("evaluate", "far", "--format", "json").check().json
-    assert evaluated["metrics"] == {"accuracy": 0.25}
+    assert evaluate(database, row, second.path) == {"metrics": {"accuracy": 0.25}}
     assert not any(path.name == "hpo-artifacts" for place in machines for path in place.path.rglob("*"))
-    secret = s3.env["AWS_SECRET_ACCESS_KEY"]
-    assert secret not in worker.err + worker.out
+    assert s3.env["AWS_SECRET_ACCESS_KEY"] not in worker.err + worker.out
 
     assert s3.keys(prefix)
     second.hpo("delete", "far", "--yes").check()
     assert s3.keys(prefix) == []
 
 
-def test_a_short_outage_of_the_store_fails_no_trial(machines: list[Workplace], s3: S3Server) -> None:
+def test_a_short_outage_of_the_store_fails_no_trial(
+    machines: list[Workplace], s3: S3Server, database: Database
+) -> None:
     """Files wait for the store; what cannot wait is said in the attempt's log."""
     place = machines[0]
     place.write("hold", "")
-    with place.start("run", "far.yaml", "--runners", "1", "--no-report") as run:
+    with place.start("run", "far.yaml", "--runners", "1", "--no-report", "--no-evaluate") as run:
         wait_until((place.path / "reached").exists, 60, what="epoch 3")
         with s3.outage() as turned_away:
             (place.path / "hold").unlink()
             wait_until(lambda: len(turned_away) > TRIES, 60, what="the driver gives up, and is asked again")
         run.wait(90).check()
-    trials = place.trials("far")
-    assert [(trial["state"], trial["attempts"]) for trial in trials] == [("complete", 1)] * 2
-    assert "is away (try 1)" in place.hpo("logs", "far/0").check().out
+    trials = history(database, "far").trials
+    assert [(trial.state, trial.attempts) for trial in trials] == [("complete", 1)] * 2
+    assert "is away (try 1)" in (read_log(database, get_study(database, "far"), 0, 1) or "")
 
 
 def test_a_store_that_is_not_there_is_told_before_the_first_trial(place: Workplace) -> None:

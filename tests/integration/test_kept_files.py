@@ -37,7 +37,7 @@ def test_a_file_that_another_trial_just_shares_is_not_removed(
         kept_files.record(connection, database.clock, row.id, trial.id, 1, file)
 
     with stage.holding(sharing.database, share):
-        later = stage.start(lambda: retention.prune(database, store, row, 1))
+        later = stage.start(lambda: retention.prune(database, store, row, lambda: 1))
         stage.wait_until_blocked()
     later.result(20)
     assert weights(database, store, row) == ([1, 2], [b"model 1", b"model same"])

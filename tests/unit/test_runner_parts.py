@@ -101,6 +101,13 @@ def test_only_the_two_newest_checkpoints_are_kept(store):
     assert [name[:20] for name in store.names("s/0/1")] == ["checkpoint-000000006", "checkpoint-000000007"]
 
 
+def test_a_study_says_how_many_checkpoints_a_running_trial_has(store):
+    checkpoints = CheckpointStore(store, "s/0", 1, None, last=1)
+    for step in (1, 2, 3):
+        checkpoints.save({"step": step}, step)
+    assert [name[:20] for name in store.names("s/0/1")] == ["checkpoint-000000003"]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "replace"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, damage, caplog):
     saved(store, 1, 2)
