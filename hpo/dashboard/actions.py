@@ -15,6 +15,7 @@ from storage.engine import Database
 from storage.records import StudyRow
 
 MAX_MORE = 1_000_000  # trials added at once
+MAX_NUMBER = 1_000_000_000  # of a trial; what a database's integer holds
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,13 @@ def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said
     return Said(f"{row.name} is cancelled; {ended} running trials were ended")
 
 
-def _retry(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
+    trial = _number(form, "trial", int)
+    if trial is not None:
+        if not 0 <= trial < MAX_NUMBER:
+            raise UserError(f"{row.name} has no trial {str(trial)[:40]}")
+        steering.retry_trial(database, row, trial)
+        return Said(f"{row.name}/{trial} waits again, as a new trial")
     count = steering.retry_failed(database, row)
     return Said(f"{count} failed trials wait again" if count else f"{row.name} has no failed trials")
 

@@ -248,6 +248,20 @@ def _workers(board: Board, request: Request) -> Any:
     return {"workers": workers_json(board.database, board.row(name) if name else None)}
 
 
+def _launches(board: Board, _request: Request) -> Any:
+    plain = ("id", "study", "launcher", "host", "workers")
+    return {
+        "launches": [
+            {
+                **{name: getattr(row, name) for name in plain},
+                "created": tables.iso(pages.moment(row.created_at)),
+                "stopped": None if row.stopped_at is None else tables.iso(pages.moment(row.stopped_at)),
+            }
+            for row in pages.launched(board)
+        ]
+    }
+
+
 def _compare(board: Board, request: Request) -> Any:
     histories = pages.compared(board, request.query_params.getlist("study"))
     rows = [
@@ -360,6 +374,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         shapes.Workers,
         (("study", "string", "Name."),),
     ),
+    Endpoint("/launches", "Launches of workers; those nobody stopped first.", _launches, shapes.Launches),
     Endpoint(
         "/compare",
         "The best of several studies.",

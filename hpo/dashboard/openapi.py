@@ -78,7 +78,8 @@ def _operation(item: Endpoint) -> dict[str, Any]:
     if item.method == "POST":
         operation["requestBody"] = {
             "content": {"application/json": {"schema": _BODY}},
-            "description": "extend takes trials, seconds, target; enqueue takes point; the others nothing.",
+            "description": "extend takes trials, seconds, target; enqueue takes point; retry may "
+            "take trial; the others nothing.",
         }
     return operation
 
@@ -102,6 +103,11 @@ _BODY: dict[str, Any] = {
         "trials": {"type": "integer", "description": "Further trials.", "minimum": 1},
         "seconds": {"type": "number", "description": "New budget of seconds, in all."},
         "target": {"type": "number", "description": "New target value."},
+        "trial": {
+            "type": "integer",
+            "description": "The one failed trial to retry; default: all.",
+            "minimum": 0,
+        },
         "point": {
             "description": 'Parameters to try next, as an object or as "lr=0.01 hidden=64".',
             "oneOf": [{"type": "object"}, {"type": "string"}],

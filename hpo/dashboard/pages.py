@@ -18,11 +18,14 @@ from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_js
 from hpo.studies.outline import sample
 from hpo.studies.reading import read_artifact, read_evaluation
 from hpo.studies.trials import read_trial
+from hpo.wiring import telling
+from storage.launches import LaunchRow, all_launches
 from storage.records import StudyState
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8
 MAX_WORKERS = 200  # on one page
+MAX_LAUNCHES = 50
 Query = Mapping[str, str]
 
 
@@ -127,8 +130,21 @@ def workers(board: Board, query: Query) -> Page:
         "workers": [{**item, "load": _meters(item["status"])} for item in shown[:MAX_WORKERS]],
         "gone": len(gone),
         "everything": everything,
+        "launches": launched(board)[:MAX_LAUNCHES],
     }
-    return Page("workers.html", context, {"list": "parts/workers.html"}, frozenset({WORKERS, STUDIES}))
+    parts = {"list": "parts/workers.html", "launches": "parts/launches.html"}
+    return Page("workers.html", context, parts, frozenset({WORKERS, STUDIES}))
+
+
+def launched(board: Board) -> list[LaunchRow]:
+    """Every launch: those that nobody stopped first, the newest of each before the others.
+
+    Raises:
+        DatabaseError
+    """
+    with telling():
+        found = board.database.read(all_launches)
+    return sorted(found, key=lambda row: (row.stopped_at is not None, -row.id))
 
 
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:

@@ -216,6 +216,20 @@ class Workers(Shape):
     workers: list[Worker]
 
 
+class Launch(Shape):
+    id: int
+    study: str
+    launcher: str
+    host: str = Field(description="Where it was started from.")
+    workers: int
+    created: str | None
+    stopped: str | None = Field(description="When a person stopped it.")
+
+
+class Launches(Shape):
+    launches: list[Launch]
+
+
 class Measured(Shape):
     metric: str
     value: float

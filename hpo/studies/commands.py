@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,10 +43,20 @@ def point_yaml(params: Mapping[str, Any]) -> str:
     """The parameters as one line of a study file's `enqueue`."""
     import yaml
 
-    return str(yaml.safe_dump([dict(params)], default_flow_style=None, sort_keys=False, width=10_000)).strip()
+    shown = {name: tidy(value) for name, value in params.items()}
+    return str(yaml.safe_dump([shown], default_flow_style=None, sort_keys=False, width=10_000)).strip()
+
+
+def tidy(value: Any) -> Any:
+    """0.01 for 0.010000000000000004: the last bits of a grid's arithmetic; any other value as it is."""
+    if not isinstance(value, float):
+        return value
+    short = float(f"{value:.14g}")
+    return short if math.isclose(short, value, rel_tol=1e-15) else value
 
 
 def _scalar(value: Any) -> str:
+    value = tidy(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else repr(value) if isinstance(value, float) else str(value)

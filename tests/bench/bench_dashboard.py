@@ -11,7 +11,7 @@ first page  from the start of the navigation until the first useful paint. Ours:
             Warm: ours the third; optuna-dashboard's after its data were asked for once more.
 update      a trial's report and result are committed. Ours: from the server noticing it until the new numbers
             are painted (and from the commit itself, which adds the wait until the next look).
-            optuna-dashboard has no push: what one poll of its page costs, made every 10 s, without drawing anything.
+            optuna-dashboard has no push: what one of its polls costs, every 10 s, without drawing anything.
 
 Beside each wait stands the CPU time its server spent meanwhile, which a busy machine does not change.
 optuna-dashboard gets its best case: a cached storage, which its own command does not give it. What takes it

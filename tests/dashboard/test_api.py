@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Connection
 from starlette.testclient import TestClient
 
 from hpo.dashboard import actions, api, openapi, shapes
 from hpo.dashboard.board import Board
 from hpo.report import data
-from hpo.studies import outline, reading
+from hpo.studies import commands, outline, reading
 from hpo.studies.live import LiveStudy
+from storage import launches
 from storage.engine import Database
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
@@ -30,6 +32,7 @@ GETS = {
     "/studies/{study}/curves": "/studies/digits/curves?trials=9,3",
     "/studies/{study}/audit": "/studies/digits/audit",
     "/workers": "/workers?study=digits",
+    "/launches": "/launches",
     "/compare": "/compare?study=digits",
     "/compare/{over}": "/compare/trials?study=digits",
 }
@@ -102,6 +105,37 @@ def test_a_trial_tells_everything(viewer: TestClient) -> None:
     assert {chart["id"] for chart in charts} >= {"metric-accuracy", "metric-loss", "confusion", "roc", "pr"}
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.010000000000000004, 0.01), (0.1234567890123456, 0.1234567890123456), (3, 3), ("adam", "adam")],
+)
+def test_what_is_copied_is_the_value_without_the_noise_of_a_grid(value: object, shown: object) -> None:
+    """The last bits of a grid's arithmetic are not shown; a value that was drawn is copied exactly."""
+    assert commands.point_yaml({"x": value}) == f"- {{x: {shown}}}"
+
+
+def test_launches_are_listed(viewer: TestClient, database: Database) -> None:
+    row = reading.get_study(database, "digits")
+
+    def launch(connection: Connection) -> None:
+        made: dict[str, Any] = {
+            "study_id": row.id,
+            "launcher": "local",
+            "host": "laptop",
+            "workers": 2,
+            "handle": {},
+        }
+        first = launches.add(connection, database.clock, **made)
+        launches.add(connection, database.clock, **made)
+        launches.mark_stopped(connection, database.clock, first + 1)
+
+    database.write(launch)
+    found = viewer.get("/api/v1/launches").json()["launches"]
+    assert [(item["id"], item["stopped"] is None) for item in found] == [(1, True), (2, False)]
+    page = viewer.get("/workers", headers={"Accept": "text/html"}).text
+    assert "laptop" in page
+
+
 def act(owner: TestClient, action: str, **body: Any) -> tuple[int, str]:
     answer = owner.post(f"/api/v1/studies/digits/actions/{action}", json=body)
     return answer.status_code, next(iter(answer.json().values()))
@@ -119,7 +153,9 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
     assert (status, "0.25" in said) == (200, True)
     assert act(owner, "enqueue", point={"x": 0.75})[0] == 200
     assert act(owner, "extend", trials="+5") == (200, "digits is running with 25 trials")
-    assert act(owner, "retry") == (200, "1 failed trials wait again")
+    assert act(owner, "retry", trial=3) == (200, "digits/3 waits again, as a new trial")
+    assert act(owner, "retry", trial=3)[0] == 400
+    assert act(owner, "retry") == (200, "digits has no failed trials")
     assert act(owner, "stop")[0] == 200
     assert state() == "stopping"
     assert act(owner, "cancel") == (200, "digits is cancelled; 1 running trials were ended")
@@ -133,6 +169,9 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
         ("enqueue", {"point": ""}, "at least one"),
         ("enqueue", {"point": "x"}, "NAME=VALUE"),
         ("enqueue", {"point": {"y": 1}}, "y"),
+        ("retry", {"trial": 9}, "has not failed"),
+        ("retry", {"trial": "nine"}, "whole number"),
+        ("retry", {"trial": 10**30}, "no trial"),
         ("extend", {}, "say what to extend"),
         ("extend", {"trials": "many"}, "whole number"),
         ("extend", {"trials": -5}, "between 1"),

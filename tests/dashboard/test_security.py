@@ -158,13 +158,19 @@ def csrf_of(browser: TestClient) -> str:
     return found[1]
 
 
-def test_a_form_needs_its_csrf_token(browser_of_owner: TestClient) -> None:
-    url = "/studies/digits/actions/pause"
-    assert browser_of_owner.post(url).status_code == 403
-    assert browser_of_owner.post(url, data={"csrf": "0" * 64}).status_code == 403
-    assert browser_of_owner.post("/api/v1" + url, json={}).status_code == 403
-    text = browser_of_owner.post(url, data={"csrf": csrf_of(browser_of_owner)}, headers=HTML).text
-    assert "digits is paused" in text
+@pytest.mark.parametrize(
+    ("action", "form", "said"),
+    [("pause", {}, "digits is paused"), ("retry", {"trial": "3"}, "digits/3 waits again")],
+)
+def test_a_form_needs_its_csrf_token(
+    action: str, form: dict[str, str], said: str, browser_of_owner: TestClient
+) -> None:
+    url = f"/studies/digits/actions/{action}"
+    assert browser_of_owner.post(url, data=form).status_code == 403
+    assert browser_of_owner.post(url, data={**form, "csrf": "0" * 64}).status_code == 403
+    assert browser_of_owner.post("/api/v1" + url, json=form).status_code == 403
+    right = {**form, "csrf": csrf_of(browser_of_owner)}
+    assert said in browser_of_owner.post(url, data=right, headers=HTML).text
 
 
 @pytest.mark.parametrize(
