@@ -157,7 +157,7 @@ attempt = Table(
     Column("started_at", Float(53), nullable=False),
     Column("ended_at", Float(53)),
     Column("error", Text),  # traceback, or what ended it
-    Column("peak_memory", Float(53)),  # bytes
+    Column("peak_memory", Float(53)),  # bytes; on a CPU, of the runner's process during the attempt
     UniqueConstraint("ticket_id", "number"),
     Index(None, "trial_id"),
     _state(AttemptState),

@@ -127,6 +127,8 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
         head = f"attempt {attempt['number']}: {attempt['state']} on {attempt['worker']} ({attempt['device']})"
         if attempt["resumed_from"] is not None:
             head += f", from step {attempt['resumed_from']}"
+        if attempt["peak_memory"] is not None:
+            head += f", peak memory {attempt['peak_memory'] / 2**20:.0f} MiB"
         print(head)
         if attempt["error"]:
             print("  " + str(attempt["error"]).rstrip().replace("\n", "\n  "))

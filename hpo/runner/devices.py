@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import sys
+from pathlib import Path
 
 
 def set_threads(threads: int) -> None:
@@ -26,17 +27,24 @@ def keep_to(cores: tuple[int, ...] | None) -> None:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Begin to measure the device's peak memory anew (CUDA only)."""
+    """Begin to measure peak memory anew: the device's on CUDA, else this process's (Linux)."""
     torch = sys.modules.get("torch")
-    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats(device)
+    if device.startswith("cuda"):
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # not Linux, or forbidden: then since the process began
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: str) -> float:
-    """Peak memory in bytes: of the device since the reset on CUDA, else of this process since its start."""
+    """Peak memory since the reset in bytes: what PyTorch allocated on CUDA, else what this process held."""
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return float(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     kilo = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo)
 
