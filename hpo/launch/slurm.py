@@ -194,8 +194,12 @@ def _again_at_limit(order: Order) -> bool:
 
 
 def _python() -> str:
-    """This interpreter, with -P: a user's storage.py in the working directory must not shadow ours."""
-    return f"{shlex.quote(sys.executable)} -P"
+    """This interpreter, as submitit puts it into the script.
+
+    SIGTERM is ignored until the task can heed it: one that came while Python starts would otherwise end a
+    preempted task as failed, for good. -P: a user's storage.py in the working directory must not shadow ours.
+    """
+    return f"""sh -c 'trap "" TERM; exec "$0" "$@"' {shlex.quote(sys.executable)} -P"""
 
 
 def _new_folder(order: Order) -> Path:

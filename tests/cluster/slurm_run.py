@@ -179,22 +179,26 @@ def _search(slurm: SlurmLab) -> str:
 
 
 def _time_limits(slurm: SlurmLab) -> str:
-    """Of two workers with a minute each, one is queued again when its time is nearly up and one leaves."""
+    """Of two workers with two minutes each, one is queued again when its time is nearly up, one leaves."""
     slurm.create(cells=2, steps=2000)
-    minute = ("--option", "time=1", "--option", "drain=30")
-    leaves = slurm.launch(1, *minute)
+    short = ("--option", "time=2", "--option", "drain=20")  # SLURM may say so a minute earlier than asked
+    leaves = slurm.launch(1, *short)
     leaving = slurm.job
-    slurm.launch(1, *minute, "--option", "at-limit=requeue")
-    wait_until(lambda: slurm.restarts() == {slurm.job: 1}, 120, every=0.5, what="its task is queued again")
-    states = slurm.cluster.tasks(leaving)
-    wait_until(lambda: slurm.cluster.tasks(leaving)[leaving][0] == "COMPLETED", 30, what=f"no {states}")
+    slurm.launch(1, *short, "--option", "at-limit=requeue")
+    wait_until(lambda: slurm.restarts() == {slurm.job: 1}, 150, every=0.5, what="its task is queued again")
+    wait_until(
+        lambda: slurm.cluster.tasks(leaving)[leaving][0] == "COMPLETED",
+        30,
+        every=0.5,
+        what="one leaves",
+    )
     assert "told to leave" in slurm.hpo("launch", "logs", str(leaves)).out
     wait_until(lambda: resumed(slurm.lab), 60, every=0.2, what="a trial goes on")
     attempts = dict(slurm.lab.attempts())
     assert attempts == {"released": 2, "running": 1}, attempts
     slurm.hpo("launch", "stop", str(slurm.launched()["id"]))
     return (
-        f"Time limit of a minute, told 30 s before: one task left (exit status 0), the one with "
+        f"Time limit of two minutes, to be told 20 s before: one task left (exit status 0), the one with "
         f"at-limit=requeue was queued again and went on from step {resumed(slurm.lab)[0]}; "
         f"attempts then {attempts}, none lost"
     )
