@@ -146,6 +146,8 @@ def measure_ours(
             {"Authorization": f"Bearer {TOKEN}"}
         )  # a signed-in browser's first request
         found["cold"] = first_page(page, server, "/studies/big", patience)
+        read = "document.getElementById('history-1').dataset.drawn > 0"  # 0: drawn before all was read
+        wait_until(lambda: page.evaluate(read), patience, what="the whole history was read")
         page.goto("about:blank")
         first_page(page, server, "/studies/big", patience)
         page.goto("about:blank")

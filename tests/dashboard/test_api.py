@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,12 @@ def test_charts_are_drawn(chart: str, viewer: TestClient) -> None:
     found = viewer.get(f"/api/v1/studies/digits/charts/{chart}").json()
     assert found["figure"]["data"]
     assert "template" not in found["figure"]["layout"]
+
+
+def test_what_plotly_looks_for_is_imported_before_it_draws() -> None:
+    """It fails on a half imported pandas, so no thread may import it while another one draws."""
+    code = "import sys, hpo.dashboard.charts; assert 'pandas' in sys.modules and 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_learning_curves_of_another_metric(viewer: TestClient) -> None:
