@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import secrets
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpo.errors import UserError
+from hpo.errors import HpoError, UserError
 
 LAUNCHERS = ("local", "ray", "slurm")
 STORAGE_VARIABLE = "HPO_STORAGE"  # where a worker looks for the storage URL
@@ -192,6 +194,24 @@ def find(name: str) -> Launcher:
         ) from error
     launcher: Launcher = module.LAUNCHER
     return launcher
+
+
+def new_directory(parent: Path, order: Order, option: str) -> Path:
+    """A directory for the output of a new launch, below `parent`, that its owner alone can read.
+
+    Raises:
+        HpoError: it cannot be made; `option` is what names another place.
+    """
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in order.study)
+    directory = parent.absolute() / f"{name[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    try:
+        directory.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise HpoError(
+            f"cannot make {directory} for the workers' output: {error.strerror}; "
+            f"name another place with --option {option}=DIR"
+        ) from error
+    return directory
 
 
 def tail(text: str, lines: int) -> str:

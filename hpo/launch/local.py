@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
-from hpo.launch.base import STORAGE_VARIABLE, LaunchedWorker, Order, WorkerLife, tail
+from hpo.launch.base import STORAGE_VARIABLE, LaunchedWorker, Order, WorkerLife, new_directory, tail
 from hpo.worker.devices import find_gpus
 from hpo.worker.identity import host_key, is_alive, process_started
 
@@ -136,17 +135,7 @@ def _output(directory: Path, index: int, lines: int) -> str:
 def _new_directory(order: Order) -> Path:
     """Where the output of a new launch goes: by default below the user's state directory."""
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    parent = Path(order.options.get("logs") or state / "hpo" / "launches").absolute()
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in order.study)
-    directory = parent / f"{name[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    try:
-        directory.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise HpoError(
-            f"cannot make {directory} for the workers' output: {error.strerror}; "
-            "name another place with --option logs=DIR"
-        ) from error
-    return directory
+    return new_directory(Path(order.options.get("logs") or state / "hpo" / "launches"), order, "logs")
 
 
 def gpus_of_each(order: Order) -> list[str]:

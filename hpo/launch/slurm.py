@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 import submitit
 
 from hpo.errors import HpoError, NotFoundError, UserError
-from hpo.launch.base import LaunchedWorker, Order, WorkerLife, tail
+from hpo.launch.base import LaunchedWorker, Order, WorkerLife, new_directory, tail
 from hpo.launch.slurm_task import STOPPED, WorkerTask, exit_file
 
 # What is handed on to sbatch as it is.
@@ -68,7 +67,8 @@ class SlurmLauncher:
                 "several trials share it with --runners"
             )
         drain, again = _drain(order), _again_at_limit(order)
-        folder = _new_folder(order)
+        beside = order.code / "hpo-launches"  # the nodes must see the code, too
+        folder = new_directory(Path(order.options.get("folder") or beside), order, "folder")
         tasks = [
             WorkerTask(
                 words=tuple(order.arguments()),
@@ -200,21 +200,6 @@ def _python() -> str:
     preempted task as failed, for good. -P: a user's storage.py in the working directory must not shadow ours.
     """
     return f"""sh -c 'trap "" TERM; exec "$0" "$@"' {shlex.quote(sys.executable)} -P"""
-
-
-def _new_folder(order: Order) -> Path:
-    """Where scripts and output of a new launch go: by default beside the code, which nodes see too."""
-    parent = Path(order.options.get("folder") or order.code / "hpo-launches").absolute()
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in order.study)
-    folder = parent / f"{name[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    try:
-        folder.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise HpoError(
-            f"cannot make {folder} for the workers' output: {error.strerror}; name another place on the "
-            "shared file system with --option folder=DIR"
-        ) from error
-    return folder
 
 
 def _task(handle: Mapping[str, Any], index: int) -> str:
