@@ -123,10 +123,10 @@ class LeaseKeeper(threading.Thread):
         if self._study is None:
             return None
         try:
-            state = studies.get(connection, self._study).state
+            row = studies.get(connection, self._study)
         except UnknownStudyError:
             return "the study was deleted"
-        return "the study has ended" if state.ended else None
+        return f"the study is {row.state}: {row.ended_why}" if row.state.ended else None
 
 
 def bury_dead_neighbours(connection: Connection, clock: Clock, worker_id: str) -> None:
