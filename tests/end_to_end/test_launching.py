@@ -38,6 +38,7 @@ SLOW = """
         return trial.params["x"]
 """
 Hpo = Callable[..., int]
+Look = Callable[..., Any]
 
 
 @pytest.fixture
@@ -56,13 +57,27 @@ def hpo_here(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Hpo:
     return lambda *words: run([str(word) for word in words])
 
 
-def launches(place: Workplace, **options: Any) -> list[dict[str, Any]]:
-    """What `hpo launches` lists."""
-    found: list[dict[str, Any]] = place.hpo("launches", "--format", "json", **options).check().json
-    return found
+@pytest.fixture
+def look(place: Workplace, capsys: pytest.CaptureFixture[str]) -> Look:
+    """`look("workers")`: what a command lists, asked in this very process, quick enough to wait by."""
+
+    def ask(command: str) -> Any:
+        capsys.readouterr()
+        url = place.env.get("HPO_STORAGE", f"sqlite:///{place.path / 'hpo.db'}")
+        assert run([command, "--storage", url, "--format", "json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return ask
 
 
-def test_a_launch_outlives_its_shell_and_any_other_stops_it(place: Workplace, tmp_path: Path) -> None:
+def trials_at_work(look: Look, study: str) -> int:
+    """How many trials of a study its workers are at."""
+    return sum(name.startswith(f"{study}/") for worker in look("workers") for name in worker["trials"])
+
+
+def test_a_launch_outlives_its_shell_and_any_other_stops_it(
+    place: Workplace, tmp_path: Path, look: Look
+) -> None:
     """The workers give their tickets back and leave; none is left behind, and the study goes on."""
     place.study("slow", SLOW)
     place.hpo("create", "slow.yaml").check()
@@ -70,13 +85,10 @@ def test_a_launch_outlives_its_shell_and_any_other_stops_it(place: Workplace, tm
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     there = {"cwd": elsewhere, "env": {"HPO_STORAGE": f"sqlite:///{tmp_path / 'hpo.db'}"}}
-
-    def at_work() -> bool:
-        found = place.hpo("workers", "--format", "json").json
-        return [len(worker["trials"]) for worker in found] == [1, 1]
-
-    wait_until(at_work, SECONDS, every=0.3, what="both workers are at a trial")
-    [launch] = launches(place, **there)
+    wait_until(
+        lambda: trials_at_work(look, "slow") == 2, SECONDS, every=0.2, what="both workers are at a trial"
+    )
+    [launch] = look("launches")
     assert (launch["state"], [w["state"] for w in launch["workers"]]) == ("running", ["running"] * 2)
     pids = [int(worker["detail"].split()[-1]) for worker in launch["workers"]]
     family = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
@@ -85,8 +97,8 @@ def test_a_launch_outlives_its_shell_and_any_other_stops_it(place: Workplace, tm
     place.hpo("launch", "stop", "1", **there).check()
 
     assert psutil.wait_procs(family, 10)[1] == []
-    assert [launch["state"] for launch in launches(place, **there)] == ["stopped"]
-    assert {worker["state"] for worker in place.hpo("workers", "--format", "json").check().json} == {"left"}
+    assert [launch["state"] for launch in look("launches")] == ["stopped"]
+    assert {worker["state"] for worker in look("workers")} == {"left"}
     attempts = place.hpo("trial", "slow/0", "--format", "json").check().json["attempts_list"]
     assert [attempt["state"] for attempt in attempts] == ["released"]
     printed = place.hpo("launch", "logs", "1", "-n", "1", **there).check().out
@@ -94,7 +106,7 @@ def test_a_launch_outlives_its_shell_and_any_other_stops_it(place: Workplace, tm
     assert "stopped already" in place.hpo("launch", "stop", "1", **there).check().err
 
 
-def test_launched_workers_end_with_their_study_and_say_why_they_failed(place: Workplace) -> None:
+def test_launched_workers_end_with_their_study_and_say_why_they_failed(place: Workplace, look: Look) -> None:
     place.study("short", budget={"trials": 4})
     place.hpo("create", "short.yaml").check()
     empty = place.path / "empty"
@@ -103,10 +115,10 @@ def test_launched_workers_end_with_their_study_and_say_why_they_failed(place: Wo
     place.hpo("launch", "short", "--on", "local", "--workers", "2").check()
 
     def over() -> list[dict[str, Any]] | None:
-        found = launches(place)
+        found: list[dict[str, Any]] = look("launches")
         return found if not {"running", "unknown"} & {launch["state"] for launch in found} else None
 
-    failed, ended = wait_until(over, SECONDS, every=0.5, what="both launches are over")
+    failed, ended = wait_until(over, SECONDS, every=0.2, what="both launches are over")
     assert (failed["state"], failed["workers"][0]["detail"]) == ("failed", "exit status 2")
     assert (ended["state"], [w["state"] for w in ended["workers"]]) == ("ended", ["ended"] * 2)
     assert "short.py" in place.hpo("launch", "logs", str(failed["id"])).check().out
@@ -223,7 +235,9 @@ def test_the_storage_url_is_in_no_command_and_no_handle(
 
 
 @pytest.mark.skipif(ray_missing() is not None, reason=str(ray_missing()))
-def test_workers_on_ray_share_a_card_wait_for_room_and_drain(place: Workplace, pg_url: str) -> None:
+def test_workers_on_ray_share_a_card_wait_for_room_and_drain(
+    place: Workplace, pg_url: str, look: Look
+) -> None:
     """On a cluster with one card and a token: an ended study frees its half, which a waiting worker takes."""
     place.study("short", budget={"trials": 3})
     place.study("slow", SLOW)
@@ -236,27 +250,23 @@ def test_workers_on_ray_share_a_card_wait_for_room_and_drain(place: Workplace, p
         share = ("--gpus-per-worker", "0.5", "--cpus-per-worker", "1")
         place.hpo("launch", "short", "--on", "ray", *share).check()
         place.hpo("launch", "slow", "--on", "ray", "--workers", "2", *share).check()
+        wait_until(lambda: trials_at_work(look, "slow") == 2, SECONDS, every=0.2, what="the card is shared")
 
-        def states() -> list[list[str]]:
-            return [[worker["state"] for worker in launch["workers"]] for launch in launches(place)]
-
-        wait_until(lambda: states() == [["ended"], ["running"] * 2], SECONDS, every=2, what="half is free")
-        assert "3/3 done" in place.hpo("launch", "logs", "1", "-n", "9").check().out
-        workers = cluster.workers("head")
-        assert len(workers) == 2
+        listed = place.hpo("launches", "--format", "json").check()
+        states = [[worker["state"] for worker in launch["workers"]] for launch in listed.json]
+        assert states == [["ended"], ["running"] * 2]
+        assert PASSWORD not in listed.out
         assert not [
             process for process in cluster.processes("head") if PASSWORD in " ".join(process.cmdline())
         ]
-        assert PASSWORD not in place.hpo("launches", "--format", "json").out
-        wait_until(
-            lambda: all(worker.children() for worker in workers), SECONDS, what="their runners have started"
-        )
+        assert "3/3 done" in place.hpo("launch", "logs", "1", "-n", "9").check().out
+        workers = cluster.workers("head")
+        assert len(workers) == 2
 
         place.hpo("launch", "stop", "2").check()
 
         assert psutil.wait_procs(workers, 10)[1] == []
-        left = {worker["state"] for worker in place.hpo("workers", "--format", "json").check().json}
-        assert left == {"left"}, "a drained worker signs off"
+        assert {worker["state"] for worker in look("workers")} == {"left"}, "a drained worker signs off"
         assert cluster.workers("head") == []
     told = place.hpo("launch", "slow", "--on", "ray").check(1).err
     assert f"cluster at {cluster.address} cannot be reached" in told
