@@ -8,6 +8,7 @@ store. A store that is away for a moment is asked again.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 import re
@@ -116,6 +117,12 @@ class ArtifactStore:
     def local_root(self) -> Path | None:
         """The directory, when the store is one this machine can open files in."""
         return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+
+    def with_patience(self, seconds: float) -> ArtifactStore:
+        """The same store, for who can wait only so long."""
+        other = copy.copy(self)
+        other.patience = seconds
+        return other
 
     def put(self, key: str, content: bytes, patience: float | None = None) -> str:
         """Write `content` under `key`, whole or not at all; returns its sha256.

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage import checkpoints, kept_files
-from storage.artifacts import ArtifactStore
+from storage.artifacts import IMPATIENT_SECONDS, ArtifactStore
 from storage.engine import Database
 from storage.errors import ArtifactError
 from storage.records import AttemptState, StudyRow, TicketState
@@ -48,12 +48,13 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
     if not held.released and (count is None or held.weights <= count):
         return
     gone = []
+    hasty = store.with_patience(IMPATIENT_SECONDS)
     for number, path in database.write(release):
         try:
-            store.remove(path)
+            hasty.remove(path)
         except ArtifactError as error:
             log.warning("left for later: %s", error)
-            continue
+            break
         gone.append(number)
     if gone:
         database.write(lambda connection: kept_files.forget(connection, gone))
@@ -61,14 +62,15 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
 
 def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int, trial: int) -> None:
     """Remove the checkpoints of a trial that is over, but the one its row names; this never fails."""
+    hasty = store.with_patience(IMPATIENT_SECONDS)
     try:
-        found = checkpoints.stored(store, checkpoints.trial_key(row.uid, row.name, trial))
+        found = checkpoints.stored(hasty, checkpoints.trial_key(row.uid, row.name, trial))
         if not found:
             return
         needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
         for key in found:
             if key not in needed:
-                store.remove(key)
+                hasty.remove(key)
     except ArtifactError as error:
         log.warning("left for later: %s", error)
 
@@ -81,8 +83,9 @@ def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
     """
     prune(database, store, row, best)
     folder = checkpoints.study_key(row.uid, row.name)
+    hasty = store.with_patience(IMPATIENT_SECONDS)
     try:
-        found = store.all_files(folder)
+        found = hasty.all_files(folder)
         needed, open_trials, running = database.read(lambda connection: _in_use(connection, row.id))
         for key in found:
             name = key.removeprefix(f"{folder}/")
@@ -95,7 +98,7 @@ def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
             else:
                 useless = False
             if useless:
-                store.remove(key)
+                hasty.remove(key)
     except ArtifactError as error:
         log.warning("left for later: %s", error)
 

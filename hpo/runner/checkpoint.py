@@ -48,7 +48,7 @@ class CheckpointStore:
     def __init__(
         self, store: ArtifactStore, trial: str, attempt: int, resumed: Saved | None, last: int = 2
     ) -> None:
-        self._store = store
+        self._store = store.with_patience(PATIENCE)
         self._last = last
         self._folder = f"{trial}/{attempt}"
         self._resumed = resumed
@@ -70,7 +70,7 @@ class CheckpointStore:
         content = dump_state(state)
         key = f"{self._folder}/{file_name(int(step), content)}"
         try:
-            self._store.put(key, content, patience=PATIENCE)
+            self._store.put(key, content)
         except ArtifactError as error:
             log.warning("checkpoint of step %d was not saved: %s", step, error)
             return

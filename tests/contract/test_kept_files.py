@@ -153,3 +153,21 @@ def test_the_sweep_takes_what_dead_attempts_left_and_spares_what_may_go_on(
     assert again.trial_id == trial.id
     lose(database, again.lease)
     assert left() == {f"{folder}/1/log.txt"}, "its attempts are used up"
+
+
+def test_a_store_that_is_away_when_a_trial_ends_delays_nobody_and_is_tidied_later(
+    database: Database, party: Opener, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = make_study(database, 3, **spec("maximize"))
+    worker = party(row)
+    for value in (1.0, 2.0):
+        finished(worker, store, value)
+    patient = store.with_patience(1e6)
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "IMPATIENT_SECONDS", 0.0)
+        patch.setattr(store._files, "exists", lambda _: (_ for _ in ()).throw(ConnectionResetError("cut")))
+        retention.prune(database, patient, row, lambda: 1)
+        retention.sweep(database, patient, row, lambda: 1)
+    assert weights(database, store, row)[1] == [b"model 0", b"model 1"]
+    retention.prune(database, patient, row, lambda: 1)
+    assert weights(database, store, row) == ([1], [b"model 1"])

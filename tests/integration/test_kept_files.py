@@ -41,3 +41,23 @@ def test_a_file_that_another_trial_just_shares_is_not_removed(
         stage.wait_until_blocked()
     later.result(20)
     assert weights(database, store, row) == ([1, 2], [b"model 1", b"model same"])
+
+
+def test_two_workers_that_prune_at_once_leave_the_best_and_no_file_too_many(
+    database: Database, party: Opener, stage: Stage, tmp_path: Path
+) -> None:
+    """The second waits for the first's rows, then removes what is released, whoever released it."""
+    row = make_study(database, 4, **spec("minimize"))
+    store = ArtifactStore(tmp_path.as_uri())
+    worker, other = party(row), party(row)
+    for value in (4.0, 3.0, 2.0, 1.0):
+        finished(worker, store, value)
+
+    def release(connection: Any) -> None:
+        kept_files.release_beaten(connection, row.id, row.optuna_study_id, ["minimize"], 2)
+
+    with stage.holding(other.database, release):
+        later = stage.start(lambda: retention.prune(database, store, row, lambda: 2))
+        stage.wait_until_blocked()
+    later.result(20)
+    assert weights(database, store, row) == ([2, 3], [b"model 2", b"model 3"])
