@@ -134,7 +134,9 @@ def _cluster(address: str, working_dir: str | None = None) -> Iterator[str]:
         yield address if address.startswith("ray://") else ray.get_runtime_context().gcs_address
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HpoError(f"{shown} does not answer as it should: {first}") from error
+        wanted = "; one with a token wants RAY_AUTH_MODE=token and the token here too"
+        hint = wanted if isinstance(error, ConnectionError) and "RAY_AUTH_MODE" not in first else ""
+        raise HpoError(f"{shown} does not answer as it should: {first.rstrip('.')}{hint}") from error
     finally:
         if not connected:
             ray.shutdown()
