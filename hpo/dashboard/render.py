@@ -131,11 +131,13 @@ def sparkline(curve: tuple[tuple[int, float], ...], end: int) -> str:
     return path + f"L{place(last, values[-1])}"
 
 
-def _clock(seconds: float | datetime | None) -> str:
-    """A time as "2026-03-02 09:00:05 UTC"."""
-    if seconds is None:
+def _clock(time: float | str | datetime | None) -> str:
+    """A time (seconds since the epoch, ISO 8601) as "2026-03-02 09:00:05 UTC"."""
+    if time is None:
         return "–"
-    moment = seconds if isinstance(seconds, datetime) else datetime.fromtimestamp(seconds, UTC)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    moment = time if isinstance(time, datetime) else datetime.fromtimestamp(time, UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

@@ -11,6 +11,7 @@ from hpo.report.drawing.theme import finish, plain, short
 from hpo.report.records.curves import Curve, LearningCurves, MetricCurve
 from hpo.report.records.landscape import window
 
+FEW_STEPS = 6  # a tick for each
 DOTTED_STEPS = 30  # markers at each step up to this many
 
 
@@ -111,4 +112,7 @@ def metrics_figure(curves: Sequence[MetricCurve], step_name: str, title: str) ->
             hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
         )
     unit = curves[0].name if len(curves) == 1 else title
-    return finish(figure, title, step_name.capitalize(), unit, height=280)
+    finish(figure, title, step_name.capitalize(), unit, height=280)
+    if max((step for curve in curves for step in curve.steps), default=0) <= FEW_STEPS:
+        figure.update_xaxes(dtick=1)  # there is no epoch 1.5
+    return figure
