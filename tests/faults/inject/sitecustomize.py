@@ -101,11 +101,11 @@ def _without_atomic_claim() -> None:
 
     real = StudySession.claim
 
-    def claim(self: Any) -> Any:
+    def claim(self: Any, alone: Any = None) -> Any:
         free = sa.select(ticket).where(ticket.c.study_id == self.row.id, ticket.c.state == "queued")
         row = self.database.read(lambda c: c.execute(free.order_by(ticket.c.number).limit(1)).first())
         if row is None:
-            return real(self)
+            return real(self, alone)
         time.sleep(0.3)
         me = {"worker_id": self.boot.worker_id, "runner": self.boot.runner}
         until = self.database.clock.now() + self.boot.lease
