@@ -21,7 +21,7 @@ from storage.records import StudyRow
 
 MAX_STUDIES = 12  # histories kept in memory
 WARMED = 3  # running studies read at the start
-PAUSE = 0.5  # seconds in which the browser draws the first chart, before the whole history is read
+PAUSE = 1.0  # seconds in which the browser draws the first chart, before the whole history is read
 
 
 @dataclass

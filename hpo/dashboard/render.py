@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
-from hpo.report import text
+from hpo.report.templating import templates
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,8 @@ def render(page: Page, **more: Any) -> str:
 @cache
 def environment() -> jinja2.Environment:
     """The templates' environment: everything is escaped, an unknown name is an error."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("hpo.dashboard", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    made = templates("hpo.dashboard")
     made.filters.update(
-        number=text.number,
-        duration=text.duration,
-        value=text.value,
-        label=text.label,
         path=lambda name: quote(str(name), safe=""),
         clock=_clock,
         bytes=_bytes,

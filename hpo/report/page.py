@@ -22,6 +22,7 @@ from hpo.report import data, figures, text
 from hpo.report.markdown import write_markdown
 from hpo.report.pictures import write_pngs
 from hpo.report.sections import Chart, Section, comparison_sections, short_sections, study_sections
+from hpo.report.templating import templates
 from hpo.search.history import StudyHistory
 
 __all__ = ["render", "write_markdown", "write_pngs", "write_report"]
@@ -145,20 +146,8 @@ def chart_title(chart: Chart) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hpo.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        number=text.number,
-        duration=text.duration,
-        value=text.value,
-        label=text.label,
-        chart_title=chart_title,
-    )
+    environment = templates("hpo.report")
+    environment.filters["chart_title"] = chart_title
     return environment
 
 

@@ -107,9 +107,11 @@ def _page(
     shown = state_column()
     joined = _trials.outerjoin(ticket, ticket.c.trial_id == _trials.c.trial_id)
     query = sa.select(_trials.c.trial_id).where(_trials.c.study_id == row.optuna_study_id)
+    counted = query
     if state is not None:
         query = query.where(shown == state)
-    total = connection.scalar(sa.select(sa.func.count()).select_from(query.select_from(joined).subquery()))
+        counted = query.select_from(joined)
+    total = connection.scalar(sa.select(sa.func.count()).select_from(counted.subquery()))
     column, joined = _order(joined, key, shown, database)
     order = [column.desc() if down else column.asc()]
     if key != "number":
