@@ -43,9 +43,11 @@ format: $(STAMP) ## Rewrite the files as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Cost per trial beside bare Optuna; training beside the usual loop, in the same run
+bench: $(STAMP) ## Beside peers in the same run: cost per trial, training, dashboard; and whole searches
 	$(BIN)/python -m tests.bench.bench_overhead
 	$(BIN)/python -m tests.bench.bench_training
+	$(BIN)/python -m tests.bench.bench_search
+	$(BIN)/python -m tests.bench.bench_dashboard
 
 faults: $(STAMP) ## The long form of the fault tests, as a table with figures
 	$(BIN)/python -m tests.faults

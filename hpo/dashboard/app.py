@@ -30,7 +30,7 @@ from hpo.dashboard.housekeeping import keep_house
 from hpo.dashboard.hub import Brief, Hub
 from hpo.dashboard.render import Page, environment, render
 from hpo.dashboard.stream import event_stream
-from hpo.dashboard.warmup import warm_up
+from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.studies.attempts import read_log
 from storage.engine import Database
@@ -51,6 +51,7 @@ def build_app(board: Board) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(prepare)
         work = (board.hub.run(), keep_house(board), warm_up(board))
         tasks = [asyncio.create_task(each) for each in work]
         try:

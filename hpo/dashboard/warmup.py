@@ -1,4 +1,4 @@
-"""What the first visitor would otherwise wait for, done once the server listens."""
+"""What the first visitor would otherwise wait for: done before the server answers, or while nobody asks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ QUIET = 3.0  # seconds without a request before something big begins: it would s
 
 
 async def warm_up(board: Board) -> None:
-    """Make ready what every page needs; then, whenever nobody is waiting, what only some do."""
-    await asyncio.to_thread(_first_page)
+    """Whenever nobody is waiting, make ready what only some pages need."""
     for work in (board.warm_recent, _importances):
         while board.quiet_for() < QUIET:
             await asyncio.sleep(1)
         await asyncio.to_thread(work)
 
 
-def _first_page() -> None:
-    """Templates compiled, plotly's validators loaded, scripts compressed."""
+def prepare() -> None:
+    """What every page needs: templates compiled, plotly's validators loaded, scripts compressed.
+
+    Half a second that would be more than that beside the first visitor's own requests.
+    """
     for name in environment().list_templates():
         environment().get_template(name)
     assets.load()

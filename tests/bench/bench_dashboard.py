@@ -67,9 +67,10 @@ run_server(get_storage(sys.argv[1]), port=int(sys.argv[2]))
 class Serving:
     """A server as users start it, once it listens; and the CPU time it spends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
         self._process = psutil.Process(process.pid)
         self.base = f"http://127.0.0.1:{port}"
+        self.started_in = {"s": round(seconds, 3), "cpu_s": round(self.cpu(), 2)}
 
     def cpu(self) -> float:
         """Seconds of CPU so far."""
@@ -79,6 +80,7 @@ class Serving:
 
 @contextmanager
 def started(command: list[str], port: int) -> Iterator[Serving]:
+    began = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
     )
@@ -94,7 +96,7 @@ def started(command: list[str], port: int) -> Iterator[Serving]:
 
     try:
         wait_until(listens, 60, what=command[0])
-        yield Serving(process, port)
+        yield Serving(process, port, time.perf_counter() - began)
     finally:
         process.terminate()
         process.wait(10)
@@ -145,6 +147,7 @@ def measure_ours(
         page.set_extra_http_headers(
             {"Authorization": f"Bearer {TOKEN}"}
         )  # a signed-in browser's first request
+        found["start"] = server.started_in
         found["cold"] = first_page(page, server, "/studies/big", patience)
         read = "document.getElementById('history-1').dataset.drawn > 0"  # 0: drawn before all was read
         wait_until(lambda: page.evaluate(read), patience, what="the whole history was read")
@@ -193,6 +196,7 @@ def measure_theirs(chromium: BrowserType, url: str, row: StudyRow, patience: flo
     command = [sys.executable, "-c", THEIR_SERVER, url, str(port)]
     path = f"/dashboard/studies/{row.optuna_study_id}"
     with started(command, port) as server:
+        found["start"] = server.started_in
         with tab(chromium, THEIRS) as page:
             found["cold"] = first_page(page, server, path, patience)
         found["data"] = ask(server, f"/api/studies/{row.optuna_study_id}?after=0", patience)
@@ -234,10 +238,16 @@ def measure(chromium: BrowserType, options: argparse.Namespace, trials: int) -> 
         ours = measure_ours(chromium, url, row, options.updates, options.patience)
         theirs = measure_theirs(chromium, url, row, options.patience)
     print(f"{trials:,} trials x {options.epochs} epochs, load {load:.1f} before")
-    print(f"{'':20}{'hpo dashboard':>26}{'optuna-dashboard':>26}")
-    for what, title in (("cold", "first page, cold"), ("warm", "first page, warm"), ("update", "update")):
+    print(f"{'':24}{'hpo dashboard':>26}{'optuna-dashboard':>26}")
+    rows = {
+        "start": "start until it answers",
+        "cold": "first page, cold",
+        "warm": "first page, warm",
+        "update": "update",
+    }
+    for what, title in rows.items():
         print(
-            f"{title:20}{shown(ours[what], options.patience):>26}{shown(theirs[what], options.patience):>26}"
+            f"{title:24}{shown(ours[what], options.patience):>26}{shown(theirs[what], options.patience):>26}"
         )
     return {
         "trials": trials,

@@ -44,6 +44,7 @@
   let templates;
   const themes = () => (templates ??= getJson("/assets/templates.json").catch((error) => { templates = null; throw error; }));
   let first; // the chart that is drawn before the others are asked for
+  let ahead; // the data of the topmost chart, on their way while the browser still reads the library
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
 
   async function getJson(url) {
@@ -120,6 +121,19 @@
     return url;
   }
 
+  function askAhead(plot) {
+    const { href } = addressOf(plot);
+    ahead = { href, content: getJson(href) };
+    ahead.content.catch(() => {}); // told where the chart is drawn
+    themes().catch(() => {});
+  }
+
+  function contentOf({ href }) {
+    const known = ahead?.href === href ? ahead.content : getJson(href);
+    ahead = undefined;
+    return known;
+  }
+
   async function refresh(plot) {
     const chart = charts.get(plot);
     if (!chart || chart.busy || !chart.dirty || !chart.seen) return;
@@ -130,7 +144,7 @@
     first ??= new Promise((resolve) => { drawn = resolve; });
     try {
       await before;
-      const content = await getJson(addressOf(plot));
+      const content = await contentOf(addressOf(plot));
       if (chart.content?.version !== content.version || chart.asked !== addressOf(plot).href) {
         chart.content = content;
         chart.asked = addressOf(plot).href;
@@ -317,7 +331,9 @@
 
   // --- start
 
-  document.querySelectorAll(".plot[data-chart]").forEach(adopt);
+  const plots = document.querySelectorAll(".plot[data-chart]");
+  plots.forEach(adopt);
+  if (plots.length) askAhead(plots[0]);
   document.querySelectorAll("[data-charts]").forEach(loadGroup);
   document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollHeight; });
   dark.addEventListener("change", repaint);
