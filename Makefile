@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Two workers suit the smallest machine that is supported; `make test TESTS=tests/unit JOBS=8` narrows or widens.
-JOBS   ?= 2
+# Three keep two cores busy, since many tests wait for leases and servers. `make test TESTS=tests/unit JOBS=8`
+# narrows or widens.
+JOBS   ?= 3
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help

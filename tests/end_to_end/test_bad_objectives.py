@@ -107,7 +107,7 @@ def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
 
 
 def test_the_worker_outlives_its_runners(by_deed: dict[str, dict[str, Any]], shared_place: Workplace) -> None:
-    (worker,) = shared_place.hpo("workers", "deeds", "--format", "json").check().json
+    (worker,) = shared_place.look("workers", "deeds", "--format", "json").check().json
     assert worker["state"] == "left"
     assert {trial["worker"] for trial in by_deed.values()} == {worker["name"]}
 
@@ -136,7 +136,7 @@ def test_a_failed_trial_shows_its_traceback_and_what_it_printed(
 
 
 def test_the_database_agrees_with_itself_afterwards(ran: HpoResult, shared_place: Workplace) -> None:
-    audit = shared_place.hpo("audit", "deeds", "--format", "json").check().json
+    audit = shared_place.look("audit", "deeds", "--format", "json").check().json
     assert audit["holds"]
     assert (audit["results"], audit["failed"], audit["missing"], audit["duplicates"]) == (2, 11, 0, 0)
 

@@ -120,14 +120,14 @@ def test_names_that_are_not_there_end_with_exit_3(place: Workplace) -> None:
     place.hpo("create", place.study("digits").name).check()
     assert "did you mean 'digits'" in place.hpo("show", "digit").check(3).err
     for command in ("trials", "best", "report", "audit", "worker", "pause", "evaluate", "workers"):
-        result = place.hpo(command, "zebra").check(3)
+        result = place.look(command, "zebra").check(3)
         assert "no study named zebra" in result.err
         assert result.out == ""
-    assert "no trial 99" in place.hpo("trial", "digits/99").check(3).err
-    assert "STUDY/NUMBER" in place.hpo("trial", "digits").check(2).err
-    place.hpo("enqueue", "zebra", "x=1").check(3)
-    place.hpo("delete", "zebra", "--yes").check(3)
-    place.hpo("export", "zebra", "-o", "z.csv").check(3)
+    assert "no trial 99" in place.look("trial", "digits/99").check(3).err
+    assert "STUDY/NUMBER" in place.look("trial", "digits").check(2).err
+    place.look("enqueue", "zebra", "x=1").check(3)
+    place.look("delete", "zebra", "--yes").check(3)
+    place.look("export", "zebra", "-o", "z.csv").check(3)
 
 
 STRANGE_NAMES = ["'; DROP TABLE hpo_study; --", "n" * 600, "../s", "%s"]
@@ -137,5 +137,5 @@ STRANGE_NAMES = ["'; DROP TABLE hpo_study; --", "n" * 600, "../s", "%s"]
 def test_a_strange_name_is_only_a_name_that_is_not_there(command: list[str], place: Workplace) -> None:
     place.hpo("create", place.study("s").name).check()
     for name in STRANGE_NAMES:
-        assert "Traceback" not in place.hpo(*command, "--", name).check(3).err
-    assert [row["name"] for row in place.hpo("ls", "--format", "json").check().json] == ["s"]
+        assert "Traceback" not in place.look(*command, "--", name).check(3).err
+    assert [row["name"] for row in place.look("ls", "--format", "json").check().json] == ["s"]

@@ -26,14 +26,14 @@ def test_one_worker_serves_every_running_study_in_a_process_of_its_own(place: Wo
     assert "two/0 complete" in worker.err
     for name in ("one", "two"):
         assert place.show(name)["state"] == "finished"
-        assert place.hpo("audit", name, "--format", "json").check().json["holds"]
+        assert place.look("audit", name, "--format", "json").check().json["holds"]
     seen = [file.name.split("-") for file in place.path.glob("*-*-[0-9]*") if file.is_file()]
     assert {(name, threads) for name, threads, _ in seen} == {("one", "1"), ("two", "2")}
     assert not {pid for name, _, pid in seen if name == "one"} & {
         pid for name, _, pid in seen if name == "two"
     }
     assert place.show("bad")["trials"]["waiting"] == 6
-    (row,) = place.hpo("workers", "--format", "json").check().json
+    (row,) = place.look("workers", "--format", "json").check().json
     assert (row["state"], row["study"]) == ("left", None)
     assert "bad" in row["reason"]
 

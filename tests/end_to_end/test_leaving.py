@@ -44,7 +44,7 @@ def test_a_worker_with_nothing_to_claim_leaves_after_its_idle_timeout(place: Wor
     place.hpo("pause", "s").check()
     left = place.hpo("worker", "s", "--runners", "2", "--idle-timeout", "1s").check()
     assert "nothing to claim" in left.err
-    (worker,) = place.hpo("workers", "--format", "json").check().json
+    (worker,) = place.look("workers", "--format", "json").check().json
     assert worker["state"] == "left"
 
 
@@ -74,7 +74,7 @@ def test_at_the_time_it_was_given_a_worker_checkpoints_and_gives_its_ticket_back
     database.close()
     assert (outcome.exit_code, "--until" in outcome.why) == (0, True)
     assert place.show("s")["trials"]["waiting"] == 1
-    (attempt,) = place.hpo("trial", "s/0", "--format", "json").check().json["attempts_list"]
+    (attempt,) = place.look("trial", "s/0", "--format", "json").check().json["attempts_list"]
     assert attempt["state"] == "released"
     assert list(place.path.glob("hpo-artifacts/**/checkpoint-*"))
 

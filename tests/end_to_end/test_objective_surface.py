@@ -63,7 +63,7 @@ def test_a_study_its_objective_refuses_costs_no_trial(place: Workplace) -> None:
         assert refused.code == 2, refused.err
         assert "epohcs" in refused.err
         assert "epochs" in refused.err
-    assert place.hpo("show", "typo").code == 3, "nothing is left under its name"
+    assert place.look("show", "typo").code == 3, "nothing is left under its name"
 
 
 def test_an_error_that_asks_for_it_gets_a_fresh_runner(place: Workplace) -> None:

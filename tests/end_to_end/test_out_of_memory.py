@@ -34,10 +34,10 @@ def test_trials_out_of_memory_beside_others_are_tried_again_alone(place: Workpla
     trials = place.trials("s")
     assert [trial["state"] for trial in trials] == ["complete", "complete", "failed"]
     assert [trial["attempts"] for trial in trials] == [2, 2, 2]
-    first, second = place.hpo("trial", "s/0", "--format", "json").check().json["attempts_list"]
+    first, second = place.look("trial", "s/0", "--format", "json").check().json["attempts_list"]
     assert (first["state"], second["state"]) == ("failed", "complete")
     assert "OutOfMemoryError: CUDA out of memory" in first["error"]
-    assert place.hpo("audit", "s", "--format", "json").check().json["holds"]
+    assert place.look("audit", "s", "--format", "json").check().json["holds"]
 
 
 def test_with_a_device_to_itself_the_first_time_counts(place: Workplace) -> None:

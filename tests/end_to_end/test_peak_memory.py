@@ -25,7 +25,7 @@ def test_each_trial_shows_its_own_peak_memory(place: Workplace) -> None:
     place.run(place.study("s", HUNGRY, space=space, enqueue=points, budget={"trials": 3})).check()
     peaks = []
     for number in range(3):
-        (attempt,) = place.hpo("trial", f"s/{number}", "--format", "json").check().json["attempts_list"]
+        (attempt,) = place.look("trial", f"s/{number}", "--format", "json").check().json["attempts_list"]
         peaks.append(attempt["peak_memory"] / 2**20)
     small, big, again = peaks
     assert big - small == pytest.approx(400, abs=40)

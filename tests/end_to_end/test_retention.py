@@ -43,7 +43,7 @@ def test_twenty_trials_leave_as_many_models_as_the_study_keeps(place: Workplace)
     assert len([content for content in objects if content[:2] == b"PK"]) == 3
     assert objects.count(b"the same for all") == len(objects) - 3 <= 2, "by content: at most one a runner"
     assert not list(study.glob("*/*/checkpoint-*")), "trials that are over need none"
-    shown = place.hpo("trial", f"lean/{third['number']}", "--format", "json").check().json
+    shown = place.look("trial", f"lean/{third['number']}", "--format", "json").check().json
     assert [file["name"] for file in shown["artifacts"]] == ["model.pt", "note.txt"]
 
 

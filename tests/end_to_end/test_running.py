@@ -41,7 +41,7 @@ def test_one_and_three_runners_find_the_same_parameters_and_bit_identical_report
     for runners in (1, 3):
         storage = f"sqlite:///with-{runners}.db"
         place.run(spec, "--storage", storage, runners=runners).check()
-        trials = place.hpo("trials", "noisy", "--storage", storage, "--format", "json").check().json
+        trials = place.look("trials", "noisy", "--storage", storage, "--format", "json").check().json
         found.append(by_ticket(trials))
     assert [trial["ticket"] for trial in found[0]] == list(range(9))
     assert len({str(trial["params"]) for trial in found[0]}) == 9
@@ -94,7 +94,7 @@ def test_a_different_spec_under_the_same_name_is_refused_with_what_differs(place
         assert part in result.err
     assert len(place.trials("s")) == 1
     place.run(other, "--set", "study=s2").check()
-    assert [row["name"] for row in place.hpo("ls", "--format", "json").check().json] == ["s", "s2"]
+    assert [row["name"] for row in place.look("ls", "--format", "json").check().json] == ["s", "s2"]
 
 
 def test_set_overrides_any_field(place: Workplace) -> None:

@@ -42,9 +42,9 @@ def test_a_worker_joins_a_study_that_another_process_runs(place: Workplace, stor
     assert {trial["attempts"] for trial in trials} == {1}
     assert len({trial["worker"] for trial in trials}) == 2
     assert "helper" in {trial["worker"] for trial in trials}
-    workers = place.hpo("workers", "s", "--format", "json").check().json
+    workers = place.look("workers", "s", "--format", "json").check().json
     assert {row["state"] for row in workers} == {"left"}
-    assert place.hpo("audit", "s", "--format", "json").check().json["holds"]
+    assert place.look("audit", "s", "--format", "json").check().json["holds"]
 
 
 def test_two_people_who_start_the_same_study_at_once_share_it(place: Workplace, storage_url: str) -> None:

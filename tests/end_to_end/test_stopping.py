@@ -63,7 +63,7 @@ def test_ctrl_c_drains_and_the_same_command_finishes_from_the_checkpoint(place: 
     (trial,) = place.trials("s")
     assert (trial["state"], trial["attempts"], trial["error"]) == ("complete", 2, None)
     assert [report["step"] for report in trial["reports"]] == list(range(1, 41))
-    attempts = place.hpo("trial", "s/0", "--format", "json").check().json["attempts_list"]
+    attempts = place.look("trial", "s/0", "--format", "json").check().json["attempts_list"]
     assert [attempt["state"] for attempt in attempts] == ["released", "complete"]
     assert 2 <= attempts[1]["resumed_from"] < 40
 
@@ -99,7 +99,7 @@ def test_a_worker_told_to_leave_gives_its_ticket_back_and_exits_0(place: Workpla
     assert "given back" in left.err
     assert place.show("s")["trials"]["waiting"] == 2
     assert place.show("s")["trials"]["failed"] == 0
-    (state,) = {row["state"] for row in place.hpo("workers", "--format", "json").check().json}
+    (state,) = {row["state"] for row in place.look("workers", "--format", "json").check().json}
     assert state == "left"
     (place.path / "quickly").touch()
     place.hpo("worker", "s", "--runners", "1", "--count", "1").check()
@@ -122,7 +122,7 @@ def test_a_killed_runners_ticket_is_freed_at_once_and_finished_by_another(place:
     trials = place.trials("s")
     assert [(trial["state"], trial["attempts"]) for trial in trials] == [("complete", 2), ("complete", 1)]
     assert len({trial["worker"] for trial in trials}) == 1
-    assert place.hpo("audit", "s", "--format", "json").check().json["holds"]
+    assert place.look("audit", "s", "--format", "json").check().json["holds"]
 
 
 def test_a_killed_worker_takes_its_runners_along_and_the_next_start_frees_its_ticket(

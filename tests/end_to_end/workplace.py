@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.command import HpoProcess, HpoResult, run_hpo
+from tests.support.command import HpoProcess, HpoResult, look, run_hpo
 
 PARABOLA = """
     def objective(trial):
@@ -65,6 +65,10 @@ class Workplace:
         """Run the command here to its end."""
         return run_hpo(*args, **self._options(options))
 
+    def look(self, *args: str | Path) -> HpoResult:
+        """Run a command that only looks, in this process."""
+        return look(*args, cwd=self.path, env=self.env)
+
     def run(self, spec: Path, *args: str, runners: int = 1, **options: Any) -> HpoResult:
         """`hpo run SPEC` without a report, which takes longer than the search."""
         return self.hpo("run", spec.name, "--runners", str(runners), "--no-report", *args, **options)
@@ -78,12 +82,12 @@ class Workplace:
 
     def trials(self, study: str) -> list[dict[str, Any]]:
         """What `hpo trials` lists."""
-        found: list[dict[str, Any]] = self.hpo("trials", study, "--format", "json").check().json
+        found: list[dict[str, Any]] = self.look("trials", study, "--format", "json").check().json
         return found
 
     def show(self, study: str) -> dict[str, Any]:
         """What `hpo show` says."""
-        found: dict[str, Any] = self.hpo("show", study, "--format", "json").check().json
+        found: dict[str, Any] = self.look("show", study, "--format", "json").check().json
         return found
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.waiting import wait_until
 
@@ -57,6 +59,27 @@ def run_hpo(
     """
     with HpoProcess(*args, cwd=cwd, env=env, stdin=stdin) as process:
         return process.wait(timeout)
+
+
+def look(*args: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> HpoResult:
+    """`hpo ARGS` in this process, for tests that only look at what real processes did.
+
+    A process of its own takes a second to import what is already here.
+    """
+    from hpo.cli import run
+
+    words = tuple(str(arg) for arg in args)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd),
+    ):
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        code = run(words)
+    return HpoResult(words, int(code), out.getvalue(), err.getvalue())
 
 
 class HpoProcess:
