@@ -19,6 +19,12 @@ from hpo.objective import Objective
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
 _DECISIVE = ("hpo", "torch", "optuna")  # a difference in these is a difference in the study's code
+_NOT_THE_OBJECTIVE = (
+    "hpo",
+    "storage",
+    "__main__",
+    "__mp_main__",
+)  # and the command that started us
 
 
 def versions() -> dict[str, str]:
@@ -79,7 +85,7 @@ def _local_modules(objective: Objective, folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not file or not str(file).endswith(".py") or name.split(".")[0] in ("hpo", "storage", "__main__"):
+        if not file or not str(file).endswith(".py") or name.split(".")[0] in _NOT_THE_OBJECTIVE:
             continue
         path = Path(file).resolve()
         if not path.is_file():  # torch.classes names a file that is nowhere
