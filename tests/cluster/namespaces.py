@@ -22,7 +22,7 @@ from tests.cluster.seen import audit_line, checkpoint_on, resumed, trials_on
 from tests.faults.lab import Lab
 from tests.support.command import HpoProcess
 from tests.support.pg import PgServer
-from tests.support.skips import NO_ROOT
+from tests.support.skips import NO_NAMESPACES, NO_ROOT
 
 
 class NoNamespacesError(RuntimeError):
@@ -113,7 +113,8 @@ class Machines:
     def _ip(self, *words: str) -> None:
         done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=30)
         if done.returncode != 0:
-            raise NoNamespacesError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+            why = f"{NO_NAMESPACES}: " if "not permitted" in done.stderr else ""
+            raise NoNamespacesError(f"{why}ip {' '.join(words)}: {done.stderr.strip()}")
 
 
 @dataclass(frozen=True)
