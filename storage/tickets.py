@@ -109,6 +109,8 @@ def claim_next(
         return NothingToClaim(ended=False, why=why, fault=True)
     if _seconds_spent(connection, clock, row):
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
+    # Costs a look at the attempts for every waiting ticket, so only a worker with failures asks it.
+    elsewhere_first = (blame.failed_on(worker_id),) if standing.bad_attempts else ()
     waiting = (
         sa.select(ticket)
         .where(
@@ -116,7 +118,7 @@ def claim_next(
             ticket.c.state == TicketState.QUEUED,
             sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
         )
-        .order_by(ticket.c.priority.desc(), blame.failed_on(worker_id), ticket.c.number)
+        .order_by(ticket.c.priority.desc(), *elsewhere_first, ticket.c.number)
         .limit(1)
     )
     fitting = waiting if alone is None else waiting.where(ticket.c.alone == int(alone))

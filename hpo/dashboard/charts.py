@@ -15,7 +15,7 @@ from typing import Any
 
 # plotly looks for pandas in `sys.modules` whenever it draws, and fails on a half imported one: scikit-learn
 # leaves that there for a moment when another thread first asks for importances. So it is imported before.
-import pandas  # noqa: F401
+import pandas  # noqa: F401 -- see above
 import plotly.graph_objects as go
 import plotly.utils
 

@@ -38,4 +38,4 @@ def prepare() -> None:
 
 def _importances() -> None:
     """scikit-learn and what it brings, which only parameter importances need."""
-    import optuna.importance  # noqa: F401
+    import optuna.importance  # noqa: F401 -- imported so that nobody waits for it later

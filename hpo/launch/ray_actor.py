@@ -125,7 +125,7 @@ def _end_for_good(actor: Any) -> None:
     """End this very actor; Ray does not start it again."""
     import ray
 
-    while True:
+    while True:  # until Ray has ended this process
         with contextlib.suppress(Exception):  # the cluster does not answer; it may
             ray.kill(actor, no_restart=True)
         time.sleep(1.0)

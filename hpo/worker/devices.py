@@ -86,7 +86,7 @@ def _nvidia_smi(*words: str) -> str:
     if program is None:
         return ""
     try:
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(  # noqa: S603 -- the driver's own command
             [program, *words], capture_output=True, text=True, timeout=20, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
