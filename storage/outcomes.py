@@ -186,11 +186,20 @@ def _close(
     error: str | None,
     peak_memory: float | None = None,
 ) -> sa.Row[tuple[int, ...]]:
-    """End the attempt's record; returns the ticket's row."""
+    """End the attempt's record; returns the ticket's row.
+
+    Whoever buries an attempt may come hours later: it worked until its lease ended at most.
+    """
+    over = sa.select(ticket.c.lease_until).where(ticket.c.id == lease.ticket_id).scalar_subquery()
     connection.execute(
         attempt.update()
         .where(attempt.c.ticket_id == lease.ticket_id, attempt.c.number == lease.attempt)
-        .values(state=state, ended_at=clock.now(), error=error, peak_memory=peak_memory)
+        .values(
+            state=state,
+            ended_at=sa.case((over < clock.now(), over), else_=clock.now()),
+            error=error,
+            peak_memory=peak_memory,
+        )
     )
     return connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
 

@@ -93,7 +93,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
             "steps": len(trial.reports),
             "attempts": trial.attempts,
             "runner": trial.runner,
-            "seconds": tables.seconds(trial),
+            "seconds": trial.seconds,
             "error": trial.error,
         }
         for trial in history.trials
@@ -125,6 +125,8 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
     print_table(("", ""), lines, title=name)
     for attempt in found["attempts_list"]:
         head = f"attempt {attempt['number']}: {attempt['state']} on {attempt['worker']} ({attempt['device']})"
+        if attempt["seconds"] is not None:
+            head += f", {attempt['seconds']:.3g} s"
         if attempt["resumed_from"] is not None:
             head += f", from step {attempt['resumed_from']}"
         if attempt["peak_memory"] is not None:

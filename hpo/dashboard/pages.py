@@ -107,7 +107,6 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "evaluation": evaluation,
         "replay": commands.enqueue_command(row, record.params),
         "step": "epoch" if "epochs" in row.spec.get("fixed", {}) else "step",
-        "seconds": _seconds(record),
     }
     parts = {
         "facts": "parts/trial_facts.html",
@@ -225,12 +224,6 @@ def _value_names(board: Board, card: overview.Card) -> list[str]:
     row = card.row
     known = board.live(row.name).known or sample(board.database, row, card.progress.best_number)
     return [data.value_name(known, index) for index in range(len(row.spec["directions"]))]
-
-
-def _seconds(record: Any) -> float | None:
-    if record.started is None or record.finished is None:
-        return None
-    return float((record.finished - record.started).total_seconds())
 
 
 def moment(seconds: float) -> datetime:

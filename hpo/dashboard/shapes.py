@@ -109,6 +109,7 @@ class Attempt(Shape):
     resumed_from: int | None
     started: str | None
     ended: str | None
+    seconds: float | None
     peak_memory: float | None = Field(description="Bytes.")
     error: str | None = Field(description="The whole traceback, or what ended it.")
 

@@ -219,7 +219,7 @@ def _time(history: StudyHistory) -> list[Chart]:
         )
     record = data.timeline(history)
     if record and record.bars:
-        caption = "From a trial's first start to its end, on the runner that ended it."
+        caption = "One bar per attempt, on the runner that worked at it."
         charts.append(
             Chart("timeline", figures.timeline_figure(record), _join(caption, record.note), "full", 560)
         )

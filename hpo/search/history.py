@@ -15,6 +15,22 @@ Direction = Literal["minimize", "maximize"]
 
 
 @dataclass(frozen=True)
+class AttemptSpan:
+    """When one attempt worked, and where. Times are timezone-aware UTC from the database's clock."""
+
+    number: int
+    state: str  # a `storage.records.AttemptState`
+    lane: str  # "<worker>/<runner>"
+    started: datetime
+    ended: datetime | None = None  # None while it runs
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it worked; None while it runs."""
+        return None if self.ended is None else max(0.0, (self.ended - self.started).total_seconds())
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial. Times are timezone-aware UTC from the database's clock."""
 
@@ -27,13 +43,21 @@ class TrialRecord:
     metrics: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # name -> step -> value
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 1
+    spans: tuple[AttemptSpan, ...] = ()  # of every attempt, oldest first
     ticket: int = 0  # index of the ticket in its study
     worker: str | None = None  # "host:pid" style name of the last attempt's worker
-    runner: str | None = None  # "<worker>/<n>", the timeline's lane
+    runner: str | None = None  # "<worker>/<n>" of the last attempt
     device: str | None = None
     started: datetime | None = None  # start of the first attempt
     finished: datetime | None = None
     error: str | None = None  # last line of the last failed attempt's traceback, or the signal
+
+    @property
+    def seconds(self) -> float | None:
+        """Time worked: what its attempts took, without the waits between them; None while one runs."""
+        worked = [span.seconds for span in self.spans]
+        known = [seconds for seconds in worked if seconds is not None]
+        return sum(known) if known and len(known) == len(worked) else None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class TrialLine:
     last: float | None  # last reported value
     last_step: int | None
     epochs: int  # reported steps
-    seconds: float | None  # from the first start to the end, or to now
+    seconds: float | None  # time worked: of all attempts together, the running one until now
     attempts: int
     worker: str | None
     device: str | None
@@ -147,9 +147,8 @@ def _order(joined: Any, key: str, shown: Any, database: Database) -> tuple[Any, 
         sa.select(
             attempt.c.trial_id,
             sa.func.count().label("attempts"),
-            (
-                sa.func.max(sa.func.coalesce(attempt.c.ended_at, database.clock.now()))
-                - sa.func.min(attempt.c.started_at)
+            sa.func.sum(
+                sa.func.coalesce(attempt.c.ended_at, database.clock.now()) - attempt.c.started_at
             ).label("seconds"),
         )
         .group_by(attempt.c.trial_id)
@@ -188,7 +187,6 @@ def read_lines(
 
 def _line(base: Any, values: list[float | None], params: dict[str, Any], last: Any, tries: Any) -> TrialLine:
     final = tries[-1] if tries else None
-    ended = base.shown in ("complete", "pruned", "failed")
     error = None
     if base.shown != "complete":
         error = next((t.error for t in reversed(tries or ()) if t.error and t.state != "released"), None)
@@ -199,9 +197,7 @@ def _line(base: Any, values: list[float | None], params: dict[str, Any], last: A
         last=None if last is None else last.intermediate_value,
         last_step=None if last is None else last.step,
         epochs=0 if last is None else last.epochs,
-        seconds=None
-        if final is None or (not ended and final.ended_at is not None)
-        else max(0.0, (final.ended_at or final.now) - tries[0].started_at),
+        seconds=sum(max(0.0, (t.ended_at or t.now) - t.started_at) for t in tries) if tries else None,
         attempts=len(tries or ()),
         worker=None if final is None else final.name or final.worker_id,
         device=None if final is None else final.device,

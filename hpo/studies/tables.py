@@ -68,7 +68,7 @@ def trial_json(trial: TrialRecord) -> dict[str, Any]:
         "device": trial.device,
         "started": iso(trial.started),
         "finished": iso(trial.finished),
-        "seconds": seconds(trial),
+        "seconds": None if trial.seconds is None else round(trial.seconds, 3),
         "reports": [{"step": step, "value": finite(value)} for step, value in trial.reports.items()],
         "metrics": {
             name: [{"step": step, "value": finite(value)} for step, value in series.items()]
@@ -100,7 +100,7 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
             "device": trial.device,
             "started": trial.started,
             "finished": trial.finished,
-            "seconds": seconds(trial),
+            "seconds": None if trial.seconds is None else round(trial.seconds, 3),
             "epochs": len(trial.reports),
             "last_report": list(trial.reports.values())[-1] if trial.reports else None,
             "error": trial.error,
@@ -112,13 +112,6 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
 def _cell(value: Any) -> Any:
     """What fits into one cell: a list or a mapping becomes its JSON."""
     return json.dumps(finite(value)) if isinstance(value, list | dict) else value
-
-
-def seconds(trial: TrialRecord) -> float | None:
-    """Wall seconds from the first attempt's start to the end."""
-    if trial.started is None or trial.finished is None:
-        return None
-    return round((trial.finished - trial.started).total_seconds(), 3)
 
 
 def iso(time: datetime | None) -> str | None:

@@ -16,7 +16,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from hpo.search.history import TrialRecord, TrialStateName
+from hpo.search.history import AttemptSpan, TrialRecord, TrialStateName
 from hpo.wiring import telling
 from storage.clock import to_datetime
 from storage.engine import Database
@@ -162,6 +162,7 @@ def _read(connection: Connection, mine: Mine, workers: dict[str, str]) -> dict[i
             reports=reports.get(trial_id, {}),
             user_attrs=attributes.get(trial_id, {}),
             attempts=len(attempts),
+            spans=tuple(_span(found, workers) for found in attempts),
             ticket=number if last is None else last.ticket,
             worker=name,
             runner=None if last is None else f"{name}/{last.runner}",
@@ -223,6 +224,13 @@ def _tuples(connection: Connection, query: sa.Select[Any]) -> list[Any]:
     """
     cursor = connection.execute(query).cursor
     return [] if cursor is None else list(cursor.fetchall())
+
+
+def _span(found: Any, workers: dict[str, str]) -> AttemptSpan:
+    lane = f"{workers.get(found.worker_id, found.worker_id)}/{found.runner}"
+    started = to_datetime(found.started_at)
+    assert started is not None
+    return AttemptSpan(found.number, found.state, lane, started, to_datetime(found.ended_at))
 
 
 def _last_error(attempts: list[Any]) -> str | None:

@@ -7,7 +7,10 @@ import math
 import pytest
 
 from hpo.report import data
-from tests.report.histories import searched, study, trial
+from hpo.report.drawing import theme
+from hpo.studies import tables
+from storage.records import AttemptState
+from tests.report.histories import searched, span, study, trial
 
 NAN, INF = math.nan, math.inf
 
@@ -143,6 +146,43 @@ def test_timeline_has_a_lane_per_runner_in_natural_order_and_ends_running_bars_n
     assert record is not None
     assert record.lanes == ("gpu-2:5/0", "gpu-10:5/0")
     assert [(bar.number, bar.start, bar.end) for bar in record.bars] == [(0, 0, 10), (1, 0, 30), (2, 12, 30)]
+
+
+TWICE = (span(1, "failed", 0, 0.5, "box:1/0"), span(2, "failed", 30, 30.25, "box:2/1"))
+
+
+def test_timeline_draws_each_attempt_where_and_while_it_worked() -> None:
+    """Two failures of under a second, half a minute apart, are two short bars on two lanes."""
+    record = data.timeline(study(trial(0, None, "failed", at=0, seconds=30.25, spans=TWICE)))
+    assert record is not None
+    bars = [(bar.lane, bar.attempt, bar.start, bar.end, bar.state) for bar in record.bars]
+    assert bars == [("box:1/0", 1, 0, 0.5, "failed"), ("box:2/1", 2, 30, 30.25, "failed")]
+
+
+def test_timeline_shows_what_a_trial_that_waits_again_has_tried() -> None:
+    record = data.timeline(study(trial(0, None, "waiting", at=0, spans=TWICE[:1])))
+    assert record is not None
+    assert [(bar.attempt, bar.end) for bar in record.bars] == [(1, 0.5)]
+
+
+def test_a_trials_time_is_time_worked_wherever_it_is_told() -> None:
+    """The waits between attempts count in the study's wall time alone."""
+    history = study(trial(0, None, "failed", at=0, seconds=30.25, spans=TWICE))
+    assert data.trial_table(history).rows[0].seconds == 0.75
+    assert data.summarize(history).busy_seconds == 0.75
+    assert data.summarize(history).seconds == 30.25
+    assert tables.flat_rows(history)[0]["seconds"] == 0.75
+    assert tables.trial_json(history.trials[0])["seconds"] == 0.75
+
+
+def test_the_time_of_a_trial_that_runs_is_not_known_yet() -> None:
+    running = (TWICE[0], span(2, "running", 30))
+    assert trial(0, None, "running", spans=running).seconds is None
+
+
+def test_every_end_of_an_attempt_can_be_drawn() -> None:
+    assert theme.ATTEMPT_LOOKS.keys() == set(AttemptState)
+    assert len(set(theme.ATTEMPT_LOOKS.values())) == len(theme.ATTEMPT_LOOKS)
 
 
 def test_learning_curves_leave_out_what_is_not_finite_and_say_so() -> None:

@@ -150,12 +150,11 @@ def pareto_figure(record: Pareto, title: str = "Pareto front") -> go.Figure:
 
 
 def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.Figure:
-    """One lane per runner, one bar per trial, coloured and hatched by state."""
+    """One lane per runner, one bar per attempt, coloured and hatched by how it ended."""
     figure = go.Figure()
     scale, unit = _time_unit(max((bar.end for bar in record.bars), default=0.0))
     lanes = {lane: index for index, lane in enumerate(record.lanes)}
-    patterns = {"complete": "", "pruned": "/", "failed": "x", "running": "."}
-    for state, pattern in patterns.items():
+    for state, (colour, pattern) in theme.ATTEMPT_LOOKS.items():
         bars = [bar for bar in record.bars if bar.state == state]
         if bars:
             figure.add_bar(
@@ -166,7 +165,7 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                 width=0.72,
                 name=state,
                 marker={
-                    "color": theme.STATE_COLOURS[state],
+                    "color": colour,
                     "pattern": {
                         "shape": pattern,
                         "size": 6,
@@ -176,8 +175,8 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                     },
                     "line": {"width": 0.5, "color": "rgba(128,128,128,0.6)"},
                 },
-                customdata=[[bar.number, bar.attempts, text.duration(bar.end - bar.start)] for bar in bars],
-                hovertemplate="trial %{customdata[0]}, %{customdata[2]}, attempts: %{customdata[1]}"
+                customdata=[[bar.number, bar.attempt, text.duration(bar.end - bar.start)] for bar in bars],
+                hovertemplate="trial %{customdata[0]}, attempt %{customdata[1]}, %{customdata[2]}"
                 f"<extra>{state}</extra>",
             )
     height = 170 + 34 * max(2, len(lanes))

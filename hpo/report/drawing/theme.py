@@ -33,6 +33,15 @@ STATE_MARKERS = {
     "running": "diamond",
     "waiting": "circle-open",
 }
+ATTEMPT_LOOKS = {  # colour and hatching by how an attempt ended, in the order of the legend
+    "complete": (BLUE, ""),
+    "pruned": (ORANGE, "/"),
+    "failed": (RED, "x"),
+    "lost": (PURPLE, "+"),
+    "released": (SKY, "-"),
+    "cancelled": (GREY, "|"),
+    "running": (GREEN, "."),
+}
 BEST_COLOUR, BEST_MARKER = RED, "star"
 SURFACE = "Cividis"  # made for colour deficiencies: rises evenly in lightness
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

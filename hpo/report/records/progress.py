@@ -94,14 +94,14 @@ class Pareto:
 
 @dataclass(frozen=True)
 class Bar:
-    """One trial on its runner's lane, in seconds since the study's first start."""
+    """One attempt on its runner's lane, in seconds since the study's first start."""
 
-    number: int
+    number: int  # of its trial
     lane: str
     start: float
     end: float
-    state: TrialStateName
-    attempts: int
+    state: str  # the attempt's
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -236,33 +236,23 @@ def _front(costs: dict[int, tuple[float, ...]]) -> set[int]:
 
 
 def timeline(history: StudyHistory) -> Timeline | None:
-    """Which runner was busy with which trial when; a running trial ends at the latest time known."""
+    """Which runner was busy with which trial when, attempt by attempt; a running one ends at the latest
+    time known.
+    """
     start = origin(history)
-    if start is None:
+    spans = [(trial.number, span) for trial in history.trials for span in trial.spans]
+    if start is None or not spans:
         return None
-    latest = max(
-        moment for trial in history.trials for moment in (trial.started, trial.finished) if moment is not None
-    )
+    latest = max(span.ended or span.started for _, span in spans)
     bars = []
-    for trial in history.trials:
-        if trial.started is None or trial.state == "waiting":
-            continue
-        until = trial.finished or latest
-        bars.append(
-            Bar(
-                trial.number,
-                trial.runner or trial.worker or "unknown runner",
-                (trial.started - start).total_seconds(),
-                max(0.0, (until - start).total_seconds()),
-                trial.state,
-                trial.attempts,
-            )
-        )
+    for number, span in spans:
+        begin, end = (span.started - start).total_seconds(), ((span.ended or latest) - start).total_seconds()
+        bars.append(Bar(number, span.lane, begin, max(begin, end), span.state, span.number))
     bars.sort(key=lambda bar: (bar.start, bar.number))
     lanes = sorted({bar.lane for bar in bars}, key=_natural)
     kept = lanes[:MAX_LANES]
     shown = [bar for bar in bars if bar.lane in set(kept)][-MAX_BARS:]
-    note = "" if len(shown) == len(bars) else f"The latest {len(shown):,} of {len(bars):,} trials shown."
+    note = "" if len(shown) == len(bars) else f"The latest {len(shown):,} of {len(bars):,} attempts shown."
     return Timeline(tuple(shown), tuple(kept), note)
 
 

@@ -105,7 +105,7 @@ def summarize(history: StudyHistory) -> Summary:
         best=best,
         front=len(front.front) if front else 0,
         seconds=_wall(history),
-        busy_seconds=sum(_seconds(trial) or 0.0 for trial in history.trials),
+        busy_seconds=sum(trial.seconds or 0.0 for trial in history.trials),
         epochs=sum(len(trial.reports) for trial in history.trials),
         runners=len(
             {trial.runner or trial.worker for trial in history.trials if trial.runner or trial.worker}
@@ -145,7 +145,7 @@ def trial_table(history: StudyHistory) -> TrialTable:
             tuple(final_value(trial, index) for index in range(len(history.directions))),
             last_report(trial),
             len(trial.reports),
-            _seconds(trial),
+            trial.seconds,
             trial.attempts,
             trial.runner or trial.worker or "",
             tuple(trial.params.get(name) for name in names),
@@ -183,12 +183,6 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
         facts.seconds,
         headline(test, facts.value_names[0]),
     )
-
-
-def _seconds(trial: TrialRecord) -> float | None:
-    if trial.started is None or trial.finished is None:
-        return None
-    return max(0.0, (trial.finished - trial.started).total_seconds())
 
 
 def _wall(history: StudyHistory) -> float | None:
