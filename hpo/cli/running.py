@@ -61,6 +61,9 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve the dashboard beside the run, on this machine.")
     ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Also open it in a browser; implies --dashboard.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
@@ -83,7 +86,7 @@ def run(
         say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
         outcome = ExitCode.DONE
     else:
-        with beside(database, row.name) if dashboard else nullcontext():
+        with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
             outcome = _work(database, settings, row, code, shares, allow_mismatch=allow_mismatch, quiet=quiet)
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)

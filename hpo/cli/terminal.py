@@ -19,7 +19,7 @@ class Terminal:
     """Standard error as a screen to draw on. Meanwhile whatever this process, its runners and their
     libraries write to the terminal goes through a pipe and stands above what is drawn, line by line.
 
-    Written straight to the terminal it would be drawn over and shift the drawing, whose old lines then pile up.
+    Written straight to the terminal it would be drawn over, and shift the drawing: its old lines pile up.
     """
 
     def __init__(self) -> None:

@@ -190,6 +190,7 @@ async def _login(request: Request) -> Response:
     """The form; the guard answers what is sent."""
     context = {
         "wrong": request.query_params.get("wrong") == "1",
+        "used": request.query_params.get("used") == "1",
         "next": request.query_params.get("next", "/"),
     }
     return HTMLResponse(environment().get_template("login.html").render(context))

@@ -105,6 +105,13 @@ class Guard:
         token = request.query_params.get("token")
         if token is not None and request.url.path != "/login":
             return self._enter(request, token)
+        code = request.query_params.get("code")
+        if (
+            code is not None
+            and request.method == "GET"
+            and not request.url.path.startswith(("/login", "/api/"))
+        ):
+            return self._enter_once(request, code, session)
         if session is not None or request.url.path.startswith(PUBLIC):
             return None
         if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
@@ -124,9 +131,21 @@ class Guard:
 
     def _enter(self, request: Request, token: str) -> Response:
         """The printed address: open a session and drop the token from the address at once."""
-        rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
-        target = _local(request.url.path) + (f"?{urlencode(rest)}" if rest else "")
-        return self._admit(request, token, target)
+        return self._admit(request, token, _without(request, "token"))
+
+    def _enter_once(self, request: Request, code: str, session: Session | None) -> Response:
+        """The link that opens once; again in the same browser it leads to its page."""
+        target = _without(request, "code")
+        if session is not None and session.role is Role.ACT:
+            return RedirectResponse(target, status_code=303)
+        if self._exhausted():
+            return _refuse(request, 429, "Too many wrong tokens; wait a minute.")
+        if self._access.link.redeem(code):
+            return self._let_in(request, Role.ACT, target)
+        why = "used" if self._access.link.was_good(code) else "wrong"
+        if why == "wrong":
+            self._failures.append(time.monotonic())
+        return RedirectResponse(f"/login?{why}=1&next={quote(target, safe='')}", status_code=303)
 
     def _log_in(self, request: Request, body: bytes) -> Response | None:
         form = parse_qs(body.decode("utf-8", "replace"))
@@ -140,6 +159,9 @@ class Guard:
         if role is None:
             self._failures.append(time.monotonic())
             return RedirectResponse(f"/login?wrong=1&next={quote(target, safe='')}", status_code=303)
+        return self._let_in(request, role, target)
+
+    def _let_in(self, request: Request, role: Role, target: str) -> Response:
         answer = RedirectResponse(target, status_code=303)
         answer.set_cookie(
             self._access.cookie,
@@ -181,6 +203,12 @@ def _same_origin(request: Request) -> bool:
         return False
     origin = request.headers.get("origin")
     return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+
+
+def _without(request: Request, secret: str) -> str:
+    """The address that was asked for, without what opened it."""
+    rest = [(k, v) for k, v in request.query_params.multi_items() if k != secret]
+    return _local(request.url.path) + (f"?{urlencode(rest)}" if rest else "")
 
 
 def _local(path: str) -> str:

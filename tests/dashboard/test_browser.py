@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from storage.migrate import open_database
 from tests.dashboard.conftest import TOKEN, VIEW_TOKEN
 from tests.dashboard.seeded import HOSTILE
 from tests.support.browser import DESK, PHONE, Tab
+from tests.support.command import COMMAND, hpo_environment
 from tests.support.proxy import TcpProxy
+from tests.support.screen import Screen
 from tests.support.shared import Party
 from tests.support.waiting import wait_until
 
@@ -254,30 +257,47 @@ def test_the_database_goes_away_and_comes_back(browser: Browser, pg_url: str, pg
     database.close()
 
 
-def test_a_real_search_is_watched_beside_the_run(
-    browser: Browser, start_hpo: Callable[..., Any], tmp_path: Path
-) -> None:
-    """`hpo run --dashboard` says where it is; values move while it trains; it ends with the run."""
+def test_a_real_search_is_watched_beside_the_run(browser: Browser, tmp_path: Path) -> None:
+    """`hpo run --dashboard` says in its terminal where it is; values move while it trains; it ends with the
+    run. The link opened again elsewhere lets nobody in, and a new one appears.
+    """
     study = tmp_path / "quick.yaml"
     study.write_text(STUDY)
     (tmp_path / "objective.py").write_text(OBJECTIVE)
-    run = start_hpo("run", study, "--runners", "1", "--no-report", "--dashboard")
-    run.wait_for("?token=")
-    address = re.search(r"http://\S+", run.err)
-    assert address
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address[0])
-    expect(page.locator("h1")).to_have_text("quick")
-    expect(page.locator("#pulse")).to_have_text("live", timeout=30_000)
-    page.evaluate("window.neverReloaded = true")
-    for number in range(4):
-        expect(page.locator("#trials tbody tr")).to_have_count(number + 1, timeout=30_000)
-        expect(page.locator("#trials tbody tr").first).to_contain_text("running")
-        (tmp_path / f"go-{number}").touch()
-    assert page.evaluate("window.neverReloaded")
-    run.wait(60).check()
+    screen = Screen(200, 30)
+
+    def links() -> list[str]:
+        return [found for line in screen.lines for found in re.findall(r"http://\S+code=\S+", line)]
+
+    command = [*COMMAND, "run", study, "--runners", "1", "--no-report", "--dashboard"]
+    environment = hpo_environment({"TERM": "xterm"})
+    ends = {"stdin": subprocess.DEVNULL, "stdout": screen.slave, "stderr": screen.slave}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **ends) as run:
+        try:
+            wait_until(links, 60, what="the link")
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(links()[0])
+            expect(page.locator("h1")).to_have_text("quick")
+            expect(page.locator("#pulse")).to_have_text("live", timeout=30_000)
+            elsewhere = browser.new_page()
+            elsewhere.goto(links()[0])
+            expect(elsewhere.locator("[role=alert]")).to_contain_text("has been used")
+            wait_until(lambda: len(links()) == 2, what="a new link")
+            page.evaluate("window.neverReloaded = true")
+            for number in range(4):
+                expect(page.locator("#trials tbody tr")).to_have_count(number + 1, timeout=30_000)
+                expect(page.locator("#trials tbody tr").first).to_contain_text("running")
+                (tmp_path / f"go-{number}").touch()
+            assert page.evaluate("window.neverReloaded")
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
+    lines = screen.close()
+    assert len(links()) == 2, "both links stay above where the view was"
+    assert not [line for line in lines if "trials" in line and "complete" in line], "the view is gone"
     expect(page.locator("#pulse")).not_to_have_text("live")
+    elsewhere.close()
     context.close()
 
 
