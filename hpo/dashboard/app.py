@@ -138,10 +138,16 @@ async def _act(request: Request) -> Response:
     """A form without JavaScript: does it, and leads back to the study."""
     board: Board = request.app.state.board
     form = {name: str(value) for name, value in (await _form(request)).items()}
-    said = await run_in_threadpool(
-        actions.act, board, request.path_params["study"], request.path_params["action"], form
-    )
-    target = "/" if said.gone else f"/studies/{quote(request.path_params['study'], safe='')}"
+    study, action = request.path_params["study"], request.path_params["action"]
+    if "text/html" in request.headers.get("accept", ""):
+        asked = await run_in_threadpool(actions.question, board, study, action, form)
+        if asked is not None:
+            session = session_of(request)
+            yes = {"csrf": session.csrf if session else "", **asked[1]}
+            back = f"/studies/{quote(study, safe='')}"
+            return _message(request, study, asked[0], 200, back=back, yes=yes)
+    said = await run_in_threadpool(actions.act, board, study, action, form)
+    target = "/" if said.gone else f"/studies/{quote(study, safe='')}"
     return _message(request, "Done", said.message, 200, back=target)
 
 
@@ -241,7 +247,15 @@ async def _broken(request: Request, error: Exception) -> Response:
     return _message(request, "Something went wrong", "The details are in the dashboard's log.", 500)
 
 
-def _message(request: Request, title: str, text: str, status: int, back: str | None = None) -> Response:
+def _message(
+    request: Request,
+    title: str,
+    text: str,
+    status: int,
+    back: str | None = None,
+    yes: dict[str, Any] | None = None,
+) -> Response:
+    """A page with one sentence, a question where it has a form that says `yes`; for scripts, JSON."""
     if request.url.path.startswith("/api/") or "application/json" in request.headers.get("accept", ""):
         key = "message" if status < 400 else "error"
         return Response(json.dumps({key: text}), status, media_type="application/json")
@@ -249,6 +263,7 @@ def _message(request: Request, title: str, text: str, status: int, back: str | N
         "title": title,
         "text": text,
         "back": back,
+        "yes": yes,
         "waits": status == 503,
         "path": request.url.path,
         "may_act": False,

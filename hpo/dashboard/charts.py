@@ -53,8 +53,8 @@ class Options:
     log: bool = False
 
 
-def study_slots(row: StudyRow) -> list[tuple[str, list[Slot]]]:
-    """Sections of the study page and their charts, from the spec alone: nothing else is read for them."""
+def study_slots(row: StudyRow, parameters: int) -> list[tuple[str, list[Slot]]]:
+    """Sections of the study page and their charts, with slices of so many parameters."""
     many = len(row.spec["directions"])
     progress = [Slot("pareto", "Pareto front", height=420)] if many > 1 else []
     progress += [
@@ -66,12 +66,12 @@ def study_slots(row: StudyRow) -> list[tuple[str, list[Slot]]]:
         for i in range(many)
     ]
     learning = [Slot("learning", "Learning curves", height=420, metric=True, log=True)]
-    parameters = [
+    influence = [
         Slot("importances", "Parameter importances", "half", 380),
         Slot("contour", "The two most important parameters", "half", 440),
-        Slot("parallel", "Parallel coordinates", "full", 460, 92 * (min(len(row.spec["space"]), 12) + 1)),
+        Slot("parallel", "Parallel coordinates", "full", 460, 92 * (min(parameters, 12) + 1)),
     ]
-    slices = [Slot(f"slice-{i}", "", "third", 290) for i in range(1, min(len(row.spec["space"]), 24) + 1)]
+    slices = [Slot(f"slice-{i}", "", "third", 290) for i in range(1, min(parameters, 24) + 1)]
     timing = [
         Slot("best-seconds", "Best so far over time", "half"),
         Slot("best-epochs", "Best so far over epochs", "half"),
@@ -79,11 +79,11 @@ def study_slots(row: StudyRow) -> list[tuple[str, list[Slot]]]:
     ]
     sections = [("Progress", progress), ("Learning curves", learning if many == 1 else [])]
     sections += [
-        ("Parameters", parameters),
+        ("Parameters", influence),
         ("Slices", slices),
         ("Time", timing[2 * (many > 1) :]),
     ]
-    return [(title, slots) for title, slots in sections if slots]
+    return [(title, slots) for title, slots in sections if slots or title == "Slices"]
 
 
 def draw_study(board: Board, name: str, chart: str, options: Options) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from hpo.dashboard import charts
+from hpo.dashboard import actions, charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.render import Page
@@ -20,7 +20,7 @@ from hpo.studies.reading import read_artifact, read_evaluation
 from hpo.studies.trials import read_trial
 from hpo.wiring import telling
 from storage.launches import LaunchRow, all_launches
-from storage.records import StudyState
+from storage.records import StudyRow, StudyState
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8
@@ -68,15 +68,17 @@ def study(board: Board, query: Query, name: str) -> Page:
         "sort": sort,
         "states": listing.STATES,
         "chosen": {"sort": sort, "state": state or ""},
-        "sections": charts.study_slots(row),
+        "sections": charts.study_slots(row, _parameters(board, row, table)),
         "best": best,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",
         "worker_command": commands.worker_command(board.database, row),
         "value_names": names,
+        "questions": actions.QUESTIONS,
     }
     parts = {
         "cards": "parts/study_cards.html",
+        "slices": "parts/study_slices.html",
         "bestparams": "parts/study_best.html",
         "trials": "parts/study_trials.html",
     }
@@ -217,6 +219,15 @@ def _best_line(board: Board, card: overview.Card) -> Any:
     if card.progress.best_number is None:
         return None
     return read_trial(board.database, card.row, card.progress.best_number)
+
+
+def _parameters(board: Board, row: StudyRow, table: listing.TrialPage) -> int:
+    """How many parameters there are. An objective may suggest what the study file does not declare: its
+    trials tell, all of them once the history is in memory, those in the table before.
+    """
+    known = board.live(row.name).known
+    told = table.parameters if known is None else (name for trial in known.trials for name in trial.params)
+    return len({*row.spec["space"], *told})
 
 
 def _value_names(board: Board, card: overview.Card) -> list[str]:

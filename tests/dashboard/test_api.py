@@ -155,6 +155,7 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
     assert (status, "0.25" in said) == (200, True)
     assert act(owner, "enqueue", point={"x": 0.75})[0] == 200
     assert act(owner, "extend", trials="+5") == (200, "digits is running with 25 trials")
+    assert act(owner, "retry", count=2) == (400, "1 trials of digits have failed by now, not 2; look again")
     assert act(owner, "retry", trial=3) == (200, "digits/3 waits again, as a new trial")
     assert act(owner, "retry", trial=3)[0] == 400
     assert act(owner, "retry") == (200, "digits has no failed trials")

@@ -174,6 +174,27 @@ def test_a_form_needs_its_csrf_token(
 
 
 @pytest.mark.parametrize(
+    ("action", "asked", "done"),
+    [
+        ("retry", "Run the failed trial again?", "1 failed trials wait again"),
+        ("stop", "then end the study?", "digits is stopping"),
+        ("cancel", "End the study now?", "digits is cancelled"),
+    ],
+)
+def test_without_javascript_too_what_cannot_be_undone_is_asked_first(
+    action: str, asked: str, done: str, browser_of_owner: TestClient, database: Database
+) -> None:
+    """The first form changes nothing and leads to a question; the question's form does it."""
+    before = everything(database)
+    url = f"/studies/digits/actions/{action}"
+    page = browser_of_owner.post(url, data={"csrf": csrf_of(browser_of_owner)}, headers=HTML)
+    assert asked in page.text
+    assert everything(database) == before
+    yes = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(\w+)">', page.text))
+    assert done in browser_of_owner.post(url, data=yes, headers=HTML).text
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Origin": "http://evil.example"},
