@@ -74,8 +74,9 @@ class Terminal:
                     self.print(Text.from_ansi(shown))
 
     def print(self, text: Text) -> None:
-        """A line above what is drawn. It is not broken into several, so that a link in it stays whole."""
-        self.console.print(text, soft_wrap=True, highlight=False)
+        """A line above what is drawn; one with a word longer than the window, a link, is left whole."""
+        long = max(map(len, text.plain.split()), default=0) > self.console.width
+        self.console.print(text, soft_wrap=long, highlight=False)
 
 
 def _flush() -> None:

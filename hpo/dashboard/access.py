@@ -111,7 +111,9 @@ class Access:
     _key: bytes = field(init=False, repr=False, default=b"")
 
     def __post_init__(self) -> None:
-        for name, value in (("--token", self.token), ("--view-token", self.view_token)):
+        options = {"--token (HPO_DASHBOARD_TOKEN)": self.token}
+        options["--view-token (HPO_DASHBOARD_VIEW_TOKEN)"] = self.view_token
+        for name, value in options.items():
             if value is not None and len(value) < MIN_TOKEN:
                 raise UserError(
                     f"{name} must have at least {MIN_TOKEN} characters; make one with `openssl rand -hex 24`"
