@@ -71,7 +71,8 @@ class Terminal:
                 # Of a line that was drawn over and over (a progress bar's), the last state.
                 shown = line.rstrip().rpartition("\r")[2]
                 if shown:
-                    self.print(Text.from_ansi(shown))
+                    with suppress(OSError):  # the terminal is gone; who writes must not wait for it
+                        self.print(Text.from_ansi(shown))
 
     def print(self, text: Text) -> None:
         """A line above what is drawn; one with a word longer than the window, a link, is left whole."""
