@@ -95,7 +95,9 @@ def test_on_paper_every_chart_and_table_is_whole(
 
     A browser that prints lays the page out anew, and the charts do not hear of another window.
     """
-    tab = opened(browser, write_report([searched(40)], tmp_path / "report.html"), size, scheme)
+    tab = opened(
+        browser, write_report([searched(20, evaluated=False)], tmp_path / "report.html"), size, scheme
+    )
     page = tab.page
     widths = "[...document.querySelectorAll('.main-svg')].map(svg => svg.getBoundingClientRect().width)"
     before = page.evaluate(widths)
@@ -113,8 +115,9 @@ def test_on_paper_every_chart_and_table_is_whole(
     page.emulate_media(media="screen")
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(widths) == before
-    page.pdf(path=tmp_path / "report.pdf", format="A4")
-    assert page.evaluate(widths) == before
+    if scheme == "light":
+        page.pdf(path=tmp_path / "report.pdf", format="A4")
+        assert page.evaluate(widths) == before
     assert tab.complaints == []
 
 
