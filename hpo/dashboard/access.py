@@ -111,7 +111,7 @@ class Access:
     _key: bytes = field(init=False, repr=False, default=b"")
 
     def __post_init__(self) -> None:
-        options = {"--token (HPO_DASHBOARD_TOKEN)": self.token}
+        options: dict[str, str | None] = {"--token (HPO_DASHBOARD_TOKEN)": self.token}
         options["--view-token (HPO_DASHBOARD_VIEW_TOKEN)"] = self.view_token
         for name, value in options.items():
             if value is not None and len(value) < MIN_TOKEN:
