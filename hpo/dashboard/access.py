@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 import time
@@ -20,6 +21,9 @@ from hpo.errors import UserError
 
 SESSION_SECONDS = 7 * 86_400
 MIN_TOKEN = 12  # characters
+_HOST = re.compile(
+    r"(?:(?P<name>[a-z0-9_][a-z0-9._-]*)|\[(?P<address>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5})?)?"
+)
 
 
 class Role(StrEnum):
@@ -99,9 +103,8 @@ class Access:
         """Whether a form carries its session's token."""
         return session.csrf is not None and _same(sent, session.csrf)
 
-    def host_allowed(self, header: str) -> bool:
-        """Whether a Host header names this server. Names of others would mean DNS rebinding."""
-        name = host_name(header)
+    def host_allowed(self, name: str) -> bool:
+        """Whether a Host header's name is this server's. Names of others would mean DNS rebinding."""
         if name == "localhost" or name in self.hosts:
             return True
         try:
@@ -149,12 +152,15 @@ def make_access(
     return Access(token or new_token(), view_token or None, port, frozenset(names), any_address=not local)
 
 
-def host_name(header: str) -> str:
-    """The name in a Host header, without its port and brackets."""
-    header = header.strip().lower()
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
+def host_name(header: str) -> str | None:
+    """The name or address in a Host header, without port and brackets; None when it is malformed.
+
+    What else could stand there would be read as a path by whoever builds an address from it.
+    """
+    found = _HOST.fullmatch(header.lower())
+    if found is None or int(found["port"] or 0) > 65_535:
+        return None
+    return found["name"] or found["address"]
 
 
 def _same(a: str, b: str) -> bool:

@@ -76,7 +76,7 @@ def _document(body: bytes) -> dict[str, Any]:
 
 
 async def _nothing(request: Request) -> Response:
-    raise NotFoundError(f"there is nothing at {request.url.path[:100]}; see {PREFIX}/openapi.json")
+    raise NotFoundError(f"there is nothing at {request.scope['path'][:100]}; see {PREFIX}/openapi.json")
 
 
 async def _openapi(_request: Request) -> Response:

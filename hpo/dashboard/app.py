@@ -25,7 +25,7 @@ from hpo.dashboard.access import Access, Role
 from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
 from hpo.dashboard.foreign import PREFIXES, OptunaDashboard
-from hpo.dashboard.guard import Guard, session_of
+from hpo.dashboard.guard import Guard, path_of, session_of
 from hpo.dashboard.housekeeping import keep_house
 from hpo.dashboard.hub import Brief, Hub
 from hpo.dashboard.render import Page, environment, render
@@ -126,7 +126,7 @@ def _page(path: str, view: View) -> Route:
                 view(board, request),
                 csrf=session.csrf if session else None,
                 may_act=session is not None and session.role is Role.ACT,
-                path=request.url.path,
+                path=path_of(request),
             )
         )
         return HTMLResponse(html, headers={"Vary": "Accept, Cookie"})
@@ -224,7 +224,7 @@ async def _said(request: Request, error: Exception) -> Response:
         return _message(request, "Not found", str(error), 404)
     if isinstance(error, UserError):
         return _message(request, "That cannot be done", str(error), 400)
-    log.warning("%s: %s", request.url.path, error)
+    log.warning("%s: %s", path_of(request), error)
     return _message(request, "That did not work", str(error), 500)
 
 
@@ -236,12 +236,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _broken(request: Request, error: Exception) -> Response:
     """An error nobody foresaw: the details go to the log, never into a page."""
-    log.error("%s failed", request.url.path, exc_info=error)
+    log.error("%s failed", path_of(request), exc_info=error)
     return _message(request, "Something went wrong", "The details are in the dashboard's log.", 500)
 
 
 def _message(request: Request, title: str, text: str, status: int, back: str | None = None) -> Response:
-    if request.url.path.startswith("/api/") or "application/json" in request.headers.get("accept", ""):
+    if path_of(request).startswith("/api/") or "application/json" in request.headers.get("accept", ""):
         key = "message" if status < 400 else "error"
         return Response(json.dumps({key: text}), status, media_type="application/json")
     context: dict[str, Any] = {
@@ -249,7 +249,7 @@ def _message(request: Request, title: str, text: str, status: int, back: str | N
         "text": text,
         "back": back,
         "waits": status == 503,
-        "path": request.url.path,
+        "path": path_of(request),
         "may_act": False,
         "csrf": None,
         "is_live": False,
