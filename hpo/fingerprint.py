@@ -11,14 +11,15 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpo.objective import Objective
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
-_DECISIVE = ("hpo", "torch", "optuna")  # a difference in these is a difference in the study's code
+_RECORDED = ("hpo", "torch", "optuna")  # part of a fingerprint
+_DECISIVE = ("torch", "optuna")  # a difference in these is a difference in the study's code
 _NOT_THE_OBJECTIVE = (
     "hpo",
     "storage",
@@ -50,7 +51,7 @@ def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
             name: hashlib.sha256(file.read_bytes()).hexdigest()
             for name, file in sorted(_local_modules(objective, folder).items())
         },
-        "versions": {name: there[name] for name in _DECISIVE if name in there},
+        "versions": {name: there[name] for name in _RECORDED if name in there},
         "commit": _commit(folder),
     }
 
@@ -69,13 +70,24 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
             found.append(f"module {name} is not part of the study's code")
         elif sources[name] != others[name]:
             found.append(f"module {name} was edited: {sources[name][:12]} here, {others[name][:12]} there")
+    return found + _versions_apart(here, pinned, _DECISIVE)
+
+
+def other_hpo(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]:
+    """The versions of hpo where they differ: said on the trial, and no reason to refuse.
+
+    A study must be finished after an upgrade, and how trials are handed out is not what they compute.
+    """
+    return _versions_apart(here, pinned, ("hpo",))
+
+
+def _versions_apart(here: Mapping[str, Any], pinned: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     mine, theirs = here.get("versions", {}), pinned.get("versions", {})
-    found += [
+    return [
         f"{name} {mine.get(name, 'missing')} here, {theirs.get(name, 'missing')} there"
-        for name in sorted({*mine, *theirs})
+        for name in names
         if mine.get(name) != theirs.get(name)
     ]
-    return found
 
 
 def _local_modules(objective: Objective, folder: Path) -> dict[str, Path]:

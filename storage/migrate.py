@@ -30,7 +30,8 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
 
     Args:
         url_text: SQLAlchemy URL of SQLite file or PostgreSQL database.
-        create: make an absent database's tables; False raises `NoTablesError` instead.
+        create: make an absent database's tables and migrate an older one's; False raises
+            `NoTablesError` or `SchemaError` instead.
         clock: only tests pass one.
 
     Raises:
@@ -38,8 +39,14 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
     """
     url = engines.parse_url(url_text)
     patience = Patience()
-    if patience(url, lambda: _is_current(url)):
+    revision = patience(url, lambda: _revision(url))
+    if revision == head():
         return Database(url, patience(url, lambda: engines.connect(url, create_tables=False)), clock)
+    if not create and revision is not None:
+        raise SchemaError(
+            f"{engines.redacted(url)} was made by an older version of hpo (schema {revision}; this one needs "
+            f"{head()}). `hpo db upgrade` brings it up to date, and sends workers of the older version away"
+        )
     if not create:
         raise NoTablesError(
             f"there are no studies in {engines.redacted(url)} yet; `hpo run STUDY.yaml` starts one"
@@ -74,10 +81,10 @@ def current(connection: Connection) -> str | None:
     ).get_current_revision()
 
 
-def _is_current(url: URL) -> bool:
-    """Whether our and Optuna's tables are there and ours are of the newest version."""
+def _revision(url: URL) -> str | None:
+    """The version of our tables, one that this package knows; None when they, or Optuna's, are not there."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        return False
+        return None
     with _plain_engine(url) as plain:
         try:
             with plain.connect() as connection:
@@ -90,14 +97,14 @@ def _is_current(url: URL) -> bool:
                 f"{engines.redacted(url)} is not a database hpo can use: {engines.reason(url, error)}"
             ) from error
     if revision is None:
-        return False
+        return None
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if revision not in known:
         raise SchemaError(
             f"{engines.redacted(url)} was made by a newer version of hpo (schema {revision}; "
             f"this one knows up to {head()}). Upgrade hpo on this machine"
         )
-    return revision == head() and optuna_there
+    return revision if optuna_there else None
 
 
 def _config() -> Config:

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import CodeDiffersError, HpoError
-from hpo.fingerprint import differences, fingerprint
+from hpo.fingerprint import differences, fingerprint, other_hpo
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
@@ -140,6 +140,7 @@ class StudySession:
                 + "\n".join(f"  {line}" for line in self.mismatch)
                 + "\nBring the same code here, or use --allow-mismatch, which marks every trial it runs"
             )
+        self.mismatch = self.mismatch + other_hpo(self.code, self.row.code)
 
     def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
         delivered = self._deliver_kept(claim, send)

@@ -85,6 +85,16 @@ def test_a_database_of_a_newer_version_is_refused(storage_url: str) -> None:
         open_database(storage_url)
 
 
+def test_looking_at_an_older_database_says_how_to_upgrade_it(storage_url: str) -> None:
+    """Its studies are there: "no studies yet" would be a lie, and looking does not change tables."""
+    database = open_database(storage_url)
+    with database.transaction() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
+    database.close()
+    with pytest.raises(SchemaError, match=r"older version .*schema 0001.* `hpo db upgrade`"):
+        open_database(storage_url, create=False)
+
+
 def test_an_absent_database_is_not_made_by_looking(storage_url: str) -> None:
     with pytest.raises(NoTablesError, match="no studies"):
         migrate.open_database(storage_url, create=False)

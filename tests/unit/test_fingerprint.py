@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from hpo.fingerprint import fingerprint
+from hpo.fingerprint import differences, fingerprint, other_hpo
 from hpo.objective import load_objective
 from hpo.spec.objective import parse_objective
 
@@ -33,3 +33,13 @@ def test_the_command_that_started_a_process_is_no_part_of_the_code(
     monkeypatch.setitem(sys.modules, name, started_by)
     assert fingerprint(objective, folder) == before
     assert list(before["sources"]) == ["mine"]
+
+
+def test_another_version_of_hpo_is_said_and_is_no_other_code(folder: Path) -> None:
+    """A study is finished after an upgrade; torch and Optuna decide results, and are refused."""
+    here = fingerprint(load_objective(parse_objective("mine.py"), folder), folder)
+    older = {**here, "versions": {**here["versions"], "hpo": "0.0.1"}}
+    assert differences(here, older) == []
+    assert other_hpo(here, older) == [f"hpo {here['versions']['hpo']} here, 0.0.1 there"]
+    assert other_hpo(here, here) == []
+    assert differences(here, {**here, "versions": {**here["versions"], "torch": "1.0"}})
