@@ -16,8 +16,10 @@ from starlette.testclient import TestClient
 
 from hpo.dashboard.access import Access, make_access
 from hpo.dashboard.app import routes
+from hpo.dashboard.board import Board
 from hpo.errors import UserError
-from storage import studies
+from storage import checkpoints, studies
+from storage.artifacts import ArtifactStore
 from storage.engine import Database
 from storage.studies import NewStudy
 from storage.tables import metadata
@@ -324,6 +326,28 @@ def test_only_files_kept_with_a_trial_can_be_had(file: str, owner: TestClient) -
     assert answer.status_code == 404
     assert "SQLite" not in answer.text
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("place", ["10/1/log.txt", "10/1", "10"])
+def test_a_log_that_leads_elsewhere_is_not_shown(
+    place: str, owner: TestClient, board: Board, tmp_path: Path
+) -> None:
+    """Trial 10 puts a link in the place of its log, or of a folder above it: to a token, say."""
+    row = board.row("digits")
+    (tmp_path / "10" / "1").mkdir(parents=True)
+    (tmp_path / "10" / "1" / "log.txt").write_text("a secret of who looks")
+    planted = ArtifactStore(row.artifacts).local_root / checkpoints.study_key(row.uid, row.name) / place
+    made = [folder for folder in reversed(planted.parents) if not folder.exists()]
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.symlink_to(tmp_path / place)
+    try:
+        assert owner.get("/studies/digits/trials/10/log/1").status_code == 404
+        for path in ("/studies/digits/trials/10", "/api/v1/studies/digits/trials/10/log?attempt=1"):
+            assert "a secret" not in owner.get(path, headers=HTML).text
+    finally:  # the files are shared by every test of this directory
+        planted.unlink()
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 @pytest.mark.parametrize(
