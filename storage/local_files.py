@@ -20,6 +20,8 @@ from pathlib import Path
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # a pipe or a terminal must not hold whoever opens it
 
+_DEEPEST = 16  # levels; nothing of ours lies deeper, and a trial could nest folders without end
+
 
 class LocalFiles:
     """The files below `root`; keys are relative paths with `/` between the parts.
@@ -39,9 +41,7 @@ class LocalFiles:
     def write(self, key: str, content: bytes) -> None:
         """Write aside and rename, so that a reader sees the file whole or not at all."""
         *folders, name = _parts(key)
-        aside = (
-            f"{name}.{uuid.uuid4().hex[:8]}.part"  # never read; a link of this name is not written through
-        )
+        aside = f"{name}.{uuid.uuid4().hex[:8]}.part"  # names of unfinished files are never read
         with self._folder(folders, make=True) as folder:
             try:
                 with os.fdopen(_open(folder, aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
@@ -64,23 +64,32 @@ class LocalFiles:
         return files + folders
 
     def all_files(self, key: str) -> list[str]:
-        """Keys of the regular files below `key`."""
+        """Keys of the regular files below `key`; folders that cannot be looked into are left out."""
         found, left = [], [key]
         while left:
             here = left.pop()
-            files, folders = self._entries(here)
+            try:
+                files, folders = self._entries(here)
+            except OSError as error:
+                if here == key or error.errno not in (errno.EACCES, errno.ELOOP):
+                    raise
+                continue
             found += [f"{here}/{name}" for name in files]
-            left += [f"{here}/{name}" for name in folders]
+            if here.count("/") < _DEEPEST:
+                left += [f"{here}/{name}" for name in folders]
         return found
 
     def remove(self, key: str) -> None:
         """Delete a file, a link or a tree; a link's target stays. Nothing happens when it is not there."""
         *folders, name = _parts(key)
         with suppress(FileNotFoundError), self._folder(folders) as folder:
-            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, dir_fd=folder)
-            else:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 os.unlink(name, dir_fd=folder)
+                return
+            try:
+                shutil.rmtree(name, dir_fd=folder)
+            except RecursionError:
+                raise OSError(errno.ELOOP, f"folders in {name} are nested too deeply") from None
 
     def _entries(self, key: str) -> tuple[list[str], list[str]]:
         """Names of files and of folders; links and whatever else lies there are left out."""

@@ -19,6 +19,8 @@ from storage import engine as engines
 from storage.clock import Clock
 from storage.engine import Database, Patience
 from storage.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
+from storage.records import WorkerState
+from storage.tables import worker
 
 VERSION_TABLE = "hpo_version"  # `alembic_version` is Optuna's
 _LOCK_KEY = 0x68706F  # "hpo"; the advisory lock of PostgreSQL
@@ -65,8 +67,27 @@ def upgrade(url: URL) -> None:
         config = _config()
         config.attributes["connection"] = connection
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        if current(connection) not in (None, head()):
+            _send_older_workers_away(connection)
         command.upgrade(config, "head")
         connection.commit()
+
+
+def _send_older_workers_away(connection: Connection) -> None:
+    """Workers that are at work know the tables as they were.
+
+    Every version asks for its worker's state at each claim and heartbeat: they finish what they run, say
+    this and leave. Those that start later are refused.
+    """
+    connection.execute(
+        worker.update()
+        .where(worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]))
+        .values(
+            state=WorkerState.QUARANTINED,
+            reason="its version of hpo is older than the database, which was upgraded; upgrade hpo on this "
+            "machine and start the worker again",
+        )
+    )
 
 
 def head() -> str:

@@ -29,7 +29,7 @@ def old(storage_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> str
     shutil.copytree(OLD / "artifacts" / backend, tmp_path / "artifacts")
     shutil.copy(OLD / "walk.py", tmp_path)
     if backend == "sqlite":
-        shutil.copy(OLD / "hpo.db", tmp_path)
+        shutil.copy(OLD / "hpo.sqlite", tmp_path / "hpo.db")
     else:
         server: PgServer = request.getfixturevalue("pg_server")
         with server.connect(storage_url) as connection:
