@@ -106,7 +106,7 @@ class Study:
 
     def enqueue(self, point: Mapping[str, Any]) -> int:
         """Have a point tried next; returns its ticket's number."""
-        return creation.enqueue(self._database, self._row(), point)
+        return creation.enqueue(self._database, self._row(), point)[0]
 
     def extend(self, *, trials: int = 0, seconds: float | None = None, target: float | None = None) -> None:
         """More trials, or another budget of seconds or target."""

@@ -239,7 +239,7 @@ class AttemptWriter:
         """`verb`, fenced. Told that the lease is lost because it had succeeded before, that is success."""
 
         def write(connection: Connection) -> None:
-            leases.check(connection, lease)
+            leases.check_last(connection, lease)
             verb(connection)
 
         try:
@@ -266,7 +266,7 @@ class AttemptWriter:
 def end_if_live(connection: Connection, lease: Lease, verb: Callable[[Connection], None]) -> bool:
     """A supervisor ends a runner's attempt with one of `storage.outcomes`; False when it was over already."""
     try:
-        leases.check(connection, lease)
+        leases.check_last(connection, lease)
     except LeaseLostError:
         return False
     verb(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from storage import outcomes
+from storage import locks, outcomes
 from storage.clock import Clock
 from storage.errors import LeaseLostError
 from storage.records import Lease, TicketState
-from storage.tables import ticket, worker
+from storage.tables import is_running, study, ticket, worker
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
     """Hold the ticket's row, and return it, when this attempt may still write in this transaction.
 
     Safe beside others: the row stays locked until the transaction ends, and whoever takes a ticket
-    over changes this row first.
+    over changes this row first. A write that ends the attempt calls `check_last` instead.
 
     Raises:
         LeaseLostError: another attempt holds the ticket, or none does.
@@ -48,6 +49,16 @@ def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
             f"ticket {row.number}: attempt {lease.attempt} lost its lease; the ticket is {row.state}"
         )
     return row
+
+
+def check_last(connection: Connection, lease: Lease) -> sa.Row[Any]:
+    """As `check`, for the last write of an attempt, which may end its study: that is held first.
+
+    Raises:
+        LeaseLostError: another attempt holds the ticket, or none does.
+    """
+    locks.hold_study_of(connection, lease.ticket_id)
+    return check(connection, lease)
 
 
 def note_rejected(connection: Connection, lease: Lease) -> None:
@@ -79,7 +90,8 @@ def reap_expired(
 ) -> int:
     """End every attempt whose lease has expired; returns how many.
 
-    Safe beside others: rows another reaper holds are skipped, and a renewal that comes first wins.
+    Safe beside others: a study or a ticket that somebody holds is left for the next time, and a renewal
+    that comes first wins.
 
     Args:
         connection: a write transaction.
@@ -88,13 +100,11 @@ def reap_expired(
             ended: a database that stood still, even in the middle of this call, lets every lease expire.
         within: seconds.
     """
-    expired = sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id).where(
-        ticket.c.state == TicketState.RUNNING, ticket.c.lease_until < clock.now()
-    )
+    expired = is_running & (ticket.c.lease_until < clock.now())
     if witness is not None:
         beat = sa.select(worker.c.id).where(worker.c.id == witness, worker.c.beat_at > clock.now() - within)
-        expired = expired.where(beat.exists())
-    rows = connection.execute(expired.order_by(ticket.c.id).with_for_update(skip_locked=True)).all()
+        expired = expired & beat.exists()
+    rows = _hold_free(connection, expired)
     for row in rows:
         name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
         outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {name} went silent")
@@ -102,13 +112,21 @@ def reap_expired(
 
 
 def reap_worker(connection: Connection, clock: Clock, worker_id: str, why: str) -> int:
-    """End every attempt of a worker known to be dead; returns how many."""
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt)
-        .where(ticket.c.state == TicketState.RUNNING, ticket.c.worker_id == worker_id)
-        .order_by(ticket.c.id)
-        .with_for_update(skip_locked=True)
-    ).all()
+    """End every attempt of a worker known to be dead; returns how many. What others hold is left."""
+    rows = _hold_free(connection, (ticket.c.state == TicketState.RUNNING) & (ticket.c.worker_id == worker_id))
     for row in rows:
         outcomes.lose(connection, clock, Lease(row.id, row.attempt), why)
     return len(rows)
+
+
+def _hold_free(connection: Connection, which: sa.ColumnElement[bool]) -> Sequence[Any]:
+    """The tickets, of those that nobody else holds, for which `which` holds; their studies are held too."""
+    studies = locks.hold_free_studies(connection, study.c.id.in_(sa.select(ticket.c.study_id).where(which)))
+    if not studies:
+        return ()
+    return connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id)
+        .where(which, ticket.c.study_id.in_(studies))
+        .order_by(ticket.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()

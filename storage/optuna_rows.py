@@ -133,6 +133,33 @@ def finish(
     return True
 
 
+def best_value(
+    connection: Connection, trials: sa.Select[tuple[int | None]], *, maximize: bool
+) -> float | None:
+    """The best (first) value of the trials with these ids; None where none has one."""
+    best = sa.func.max if maximize else sa.func.min
+    return connection.scalar(
+        sa.select(best(_values.c.value)).where(_values.c.objective == 0, _values.c.trial_id.in_(trials))
+    )
+
+
+def delete_study(connection: Connection, optuna_study_id: int) -> None:
+    """Delete the study with its trials and everything of theirs.
+
+    Safe beside others: its row and its trials' are locked first, so that what plain Optuna adds to them
+    meanwhile comes before or not at all.
+    """
+    study = sa.select(_studies.c.study_id).where(_studies.c.study_id == optuna_study_id)
+    trials = sa.select(_trials.c.trial_id).where(_trials.c.study_id == optuna_study_id)
+    connection.execute(study.with_for_update()).all()
+    connection.execute(trials.order_by(_trials.c.trial_id).with_for_update()).all()
+    for table in reversed(models.BaseModel.metadata.sorted_tables):
+        if table.c.get("study_id") is not None:
+            connection.execute(table.delete().where(table.c.study_id == optuna_study_id))
+        elif table.c.get("trial_id") is not None:
+            connection.execute(table.delete().where(table.c.trial_id.in_(trials)))
+
+
 def upsert(connection: Connection, table: sa.Table) -> Any:
     """An INSERT that knows ON CONFLICT, of this database's dialect."""
     return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)

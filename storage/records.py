@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -128,6 +128,7 @@ class Claim:
     trial_number: int | None
     retry_of: int | None
     alone: bool = False  # it ran out of memory beside others and has its card to itself now
+    lost: int = 0  # attempts lost since its checkpoint last advanced
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class Counts:
     running: int = 0
     waiting: int = 0
     cancelled: int = 0
+    given_back: int = 0  # of those that wait: they have a trial, which goes on where it was
 
     @property
     def total(self) -> int:
@@ -158,3 +160,12 @@ class Counts:
     @property
     def ended(self) -> int:
         return self.complete + self.pruned + self.failed + self.cancelled
+
+    @property
+    def untried(self) -> int:
+        """Tickets that nobody has started."""
+        return self.waiting - self.given_back
+
+    def shown_in(self, state: StudyState) -> Self:
+        """As people see them: what a finished study left untried waits for nobody."""
+        return replace(self, waiting=self.given_back) if state is StudyState.FINISHED else self

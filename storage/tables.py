@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -135,11 +136,24 @@ ticket = Table(
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
     Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
     UniqueConstraint("study_id", "number"),
-    Index(None, "study_id", "state", "priority", "number"),
+    Index(None, "study_id", "state", "trial_id"),
     Index(None, "trial_id"),
     Index(None, "worker_id", "state"),
     _state(TicketState),
 )
+# The states are written into statements as they are here: with a parameter in their place a database
+# cannot tell that a partial index will do.
+is_queued = ticket.c.state == sa.literal_column("'queued'")
+is_running = ticket.c.state == sa.literal_column("'running'")
+Index(
+    "ix_hpo_ticket_waiting",  # in the order of claims
+    ticket.c.study_id,
+    ticket.c.priority.desc(),
+    ticket.c.number,
+    postgresql_where=is_queued,
+    sqlite_where=is_queued,
+)
+Index("ix_hpo_ticket_leased", ticket.c.lease_until, postgresql_where=is_running, sqlite_where=is_running)
 
 attempt = Table(
     "hpo_attempt",

@@ -126,14 +126,17 @@ def note(connection: Connection, worker_id: str, reason: str) -> None:
 
 
 def mark_silent(connection: Connection, clock: Clock, lease_seconds: float) -> None:
-    """Show workers as lost that have not beaten for two leases."""
-    connection.execute(
-        worker.update()
+    """Show workers as lost that have not beaten for two leases; one that somebody holds, the next time."""
+    silent = (
+        sa.select(worker.c.id)
         .where(
             worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]),
             worker.c.beat_at < clock.now() - LOST_AFTER * lease_seconds,
         )
-        .values(state=WorkerState.LOST, reason="went silent")
+        .with_for_update(skip_locked=True)
+    )
+    connection.execute(
+        worker.update().where(worker.c.id.in_(silent)).values(state=WorkerState.LOST, reason="went silent")
     )
 
 
@@ -150,9 +153,19 @@ def of_host(connection: Connection, host_key: str) -> list[tuple[str, int, float
 def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
     """A worker whose process is known to be gone: free its tickets at once; returns how many.
 
-    One that signed off before its process ended stays shown as that.
+    One that signed off before its process ended stays shown as that. Safe beside others, whatever this
+    transaction holds: nothing is waited for, and a worker with a ticket that somebody holds just now is
+    buried by the next who looks.
     """
+    its = sa.select(worker.c.id).where(worker.c.id == worker_id).with_for_update(skip_locked=True)
+    if connection.execute(its).first() is None:
+        return 0
     freed = leases.reap_worker(connection, clock, worker_id, "its worker died")
+    left = sa.select(ticket.c.id).where(
+        ticket.c.worker_id == worker_id, ticket.c.state == TicketState.RUNNING
+    )
+    if connection.execute(left.limit(1)).first() is not None:
+        return freed
     quarantined = worker.c.state == WorkerState.QUARANTINED
     connection.execute(
         worker.update()

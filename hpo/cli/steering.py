@@ -83,6 +83,7 @@ def extend(
     """Give a study more budget; one that had ended runs again."""
     from hpo.studies import reading
     from hpo.studies.creation import extend as extend_study
+    from hpo.studies.creation import standing
 
     more = 0
     if trials is not None:
@@ -93,8 +94,7 @@ def extend(
     row = extend_study(
         database, reading.get_study(database, study), trials=more, seconds=seconds, target=target
     )
-    total = "no limit of trials" if row.budget_trials is None else f"{row.budget_trials} trials"
-    say(f"{study} is {row.state} with {total}")
+    say(standing(row))
 
 
 @app.command()

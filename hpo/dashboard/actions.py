@@ -74,16 +74,15 @@ def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
     if seconds is not None and not 0 < seconds < 1e9:
         raise UserError(f"seconds must be above 0, got {seconds:g}")
     after = creation.extend(database, row, trials=trials, seconds=seconds, target=target)
-    total = "no limit of trials" if after.budget_trials is None else f"{after.budget_trials} trials"
-    return Said(f"{row.name} is {after.state} with {total}")
+    return Said(creation.standing(after))
 
 
 def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
     point = form.get("point", "")
     if not isinstance(point, Mapping):
         point = _read_point(str(point))
-    number = creation.enqueue(database, row, point)
-    return Said(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}")
+    number, when = creation.enqueue(database, row, point)
+    return Said(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
 
 
 def _read_point(text: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_js
 from hpo.studies.audit import audit, audit_json
 from hpo.studies.reading import read_evaluation
 from hpo.studies.trials import metrics_of, read_trial
-from storage.records import StudyState
 
 PREFIX = "/api/v1"
 MAX_SIZE = 500  # rows of one page
@@ -118,7 +117,7 @@ def _card(card: overview.Card) -> dict[str, Any]:
             "pruned": counts.pruned,
             "failed": counts.failed + counts.cancelled,
             "running": counts.running,
-            "waiting": 0 if row.state is StudyState.FINISHED else counts.waiting,
+            "waiting": counts.waiting,
         },
         "best": None
         if card.progress.best_number is None

@@ -19,7 +19,7 @@ from storage import studies, tickets
 from storage.clock import to_datetime
 from storage.engine import Database
 from storage.errors import ArtifactError, ArtifactsAwayError, UnknownStudyError
-from storage.records import Counts, StudyRow, StudyState
+from storage.records import Counts, StudyRow
 from storage.tables import artifact, attempt
 
 
@@ -44,12 +44,10 @@ def list_studies(database: Database) -> list[StudyRow]:
 
 
 def counts(database: Database, row: StudyRow) -> Counts:
-    """Tickets of a study by state; what an ended study left unspent waits for nobody."""
+    """Tickets of a study by state; what a finished study left untried waits for nobody."""
     with telling():
         found = database.read(lambda connection: tickets.counts(connection, row.id))
-    if row.state is StudyState.FINISHED:
-        return Counts(found.complete, found.pruned, found.failed, found.running, 0, found.cancelled)
-    return found
+    return found.shown_in(row.state)
 
 
 def history(database: Database, name: str) -> StudyHistory:
@@ -72,7 +70,7 @@ def history(database: Database, name: str) -> StudyHistory:
         spec=row.spec,
         trials=trials,
         created=to_datetime(row.created_at),
-        waiting=found.waiting,
+        waiting=found.untried,
         budget_trials=row.budget_trials,
         winner_evaluation=evaluation,
         test_evaluation=_still_of(winner, row.test_evaluation),

@@ -73,7 +73,9 @@ def test_two_extensions_of_a_grid_never_add_the_same_cells(database: Database) -
     study = make_study(database, [{"x": 0.0}], cells=True)
 
     def extend() -> bool:
-        return database.write(lambda c: studies.extend(c, study.id, cells, cells=True, first=1))
+        return database.write(
+            lambda c: studies.extend(c, database.clock, study.id, cells, cells=True, first=1)
+        )
 
     assert extend()
     assert not extend()

@@ -70,7 +70,7 @@ def test_a_cancel_that_comes_first_refuses_the_result(
     study = make_study(database, 1)
     one = party(study)
     claim, _ = one.begin()
-    with stage.holding(database, lambda c: studies.cancel_running(c, database.clock, study.id)):
+    with stage.holding(database, lambda c: studies.cancel(c, database.clock, study.id)):
         later = stage.start(one.complete)
         stage.wait_until_blocked()
     with pytest.raises(LeaseLostError):
@@ -88,11 +88,9 @@ def test_a_result_that_comes_first_is_not_cancelled(database: Database, party: O
         outcomes.deliver(connection, database.clock, claim.lease, TicketState.COMPLETE, (1.0,))
 
     with stage.holding(one.database, deliver):
-        later = stage.start(
-            lambda: database.write(lambda c: studies.cancel_running(c, database.clock, study.id))
-        )
+        later = stage.start(lambda: database.write(lambda c: studies.cancel(c, database.clock, study.id)))
         stage.wait_until_blocked()
-    assert later.result(20) == 0
+    assert later.result(20) == (0, 0)
     assert attempts_of(database, claim.lease) == ["complete"]
 
 
@@ -133,7 +131,9 @@ def test_extending_beside_a_claim_of_the_last_ticket_loses_neither(
     one, other = party(study), party(study)
     with stage.holding(one.database, claiming(one)):
         later = stage.start(
-            lambda: database.write(lambda c: studies.extend(c, study.id, [None, None], cells=False))
+            lambda: database.write(
+                lambda c: studies.extend(c, database.clock, study.id, [None, None], cells=False)
+            )
         )
         stage.wait_until_blocked()
     later.result(20)
@@ -148,7 +148,7 @@ def test_extending_while_the_last_result_ends_the_study_wakes_it(
     study = make_study(database, 1)
     one = party(study)
     one.begin()
-    with stage.holding(database, lambda c: studies.extend(c, study.id, [None], cells=False)):
+    with stage.holding(database, lambda c: studies.extend(c, database.clock, study.id, [None], cells=False)):
         later = stage.start(one.complete)
         stage.wait_until_blocked()
     later.result(20)
