@@ -145,6 +145,7 @@ class AttemptWriter:
         *,
         metrics: Mapping[int, Mapping[str, float]] | None = None,
         weights: tuple[int, KeptFile] | None = None,
+        agree: Callable[[Connection], None] = lambda _connection: None,
         when_away: Callable[[], None] = lambda: None,
     ) -> None:
         """Record the result, `complete` or `pruned`: trial, ticket, attempt, study in one transaction.
@@ -155,6 +156,8 @@ class AttemptWriter:
             peak_memory: bytes.
             metrics: by step, what was logged and not written yet.
             weights: (study id, file) to keep with a trial that kept no model.
+            agree: looks, in the transaction and with the study's row held, whether the result may count;
+                what it raises goes to the caller, and nothing is written.
             when_away: called once when the database is away, before this waits for it.
 
         Raises:
@@ -164,6 +167,7 @@ class AttemptWriter:
         final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
 
         def bring(connection: Connection) -> None:
+            agree(connection)
             _upsert_metrics(connection, trial_id, metrics or {})
             if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
                 study_id, file = weights
@@ -222,6 +226,16 @@ class AttemptWriter:
             return True
 
         return self.database.write(write)
+
+    def checkpoint_advanced(self) -> None:
+        """The attempt has got further than any before it: attempts lost until now count no more."""
+        lease = self._lease()
+
+        def write(connection: Connection) -> None:
+            leases.check(connection, lease)
+            connection.execute(ticket.update().where(ticket.c.id == lease.ticket_id).values(lost=0))
+
+        self.database.write(write)
 
     def note_rejected(self) -> None:
         """Count one refused write of this (stale) attempt."""

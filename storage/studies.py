@@ -299,13 +299,16 @@ def remember(connection: Connection, study_id: int, column: str, value: Mapping[
     connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
 
 
-def pin_code(connection: Connection, study_id: int, code: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Keep what the first completed trial ran on; whoever comes later learns what that was."""
+def pinned_code(
+    connection: Connection, study_id: int, first: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """What the first completed trial ran on. Where there was none yet, that is `first`, which is kept."""
     row = _hold(connection, study_id)
     if row.code is not None:
         return dict(json.loads(row.code))
-    remember(connection, study_id, "code", code)
-    return code
+    if first is not None:
+        remember(connection, study_id, "code", first)
+    return first
 
 
 def _hold(connection: Connection, study_id: int) -> sa.Row[Any]:

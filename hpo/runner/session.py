@@ -6,9 +6,9 @@ import logging
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import CodeDiffersError, HpoError
-from hpo.fingerprint import differences, fingerprint
+from hpo.fingerprint import fingerprint
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
+from hpo.runner.code import CodeGuard
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
-from hpo.runner.output import captured
+from hpo.runner.output import captured, traceback_of
 from hpo.runner.trial import RunningTrial
 from hpo.runner.values import BadValueError, checked_values
 from hpo.search.draws import training_seed
@@ -78,8 +79,8 @@ class StudySession:
             study_name=study, storage=writer.storage, pruner=make_pruner(self.spec)
         )
         devices.set_threads(self.spec.threads)
-        self.code = fingerprint(self.objective, Path(boot.code))
-        self.mismatch: list[str] = []
+        here = fingerprint(self.objective, Path(boot.code))
+        self.code = CodeGuard(database, self.row, here, allow=boot.allow_mismatch)
 
     def claim(self, alone: bool | None = None) -> Claim | NothingToClaim:
         """The next ticket, leased to this runner; `alone` as in `tickets.claim_next`."""
@@ -98,7 +99,7 @@ class StudySession:
 
     def run_one(self, stop: StopFlag, send: Send, alone: bool | None = None) -> None:
         """Claim one ticket and run it to its end; says so to the worker through `send`."""
-        self._compare_code()
+        self.code.compare()
         claim = self.claim(alone)
         if isinstance(claim, NothingToClaim):
             if claim.ended and not claim.fault and self.boot.runner == 0:
@@ -118,28 +119,14 @@ class StudySession:
                 self.writer.release(str(error))
                 send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
                 raise HpoError(f"the study's files cannot be used from here: {error}") from error
+            except CodeDiffersError as error:
+                self.writer.release(str(error))
+                send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
+                raise
             except LeaseLostError as error:
                 log.warning("%s", error)
                 self.writer.note_rejected()
                 send(Ended(claim.lease, AttemptState.LOST, error=str(error)))
-
-    def _compare_code(self) -> None:
-        """Refuse to add results of other code to the study, once it has a first result to differ from.
-
-        Raises:
-            CodeDiffersError: with the list of differences.
-        """
-        if self.row.code is None:
-            self.row = self.database.read(lambda connection: studies.get(connection, self.row.name))
-        if self.row.code is None or self.mismatch:
-            return
-        self.mismatch = differences(self.code, self.row.code)
-        if self.mismatch and not self.boot.allow_mismatch:
-            raise CodeDiffersError(
-                f"this machine's code is not that of {self.row.name}:\n"
-                + "\n".join(f"  {line}" for line in self.mismatch)
-                + "\nBring the same code here, or use --allow-mismatch, which marks every trial it runs"
-            )
 
     def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
         delivered = self._deliver_kept(claim, send)
@@ -161,7 +148,9 @@ class StudySession:
             device=self.boot.device,
             seed=seed,
             attempt=attempt,
-            checkpoint=CheckpointStore(self.store, folder, attempt, resumed, self.spec.keep.last),
+            checkpoint=CheckpointStore(
+                self.store, folder, attempt, resumed, self.spec.keep.last, partial(self._advanced, claim)
+            ),
             writer=self.writer,
             store=self.store,
             folder=folder,
@@ -169,8 +158,8 @@ class StudySession:
             stop=stop,
             on_report=lambda at, value: send(Reported(claim.lease, at, value)),
         )
-        if self.mismatch:
-            running.set_user_attr("code_mismatch", self.mismatch)
+        if self.code.differing:
+            running.set_user_attr("code_mismatch", self.code.differing)
         with captured(self.store, f"{folder}/{attempt}"):
             seed_everything(seed)
             devices.reset_peak_memory(self.boot.device)
@@ -196,23 +185,25 @@ class StudySession:
         except (DatabaseUnreachableError, ArtifactsAwayError):
             raise  # told to leave while the database is away, or the store stayed away; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-            text = _traceback(error)
+            text = traceback_of(error)
             print(text, file=sys.stderr)
             if self.boot.shared and not claim.alone and devices.out_of_device_memory(error):
                 return self._set_aside(claim, text)
             self.needs_restart = bool(getattr(error, "needs_restart", False))
             return self._failed(running, claim, text)
         self._deliver(running, claim, TicketState.COMPLETE, values)
-        if self.row.code is None:
-            self.database.write(lambda connection: studies.pin_code(connection, self.row.id, self.code))
         return Ended(lease, AttemptState.COMPLETE, values)
 
     def _deliver(
         self, running: RunningTrial, claim: Claim, state: TicketState, values: tuple[float, ...] | None
     ) -> None:
-        """Record the result; kept on disk first when the database is away."""
+        """Record the result; kept on disk first when the database is away.
+
+        Raises:
+            CodeDiffersError: a result of other code came first; this one does not count.
+        """
         peak = devices.peak_memory(self.boot.device)
-        result = results.Finished(state, values, peak, running.take_unsent())
+        result = results.Finished(state, values, peak, running.take_unsent(), self.code.here)
         folder = checkpoints.trial_key(self.row.uid, self.row.name, running.number)
         is_kept = False
 
@@ -221,14 +212,28 @@ class StudySession:
             is_kept = True
             results.keep(self.store, folder, claim.lease.attempt, result)
 
-        self.writer.deliver(
+        deliver = partial(
+            self.writer.deliver,
             state,
             values,
             peak,
             metrics=result.metrics,
             weights=self._weights(state, running.checkpoint.newest),
+            agree=partial(self.code.agree, state, self.code.here),
             when_away=keep,
         )
+        try:
+            deliver()
+        except CodeDiffersError:
+            try:
+                self.code.compare()
+            except CodeDiffersError:
+                results.forget_trial(
+                    self.store, folder, claim.lease.attempt
+                )  # another attempt must not go on from them
+                raise
+            running.set_user_attr("code_mismatch", self.code.differing)
+            deliver()
         if is_kept:
             results.remove(self.store, folder, claim.lease.attempt)
         self._let_go(running._trial_id, running.number)
@@ -242,14 +247,30 @@ class StudySession:
         kept = results.find(self.store, folder, attempt, len(self.row.spec["directions"]))
         if kept is None:
             return None
-        self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
-        send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
-        weights = self._weights(kept.state, self._resumed(claim))
-        self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics, weights=weights)
-        results.remove(self.store, folder, attempt)
         assert claim.trial_id is not None
+        self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
+        if self.code.differing:
+            self.writer.storage.set_trial_user_attr(claim.trial_id, "code_mismatch", self.code.differing)
+        weights = self._weights(kept.state, self._resumed(claim))
+        agree = partial(self.code.agree, kept.state, kept.code or self.code.here)
+        try:
+            self.writer.deliver(
+                kept.state, kept.values, kept.peak_memory, metrics=kept.metrics, weights=weights, agree=agree
+            )
+        except CodeDiffersError as error:
+            log.warning("the result that was kept does not count, the trial begins anew: %s", error)
+            results.forget_trial(self.store, folder, claim.lease.attempt)
+            return None
+        send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
+        results.remove(self.store, folder, attempt)
         self._let_go(claim.trial_id, claim.trial_number)
         return Ended(claim.lease, AttemptState(kept.state.value), kept.values)
+
+    def _advanced(self, claim: Claim) -> None:
+        """The trial got further than any attempt before, so it is not what made their workers die."""
+        if claim.lost:
+            with suppress(LeaseLostError):  # the next report says so
+                self.writer.checkpoint_advanced()
 
     def _weights(self, state: TicketState, newest: checkpoints.Saved | None) -> tuple[int, KeptFile] | None:
         """What a complete trial that kept no model leaves in its place."""
@@ -373,12 +394,3 @@ def _last_report(running: RunningTrial) -> tuple[float, ...] | None:
         return None
     last = reports[max(reports)]
     return None if last != last else (last,)
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the objective on: without our own frame that called it."""
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    if isinstance(error, SystemExit):
-        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
-    return text
