@@ -21,7 +21,7 @@ from hpo.studies.trials import read_trial
 from storage import checkpoints
 from storage.engine import Database
 from storage.records import StudyRow, TicketState
-from tests.support.shared import Opener, Party, attempts_of, ticket_states
+from tests.support.shared import Opener, Party, attempts_of, lose, ticket_row, ticket_states
 
 # What the other worker does while this one's trial runs; the objectives below find it here.
 meanwhile: Callable[[], None] = lambda: None  # noqa: E731 -- each test sets its own
@@ -146,3 +146,32 @@ def test_a_kept_result_of_other_code_does_not_count(
     lost.session.run_one(StopFlag(), lost.said.append)
     assert ticket_states(database, study) == ["queued", "complete"]
     assert sound.run_one().values == (1.0,)
+
+
+def test_lost_attempts_count_from_the_newest_checkpoint_on(
+    database: Database, study: StudyRow, runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preempted once after the first checkpoint, the trial has all its attempts again."""
+    one = runner(1.0)
+    lost = []
+    monkeypatch.setattr(StudySession, "_failed", lambda self, *_: Ended(self.writer.fence.lease, "lost"))
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):  # before any checkpoint
+        lease = one.session.claim().lease
+        lose(database, lease)
+        lost.append(ticket_row(database, lease).lost)
+        database.clock.offset += 60
+    during(monkeypatch, die)
+    lease = one.run_one().lease
+    lose(database, lease)
+    assert lost == [1, 2, 3]
+    assert (ticket_row(database, lease).lost, ticket_row(database, lease).state) == (1, "queued")
+    for _ in range(3):  # goes on from it, and gets no further
+        database.clock.offset += 60
+        during(monkeypatch, die)
+        lease = one.run_one().lease
+        lose(database, lease)
+    assert (ticket_row(database, lease).lost, ticket_row(database, lease).state) == (4, "failed")
