@@ -7,11 +7,13 @@ import sys
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from storage import migrate
 from storage.errors import NoTablesError, SchemaError
 from storage.migrate import VERSION_TABLE, open_database
 from storage.tables import metadata
+from tests.support.shared import Party, make_study
 
 PROCESSES = 6
 _START = """
@@ -68,6 +70,37 @@ def test_the_migrations_make_the_tables_that_the_code_declares(storage_url: str)
         declared = {index.name for index in table.indexes}
         assert declared <= {index["name"] for index in found.get_indexes(table.name)}, table.name
     database.close()
+
+
+def test_seconds_that_went_on_while_nobody_worked_are_taken_back(storage_url: str) -> None:
+    """Version 0.1 let them count after Ctrl-C; what runs at the upgrade goes on counting."""
+    database = open_database(storage_url)
+    resting, at_work = (make_study(database, 2, name=name, budget_seconds=100.0) for name in ("a", "b"))
+    for row in (resting, at_work):
+        one = Party(storage_url, row)
+        one.begin()
+        if row is resting:
+            one.writer.release("drained")
+        one.close()
+    started = sa.text("UPDATE hpo_study SET clock_started_at = 1000, seconds_used = 5")
+    ended = sa.text("UPDATE hpo_attempt SET ended_at = 1020 WHERE state = 'released'")
+    database.write(lambda c: (c.execute(started), c.execute(ended)))
+    database.close()
+    with migrate._plain_engine(database.url) as plain, plain.connect() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.stamp(config, "0002")
+        for name in ("study_id_state_trial_id", "waiting", "leased"):
+            connection.execute(sa.text(f"DROP INDEX ix_hpo_ticket_{name}"))
+        old = "ix_hpo_ticket_study_id_state_priority_number"
+        connection.execute(sa.text(f"CREATE INDEX {old} ON hpo_ticket (study_id, state, priority, number)"))
+        connection.commit()
+    upgraded = open_database(storage_url)
+    kept = upgraded.read(
+        lambda c: c.execute(sa.text("SELECT seconds_used, clock_started_at FROM hpo_study ORDER BY id")).all()
+    )
+    upgraded.close()
+    assert [tuple(row) for row in kept] == [(25.0, None), (5.0, 1000.0)]
 
 
 def test_plain_optuna_keeps_its_own_version_table(storage_url: str) -> None:
