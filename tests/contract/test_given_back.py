@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hpo.errors import UserError
 from hpo.studies import creation, steering
 from hpo.studies.audit import audit
 from hpo.studies.reading import counts
-from storage import studies
+from storage import checkpoints, retention, studies
+from storage.artifacts import ArtifactStore
 from storage.engine import Database
 from storage.records import NothingToClaim, StudyRow, StudyState, TicketState
 from tests.support.shared import Opener, Party, lose, make_study, state_of, steer, ticket_row, ticket_states
@@ -92,6 +94,25 @@ def test_what_was_given_back_before_an_end_goes_on_after_it(
         other.finish_one(0.3)
     assert ticket_states(database, study) == ["complete"] * 4
     assert (state_of(database, study), audit(database, read(database, study)).holds) == ("finished", True)
+
+
+def test_the_checkpoints_of_what_waits_stay_when_the_study_ends(
+    database: Database, party: Opener, tmp_path: Path
+) -> None:
+    """The last worker clears up; a cancelled trial's checkpoints go, a waiting one's are needed."""
+    study = make_study(database, 2)
+    store = ArtifactStore(tmp_path.as_uri())
+    one = party(study)
+    _, trial = one.begin()
+    folder = checkpoints.trial_key(study.uid, study.name, trial.number)
+    store.put(f"{folder}/1/{checkpoints.file_name(1, b'state')}", b"state")
+    one.writer.release("drained")
+    steer(database, study, StudyState.STOPPING)
+    retention.sweep(database, store, study, lambda: 1)
+    assert len(checkpoints.stored(store, folder)) == 1
+    database.write(lambda connection: studies.cancel(connection, database.clock, study.id))
+    retention.sweep(database, store, study, lambda: 1)
+    assert checkpoints.stored(store, folder) == []
 
 
 def test_a_drain_while_the_study_stops_keeps_its_ticket(database: Database, party: Opener) -> None:
