@@ -44,7 +44,7 @@ def stop(study: StudyArgument, storage: StorageOption = None) -> None:
 
 @app.command()
 def cancel(study: StudyArgument, storage: StorageOption = None) -> None:
-    """End the study now, running trials too."""
+    """End the study now, with the trials that run or wait for another attempt."""
     from hpo.studies import reading, steering
 
     database = open_existing(storage)
