@@ -88,7 +88,7 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
         device=device,
         data=data,
         model=model,
-        forward=torch.compile(model) if config.compile else model,
+        forward=compiled(model) if config.compile else model,
         loss=loss,
         optimizer=optimizer,
         learning_rate=lambda step: config.lr,
@@ -130,6 +130,17 @@ def build_model(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     return model
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Compile `model` as a fresh process would.
+
+    What earlier trials of the process compiled is forgotten: their models share this one's code, and after
+    a few of them PyTorch stops compiling it, or compiles it for sizes that vary.
+    """
+    torch.compiler.reset()
+    forward: Callable[[Tensor], Tensor] = torch.compile(model)
+    return forward
 
 
 def evaluation_batches(config: TrainingConfig, data: Prepared, samples: AnySamples) -> Batches:

@@ -16,7 +16,7 @@ from torch import Tensor
 from objectives import metrics, schedules, seeds
 from objectives.augment import mix
 from objectives.checkpoints import Saver, copy_weights, resume
-from objectives.datasets.batches import Batches
+from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
 from objectives.protocol import Trial
 from objectives.setup import Setup
@@ -76,7 +76,8 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int) -> float:
     config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     step = (epoch - 1) * setup.steps_per_epoch
     total = torch.zeros((), device=setup.device)
-    groups = setup.batches.groups(config.accumulate)
+    weights = setup.batches.weights(epoch, setup.loss.weight)
+    groups = group_shares(weights, config.accumulate)
 
     for number, (inputs, targets) in enumerate(setup.batches.shuffled(epoch)):  # 1. a batch
         trial.check()
@@ -91,18 +92,18 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int) -> float:
             loss = setup.loss.mixed(outputs.float(), targets, others, shares)  # 3. loss
         else:
             loss = setup.loss(outputs.float(), targets)
-        total.add_(loss.detach(), alpha=len(targets))
+        total.add_(loss.detach(), alpha=weights[number])
         loss = loss + penalty(setup) if setup.penalised else loss
         torch.autograd.backward(scaler.scale(loss if share == 1 else loss * share))  # 4. backward
         if last_of_group:
             clip(setup)
-            schedules.apply(optimizer, setup.learning_rate(step) * setup.plateau.factor)
+            schedules.apply(optimizer, setup.plateau.lowered(setup.learning_rate(step)))
             scaler.step(optimizer)  # 5. step
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             step += 1  # 6. repeat
 
-    mean = total.item() / setup.batches.samples
+    mean = total.item() / sum(weights)
     if not math.isfinite(mean):
         raise DivergedError(epoch, mean)
     return mean

@@ -7,7 +7,7 @@ does the same work in one call. Samples that do not fit in memory still come thr
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,19 +25,21 @@ class Batches:
     """Batches of a set of samples.
 
     Args:
-        count: samples per epoch.
         batch_size: samples per batch, at least 1; the last batch may be smaller.
         seed: of the order in which training batches are drawn.
+        targets: of the samples [N], in the order of the data.
         join_last: add a last batch of one sample to the one before it (batch norm needs two).
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, join_last: bool) -> None:
+    def __init__(self, targets: Tensor, batch_size: int, seed: int, join_last: bool) -> None:
+        count = len(targets)
         starts = list(range(0, count, batch_size))
         if join_last and count % batch_size == 1 and len(starts) > 1:
             starts.pop()
         self.samples = count
         self.bounds = list(zip(starts, [*starts[1:], count], strict=True))
         self._seed = seed
+        self._labels = targets
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -48,17 +50,12 @@ class Batches:
         generator = seeds.generator(seeds.derive(self._seed, "order", epoch))
         return torch.randperm(self.samples, generator=generator)
 
-    def groups(self, accumulate: int) -> list[tuple[float, bool]]:
-        """For each batch: its share of its group of `accumulate` batches, and whether it is the last.
-
-        Weighting gradients by these shares makes a group's step that of one large batch.
-        """
-        sizes = [end - start for start, end in self.bounds]
-        result = []
-        for first in range(0, len(sizes), accumulate):
-            group = sizes[first : first + accumulate]
-            result += [(size / sum(group), i == len(group) - 1) for i, size in enumerate(group)]
-        return result
+    def weights(self, epoch: int, of_class: Tensor | None) -> list[float]:
+        """What each batch of `epoch` counts in a mean: its samples, or their weights by class ([K])."""
+        if of_class is None:
+            return [float(end - start) for start, end in self.bounds]
+        each = of_class.cpu().double()[self._labels.cpu()[self.order(epoch)]]
+        return [float(each[start:end].sum()) for start, end in self.bounds]
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
         """Yield every sample once, in the order of `epoch`."""
@@ -67,6 +64,18 @@ class Batches:
     def in_order(self) -> Iterator[Batch]:
         """Yield every sample once, in the order of the data."""
         raise NotImplementedError
+
+
+def group_shares(weights: Sequence[float], accumulate: int) -> list[tuple[float, bool]]:
+    """For each batch: its share of its group of `accumulate` batches, and whether it is the last.
+
+    Weighting gradients by these shares makes a group's step that of one large batch.
+    """
+    result = []
+    for first in range(0, len(weights), accumulate):
+        group = weights[first : first + accumulate]
+        result += [(weight / (sum(group) or 1.0), i == len(group) - 1) for i, weight in enumerate(group)]
+    return result
 
 
 class MemoryBatches(Batches):
@@ -80,7 +89,7 @@ class MemoryBatches(Batches):
         join_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        super().__init__(len(samples), batch_size, seed, join_last)
+        super().__init__(samples.targets, batch_size, seed, join_last)
         self._inputs, self._targets = samples.inputs, samples.targets
         self._channels_last = channels_last and samples.inputs.ndim == 4
         if self._channels_last:
@@ -114,7 +123,7 @@ class LoaderBatches(Batches):
         join_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        super().__init__(len(samples), batch_size, seed, join_last)
+        super().__init__(samples.targets, batch_size, seed, join_last)
         self._dataset = samples.dataset
         if samples.indices is not None:
             self._dataset = Subset(samples.dataset, samples.indices.tolist())

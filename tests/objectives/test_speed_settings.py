@@ -45,6 +45,24 @@ def test_a_compiled_model_learns_the_same_and_saves_plain_names(monkeypatch: pyt
     assert list(state["model"]) == ["1.weight", "1.bias", "3.weight", "3.bias"]
 
 
+def test_every_trial_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models share the code that is compiled, and PyTorch gives up after eight versions of it."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Any:
+        compiled.append(hidden)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    counts = []
+    for hidden in range(8, 20):
+        compiled.clear()
+        classify(epochs=1, compile=True, hidden=hidden)
+        counts.append(len(compiled))
+    assert len(set(counts)) == 1
+    assert counts[0] > 0
+
+
 def test_a_larger_evaluation_batch_changes_nothing() -> None:
     small, _ = classify(eval_batch_size=7)
     large, _ = classify(eval_batch_size=10_000)

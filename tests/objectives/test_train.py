@@ -17,7 +17,7 @@ from objectives.errors import DivergedError, OutOfMemoryError
 from objectives.setup import Setup
 from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
-from objectives.train import train_epoch
+from objectives.train import predict, train_epoch
 from tests.objectives.helpers import QUICK, classify, failing_after, prepared, regress, same_tensors
 
 RANDOM_EVERYTHING: dict[str, Any] = {
@@ -263,10 +263,16 @@ def one_epoch(setup: Setup) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+UNEVEN = [0.1, 5.0, 1.0, 0.2, 9.0, 0.3, 2.0, 0.1, 4.0, 1.0]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "hinge"])
+@pytest.mark.parametrize("class_weights", ["none", "balanced", UNEVEN])
+def test_accumulated_batches_make_the_step_of_one_large_batch(loss: str, class_weights: Any) -> None:
     """300 samples: 3 batches of 100 as one step, or one full batch; the order does not matter to a mean."""
-    accumulated = one_epoch(prepared(batch_size=100, accumulate=3, optimizer="sgd"))
-    whole = one_epoch(prepared(batch_size="full", optimizer="sgd"))
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "loss": loss, "class_weights": class_weights}
+    accumulated = one_epoch(prepared(batch_size=100, accumulate=3, **settings))
+    whole = one_epoch(prepared(batch_size="full", **settings))
     for name in whole:
         torch.testing.assert_close(accumulated[name], whole[name])
 
@@ -276,6 +282,16 @@ def test_a_short_last_batch_does_not_tilt_an_accumulated_step() -> None:
     whole = one_epoch(prepared(batch_size="full", optimizer="sgd"))
     for name in whole:
         torch.testing.assert_close(accumulated[name], whole[name])
+
+
+@pytest.mark.parametrize("storage", ["memory", "loader"])
+def test_an_epochs_loss_with_class_weights_is_their_weighted_mean(storage: str) -> None:
+    """Not the mean of the batches' means, in which a batch of light samples would count like any other."""
+    settings: dict[str, Any] = {"batch_size": 7, "class_weights": UNEVEN, "lr": 1e-12, "storage": storage}
+    setup = prepared(**settings, loader_workers=0)
+    outputs, targets = predict(setup, setup.batches)
+    expected = torch.nn.functional.cross_entropy(outputs, targets, torch.tensor(UNEVEN))
+    assert train_epoch(LocalTrial(), setup, 1) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(("size", "batches"), [("full", 1), (1, 300), (64, 5)])
