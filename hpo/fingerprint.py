@@ -11,11 +11,13 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hpo.objective import Objective
+from objectives.imports import is_imported_file
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
 _DECISIVE = ("hpo", "torch", "optuna")  # a difference in these is a difference in the study's code
@@ -41,14 +43,14 @@ def versions() -> dict[str, str]:
 def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
     """Digests of the objective's module and the local modules it has imported, versions, git commit.
 
-    Local is what lies in the objective's own package, in `folder` or in the working directory, and not
-    in an environment's site-packages. Modules are named as imported, so machines with other paths agree.
+    Local is what lies in the objective's own package, beside a file that the study names, in `folder` or in
+    the working directory, and not in an environment's site-packages. Modules are named as imported, so
+    machines with other paths agree.
     """
     there = versions()
     return {
         "sources": {
-            name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for name, file in sorted(_local_modules(objective, folder).items())
+            name: _digest(files) for name, files in sorted(_local_modules(objective, folder).items())
         },
         "versions": {name: there[name] for name in _DECISIVE if name in there},
         "commit": _commit(folder),
@@ -78,22 +80,34 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _local_modules(objective: Objective, folder: Path) -> dict[str, Path]:
-    """Source files by module name; the objective's own file goes by its stem where it is no package's."""
+def _digest(files: set[Path]) -> str:
+    """Of the contents alone: files of one name count in the order of their digests, not of their paths."""
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _local_modules(objective: Objective, folder: Path) -> dict[str, set[Path]]:
+    """Source files by module name; files that the study names go by their stems, wherever they lie."""
+    found: defaultdict[str, set[Path]] = defaultdict(set)
+    for path in objective.home.files:
+        found[path.stem].add(path)
     package = objective.module.__name__.split(".")[0]
-    roots = {folder.resolve(), Path.cwd().resolve()}
-    found: dict[str, Path] = {}
+    roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not file or not str(file).endswith(".py") or name.split(".")[0] in _NOT_THE_OBJECTIVE:
             continue
         path = Path(file).resolve()
-        if not path.is_file():  # torch.classes names a file that is nowhere
+        if not path.is_file() or is_imported_file(path):  # torch.classes names a file that is nowhere
             continue
         mine = name.split(".")[0] == package
-        local = any(root in path.parents for root in roots) and "site-packages" not in path.parts
+        local = (
+            not name.startswith("objectives.")
+            and any(root in path.parents for root in roots)
+            and "site-packages" not in path.parts
+        )
         if mine or (local and not _in_environment(path)):
-            found[path.stem if name.startswith("hpo_objective_") else name] = path
+            found[name].add(path)
     return found
 
 

@@ -253,10 +253,16 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task)
 
     Rules that join several fields are left to `TrainingConfig.read`, which sees a trial's values together.
 
+    A model and a data set of the user's own are imported, so that a file that is missing is said now, and
+    counts as the study's code.
+
     Raises:
         ConfigError: as `TrainingConfig.read`.
     """
     settings, extra = _collect_arguments(dict.fromkeys(searched) | dict(fixed))
+    for field in ("model", "dataset"):
+        if isinstance(path := fixed.get(field), str) and is_import_path(path):
+            load_callable(path, field)
     if extra:
         raise ConfigError("; ".join(_unknown(name, TrainingConfig.model_fields) for name in extra))
     try:

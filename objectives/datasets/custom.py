@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from objectives.datasets.records import DataSet, LazySamples, Task
 from objectives.errors import ConfigError, DataError
-from objectives.imports import load_callable
+from objectives.imports import load_callable, located
 
 
 class Converted(Dataset[tuple[Tensor, Any]]):
@@ -62,7 +62,7 @@ def load(path: str, arguments: Mapping[str, Any], task: Task) -> DataSet:
     """
     make = load_callable(path, "dataset")
     try:
-        made = make(**arguments)
+        made = make(**located(make, arguments))
     except TypeError as error:
         raise ConfigError(f"dataset: {path} cannot be called with {dict(arguments)}: {error}") from error
     parts = dict(made) if isinstance(made, Mapping) else {"train": made}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +16,7 @@ from objectives.datasets.prepare import Scaling, learn_targets
 from objectives.datasets.records import AnySamples, DataSet, Task, check
 from objectives.datasets.split import split
 from objectives.errors import ConfigError, DataError
-from objectives.imports import is_import_path
+from objectives.imports import is_import_path, locate
 
 Kept = TypeVar("Kept")
 
@@ -104,14 +102,15 @@ def _raw_key(config: TrainingConfig, task: Task) -> tuple[Any, ...]:
         task,
         config.dataset,
         repr(sorted(config.dataset_args.items())),
-        os.path.abspath(config.data_root),  # noqa: PTH100 - symbolic links stay as the user wrote them
+        locate("."),  # where the paths of the data set and its arguments begin
+        locate(config.data_root),
         config.image_size,
         config.storage,
     )
 
 
 def _load(config: TrainingConfig, task: Task) -> DataSet:
-    name, root = config.dataset, Path(config.data_root)
+    name, root = config.dataset, locate(config.data_root)
     if is_import_path(name):
         data = custom.load(name, config.dataset_args, task)
     elif name == "image_folder":

@@ -96,7 +96,7 @@ def test_mixup_of_cross_entropy_is_cross_entropy_with_mixed_targets(outputs: tor
 def test_class_weights_leave_the_scale_of_a_mixed_loss_as_it_is(
     outputs: torch.Tensor, smoothing: float
 ) -> None:
-    """With one share for all it is the mixture of PyTorch's two weighted means; weights that are all 7 do nothing."""
+    """With one share for all it mixes PyTorch's two weighted means; weights that are all 7 do nothing."""
     others = LABELS.flip(0)
     loss = make(class_weights=[0.5, 1.0, 2.0], label_smoothing=smoothing)
     reference = torch.nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=smoothing)
