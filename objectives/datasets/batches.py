@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from objectives import seeds
 from objectives.datasets.prepare import Scaling
+from objectives.datasets.reading import SeededBatch, SeededReads
 from objectives.datasets.records import LazySamples, Samples
 
 Batch = tuple[Tensor, Tensor]  # inputs [B, ...] and targets [B], scaled, on the device
@@ -124,9 +125,7 @@ class LoaderBatches(Batches):
         channels_last: bool = False,
     ) -> None:
         super().__init__(samples.targets, batch_size, seed, join_last)
-        self._dataset = samples.dataset
-        if samples.indices is not None:
-            self._dataset = Subset(samples.dataset, samples.indices.tolist())
+        self._reads = SeededReads(samples)
         self._target_type = samples.targets.dtype
         self._scaling = scaling
         self._target_scaling = target_scaling
@@ -134,21 +133,23 @@ class LoaderBatches(Batches):
         self._format = torch.channels_last if channels_last and len(samples.sample_shape) == 3 else None
         # A daemonic process may not have children of its own.
         self._workers = 0 if multiprocessing.current_process().daemon else workers
-        self._order: list[list[int]] = []
+        self._order: list[SeededBatch] = []
         self._loader: DataLoader[Any] | None = None
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
-        return self._read(self.order(epoch).tolist())
+        return self._read(self.order(epoch).tolist(), seeds.derive(self._seed, "read", epoch))
 
     def in_order(self) -> Iterator[Batch]:
-        return self._read(list(range(self.samples)))
+        return self._read(list(range(self.samples)), seeds.derive(self._seed, "read in order"))
 
-    def _read(self, order: list[int]) -> Iterator[Batch]:
-        self._order[:] = [order[start:end] for start, end in self.bounds]
+    def _read(self, order: list[int], seed: int) -> Iterator[Batch]:
+        self._order[:] = [
+            (seeds.derive(seed, number), order[start:end]) for number, (start, end) in enumerate(self.bounds)
+        ]
         if self._loader is None:
             self._loader = DataLoader(
-                self._dataset,
-                batch_sampler=self._order,
+                self._reads,
+                batch_sampler=self._order,  # type: ignore[arg-type]  # the seeds go along to the processes
                 num_workers=self._workers,
                 pin_memory=self._device.type == "cuda",
                 persistent_workers=self._workers > 0,

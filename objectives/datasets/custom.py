@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from objectives.datasets.records import DataSet, LazySamples, Task
 from objectives.errors import ConfigError, DataError
@@ -81,6 +81,11 @@ def load(path: str, arguments: Mapping[str, Any], task: Task) -> DataSet:
 
 
 def _describe(path: str, source: Any, task: Task) -> LazySamples:
+    if isinstance(source, IterableDataset):
+        raise DataError(
+            f"{path} returned an IterableDataset, which cannot be split, shuffled or resumed; return a "
+            "Dataset with len() and indexing"
+        )
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         raise DataError(f"{path} returned {type(source).__name__}, not a Dataset with len() and indexing")
     if len(source) == 0:

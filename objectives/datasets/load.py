@@ -38,6 +38,7 @@ class Prepared:
     test: AnySamples
     inputs: Scaling
     targets: Scaling | None
+    notes: tuple[str, ...]  # sentences for the log of each trial
 
 
 class Cache:
@@ -148,4 +149,5 @@ def _prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepar
         test=place(parts.test),
         inputs=inputs.to(device),
         targets=targets.to(device) if targets is not None else None,
+        notes=data.notes,
     )

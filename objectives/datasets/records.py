@@ -5,7 +5,7 @@ Dimensions: N samples, C channels, H x W pixels, D features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -44,6 +44,7 @@ class LazySamples:
     targets: Tensor  # [N], read once so that splits can be stratified
     sample_shape: tuple[int, ...]
     indices: Tensor | None = None  # which samples of `dataset`; None means all
+    fixed: bool = False  # reading gives the same values every time, by several threads too
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -51,7 +52,7 @@ class LazySamples:
     def take(self, indices: Tensor) -> LazySamples:
         """The samples at `indices` [M]."""
         chosen = indices if self.indices is None else self.indices[indices]
-        return LazySamples(self.dataset, self.targets[indices], self.sample_shape, chosen)
+        return replace(self, targets=self.targets[indices], indices=chosen)
 
 
 AnySamples = Samples | LazySamples
@@ -62,7 +63,8 @@ class DataSet:
     """A data set as loaded, before it is split.
 
     `test` is the set's own test set where it has one, `validation` likewise.
-    `classes` names the classes in the order of their labels; empty for regression.
+    `classes` names the classes in the order of their labels; empty for regression. `notes` are sentences
+    for the log of each trial.
     """
 
     name: str
@@ -71,6 +73,7 @@ class DataSet:
     test: AnySamples | None = None
     validation: AnySamples | None = None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check(data: DataSet) -> DataSet:
