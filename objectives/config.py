@@ -161,7 +161,9 @@ class TrainingConfig(BaseModel):
 
     # ----------------------------------------------------------------------------------------- speed
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="autocast's type")
-    channels_last: bool = Field(False, description="memory layout of images and convolutions")
+    channels_last: bool | Literal["auto"] = Field(
+        "auto", description="memory layout of images and convolutions; auto: where it is faster"
+    )
     compile: bool = Field(False, description="torch.compile the model")
     fused: bool = Field(True, description="fused optimiser kernels where PyTorch has them")
     tf32: bool = Field(False, description="TensorFloat-32 matrix products on CUDA")

@@ -45,6 +45,10 @@ class Loss:
         """Class probabilities [B, K], or predicted values [B] for regression."""
         raise NotImplementedError
 
+    def labels(self, outputs: Tensor) -> Tensor:
+        """Predicted classes [B], those of the largest score."""
+        return outputs.argmax(1)
+
 
 class CrossEntropy(Loss):
     """Softmax cross-entropy with label smoothing (Szegedy et al. 2016) and class weights [K]."""
@@ -95,6 +99,9 @@ class BinaryCrossEntropy(Loss):
         if self.outputs == 1:
             return torch.cat([1 - positive, positive], dim=1)
         return positive / positive.sum(1, keepdim=True).clamp_min(1e-12)
+
+    def labels(self, outputs: Tensor) -> Tensor:
+        return (outputs[:, 0] > 0).long() if self.outputs == 1 else super().labels(outputs)
 
 
 class Hinge(Loss):

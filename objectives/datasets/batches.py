@@ -80,7 +80,7 @@ def group_shares(weights: Sequence[float], accumulate: int) -> list[tuple[float,
 
 
 class MemoryBatches(Batches):
-    """Batches of samples that lie, scaled, in device memory."""
+    """Batches of samples that lie in device memory, scaled or to be scaled on the way."""
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class MemoryBatches(Batches):
         channels_last: bool = False,
     ) -> None:
         super().__init__(samples.targets, batch_size, seed, join_last)
-        self._inputs, self._targets = samples.inputs, samples.targets
-        self._channels_last = channels_last and samples.inputs.ndim == 4
+        self._inputs, self._targets, self._scaling = samples.stored, samples.targets, samples.scaling
+        self._channels_last = channels_last and samples.stored.ndim == 4
         if self._channels_last:
             self._inputs = self._inputs.permute(0, 2, 3, 1).contiguous()
 
@@ -100,14 +100,15 @@ class MemoryBatches(Batches):
         order = self.order(epoch).to(self._inputs.device)
         for start, end in self.bounds:
             chosen = order[start:end]
-            yield self._layout(self._inputs.index_select(0, chosen)), self._targets.index_select(0, chosen)
+            yield self._ready(self._inputs.index_select(0, chosen)), self._targets.index_select(0, chosen)
 
     def in_order(self) -> Iterator[Batch]:
         for start, end in self.bounds:
-            yield self._layout(self._inputs[start:end]), self._targets[start:end]
+            yield self._ready(self._inputs[start:end]), self._targets[start:end]
 
-    def _layout(self, inputs: Tensor) -> Tensor:
-        return inputs.permute(0, 3, 1, 2) if self._channels_last else inputs
+    def _ready(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.permute(0, 3, 1, 2) if self._channels_last else inputs
+        return inputs if self._scaling is None else self._scaling.apply(inputs)
 
 
 class LoaderBatches(Batches):

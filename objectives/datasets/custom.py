@@ -103,4 +103,5 @@ def _describe(path: str, source: Any, task: Task) -> LazySamples:
             "(use objectives.regressor to predict a quantity)"
         )
     kind = torch.int64 if task == "classification" else torch.float32
-    return LazySamples(dataset, targets.to(kind), tuple(dataset[0][0].shape))
+    first = dataset[0][0]
+    return LazySamples(dataset, targets.to(kind), tuple(first.shape), dtype=first.dtype)

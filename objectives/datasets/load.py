@@ -23,9 +23,9 @@ Kept = TypeVar("Kept")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Split, scaled data. `train`, `validation` and `test` are float32 on the device where they fit.
+    """Split data. `train`, `validation` and `test` lie on the device where they fit.
 
-    `inputs` scales what a DataLoader still has to read; samples in memory are scaled already.
+    `inputs` scales what a DataLoader still has to read; samples in memory give their inputs scaled.
     `targets` scales a regression's targets likewise; None for classification.
     """
 

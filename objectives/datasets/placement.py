@@ -32,7 +32,7 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._samples.inputs[index], self._samples.targets[index]
+        return self._samples.stored[index], self._samples.targets[index]
 
 
 def into_memory(data: DataSet, always: bool) -> DataSet:
@@ -87,7 +87,9 @@ def choose(
     config: TrainingConfig, parts: Split, device: torch.device, inputs: Scaling, targets: Scaling | None
 ) -> Callable[[AnySamples], AnySamples]:
     """Return the function that puts samples where `config.storage` says."""
-    needed = sum(_bytes(part, width=4) for part in (parts.train, parts.validation, parts.test))
+    needed = sum(
+        _bytes(part) for part in (parts.train, parts.validation, parts.test) if isinstance(part, Samples)
+    )
     fits = needed <= free_memory(device)
     if config.storage == "loader" or (config.storage == "auto" and not fits):
         return _behind_loader
@@ -104,7 +106,7 @@ def free_memory(device: torch.device) -> int:
 def _behind_loader(samples: AnySamples) -> LazySamples:
     if isinstance(samples, LazySamples):
         return samples
-    return LazySamples(Rows(samples), samples.targets, samples.sample_shape)
+    return LazySamples(Rows(samples), samples.targets, samples.sample_shape, dtype=samples.dtype)
 
 
 def _on_device(
@@ -114,18 +116,20 @@ def _on_device(
     target_scaling: Scaling | None,
     chunk: int = 8192,
 ) -> AnySamples:
-    """Scale on the device a chunk at a time, so that no second copy is needed."""
+    """Leave bytes as they are; scale others on the device by chunks, so that no second copy is needed."""
     if isinstance(samples, LazySamples):
         return samples
-    inputs = torch.empty(samples.inputs.shape, dtype=torch.float32, device=device)
     there = scaling.to(device)
-    for start in range(0, len(inputs), chunk):
-        inputs[start : start + chunk] = there.apply(samples.inputs[start : start + chunk].to(device))
     targets = samples.targets.to(device)
     if target_scaling is not None:
         targets = target_scaling.to(device).apply(targets)
+    if samples.dtype == torch.uint8:
+        return Samples(samples.stored.to(device), targets, there)
+    inputs = torch.empty(samples.stored.shape, dtype=torch.float32, device=device)
+    for start in range(0, len(inputs), chunk):
+        inputs[start : start + chunk] = there.apply(samples.stored[start : start + chunk].to(device))
     return Samples(inputs, targets)
 
 
-def _bytes(samples: AnySamples, width: int = 1) -> int:
-    return len(samples) * math.prod(samples.sample_shape) * width
+def _bytes(samples: AnySamples) -> int:
+    return len(samples) * math.prod(samples.sample_shape) * samples.dtype.itemsize

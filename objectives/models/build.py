@@ -81,6 +81,21 @@ def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) ->
     return model
 
 
+def takes_channels_last(model: nn.Module, sample_shape: tuple[int, ...], device: torch.device) -> bool:
+    """Whether `model`, laid out so, takes images whose channels come last in memory."""
+    training = model.training
+    model.eval()
+    images = torch.zeros(2, *sample_shape, device=device).to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            model(images)
+    except RuntimeError:
+        return False
+    finally:
+        model.train(training)
+    return True
+
+
 def probe(model: nn.Module, sample_shape: tuple[int, ...], outputs: int) -> None:
     """Run `model` (on the CPU) once on two samples of zeros, so that a wrong shape is found before training.
 

@@ -11,9 +11,11 @@ import optuna
 import pytest
 import torch
 
-from objectives import classifier, regressor
+from objectives import classifier, metrics, regressor
+from objectives.augment import mix
 from objectives.checkpoints import Saver
 from objectives.errors import DivergedError, OutOfMemoryError
+from objectives.seeds import derive
 from objectives.setup import Setup
 from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
@@ -77,8 +79,9 @@ def test_another_seed_gives_another_run_on_the_same_split() -> None:
         {**QUICK, "epochs": 6, "schedule": "plateau", "plateau_patience": 0, "optimizer": "momentum"},
         {**QUICK, "epochs": 6, "patience": 2, "keep": "last", "optimizer": "rmsprop"},
         {**QUICK, "epochs": 6, "storage": "loader", "loader_workers": 0, "optimizer": "adagrad"},
+        {**QUICK, "epochs": 4, "model": "cnn", "channels": 8, "batch_norm": True, "optimizer": "adamw"},
     ],
-    ids=["everything random", "plateau", "early stopping", "loader"],
+    ids=["everything random", "plateau", "early stopping", "loader", "channels last"],
 )
 @pytest.mark.parametrize("broken_in_epoch", [2, 4])
 def test_resumed_equals_unbroken_bit_for_bit(settings: dict[str, Any], broken_in_epoch: int) -> None:
@@ -292,6 +295,39 @@ def test_an_epochs_loss_with_class_weights_is_their_weighted_mean(storage: str) 
     outputs, targets = predict(setup, setup.batches)
     expected = torch.nn.functional.cross_entropy(outputs, targets, torch.tensor(UNEVEN))
     assert train_epoch(LocalTrial(), setup, 1) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dataset": "breast_cancer", "loss": "binary_cross_entropy"}, {"loss": "hinge"}]
+)
+def test_the_training_accuracy_is_a_metric_of_each_epoch(settings: dict[str, Any]) -> None:
+    """Of the samples as they were trained; with steps too small to matter, that of the initial weights."""
+    config: dict[str, Any] = {"lr": 1e-12, "epochs": 2, **settings}
+    setup = prepared(**config)
+    outputs, targets = predict(setup, setup.batches)
+    expected = metrics.compute(["accuracy"], setup.loss.scores(outputs), targets)["accuracy"]
+    _, trial = classify(**config)
+    assert [trial.logs[epoch]["train_accuracy"] for epoch in (1, 2)] == pytest.approx([expected] * 2)
+
+
+def test_a_mixture_is_predicted_rightly_by_its_shares() -> None:
+    """As in the mixup paper's code: the share of the class that was predicted, if it is one of the two."""
+    hits: list[torch.Tensor] = []
+    setup = prepared(mixup=1.0, batch_size="full")
+    train_epoch(LocalTrial(), setup, 1, hits)
+    again = prepared(mixup=1.0, batch_size="full")
+    torch.manual_seed(derive(again.seed, "epoch", 1))
+    inputs, targets = next(again.batches.shuffled(1))
+    inputs, others, share = mix(inputs, targets, 1.0)
+    again.model.train()
+    predicted = again.model(inputs).argmax(1)
+    expected = share * (predicted == targets) + (1 - share) * (predicted == others)
+    torch.testing.assert_close(torch.cat(hits), expected)
+
+
+def test_a_regression_has_no_training_accuracy() -> None:
+    _, trial = regress()
+    assert "train_accuracy" not in trial.logs[1]
 
 
 @pytest.mark.parametrize(("size", "batches"), [("full", 1), (1, 300), (64, 5)])
