@@ -143,16 +143,18 @@ class AttemptWriter:
         values: Sequence[float] | None,
         peak_memory: float | None = None,
         *,
+        error: str | None = None,
         metrics: Mapping[int, Mapping[str, float]] | None = None,
         weights: tuple[int, KeptFile] | None = None,
         when_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """Record the result, `complete` or `pruned`: trial, ticket, attempt, study in one transaction.
+        """Record the result, `complete`, `pruned` or `diverged`, of trial, ticket, attempt and study at once.
 
         Args:
-            state: complete or pruned.
-            values: one a direction; None for a pruned trial without a report.
+            state: complete, pruned or diverged.
+            values: one a direction; None for a pruned trial without a report, and for a diverged one.
             peak_memory: bytes.
+            error: how a diverged trial said so.
             metrics: by step, what was logged and not written yet.
             weights: (study id, file) to keep with a trial that kept no model.
             when_away: called once when the database is away, before this waits for it.
@@ -161,15 +163,19 @@ class AttemptWriter:
             LeaseLostError: the ticket went to another attempt; this result does not count.
         """
         lease, trial_id = self._current()
-        final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
+        clock = self.database.clock
 
         def bring(connection: Connection) -> None:
             _upsert_metrics(connection, trial_id, metrics or {})
             if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
                 study_id, file = weights
-                kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
+                kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
+            if state is TicketState.DIVERGED:
+                outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
+                return
+            final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
             optuna_rows.finish(connection, trial_id, final, values)
-            outcomes.deliver(connection, self.database.clock, lease, state, values, peak_memory)
+            outcomes.deliver(connection, clock, lease, state, values, peak_memory)
 
         self._end(lease, AttemptState(state.value), bring, when_away)
 

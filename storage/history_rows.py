@@ -13,6 +13,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
+from storage import optuna_rows
 from storage.clock import Clock
 from storage.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.tables import attempt, study, ticket
@@ -24,6 +25,7 @@ _params: Any = models.TrialParamModel.__table__
 _values: Any = models.TrialValueModel.__table__
 _reports: Any = models.TrialIntermediateValueModel.__table__
 _attributes: Any = models.TrialUserAttributeModel.__table__
+_marks: Any = models.TrialSystemAttributeModel.__table__
 _STATES = {
     TrialState.COMPLETE: TicketState.COMPLETE,
     TrialState.PRUNED: TicketState.PRUNED,
@@ -67,9 +69,9 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
             {
                 "study_id": row.id,
                 "number": number,
-                "state": _STATES[trial.state],
+                "state": _state(trial),
                 "attempt": 1,
-                "failed": int(trial.state is TrialState.FAIL),
+                "failed": int(_state(trial) is TicketState.FAILED),
                 "trial_id": trial_id,
                 "trial_number": number,
             }
@@ -89,10 +91,12 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
                 "worker_id": IMPORTED,
                 "runner": 0,
                 "device": IMPORTED,
-                "state": AttemptState(_STATES[trial.state].value),
+                "state": AttemptState(_state(trial).value),
                 "started_at": _seconds(trial.datetime_start, now),
                 "ended_at": _seconds(trial.datetime_complete, now),
-                "error": "failed where it was imported from" if trial.state is TrialState.FAIL else None,
+                "error": f"{_state(trial)} where it was imported from"
+                if trial.state is TrialState.FAIL
+                else None,
             }
             for number, (ticket_id, trial_id, trial) in enumerate(zip(tickets, ids, trials, strict=True))
         ],
@@ -104,9 +108,13 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
     )
 
 
+def _state(trial: FrozenTrial) -> TicketState:
+    return TicketState.DIVERGED if optuna_rows.DIVERGED in trial.system_attrs else _STATES[trial.state]
+
+
 def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[dict[str, Any]]]:
     """What Optuna's own writers would have stored with each trial (id, trial), by table."""
-    params, values, reports, attributes = [], [], [], []
+    params, values, reports, attributes, marks = [], [], [], [], []
     for trial_id, trial in trials:
         for name, value in trial.params.items():
             held = trial.distributions[name]
@@ -133,7 +141,9 @@ def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[di
             )
         for key, value in trial.user_attrs.items():
             attributes.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
-    return {_params: params, _values: values, _reports: reports, _attributes: attributes}
+        if optuna_rows.DIVERGED in trial.system_attrs:
+            marks.append(optuna_rows.diverged_mark(trial_id))
+    return {_params: params, _values: values, _reports: reports, _attributes: attributes, _marks: marks}
 
 
 def _seconds(time: datetime | None, now: float) -> float:

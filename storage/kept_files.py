@@ -107,6 +107,11 @@ def release_beaten(
         _release(connection, artifact.c.id.in_(beaten))
 
 
+def release_weights(connection: Connection, trial_id: int) -> None:
+    """Release what a trial holds of weights, however many the study keeps."""
+    _release(connection, (artifact.c.trial_id == trial_id) & artifact.c.name.in_(WEIGHTS))
+
+
 @dataclass(frozen=True)
 class Held:
     """How many rows of a study hold weights, and how many are released."""

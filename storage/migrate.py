@@ -55,6 +55,7 @@ def upgrade(url: URL) -> None:
         if url.get_backend_name() == "sqlite":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             connection.commit()
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins too late: not before a CREATE
         config = _config()
         config.attributes["connection"] = connection
         logging.getLogger("alembic").setLevel(logging.WARNING)

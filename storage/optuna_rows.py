@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+DIVERGED = "hpo:diverged"  # system attribute of a failed trial whose setting diverged: samplers read it
+
 _studies: Any = models.StudyModel.__table__
 _trials: Any = models.TrialModel.__table__
 _params: Any = models.TrialParamModel.__table__
@@ -131,6 +133,24 @@ def finish(
             rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
         connection.execute(sa.insert(_values).values(rows))
     return True
+
+
+def mark_diverged(connection: Connection, trial_id: int) -> None:
+    """Tell those who learn from a trial that it ended as FAIL because its setting diverged."""
+    connection.execute(sa.insert(_trial_attributes).values(diverged_mark(trial_id)))
+
+
+def diverged_mark(trial_id: int) -> dict[str, Any]:
+    """The row that says so."""
+    return {"trial_id": trial_id, "key": DIVERGED, "value_json": "true"}
+
+
+def diverged() -> sa.ColumnElement[bool]:
+    """Whether a row of Optuna's trials is marked so, in a query of them."""
+    marked = sa.exists().where(
+        _trial_attributes.c.trial_id == _trials.c.trial_id, _trial_attributes.c.key == DIVERGED
+    )
+    return sa.and_(_trials.c.state == TrialState.FAIL, marked)
 
 
 def upsert(connection: Connection, table: sa.Table) -> Any:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from storage import blame, optuna_rows
+from storage import blame, kept_files, optuna_rows
 from storage.clock import Clock
 from storage.records import AttemptState, Lease, StudyState, TicketState
 from storage.tables import attempt, study, ticket, worker
@@ -55,6 +55,18 @@ def fail(
         worker.update().where(worker.c.id == row.worker_id).values(bad_attempts=worker.c.bad_attempts + 1)
     )
     blame.bad_beginning(connection, row.worker_id, row.study_id, error)
+    conclude(connection, clock, row.study_id)
+
+
+def diverge(
+    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
+) -> None:
+    """The setting makes the numbers explode, wherever it is tried: not tried again, and nobody's fault."""
+    row = _close(connection, clock, lease, AttemptState.DIVERGED, error, peak_memory)
+    give_up(connection, row.id, row.trial_id, TicketState.DIVERGED)
+    if row.trial_id is not None:
+        optuna_rows.mark_diverged(connection, row.trial_id)
+        kept_files.release_weights(connection, row.trial_id)
     conclude(connection, clock, row.study_id)
 
 

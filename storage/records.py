@@ -33,6 +33,7 @@ class TicketState(StrEnum):
     COMPLETE = "complete"  # its trial has a value
     PRUNED = "pruned"  # its trial was stopped early by the pruner
     FAILED = "failed"  # its attempts are used up
+    DIVERGED = "diverged"  # its setting has no value: the training's numbers exploded
     CANCELLED = "cancelled"  # a person ended it
 
 
@@ -43,6 +44,7 @@ class AttemptState(StrEnum):
     COMPLETE = "complete"  # delivered a value
     PRUNED = "pruned"  # delivered "not worth finishing"
     FAILED = "failed"  # the objective raised, crashed, hung or returned nonsense
+    DIVERGED = "diverged"  # found that the setting makes the training's numbers explode
     LOST = "lost"  # its worker or runner died or went silent
     RELEASED = "released"  # given back on purpose: drained, preempted
     CANCELLED = "cancelled"  # ended by a person
@@ -147,14 +149,15 @@ class Counts:
     complete: int = 0
     pruned: int = 0
     failed: int = 0
+    diverged: int = 0
     running: int = 0
     waiting: int = 0
     cancelled: int = 0
 
     @property
     def total(self) -> int:
-        return self.complete + self.pruned + self.failed + self.running + self.waiting + self.cancelled
+        return self.ended + self.running + self.waiting
 
     @property
     def ended(self) -> int:
-        return self.complete + self.pruned + self.failed + self.cancelled
+        return self.complete + self.pruned + self.failed + self.diverged + self.cancelled

@@ -225,10 +225,14 @@ def extend(
 
 
 def retry_failed(connection: Connection, study_id: int, trial: int | None = None) -> int:
-    """Queue every failed ticket again, or that of one trial, with a new trial; returns how many."""
+    """Queue every failed ticket again, or that of one trial, with a new trial; returns how many.
+
+    A diverged one is queued by its trial alone: its setting would diverge again.
+    """
     failed = (ticket.c.study_id == study_id) & (ticket.c.state == TicketState.FAILED)
     if trial is not None:
-        failed = failed & (ticket.c.trial_number == trial)
+        again = ticket.c.state.in_([TicketState.FAILED, TicketState.DIVERGED])
+        failed = (ticket.c.study_id == study_id) & again & (ticket.c.trial_number == trial)
     found = connection.execute(
         ticket.update()
         .where(failed)
