@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from optuna.distributions import BaseDistribution
 
-TrialStateName = Literal["complete", "pruned", "failed", "running", "waiting"]
+TrialStateName = Literal["complete", "pruned", "failed", "diverged", "running", "waiting"]
+STATES: tuple[TrialStateName, ...] = get_args(TrialStateName)
+ENDED: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "diverged")
 StudyStateName = Literal["running", "paused", "stopping", "stopped", "finished"]
+STEADIER = (
+    "Lower the high end of the learning rate's range, or make the training steadier: clip gradients, warm up"
+)
 Direction = Literal["minimize", "maximize"]
 
 
@@ -52,3 +57,13 @@ class StudyHistory:
         None  # validation set, of the best trial ("evaluation.json")
     )
     test_evaluation: Mapping[str, Any] | None = None  # test set, of the best trial, measured once
+
+
+def why_no_best(history: StudyHistory) -> str:
+    """Why a study has no best trial, after its name: "has no completed trial: ..."."""
+    ends = [trial.state for trial in history.trials if trial.state in ENDED]
+    diverged = ends.count("diverged")
+    if not diverged:
+        return "has no completed trial"
+    many = f"all {diverged:,}" if diverged == len(ends) else f"{diverged:,} of {len(ends):,}"
+    return f"has no completed trial: {many} diverged. {STEADIER}"
