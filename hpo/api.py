@@ -129,7 +129,7 @@ class Study:
         return steering.cancel(self._database, self._row())
 
     def retry(self) -> int:
-        """Queue failed trials again; returns how many."""
+        """Queue failed trials again, but none that diverged; returns how many."""
         return steering.retry_failed(self._database, self._row())
 
     def delete(self) -> None:

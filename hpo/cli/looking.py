@@ -203,13 +203,14 @@ def best(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show the best trial (the Pareto front of several directions); get its parameters or weights."""
+    from hpo.search.history import why_no_best
     from hpo.studies import reading, tables
 
     database = open_existing(storage)
     history = reading.history(database, study)
     winners = reading.best_of(history.trials, history.directions)
     if not winners:
-        raise NoResultError(f"{study} has no completed trial yet")
+        raise NoResultError(f"{study} {why_no_best(history)}")
     several = len(history.directions) > 1
     if checkpoint is not None:
         if several:
@@ -243,8 +244,9 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
         )
         print(
             f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, "
-            f"{found.missing} missing, {found.failed} failed, {found.rejected_writes} stale writes "
-            f"rejected; attempts per ticket: {cell(found.attempts_per_ticket)}"
+            f"{found.missing} missing, {found.diverged} diverged, {found.failed} failed, "
+            f"{found.rejected_writes} stale writes rejected; "
+            f"attempts per ticket: {cell(found.attempts_per_ticket)}"
         )
     return ExitCode.DONE if found.holds else ExitCode.FAILED
 

@@ -287,6 +287,7 @@ def _wrap_up(
     """After the search: test the winner once, write the report, say what was found."""
     from hpo.cli.looking import print_best
     from hpo.errors import HpoError
+    from hpo.search.history import why_no_best
     from hpo.studies.evaluation import evaluate
     from hpo.studies.reading import best_of, get_study, history
 
@@ -309,7 +310,7 @@ def _wrap_up(
     if failed is not None:
         raise failed
     if not completed:
-        say(f"hpo: {name} has no completed trial; `hpo trials {name}` shows what each one met")
+        say(f"hpo: {name} {why_no_best(found)}; `hpo trials {name}` shows what each one met")
         return ExitCode.FAILED
     return outcome
 

@@ -58,7 +58,10 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="All failed trials; so it is anyway.")] = True,
     storage: StorageOption = None,
 ) -> None:
-    """Queue failed trials again; each becomes a new trial of the same ticket."""
+    """Queue failed trials again; each becomes a new trial of the same ticket.
+
+    A trial that diverged would do so again, so it is queued by its number alone: STUDY/N.
+    """
     from hpo.cli.looking import find_trial
     from hpo.studies import reading, steering
 

@@ -132,7 +132,7 @@ class LiveView:
             self._running[runner] = (started, since, message)
         elif isinstance(message, Ended):
             gone = self._running.pop(runner, None)
-            if message.state in ("failed", "lost") and gone is not None:
+            if message.state in ("failed", "diverged", "lost") and gone is not None:
                 why = (message.error or "").strip().splitlines()
                 tail = why[-1] if why else ""
                 self._live.console.print(
@@ -177,6 +177,8 @@ class LiveView:
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
         text = Text(f"{now.row.name}  {done.ended}{total} trials")
         text.append(f"  {done.complete} complete  {done.pruned} pruned", style="dim")
+        if done.diverged:
+            text.append(f"  {done.diverged} diverged", style="magenta")
         if done.failed:
             text.append(f"  {done.failed} failed", style="red")
         if now.best_value is not None:

@@ -18,6 +18,7 @@ from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
 from hpo.errors import DatabaseError, NotFoundError, UserError
 from hpo.report import data
+from hpo.search.history import STATES
 from hpo.studies import listing, overview, tables
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.audit import audit, audit_json
@@ -113,13 +114,7 @@ def _card(card: overview.Card) -> dict[str, Any]:
             "seconds": row.budget_seconds,
             "target": row.budget_target,
         },
-        "trials": {
-            "complete": counts.complete,
-            "pruned": counts.pruned,
-            "failed": counts.failed + counts.cancelled,
-            "running": counts.running,
-            "waiting": 0 if row.state is StudyState.FINISHED else counts.waiting,
-        },
+        "trials": tables.counts_json(counts) | ({"waiting": 0} if row.state is StudyState.FINISHED else {}),
         "best": None
         if card.progress.best_number is None
         else {"number": card.progress.best_number, "value": card.progress.best_value},
@@ -334,7 +329,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _trials,
         shapes.Trials,
         (
-            ("state", "string", f"One of {', '.join(listing.STATES)}."),
+            ("state", "string", f"One of {', '.join(STATES)}."),
             ("sort", "string", f"One of {', '.join(listing.SORTS)} or param:NAME; '-' before it descends."),
             *_PAGING,
         ),

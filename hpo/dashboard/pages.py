@@ -12,7 +12,7 @@ from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
 from hpo.report import data
-from hpo.search.history import StudyHistory
+from hpo.search.history import STATES, StudyHistory
 from hpo.studies import commands, listing, overview
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.outline import sample
@@ -66,7 +66,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "test": data.headline(data.read_evaluation(note.get("evaluation"), "test"), names[0]),
         "table": table,
         "sort": sort,
-        "states": listing.STATES,
+        "states": STATES,
         "chosen": {"sort": sort, "state": state or ""},
         "sections": charts.study_slots(row),
         "best": best,

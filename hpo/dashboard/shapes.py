@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hpo.search.history import TrialStateName as TrialState
+
 StudyState = Literal["running", "paused", "stopping", "stopped", "finished"]
-TrialState = Literal["complete", "pruned", "failed", "running", "waiting"]
 WorkerState = Literal["active", "draining", "left", "lost", "quarantined"]
 
 
@@ -33,6 +34,7 @@ class Counts(Shape):
     complete: int
     pruned: int
     failed: int = Field(description="Failed or cancelled.")
+    diverged: int = Field(description="The setting made the training's numbers explode.")
     running: int
     waiting: int
 
@@ -188,6 +190,7 @@ class AuditShape(Shape):
     duplicates: int
     missing: int
     failed: int
+    diverged: int
     rejected_writes: int
     attempts_per_ticket: dict[str, int]
     checks: list[Check]

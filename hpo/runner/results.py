@@ -25,10 +25,11 @@ FILE = "result.json"
 class Finished:
     """What an attempt would have delivered."""
 
-    state: TicketState  # complete or pruned
+    state: TicketState  # complete, pruned or diverged
     values: tuple[float, ...] | None
     peak_memory: float | None  # bytes
     metrics: Mapping[int, Mapping[str, float]]  # by step: logged, but not written yet
+    error: str | None = None  # how a diverged trial said so
 
 
 def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> None:
@@ -65,7 +66,7 @@ def _read(content: bytes, directions: int) -> Finished:
     plain = json.loads(content)
     state = TicketState(plain["state"])
     values = None if plain["values"] is None else tuple(float(value) for value in plain["values"])
-    if state not in (TicketState.COMPLETE, TicketState.PRUNED):
+    if state not in (TicketState.COMPLETE, TicketState.PRUNED, TicketState.DIVERGED):
         raise ValueError(f"its state is {state}")
     if state is TicketState.COMPLETE and (values is None or len(values) != directions):
         raise ValueError(f"it has {0 if values is None else len(values)} values, not {directions}")
@@ -76,4 +77,11 @@ def _read(content: bytes, directions: int) -> Finished:
         for step, named in plain["metrics"].items()
     }
     peak = plain["peak_memory"]
-    return Finished(state, values, None if peak is None else float(peak), metrics)
+    error = plain.get("error")
+    return Finished(
+        state,
+        values,
+        None if peak is None else float(peak),
+        metrics,
+        error=None if error is None else str(error),
+    )

@@ -6,7 +6,6 @@ import logging
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,8 @@ from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
 from hpo.runner.output import captured
 from hpo.runner.trial import RunningTrial
-from hpo.runner.values import BadValueError, checked_values
+from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged, told
+from hpo.search.diverged import is_diverged
 from hpo.search.draws import training_seed
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import make_pruner
@@ -156,6 +156,7 @@ class StudySession:
         running = RunningTrial(
             self.optuna,
             frozen,
+            spec=self.spec,
             config=resolve(self.spec, frozen.params),
             point=claim.point,
             device=self.boot.device,
@@ -187,8 +188,12 @@ class StudySession:
                 return Ended(lease, AttemptState.LOST, error=str(reason))
             self.writer.release("drained")
             return Ended(lease, AttemptState.RELEASED)
+        except NotANumberError as error:
+            return self._diverged(running, claim, str(error))
         except optuna.TrialPruned:
-            last = _last_report(running)
+            if running.is_at_nan:  # which every pruner prunes
+                return self._diverged(running, claim, "the last report is nan: this setting diverged")
+            last = running.last_report
             self._deliver(running, claim, TicketState.PRUNED, last)
             return Ended(lease, AttemptState.PRUNED, last)
         except BadValueError as error:
@@ -196,11 +201,13 @@ class StudySession:
         except (DatabaseUnreachableError, ArtifactsAwayError):
             raise  # told to leave while the database is away, or the store stayed away; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-            text = _traceback(error)
+            text = told(error)
             print(text, file=sys.stderr)
             if self.boot.shared and not claim.alone and devices.out_of_device_memory(error):
                 return self._set_aside(claim, text)
             self.needs_restart = bool(getattr(error, "needs_restart", False))
+            if says_diverged(error) or running.is_at_nan:  # after NaN, an error is but its consequence
+                return self._diverged(running, claim, text)
             return self._failed(running, claim, text)
         self._deliver(running, claim, TicketState.COMPLETE, values)
         if self.row.code is None:
@@ -208,11 +215,16 @@ class StudySession:
         return Ended(lease, AttemptState.COMPLETE, values)
 
     def _deliver(
-        self, running: RunningTrial, claim: Claim, state: TicketState, values: tuple[float, ...] | None
+        self,
+        running: RunningTrial,
+        claim: Claim,
+        state: TicketState,
+        values: tuple[float, ...] | None,
+        error: str | None = None,
     ) -> None:
         """Record the result; kept on disk first when the database is away."""
         peak = devices.peak_memory(self.boot.device)
-        result = results.Finished(state, values, peak, running.take_unsent())
+        result = results.Finished(state, values, peak, running.take_unsent(), error)
         folder = checkpoints.trial_key(self.row.uid, self.row.name, running.number)
         is_kept = False
 
@@ -225,6 +237,7 @@ class StudySession:
             state,
             values,
             peak,
+            error=error,
             metrics=result.metrics,
             weights=self._weights(state, running.checkpoint.newest),
             when_away=keep,
@@ -245,11 +258,18 @@ class StudySession:
         self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
         send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
         weights = self._weights(kept.state, self._resumed(claim))
-        self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics, weights=weights)
+        self.writer.deliver(
+            kept.state,
+            kept.values,
+            kept.peak_memory,
+            error=kept.error,
+            metrics=kept.metrics,
+            weights=weights,
+        )
         results.remove(self.store, folder, attempt)
         assert claim.trial_id is not None
         self._let_go(claim.trial_id, claim.trial_number)
-        return Ended(claim.lease, AttemptState(kept.state.value), kept.values)
+        return Ended(claim.lease, AttemptState(kept.state.value), kept.values, kept.error)
 
     def _weights(self, state: TicketState, newest: checkpoints.Saved | None) -> tuple[int, KeptFile] | None:
         """What a complete trial that kept no model leaves in its place."""
@@ -274,6 +294,11 @@ class StudySession:
         if self.database.read(lambda connection: tickets.is_over(connection, claim.lease.ticket_id)):
             retention.tidy(self.database, self.store, self.row, running._trial_id, running.number)
         return Ended(claim.lease, AttemptState.FAILED, error=error)
+
+    def _diverged(self, running: RunningTrial, claim: Claim, error: str) -> Ended:
+        """A result like others, which samplers learn from, but that of no value."""
+        self._deliver(running, claim, TicketState.DIVERGED, None, error)
+        return Ended(claim.lease, AttemptState.DIVERGED, error=error)
 
     def _set_aside(self, claim: Claim, error: str) -> Ended:
         """The others on the device may be why its memory ran out: the trial is tried again without them."""
@@ -316,6 +341,8 @@ class StudySession:
         done = [trial.number for trial in seen if trial.state.is_finished()]
         running = [trial.number for trial in seen if not trial.state.is_finished()]
         saw = {"finished": len(done), "newest": max(done, default=None), "running": running}
+        if diverged := sum(is_diverged(trial) for trial in seen):
+            saw["diverged"] = diverged
         return params, saw | ({"prior": len(self.prior)} if self.prior else {})
 
 
@@ -364,21 +391,3 @@ def _started() -> Any:
     import datetime
 
     return datetime.datetime.fromtimestamp(time.time())
-
-
-def _last_report(running: RunningTrial) -> tuple[float, ...] | None:
-    """A pruned trial's value is its last report, as in Optuna; None when there is none or it is NaN."""
-    reports = running._cached_frozen_trial.intermediate_values
-    if not reports:
-        return None
-    last = reports[max(reports)]
-    return None if last != last else (last,)
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the objective on: without our own frame that called it."""
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    if isinstance(error, SystemExit):
-        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
-    return text

@@ -38,7 +38,8 @@ class Audit:
     tickets: int
     results: int  # complete or pruned
     duplicates: int
-    missing: int  # tickets of an ended study with neither a result nor a recorded failure
+    missing: int  # tickets of an ended study with neither a result nor a recorded end without one
+    diverged: int  # the setting made the training's numbers explode
     failed: int  # shown as failed or cancelled, never silently skipped
     rejected_writes: int
     attempts_per_ticket: dict[int, int]  # attempts -> tickets
@@ -85,6 +86,7 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
     running = {t.id for t in found if t.state == TicketState.RUNNING}
     ended = row.state is StudyState.FINISHED and row.ended_why == "all trials done"
     open_trials = sum(t.trial_id is not None and t.state in _OPEN for t in found)
+    diverged = sum(t.state == TicketState.DIVERGED for t in found)
     failed = sum(t.state in (TicketState.FAILED, TicketState.CANCELLED) for t in found)
     budget = row.budget_trials
     checks = (
@@ -116,7 +118,8 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
         tickets=len(found),
         results=len(done),
         duplicates=twice + doubled_cells,
-        missing=len(found) - len(done) - failed if ended else 0,
+        missing=len(found) - len(done) - diverged - failed if ended else 0,
+        diverged=diverged,
         failed=failed,
         rejected_writes=sum(t.rejected for t in found),
         attempts_per_ticket=dict(sorted(Counter(t.attempt for t in found).items())),

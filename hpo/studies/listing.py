@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.errors import UserError
-from hpo.search.history import TrialStateName
+from hpo.search.history import ENDED, STATES, TrialStateName
+from hpo.studies.trials import end_column
 from hpo.wiring import telling
 from storage.engine import Database
 from storage.records import StudyRow, TicketState
@@ -25,7 +26,6 @@ _params: Any = models.TrialParamModel.__table__
 _reports: Any = models.TrialIntermediateValueModel.__table__
 
 SORTS = ("number", "state", "value", "epochs", "seconds", "attempts")
-STATES: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,8 @@ def list_trials(
 
 def state_column() -> Any:
     """A trial's state as people see it: Optuna's RUNNING is ours only while somebody holds the lease."""
-    return sa.case(
-        (_trials.c.state == TrialState.COMPLETE, "complete"),
-        (_trials.c.state == TrialState.PRUNED, "pruned"),
-        (_trials.c.state == TrialState.FAIL, "failed"),
-        (ticket.c.state == TicketState.RUNNING, "running"),
-        else_="waiting",
-    )
+    running = sa.case((ticket.c.state == TicketState.RUNNING, "running"), else_="waiting")
+    return sa.func.coalesce(end_column(), running)
 
 
 def _page(
@@ -188,7 +183,7 @@ def read_lines(
 
 def _line(base: Any, values: list[float | None], params: dict[str, Any], last: Any, tries: Any) -> TrialLine:
     final = tries[-1] if tries else None
-    ended = base.shown in ("complete", "pruned", "failed")
+    ended = base.shown in ENDED
     error = None
     if base.shown != "complete":
         error = next((t.error for t in reversed(tries or ()) if t.error and t.state != "released"), None)

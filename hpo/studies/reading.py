@@ -48,7 +48,7 @@ def counts(database: Database, row: StudyRow) -> Counts:
     with telling():
         found = database.read(lambda connection: tickets.counts(connection, row.id))
     if row.state is StudyState.FINISHED:
-        return Counts(found.complete, found.pruned, found.failed, found.running, 0, found.cancelled)
+        return dataclasses.replace(found, waiting=0)
     return found
 
 

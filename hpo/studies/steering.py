@@ -58,23 +58,26 @@ def cancel(database: Database, row: StudyRow) -> int:
 
 
 def retry_failed(database: Database, row: StudyRow) -> int:
-    """Queue every failed trial again, as a new trial of the same ticket; returns how many."""
+    """Queue every failed trial again, as a new trial of the same ticket; returns how many.
+
+    Diverged ones stay as they are: their settings would diverge again.
+    """
     with telling():
         return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
 
 
 def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
-    """Queue one failed trial again, as a new trial of the same ticket.
+    """Queue one failed or diverged trial again, as a new trial of the same ticket.
 
     Raises:
-        UserError: it has not failed, or waits again already.
+        UserError: it has neither failed nor diverged, or waits again already.
     """
     with telling():
         count = database.write_once(lambda connection: studies.retry_failed(connection, row.id, trial))
     if not count:
         raise UserError(
-            f"{row.name}/{trial} cannot be retried: it has not failed, or another trial repeats it already; "
-            f"`hpo trials {row.name}` lists them"
+            f"{row.name}/{trial} cannot be retried: it has neither failed nor diverged, or another trial "
+            f"repeats it already; `hpo trials {row.name}` lists them"
         )
 
 

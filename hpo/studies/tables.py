@@ -33,19 +33,25 @@ def study_json(row: StudyRow, found: Counts, history: StudyHistory) -> dict[str,
             "seconds": row.budget_seconds,
             "target": row.budget_target,
         },
-        "trials": {
-            "complete": found.complete,
-            "pruned": found.pruned,
-            "failed": found.failed + found.cancelled,
-            "running": found.running,
-            "waiting": found.waiting,
-        },
+        "trials": counts_json(found),
         "best": short if several else (short[0] if short else None),
         "test": None if evaluation is None else evaluation.get("metrics"),
         "seconds_used": round(row.seconds_used, 3),
         "created": iso(history.created),
         "artifacts": row.artifacts,
         "digest": row.digest,
+    }
+
+
+def counts_json(found: Counts) -> dict[str, int]:
+    """Trials by the states people see."""
+    return {
+        "complete": found.complete,
+        "pruned": found.pruned,
+        "failed": found.failed + found.cancelled,
+        "diverged": found.diverged,
+        "running": found.running,
+        "waiting": found.waiting,
     }
 
 

@@ -16,8 +16,9 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from hpo.search.history import TrialRecord, TrialStateName
+from hpo.search.history import ENDED, TrialRecord, TrialStateName
 from hpo.wiring import telling
+from storage import optuna_rows
 from storage.clock import to_datetime
 from storage.engine import Database
 from storage.records import StudyRow, TicketState
@@ -30,16 +31,21 @@ _reports: Any = models.TrialIntermediateValueModel.__table__
 _attributes: Any = models.TrialUserAttributeModel.__table__
 
 CHUNK = 500  # ids in one IN (...)
-FINAL: dict[TrialState, TrialStateName] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 _NOT_FINITE = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
 _VALUE_KIND = sa.type_coerce(_values.c.value_type, sa.String)  # as text: an Enum for each of 200,000 rows
 _REPORT_KIND = sa.type_coerce(_reports.c.intermediate_value_type, sa.String)  # takes longer than the query
 
 Mine = Callable[[Any], Any]  # a column of trial ids -> the condition that picks the trials
+
+
+def end_column() -> sa.Case[Any]:
+    """How one of Optuna's trials ended, as people see it; NULL when it has not."""
+    return sa.case(
+        (_trials.c.state == TrialState.COMPLETE, "complete"),
+        (_trials.c.state == TrialState.PRUNED, "pruned"),
+        (optuna_rows.diverged(), "diverged"),
+        (_trials.c.state == TrialState.FAIL, "failed"),
+    )
 
 
 def read_records(
@@ -143,15 +149,15 @@ def _read(connection: Connection, mine: Mine, workers: dict[str, str]) -> dict[i
             sa.select(ticket.c.trial_id).where(mine(ticket.c.trial_id), ticket.c.state == TicketState.RUNNING)
         )
     )
-    base = sa.select(_trials.c.trial_id, _trials.c.number, _trials.c.state)
+    base = sa.select(_trials.c.trial_id, _trials.c.number, end_column())
     base = base.where(mine(_trials.c.trial_id)).order_by(_trials.c.trial_id)
     records = {}
-    for trial_id, number, state in connection.execute(base).all():
-        shown = FINAL.get(state) or ("running" if trial_id in held else "waiting")
+    for trial_id, number, end in connection.execute(base).all():
+        shown: TrialStateName = end or ("running" if trial_id in held else "waiting")
         attempts = tries.get(trial_id, [])
         last = attempts[-1] if attempts else None
         name = None if last is None else workers.get(last.worker_id, last.worker_id)
-        ended = shown in ("complete", "pruned", "failed")
+        ended = shown in ENDED
         several = values.get(trial_id, {})
         records[trial_id] = TrialRecord(
             number=number,

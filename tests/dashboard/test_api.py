@@ -171,7 +171,7 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
         ("enqueue", {"point": ""}, "at least one"),
         ("enqueue", {"point": "x"}, "NAME=VALUE"),
         ("enqueue", {"point": {"y": 1}}, "y"),
-        ("retry", {"trial": 9}, "has not failed"),
+        ("retry", {"trial": 9}, "neither failed nor diverged"),
         ("retry", {"trial": "nine"}, "whole number"),
         ("retry", {"trial": 10**30}, "no trial"),
         ("extend", {}, "say what to extend"),

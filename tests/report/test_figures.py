@@ -17,6 +17,7 @@ NAN, INF = float("nan"), float("inf")
 
 EDGES = {
     "empty": study(),
+    "all diverged": study(*(trial(n, None, "diverged", reports={1: 0.1}, error="nan") for n in range(5))),
     "all failed": study(*(trial(n, None, "failed", error="boom") for n in range(5))),
     "all waiting": study(trial(0, None, "waiting"), waiting=9),
     "one trial": study(trial(0, 0.5, params={"x": 1.0}, reports={1: 0.5})),

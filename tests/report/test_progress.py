@@ -7,6 +7,7 @@ import math
 import pytest
 
 from hpo.report import data
+from hpo.report.drawing.progress import history_figure
 from tests.report.histories import searched, study, trial
 
 NAN, INF = math.nan, math.inf
@@ -175,3 +176,15 @@ def test_a_few_diverged_values_do_not_flatten_the_rest() -> None:
     assert low == 0.1
     assert high == pytest.approx(0.1 + 1.5 * 0.95)
     assert data.window([0.1, 0.5, 0.9], "maximize") == (0.1, 0.9)
+
+
+def test_a_diverged_trial_is_drawn_apart_from_a_failed_one() -> None:
+    history = study(trial(0, 0.5), trial(1, None, "failed"), trial(2, None, "diverged", reports={1: 0.2}))
+    points = data.optimization_history(history).points
+    assert [(point.value, point.state) for point in points] == [
+        (0.5, "complete"),
+        (None, "failed"),
+        (None, "diverged"),
+    ]
+    names = [trace.name for trace in history_figure(data.optimization_history(history)).data]
+    assert {"failed (no value)", "diverged (no value)"} <= set(names)

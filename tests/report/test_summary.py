@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpo.report import data
+from hpo.search.history import why_no_best
 from tests.report.histories import evaluation, searched, study, trial, two_directions
 
 
@@ -20,6 +21,17 @@ def test_a_study_whose_trials_all_failed_says_so_and_why() -> None:
     assert "Every trial failed (3 of 3)" in sentences(history)
     assert "Most frequent reason of failure (3): ValueError: no data" in sentences(history)
     assert data.summarize(history).best is None
+
+
+def test_a_study_whose_trials_all_diverged_says_so_and_what_to_try() -> None:
+    history = study(*(trial(n, None, "diverged", error="nan") for n in range(3)))
+    assert "Every trial diverged (3 of 3): there is no best trial. Lower the high end" in sentences(history)
+    assert "Of 3 trials" in sentences(history)
+    assert ", 3 diverged." in sentences(history)
+    assert why_no_best(history).startswith("has no completed trial: all 3 diverged. Lower the high end")
+    mixed = study(trial(0, None, "diverged"), trial(1, None, "failed"), trial(2, None, "waiting"))
+    assert "1 of 2 diverged" in why_no_best(mixed)
+    assert why_no_best(study(trial(0, None, "failed"))) == "has no completed trial"
 
 
 def test_the_summary_names_the_best_trial_and_ties() -> None:

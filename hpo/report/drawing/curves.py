@@ -18,7 +18,7 @@ DOTTED_STEPS = 30  # markers at each step up to this many
 def learning_figure(record: LearningCurves, title: str = "Learning curves") -> go.Figure:
     """All trials' reports; pruned ones end in a triangle, the best trial lies on top."""
     figure = go.Figure()
-    groups: dict[str, list[Curve]] = {"pruned": [], "failed": [], "complete": [], "running": []}
+    groups: dict[str, list[Curve]] = {s: [] for s in ("pruned", "failed", "diverged", "complete", "running")}
     for curve in record.curves:
         if not curve.best:
             groups.setdefault(curve.state, []).append(curve)
@@ -78,7 +78,7 @@ def _add_group(figure: go.Figure, state: str, curves: list[Curve], total: int) -
         x=[curve.steps[-1] for curve in curves],
         y=short([curve.values[-1] for curve in curves]),
         mode="markers",
-        name={"pruned": "pruned here", "failed": "failed here"}.get(state, state),
+        name=f"{state} here" if state in ("pruned", "failed", "diverged") else state,
         legendgroup=state,
         marker={
             "color": colour,

@@ -34,17 +34,18 @@ def history_figure(history: History, title: str = "Optimisation history") -> go.
                 marker=_state_marker(state, len(history.points)),
                 hovertemplate=f"trial %{{x}}: %{{y}}<extra>{state}</extra>",
             )
-    failed = [point.number for point in history.points if point.value is None]
-    if failed:
-        bottom = min(window(values, history.direction)) if values else 0.0
-        figure.add_scatter(
-            x=failed,
-            y=[bottom] * len(failed),
-            mode="markers",
-            name="failed (no value)",
-            marker=_state_marker("failed", len(history.points)),
-            hovertemplate="trial %{x}<extra>failed</extra>",
-        )
+    bottom = min(window(values, history.direction)) if values else 0.0
+    for state in ("failed", "diverged"):
+        numbers = [point.number for point in history.points if point.state == state]
+        if numbers:
+            figure.add_scatter(
+                x=numbers,
+                y=[bottom] * len(numbers),
+                mode="markers",
+                name=f"{state} (no value)",
+                marker=_state_marker(state, len(history.points)),
+                hovertemplate=f"trial %{{x}}<extra>{state}</extra>",
+            )
     if history.best:
         figure.add_scatter(
             **_steps(history.best), name="best so far", line={"color": theme.RED, "width": 2.5}
@@ -154,7 +155,7 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
     figure = go.Figure()
     scale, unit = _time_unit(max((bar.end for bar in record.bars), default=0.0))
     lanes = {lane: index for index, lane in enumerate(record.lanes)}
-    patterns = {"complete": "", "pruned": "/", "failed": "x", "running": "."}
+    patterns = {"complete": "", "pruned": "/", "failed": "x", "diverged": "\\", "running": "."}
     for state, pattern in patterns.items():
         bars = [bar for bar in record.bars if bar.state == state]
         if bars:

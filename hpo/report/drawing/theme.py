@@ -25,11 +25,19 @@ GREY = "#8A929C"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "cross")
-STATE_COLOURS = {"complete": BLUE, "pruned": ORANGE, "failed": RED, "running": GREEN, "waiting": GREY}
+STATE_COLOURS = {
+    "complete": BLUE,
+    "pruned": ORANGE,
+    "failed": RED,
+    "diverged": PURPLE,
+    "running": GREEN,
+    "waiting": GREY,
+}
 STATE_MARKERS = {
     "complete": "circle",
     "pruned": "triangle-down-open",
     "failed": "x",
+    "diverged": "triangle-up",
     "running": "diamond",
     "waiting": "circle-open",
 }

@@ -18,7 +18,7 @@ from hpo.report.records.scores import (
     value_axis,
     value_name,
 )
-from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
+from hpo.search.history import ENDED, Direction, StudyHistory, TrialRecord, TrialStateName
 
 MAX_STEPS = 500  # improvements of one best-so-far line
 MAX_BARS = 1500
@@ -42,7 +42,7 @@ class BestSoFar:
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """One trial in the order of numbers; ``value`` is None for a failed one."""
+    """One trial in the order of numbers; ``value`` is None for a failed or diverged one."""
 
     number: int
     value: float | None
@@ -136,7 +136,7 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
 
 def _ended(history: StudyHistory, over: Over) -> list[tuple[float, TrialRecord]]:
     """Ended trials with their place on the axis, in its order."""
-    ended = [trial for trial in history.trials if trial.state in ("complete", "pruned", "failed")]
+    ended = [trial for trial in history.trials if trial.state in ENDED]
     if over == "trials":
         return [(float(trial.number), trial) for trial in ended]
     start = origin(history)
@@ -164,8 +164,8 @@ def optimization_history(history: StudyHistory, objective: int = 0) -> History:
             points.append(HistoryPoint(trial.number, final_value(trial, objective), "complete"))
         elif trial.state == "pruned" and len(history.directions) == 1:
             points.append(HistoryPoint(trial.number, last_report(trial), "pruned"))
-        elif trial.state == "failed":
-            points.append(HistoryPoint(trial.number, None, "failed"))
+        elif trial.state in ("failed", "diverged"):
+            points.append(HistoryPoint(trial.number, None, trial.state))
     best = best_so_far(history, "trials", objective)
     improved = set(best.x) if best else set()
     shown = thin(points, MAX_POINTS, lambda point: point.number in improved)

@@ -21,10 +21,9 @@ from hpo.report.records.scores import (
     step_name,
     value_name,
 )
-from hpo.search.history import StudyHistory, TrialRecord, TrialStateName
+from hpo.search.history import ENDED, STATES, STEADIER, StudyHistory, TrialRecord, TrialStateName
 
 MAX_ROWS = 1000
-STATES: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
         history.state,
         facts.sampler,
         facts.pruner,
-        sum(facts.counts[state] for state in ("complete", "pruned", "failed")),
+        sum(facts.counts[state] for state in ENDED),
         facts.counts["complete"],
         final_value(best) if best else None,
         best.number if best else None,
@@ -215,7 +214,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
 
 
 def _best_sentence(history: StudyHistory, facts: Summary) -> str:
-    ended = sum(facts.counts[state] for state in ("complete", "pruned", "failed"))
+    ended = sum(facts.counts[state] for state in ENDED)
     if len(history.directions) > 1:
         if not facts.front:
             return "No trial has completed with finite values yet."
@@ -224,6 +223,8 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
     if facts.best is None:
         if ended and facts.counts["failed"] == ended:
             return f"Every trial failed ({ended:,} of {ended:,}): there is no best trial."
+        if ended and facts.counts["diverged"] == ended:
+            return f"Every trial diverged ({ended:,} of {ended:,}): there is no best trial. {STEADIER}."
         return "No trial has completed with a finite value yet: there is no best trial."
     value = final_value(facts.best)
     tied = sum(score.value == value for score in scores(history, pruned=False)) - 1
@@ -243,6 +244,7 @@ def _counts_sentence(facts: Summary) -> str:
         "complete": "completed",
         "pruned": "pruned early",
         "failed": "failed",
+        "diverged": "diverged",
         "running": "still running",
         "waiting": "waiting",
     }
