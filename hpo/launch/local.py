@@ -55,7 +55,7 @@ class LocalLauncher:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            started.append({"pid": process.pid, "started": process_started(process.pid) or time.time()})
+            started.append({"pid": process.pid, "started": process_started(process.pid) or 0.0})
         return {
             "host": socket.gethostname(),
             "host_key": host_key(),
