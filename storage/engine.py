@@ -15,7 +15,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -26,7 +26,13 @@ from tenacity import (
 )
 
 from storage.clock import Clock
-from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError, StorageError
+from storage.errors import (
+    BadStorageUrlError,
+    DatabaseFaultError,
+    DatabaseUnreachableError,
+    SchemaError,
+    StorageError,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,7 +58,23 @@ _REFUSALS = (
     "is not permitted to log in",
     "permission denied for database",
 )
-_SQLITE_BUSY = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
+_SQLITE_AWAY = (
+    "locked",
+    "locking protocol",
+    "busy",
+    "readonly",  # a file system that was mounted anew for reading only
+    "unable to open",
+    "disk i/o error",
+    "disk is full",
+)
+# Classes of SQLSTATE that say that the server cannot work now: connection lost, resources used up,
+# intervention of an operator, error of its system. 25006: after a failover the session ended up on a standby.
+_SERVER_AWAY = ("08", "53", "57", "58")
+_READ_ONLY = "25006"
+# Rolled back for the sake of others (deadlock, serialization), or something is in use: tried again.
+_AGAIN = ("40", "55")
+# What a trial may bring about by what it writes: unusable data, a broken constraint, a value too large.
+_FAULT_OF_DATA = ("22", "23", "54")
 
 
 def parse_url(text: str) -> URL:
@@ -94,8 +116,12 @@ def engine_options(url: URL) -> dict[str, Any]:
 
 
 def listen(engine: Engine) -> None:
-    """Give SQLite real transactions: BEGIN IMMEDIATE for writers, so that they never meet half-way."""
+    """Leave a server that can do no work; give SQLite real transactions.
+
+    That is BEGIN IMMEDIATE for writers, so that they never meet half-way.
+    """
     if engine.dialect.name != "sqlite":
+        event.listen(engine, "handle_error", _leave_server)
         return
 
     @event.listens_for(engine, "connect")
@@ -119,21 +145,66 @@ def intend_to_write() -> Iterator[None]:
         _write_intent.reset(token)
 
 
+def _leave_server(context: ExceptionContext) -> None:
+    """What means "away" empties the pool: after a failover its connections lead to the old server."""
+    if _is_away(getattr(context.original_exception, "sqlstate", None)):
+        context.is_disconnect = True
+
+
+def _is_away(sqlstate: str | None) -> bool:
+    return sqlstate is not None and (sqlstate[:2] in _SERVER_AWAY or sqlstate == _READ_ONLY)
+
+
 def is_unreachable(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, means that the database is away or busy for now."""
     while error is not None:
         if isinstance(error, StorageError):  # any other of ours means that the database has answered
             return isinstance(error, DatabaseUnreachableError)
         if isinstance(error, sa.exc.DBAPIError):
-            if error.connection_invalidated:
-                return True
-            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
-                driver = type(error.orig).__module__.split(".")[0]
-                return driver != "sqlite3" or any(word in str(error.orig).lower() for word in _SQLITE_BUSY)
+            return _is_passing(error)
         if isinstance(error, sa.exc.TimeoutError):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _is_passing(error: sa.exc.DBAPIError) -> bool:
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if error.connection_invalidated or _is_away(sqlstate):
+        return True
+    if sqlstate is not None:
+        return str(sqlstate).startswith(_AGAIN)
+    if not isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+        return False
+    driver = type(error.orig).__module__.split(".")[0]
+    return driver != "sqlite3" or any(word in str(error.orig).lower() for word in _SQLITE_AWAY)
+
+
+def is_fault(error: BaseException | None) -> bool:
+    """Whether the database is at fault, and that will not pass: damaged, or it lacks a table or a right."""
+    while error is not None:
+        if isinstance(error, StorageError):
+            return isinstance(error, DatabaseFaultError)
+        if isinstance(error, sa.exc.DBAPIError):
+            if _is_passing(error):
+                return False
+            sqlstate = getattr(error.orig, "sqlstate", None)
+            if sqlstate is not None:
+                return not str(sqlstate).startswith(_FAULT_OF_DATA)
+            return type(error) in (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.DatabaseError)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def translated(url: URL, error: Exception) -> Exception:
+    """The error of ours that says what is wrong with the database; any other error as it is."""
+    if isinstance(error, StorageError):
+        return error
+    if is_unreachable(error):
+        return unreachable(url, error)
+    if is_fault(error):
+        return DatabaseFaultError(f"{redacted(url)} cannot be used: {reason(url, error)}")
+    return error
 
 
 def is_refused(error: BaseException | None) -> bool:
@@ -190,6 +261,7 @@ class Patience:
 
         Raises:
             DatabaseUnreachableError: patience is over.
+            DatabaseFaultError: the database cannot be used, and waiting does not help.
         """
         retrying = Retrying(
             retry=retry_if_exception(
@@ -208,12 +280,11 @@ class Patience:
         )
         try:
             return retrying(call)
-        except DatabaseUnreachableError:
-            raise
         except Exception as error:
-            if is_unreachable(error):
-                raise unreachable(url, error) from error
-            raise
+            known = translated(url, error)
+            if known is error:
+                raise
+            raise known from error
 
 
 class Database:
@@ -295,14 +366,16 @@ class Database:
 
         Raises:
             DatabaseUnreachableError: the database is away now.
+            DatabaseFaultError: it cannot be used.
         """
         try:
             with self.transaction(write=write) as connection:
                 return verb(connection)
         except Exception as error:
-            if is_unreachable(error):
-                raise unreachable(self.url, error) from error
-            raise
+            known = translated(self.url, error)
+            if known is error:
+                raise
+            raise known from error
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -43,7 +43,7 @@ class Runner:
         from hpo.wiring import telling
         from storage.attempts import AttemptWriter
         from storage.engine import Patience
-        from storage.errors import DatabaseUnreachableError, UnknownStudyError
+        from storage.errors import DatabaseFaultError, DatabaseUnreachableError, UnknownStudyError
 
         database = self._connect(boot)
         self._database = database
@@ -68,6 +68,9 @@ class Runner:
             except UnknownStudyError as error:
                 self._send(Broken(str(error), ExitCode.NOT_FOUND))
                 return 0
+            except DatabaseFaultError as error:
+                self._send(Broken(str(error), ExitCode.FAILED))
+                return GAVE_UP
             except DatabaseUnreachableError:
                 return GAVE_UP  # nothing more can be written; what was finished is kept on disk
             self._send(Ready())

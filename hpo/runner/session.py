@@ -39,6 +39,7 @@ from storage.engine import Database
 from storage.errors import (
     ArtifactError,
     ArtifactsAwayError,
+    DatabaseFaultError,
     DatabaseUnreachableError,
     LeaseLostError,
     UnknownStudyError,
@@ -193,8 +194,8 @@ class StudySession:
             return Ended(lease, AttemptState.PRUNED, last)
         except BadValueError as error:
             return self._failed(running, claim, str(error))
-        except (DatabaseUnreachableError, ArtifactsAwayError):
-            raise  # told to leave while the database is away, or the store stayed away; nobody's fault
+        except (DatabaseUnreachableError, DatabaseFaultError, ArtifactsAwayError):
+            raise  # told to leave while the database is away, or what it needs cannot be used; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)

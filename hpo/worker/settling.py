@@ -14,7 +14,7 @@ from hpo.runner.messages import Started
 from storage import outcomes, workers
 from storage.attempts import end_if_live
 from storage.engine import Database
-from storage.errors import DatabaseUnreachableError
+from storage.errors import DatabaseFaultError, DatabaseUnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class Settlements:
             except DatabaseUnreachableError:
                 self._not_before = time.monotonic() + _AGAIN_AFTER
                 return
+            except DatabaseFaultError as error:
+                log.warning("a trial is freed when its lease expires: %s", error)
             self._waiting.pop(0)
 
     def _add(self, ending: Callable[[Connection], Any]) -> None:

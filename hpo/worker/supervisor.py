@@ -230,7 +230,7 @@ class Worker:
         child.close()
         del self._children[child.index]
         if current is not None and child.process.returncode == GAVE_UP:
-            self._settlements.given_back(current, "told to leave while the database was away")
+            self._settlements.given_back(current, "its runner could not use the database")
         elif current is not None:
             why, blame = child.how_it_died()
             self._settlements.died(current, why, blame=blame)
