@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,15 @@ class Held:
     lease: Lease
     study_id: int
     runner: int
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What somebody has seen who calls others silent; by default, all there is to see (for tests)."""
+
+    at: float = math.inf  # by the database's clock: when it was last seen to take a write
+    watched: float = math.inf  # seconds for which it had then been alive, with a steady clock
+    lease: float = 0.0  # seconds; of whoever judges
 
 
 def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
@@ -74,30 +84,26 @@ def renew(connection: Connection, clock: Clock, worker_id: str, seconds: float) 
     return [Held(Lease(row.id, row.attempt), row.study_id, row.runner) for row in rows]
 
 
-def reap_expired(
-    connection: Connection, clock: Clock, *, witness: str | None = None, within: float = 0.0
-) -> int:
-    """End every attempt whose lease has expired; returns how many.
+def reap_expired(connection: Connection, clock: Clock, sight: Sight) -> int:
+    """End every attempt whose lease has expired as far as `sight` reaches; returns how many.
 
     Safe beside others: rows another reaper holds are skipped, and a renewal that comes first wins.
-
-    Args:
-        connection: a write transaction.
-        clock: the database's clock.
-        witness: a worker that has beaten at most `within` seconds ago by the same clock, or nothing is
-            ended: a database that stood still, even in the middle of this call, lets every lease expire.
-        within: seconds.
     """
-    expired = sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id).where(
-        ticket.c.state == TicketState.RUNNING, ticket.c.lease_until < clock.now()
-    )
-    if witness is not None:
-        beat = sa.select(worker.c.id).where(worker.c.id == witness, worker.c.beat_at > clock.now() - within)
-        expired = expired.where(beat.exists())
-    rows = connection.execute(expired.order_by(ticket.c.id).with_for_update(skip_locked=True)).all()
+    now, length = clock.now(), sa.func.coalesce(worker.c.lease_seconds, sight.lease)
+    # Somebody with a long lease beats seldom and may miss an outage that a short one does not survive.
+    extra = sa.case((length < sight.lease, sight.lease - length), else_=0.0)
+    expired = sa.and_(ticket.c.lease_until < sight.at - extra, ticket.c.lease_until < now - extra)
+    # Of a time that has been: the database's clock went back, and everybody alive has renewed since.
+    outdated = ticket.c.lease_until > now + 1.5 * length
+    rows = connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt, worker.c.name)
+        .outerjoin(worker, ticket.c.worker_id == worker.c.id)
+        .where(ticket.c.state == TicketState.RUNNING, length <= sight.watched, sa.or_(expired, outdated))
+        .order_by(ticket.c.id)
+        .with_for_update(of=ticket, skip_locked=True)
+    ).all()
     for row in rows:
-        name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
-        outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {name} went silent")
+        outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {row.name} went silent")
     return len(rows)
 
 

@@ -96,7 +96,9 @@ worker = Table(
     Column("host", String(200), nullable=False),
     Column("host_key", String(200), nullable=False),  # same value: a pid can be looked up here
     Column("pid", Integer, nullable=False),
-    Column("pid_started", Float(53), nullable=False),  # tells a reused pid
+    Column("pid_started", Float(53), nullable=False),  # start ticks: tells a reused pid
+    Column("lease_seconds", Float(53), nullable=False, server_default="15"),  # how long it may be silent
+    Column("runners", Text),  # JSON: [pid, start ticks] of each runner's process, which leads a session
     Column("state", String(16), nullable=False),
     Column("study_id", Integer),  # the study it serves; None: every running one
     Column("devices", Text, nullable=False),  # JSON list, one per runner
@@ -109,6 +111,13 @@ worker = Table(
     Column("good_attempts", Integer, nullable=False, default=0),
     Column("bad_attempts", Integer, nullable=False, default=0),
     _state(WorkerState),
+)
+
+witness = Table(  # one row: the last heartbeat of a dashboard
+    "hpo_witness",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("beat_at", Float(53), nullable=False),
 )
 
 ticket = Table(

@@ -199,6 +199,9 @@ class StudySession:
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             text = _traceback(error)
             print(text, file=sys.stderr)
+            if stop.signalled:  # a signal to the whole group ends data loaders and the like
+                self.writer.release("a signal ended what the objective had started")
+                return Ended(lease, AttemptState.RELEASED, error=text)
             if self.boot.shared and not claim.alone and devices.out_of_device_memory(error):
                 return self._set_aside(claim, text)
             self.needs_restart = bool(getattr(error, "needs_restart", False))

@@ -14,7 +14,6 @@ from typing import Any
 from hpo.errors import ExitCode
 from hpo.runner.messages import (
     GAVE_UP,
-    Abandon,
     Boot,
     Broken,
     Drain,
@@ -106,7 +105,7 @@ class Worker:
 
     def run(self) -> Outcome:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
-        sign_on(self._database, self.identity, self._study, self._shares)
+        sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
         with Signals() as signals:
             keeper = LeaseKeeper(
@@ -153,6 +152,7 @@ class Worker:
             allow_mismatch=self._allow_mismatch,
         )
         self._children[runner] = Child.spawn(runner, share, boot, assignment)
+        self._settlements.runners([child.process_key for child in self._children.values()])
 
     def _cores(self, runner: int, assignment: Assignment) -> tuple[int, ...] | None:
         """CPU runners keep out of each other's way; those of a card go where there is room."""
@@ -371,9 +371,8 @@ class Worker:
             current = child.current
             if current is None or current.lease in beat.held or child.current_since >= beat.asked:
                 continue
-            if child.term_sent is None:  # once; it has until KILL_AFTER to notice
-                child.tell(Abandon(current.lease))
-                child.term_sent = time.monotonic()
+            if child.abandoned is None:
+                child.abandon(current.lease)
         if beat.over is not None:
             self._drain(beat.over)
         if beat.worker is WorkerState.QUARANTINED:

@@ -168,7 +168,7 @@ def test_a_renewed_lease_does_not_expire(database: Database, party: Opener) -> N
         database.clock.offset += LEASE - 1
         held = database.write(lambda c: leases.renew(c, database.clock, one.id, LEASE))
         assert [item.lease for item in held] == [claim.lease]
-        assert database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
+        assert database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
 
 
 def test_an_expired_lease_that_nobody_reaped_may_still_write(database: Database, party: Opener) -> None:
@@ -184,26 +184,6 @@ def test_reaping_twice_counts_once(database: Database, party: Opener) -> None:
     claim = one.claim()
     assert [let_expire(database), let_expire(database)] == [1, 0]
     assert attempts_of(database, claim.lease) == ["lost"]
-
-
-def test_after_a_standstill_everybody_may_renew_before_anybody_reaps(
-    database: Database, party: Opener
-) -> None:
-    """A paused server, or a laptop's sleep, lets every lease expire; that says nothing about workers."""
-    study = make_study(database, 1)
-    one, other = party(study), party(study)
-    claim = one.claim()
-    database.clock.offset += LEASE + 1
-
-    def reap() -> int:
-        return database.write(
-            lambda c: leases.reap_expired(c, database.clock, witness=other.id, within=LEASE / 3)
-        )
-
-    assert reap() == 0
-    database.write(lambda c: workers.beat(c, database.clock, other.id, {}))
-    assert reap() == 1
-    assert ticket_row(database, claim.lease).state == TicketState.QUEUED
 
 
 def test_the_audit_counts_refused_writes(database: Database, party: Opener) -> None:
@@ -259,7 +239,7 @@ def test_clocks_of_workers_do_not_matter(database: Database, party: Opener, monk
     for wrong in (7200, -7200):
         monkeypatch.setattr(time, "time", lambda wrong=wrong: 1e9 + wrong)
         database.write(lambda c: leases.renew(c, database.clock, one.id, LEASE))
-        assert other.database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
+        assert other.database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
     until = ticket_row(database, claim.lease).lease_until
     now = database.read(lambda c: c.scalar(sa.select(database.clock.now())))
     assert until == pytest.approx(now + LEASE, abs=5)

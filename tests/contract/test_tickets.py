@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
-from storage import studies, workers
+from storage import leases, studies, workers
 from storage.engine import Database
 from storage.errors import StudyExistsError
 from storage.records import NothingToClaim, StudyState, TicketState, WorkerState
@@ -269,7 +269,7 @@ def test_a_silent_worker_is_shown_as_lost_and_comes_back(database: Database, par
     study = make_study(database, 1)
     one = party(study)
     database.clock.offset += 3 * LEASE
-    database.write(lambda connection: workers.mark_silent(connection, database.clock, LEASE))
+    database.write(lambda connection: workers.mark_silent(connection, database.clock, leases.Sight()))
 
     def state() -> WorkerState:
         return database.read(lambda c: workers.all_workers(c, database.clock))[0].state

@@ -164,8 +164,8 @@ def test_a_renewal_that_comes_first_saves_the_lease(database: Database, party: O
     database.clock.offset += LEASE + 1
     with stage.holding(one.database, lambda c: leases.renew(c, database.clock, one.id, LEASE)):
         # A reaper does not wait for what others hold: it leaves the ticket for the next time.
-        assert database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
-    assert database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
+        assert database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
+    assert database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
     assert attempts_of(database, claim.lease) == ["running"]
 
 
@@ -176,7 +176,7 @@ def test_a_reaper_that_comes_first_leaves_nothing_to_renew(
     one = party(study)
     claim = one.claim()
     database.clock.offset += LEASE + 1
-    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock)) as reaped:
+    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock, leases.Sight())) as reaped:
         later = stage.start(
             lambda: one.database.write(lambda c: leases.renew(c, database.clock, one.id, LEASE))
         )
@@ -192,8 +192,8 @@ def test_two_reapers_count_a_lost_attempt_once(database: Database, party: Opener
     claim = one.claim()
     other.claim()
     database.clock.offset += LEASE + 1
-    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock)) as first:
-        assert other.database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
+    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock, leases.Sight())) as first:
+        assert other.database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
     assert first == 2
     assert ticket_row(database, claim.lease).lost == 1
 

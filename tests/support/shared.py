@@ -62,7 +62,14 @@ class Party:
     """
 
     def __init__(
-        self, url: str, study: StudyRow, name: str = "w", clock: Any = None, *, every: bool = False
+        self,
+        url: str,
+        study: StudyRow,
+        name: str = "w",
+        clock: Any = None,
+        *,
+        every: bool = False,
+        lease: float = LEASE,
     ) -> None:
         self.database = reopen(url, clock)
         self.writer = AttemptWriter(self.database)
@@ -79,6 +86,7 @@ class Party:
                 host_key=f"elsewhere-{self.id}",
                 pid=1,
                 pid_started=0.0,
+                lease_seconds=lease,
                 study_id=None if every else study.id,
                 devices=["cpu"],
                 versions={},
@@ -129,7 +137,7 @@ class Party:
 def let_expire(database: Database) -> int:
     """Move the clock past every lease and reap; returns how many attempts were lost."""
     database.clock.offset += LEASE + 1
-    return database.write(lambda connection: leases.reap_expired(connection, database.clock))
+    return database.write(lambda connection: leases.reap_expired(connection, database.clock, leases.Sight()))
 
 
 def lose(database: Database, lease: Lease, why: str = "gone") -> None:

@@ -1,0 +1,64 @@
+"""What runners started and left behind: found by the mark they inherited or by their session, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from hpo.worker.identity import Running, look_up
+
+MARK = "HPO_RUNNER"  # in the environment of a runner, and so of what it starts: WORKER-ID/RUNNER
+_TRIES, _PAUSE = 100, 0.02  # seconds; what is being ended may still start something
+
+
+def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:
+    """SIGKILL every process of this machine with a mark that begins so, or in one of these sessions.
+
+    Returns how many there were, when they are gone or after two seconds (a process may hang in the kernel).
+
+    Args:
+        mark: a worker's id and a slash for all its runners, or all of one runner's mark.
+        sessions: pid and start ticks of runners; each leads a session, for those that lost their environment.
+    """
+    ended: set[int] = set()
+    for _ in range(_TRIES):
+        found = [process.pid for process in _left(f"{MARK}={mark}".encode(), dict(sessions))]
+        if not found:
+            break
+        ended.update(found)
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_PAUSE)
+    return len(ended)
+
+
+def _left(mark: bytes, sessions: dict[int, float]) -> Iterator[Running]:
+    for pid in psutil.pids():
+        process = look_up(pid)
+        if process is None or pid == os.getpid():
+            continue
+        if _is_of(process, sessions) or _has(pid, mark):
+            yield process
+
+
+def _is_of(process: Running, sessions: dict[int, float]) -> bool:
+    """Whether it is in one of the sessions; the pid of a leader is not given again while a session lives."""
+    began = sessions.get(process.session)
+    if began is None or process.started < began:
+        return False
+    leader = look_up(process.session)
+    return leader is None or leader.started == began
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        return any(one.startswith(mark) for one in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    except OSError:  # it has just ended, or is somebody else's
+        return False
