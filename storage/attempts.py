@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -282,12 +283,16 @@ def _upsert_metrics(
         for name, number in named.items()
     ]
     if rows:
-        new = optuna_rows.upsert(connection, metric).values(rows)
-        connection.execute(
-            new.on_conflict_do_update(
-                index_elements=["trial_id", "name", "step"], set_={"value": new.excluded.value}
-            )
-        )
+        connection.execute(_upsert_metric(connection.dialect.name), rows)
+
+
+@cache
+def _upsert_metric(dialect: str) -> Any:
+    """Made once: SQLAlchemy compiles a statement anew that has its values inside."""
+    new = optuna_rows.upsert(dialect, metric)
+    return new.on_conflict_do_update(
+        index_elements=["trial_id", "name", "step"], set_={"value": new.excluded.value}
+    )
 
 
 def _state_of(connection: Connection, lease: Lease) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,17 +67,16 @@ def insert_params(
 ) -> None:
     """Parameters in one statement, as `RDBStorage.set_trial_param` would write them one by one."""
     connection.execute(
-        sa.insert(_params).values(
-            [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": distributions[name].to_internal_repr(value),
-                    "distribution_json": distribution_to_json(distributions[name]),
-                }
-                for name, value in params.items()
-            ]
-        )
+        sa.insert(_params),
+        [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(distributions[name]),
+            }
+            for name, value in params.items()
+        ],
     )
 
 
@@ -88,17 +88,25 @@ def param_names(connection: Connection, trial_id: int) -> set[str]:
 def upsert_report(connection: Connection, trial_id: int, step: int, value: float) -> None:
     """One intermediate value; a step reported again is overwritten (Optuna keeps the old one)."""
     stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    row = upsert(connection, _reports).values(
-        trial_id=trial_id, step=step, intermediate_value=stored, intermediate_value_type=kind
-    )
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=["trial_id", "step"],
-            set_={
-                "intermediate_value": row.excluded.intermediate_value,
-                "intermediate_value_type": row.excluded.intermediate_value_type,
-            },
-        )
+    row = {
+        "trial_id": trial_id,
+        "step": step,
+        "intermediate_value": stored,
+        "intermediate_value_type": kind,
+    }
+    connection.execute(_upsert_report(connection.dialect.name), row)
+
+
+@cache
+def _upsert_report(dialect: str) -> Any:
+    """Made once: SQLAlchemy compiles a statement anew that has its values inside."""
+    row = upsert(dialect, _reports)
+    return row.on_conflict_do_update(
+        index_elements=["trial_id", "step"],
+        set_={
+            "intermediate_value": row.excluded.intermediate_value,
+            "intermediate_value_type": row.excluded.intermediate_value_type,
+        },
     )
 
 
@@ -129,13 +137,13 @@ def finish(
         for objective, value in enumerate(values):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        connection.execute(sa.insert(_values).values(rows))
+        connection.execute(sa.insert(_values), rows)
     return True
 
 
-def upsert(connection: Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ON CONFLICT, of this database's dialect."""
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+def upsert(dialect: str, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT, of this dialect."""
+    return (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table)
 
 
 def _now() -> datetime:

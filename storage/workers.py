@@ -109,7 +109,7 @@ def beat(
 
 def bear_witness(connection: Connection, clock: Clock) -> float:
     """The heartbeat of a dashboard: proof that the database takes writes, and when it was."""
-    beat = upsert(connection, witness).values(id=1, beat_at=clock.now())
+    beat = upsert(connection.dialect.name, witness).values(id=1, beat_at=clock.now())
     beat = beat.on_conflict_do_update(index_elements=["id"], set_={"beat_at": clock.now()})
     return float(connection.execute(beat.returning(witness.c.beat_at)).scalar_one())
 

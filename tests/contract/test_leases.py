@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
+from sqlalchemy.engine.interfaces import CacheStats
 
 from storage import leases, workers
 from storage.engine import Database
@@ -199,6 +200,25 @@ def test_a_step_reported_again_is_overwritten(database: Database, party: Opener)
     one.writer.report(1, 0.1, {"loss": 1.0})
     one.writer.report(1, 0.2, {"loss": float("nan")})
     assert one.writer.storage.get_trial(trial.id).intermediate_values == {1: 0.2}
+
+
+def test_what_a_trial_writes_again_and_again_is_compiled_once(database: Database, party: Opener) -> None:
+    """Compiling cost ten times as much as writing."""
+    one = party(make_study(database, 3))
+    compiled: list[str] = []
+
+    @sa.event.listens_for(one.database.engine, "before_cursor_execute")
+    def look(_c: Any, _cursor: Any, statement: str, _p: Any, context: Any, _many: Any) -> None:
+        if context.compiled is not None and context.cache_hit is not CacheStats.CACHE_HIT:
+            compiled.append(statement)
+
+    for trial in range(2):
+        compiled.clear()
+        one.begin()
+        for step in range(1, 4):
+            one.writer.report(step, 0.5, {f"loss {i}": 1.0 for i in range(step)})
+        one.complete()
+        assert not compiled or trial == 0, compiled
 
 
 def test_a_take_over_drops_what_came_after_the_checkpoint(database: Database, party: Opener) -> None:

@@ -114,7 +114,7 @@ def _without_atomic_claim() -> None:
 
         def take(c: Any) -> None:
             c.execute(ticket.update().where(ticket.c.id == row.id).values(**taken))
-            new = optuna_rows.upsert(c, attempt).values(device="cpu", **trial, **me)
+            new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
 
         self.database.write(take)
