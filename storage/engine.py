@@ -33,6 +33,7 @@ from storage.errors import (
     SchemaError,
     StorageError,
 )
+from storage.sqlite_lock import held_by
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -242,7 +243,7 @@ def reason(url: URL, error: BaseException) -> str:
     for secret in secrets:
         if secret:
             message = message.replace(str(secret), "***")
-    return message
+    return message + (held_by(url) if message.endswith("is locked") else "")
 
 
 @dataclass

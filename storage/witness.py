@@ -55,6 +55,7 @@ class Witness:
         self._lease = lease
         self._interval = interval
         self._now = now
+        self._seen = now()
         self._first: Beat | None = None  # since when the database has been alive and its clock steady
         self._last: Beat | None = None
         self.away: tuple[float, Exception] | None = None  # seconds since it was last seen, and why not now
@@ -72,10 +73,10 @@ class Witness:
         except Exception as error:
             if not is_unreachable(error):
                 log.exception("the heartbeat failed")
-            seen = asked if self._last is None else self._last.answered
-            self._first, self.away = None, (self._now() - seen, error)
+            self._first = None
+            self.away = self._now() - self._seen, error
             return None
-        self.away = None
+        self._seen, self.away = self._now(), None
         if at is None:
             self._first = None
         else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from storage import leases, studies, workers
 from storage.engine import Database
 from storage.errors import StorageError, UnknownStudyError
 from storage.records import Lease, WorkerState
+from storage.sqlite_lock import held_by, is_stopped, write_lock_holder
 from storage.witness import Witness
 from storage.workers import Neighbour
 
@@ -50,6 +52,7 @@ class LeaseKeeper(threading.Thread):
         lease: float,
         interval: float,
         status: Callable[[], Mapping[str, Any]],
+        runners: Callable[[], Collection[int]],
         wake: int,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
@@ -60,6 +63,7 @@ class LeaseKeeper(threading.Thread):
         self._lease = lease
         self._interval = interval
         self._status = status
+        self._runners = runners
         self._wake = wake
         self._stopped = threading.Event()
         self.latest: Beat | None = None
@@ -79,6 +83,7 @@ class LeaseKeeper(threading.Thread):
         asked = time.monotonic()
         learned = self._witness.beat(lambda connection: self._ask(connection, asked))
         if learned is None:
+            self._look_for_who_blocks()
             return
         self.latest, others = learned
         if not self._stopped.is_set():
@@ -89,6 +94,20 @@ class LeaseKeeper(threading.Thread):
         except StorageError as error:
             log.warning("dead workers of this host keep their trials for now: %s", error)
         self._witness.reap()
+
+    def _look_for_who_blocks(self) -> None:
+        """A stopped process that holds SQLite's write lock stalls all: name it, end it if it is ours."""
+        if self._witness.away is None or self._witness.away[0] < self._lease:
+            return
+        pid = write_lock_holder(self._database.url)
+        if pid is None or not is_stopped(pid):
+            return
+        if pid in self._runners():
+            log.warning("ended runner %d, which was stopped while it held the database's write lock", pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        else:
+            log.warning("the database is locked%s", held_by(self._database.url))
 
     def _ask(
         self, connection: Connection, asked: float

@@ -115,6 +115,7 @@ class Worker:
                 lease=self._settings.lease,
                 interval=self._settings.heartbeat,
                 status=self._status,
+                runners=lambda: [child.process.pid for child in list(self._children.values())],
                 wake=signals.wake_fd,
             )
             self._keeper = keeper
