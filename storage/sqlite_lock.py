@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 from sqlalchemy.engine import URL
 
-# Where SQLite puts its lock of writers: a byte of the shared memory file in WAL mode (its documented format of
-# the wal-index), or the RESERVED byte of the database file itself.
+# Where SQLite puts its lock of writers: a byte of the shared memory file in WAL mode (as the format of the
+# wal-index documents), or the RESERVED byte of the database file itself.
 _IN_SHARED_MEMORY = 120
 _IN_DATABASE = 0x40000001
 

@@ -12,19 +12,15 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from hpo.runner.messages import Abandon, Boot, Quit, Started, ToRunner
 from hpo.worker.devices import Share
 from hpo.worker.identity import process_started
-from hpo.worker.leftovers import MARK, end_leftovers
+from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
 from hpo.worker.turns import Assignment
 from storage.records import Lease
 
-# Where `hpo` is imported from. A runner finds it here and never in the working directory (-P), where a
-# user's own hpo.py or storage.py may lie.
-_ROOT = Path(__file__).resolve().parents[2]
 KILL_AFTER = 5.0  # seconds in which a runner notices that its lease is lost
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -59,7 +55,7 @@ class Child:
     def spawn(cls, index: int, share: Share, boot: Boot, assignment: Assignment) -> Child:
         """Start a runner for a study. Spawned, never forked: CUDA and thread pools do not survive a fork."""
         ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
+        environment = importing_hpo()
         for name in _THREAD_VARIABLES:
             environment[name] = str(assignment.spec.threads)
         if share.visible is not None:
@@ -68,9 +64,6 @@ class Child:
         mark = f"{boot.worker_id}/{uuid.uuid4().hex}"
         environment[MARK] = mark
         environment.pop("HPO_STORAGE", None)  # goes through the pipe
-        if _ROOT.name not in ("site-packages", "dist-packages"):
-            others = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, "-P", "-m", "hpo.runner.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -1,4 +1,4 @@
-"""What runners started and left behind: found by the mark they inherited or by their session, and ended."""
+"""What runners start: how it is marked, and how what they left behind is found and ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ import psutil
 from hpo.worker.identity import Running, look_up
 
 MARK = "HPO_RUNNER"  # in the environment of a runner, and so of what it starts: WORKER-ID/RUNNER
+# Where `hpo` is imported from. Our processes find it here and never in the working directory (-P), where a
+# user's own hpo.py or storage.py may lie.
+_ROOT = Path(__file__).resolve().parents[2]
 _TRIES, _PAUSE = 100, 0.02  # seconds; what is being ended may still start something
+
+
+def importing_hpo() -> dict[str, str]:
+    """The environment of a process of ours that is started with -P."""
+    environment = dict(os.environ)
+    if _ROOT.name not in ("site-packages", "dist-packages"):
+        others = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)
+    return environment
 
 
 def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:

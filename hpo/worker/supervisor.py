@@ -31,6 +31,7 @@ from hpo.worker import identity
 from hpo.worker.cards import Access, Cards
 from hpo.worker.child import Child
 from hpo.worker.devices import Share, allowed_cores, cores_of
+from hpo.worker.guard import guarded
 from hpo.worker.lease_keeper import LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
@@ -107,7 +108,7 @@ class Worker:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
         sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
-        with Signals() as signals:
+        with Signals() as signals, guarded(self.identity.id):
             keeper = LeaseKeeper(
                 self._database,
                 self.identity.id,

@@ -224,9 +224,13 @@ def _saved(lab: Lab) -> int:
 
 
 def server_away(lab: Lab, scale: Scale, server: PgServer) -> str:
-    """The database restarts, crashes, is stopped, stands still, drops connections: the workers live on."""
+    """The database restarts, crashes, is stopped, stands still, can only be read, drops connections.
+
+    The workers live on, and a dashboard that watches takes no trial from them.
+    """
     row = lab.create(trials=10_000, fixed={"steps": 4, "step_seconds": 0.1})
     family = [lab.worker("--runners", "2") for _ in range(2)]
+    family.append(lab.start("dashboard", "--port", "0"))
     lab.wait(lambda: lab.states().get("complete", 0) >= 2, "trials complete")
     outages: list[tuple[str, Callable[[], object]]] = [
         ("fast restart", server.restart),
@@ -234,6 +238,7 @@ def server_away(lab: Lab, scale: Scale, server: PgServer) -> str:
         ("SIGKILL", lambda: (server.kill(), server.start())),
         (f"{scale.down:g} s down", lambda: (server.stop(), time.sleep(scale.down), server.start())),
         (f"{scale.paused:g} s paused", lambda: (server.pause(), time.sleep(scale.paused), server.resume())),
+        (f"{scale.paused:g} s for reading only", lambda: _read_only(server, scale.paused)),
         ("transactions cut", lambda: [_cut_transactions(lab, server) for _ in range(40)]),
     ]
     for what, outage in outages:
@@ -244,7 +249,7 @@ def server_away(lab: Lab, scale: Scale, server: PgServer) -> str:
         assert all(worker.running for worker in family), (what, said)
         assert not lab.attempts().get("lost"), (what, lab.ended_why("lost"), said)
     steering.stop(lab.open(), row)
-    assert [worker.wait(30).code for worker in family] == [0, 0]
+    assert [worker.wait(30).code for worker in family[:2]] == [0, 0]
     found = lab.audit()
     assert found.holds, found
     attempts = lab.attempts()
@@ -300,6 +305,18 @@ def told_to_leave_while_away(lab: Lab, scale: Scale, server: PgServer) -> str:
 
 def _complete(lab: Lab) -> int:
     return lab.states().get("complete", 0)
+
+
+def _read_only(server: PgServer, seconds: float) -> None:
+    """What sessions find that were carried over to a standby."""
+    for value in ("on", "off"):
+        with server.connect() as admin:
+            admin.autocommit = True
+            admin.execute("SET default_transaction_read_only = off")
+            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            admin.execute("SELECT pg_reload_conf()")
+        if value == "on":
+            time.sleep(seconds)
 
 
 def _cut_transactions(lab: Lab, server: PgServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from hpo.worker.identity import process_started
 from hpo.worker.leftovers import MARK, end_leftovers
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
 
@@ -56,6 +58,36 @@ def test_a_session_whose_leader_took_over_the_pid_is_left_alone(sleeper: Any) ->
     for wrong in (started - 100, started + 100):
         assert end_leftovers(f"{uuid.uuid4().hex}/", [(leader.pid, wrong)]) == 0
     assert leader.poll() is None
+
+
+_WORKER = """
+import os, subprocess, sys, time
+from hpo.worker.guard import guarded
+from hpo.worker.leftovers import MARK
+with guarded("guarded-worker"):
+    started = subprocess.Popen(["sleep", "60"], env={MARK: "guarded-worker/1"}, start_new_session=True)
+    print(started.pid, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_runners_started_ends_with_a_killed_worker_where_nobody_else_is(killed: bool) -> None:
+    """A worker that leaves in good order has seen to it itself."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        assert worker.stdin is not None
+        child = int(worker.stdout.readline())
+        if killed:
+            worker.kill()
+            wait_until(lambda: process_started(child) is None, 30, what="the orphan is ended")
+        else:
+            worker.stdin.close()
+            assert worker.wait(30) == 0
+            assert process_started(child) is not None
+            os.kill(child, signal.SIGKILL)
 
 
 _RUNNER = """
