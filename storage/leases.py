@@ -94,7 +94,7 @@ def reap_expired(connection: Connection, clock: Clock, sight: Sight) -> int:
     extra = sa.case((length < sight.lease, sight.lease - length), else_=0.0)
     expired = sa.and_(ticket.c.lease_until < sight.at - extra, ticket.c.lease_until < now - extra)
     # Of a time that has been: the database's clock went back, and everybody alive has renewed since.
-    outdated = ticket.c.lease_until > now + 1.5 * length
+    outdated = ticket.c.lease_until > now + 1.5 * worker.c.lease_seconds
     rows = connection.execute(
         sa.select(ticket.c.id, ticket.c.attempt, worker.c.name)
         .outerjoin(worker, ticket.c.worker_id == worker.c.id)

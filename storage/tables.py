@@ -97,7 +97,7 @@ worker = Table(
     Column("host_key", String(200), nullable=False),  # same value: a pid can be looked up here
     Column("pid", Integer, nullable=False),
     Column("pid_started", Float(53), nullable=False),  # start ticks: tells a reused pid
-    Column("lease_seconds", Float(53), nullable=False, server_default="15"),  # how long it may be silent
+    Column("lease_seconds", Float(53)),  # how long it may be silent; None: of version 0.1
     Column("runners", Text),  # JSON: [pid, start ticks] of each runner's process, which leads a session
     Column("state", String(16), nullable=False),
     Column("study_id", Integer),  # the study it serves; None: every running one

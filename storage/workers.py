@@ -137,7 +137,8 @@ def note(connection: Connection, worker_id: str, reason: str) -> None:
 
 def mark_silent(connection: Connection, clock: Clock, sight: leases.Sight) -> None:
     """Show workers as lost that have not beaten for two leases of theirs, or of whoever judges."""
-    length = sa.case((worker.c.lease_seconds < sight.lease, sight.lease), else_=worker.c.lease_seconds)
+    theirs = sa.func.coalesce(worker.c.lease_seconds, sight.lease)
+    length = sa.case((theirs < sight.lease, sight.lease), else_=theirs)
     silent = sa.and_(
         worker.c.beat_at < clock.now() - LOST_AFTER * length,
         worker.c.beat_at < sight.at - LOST_AFTER * length,

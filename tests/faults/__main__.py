@@ -78,6 +78,7 @@ TABLE = [
     Row("7", "network cut", _network_cut, POSTGRESQL),
     Row("8", "bad objectives", _plain(rows.bad_objectives)),
     Row("9", "damaged checkpoints, disk full", _plain(damage.damaged_checkpoints), SQLITE),
+    Row("9", "a table taken away", _plain(damage.table_taken_away)),
     Row("10", "clocks four hours apart", _plain(rows.wrong_clocks)),
     Row("11", "two workers of one name", _plain(rows.one_name)),
     Row("12", "step of the wall clock", _plain(processes.wall_clock_step)),

@@ -115,6 +115,11 @@ def test_damaged_checkpoints_are_passed_over_and_never_run(lab: Lab) -> None:
     print(damage.damaged_checkpoints(lab, SHORT))
 
 
+@sqlite
+def test_a_database_that_cannot_be_used_charges_no_trial(lab: Lab) -> None:
+    print(damage.table_taken_away(lab, SHORT))
+
+
 @postgres
 def test_wrong_clocks_do_not_matter(lab: Lab) -> None:
     print(rows.wrong_clocks(lab, SHORT))

@@ -14,10 +14,7 @@ def upgrade() -> None:
 
 
 def _clocks() -> None:
-    op.add_column(
-        "hpo_worker",
-        sa.Column("lease_seconds", sa.Float(precision=53), server_default="15", nullable=False),
-    )
+    op.add_column("hpo_worker", sa.Column("lease_seconds", sa.Float(precision=53), nullable=True))
     op.add_column("hpo_worker", sa.Column("runners", sa.Text(), nullable=True))
     op.create_table(
         "hpo_witness",
