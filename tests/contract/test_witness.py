@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from hpo.dashboard.housekeeping import look_after
 from storage import leases, workers
 from storage.engine import Database
 from storage.records import TicketState, WorkerState
-from storage.tables import worker
+from storage.tables import ticket, worker
 from storage.witness import Witness
 from tests.support.shared import LEASE, Opener, Party, make_study, ticket_row
 
@@ -69,8 +68,6 @@ def as_worker(world: World, witness: Witness, me: Party) -> int:
 
 
 def lost(database: Database) -> int:
-    from storage.tables import ticket
-
     query = sa.select(sa.func.coalesce(sa.func.sum(ticket.c.lost), 0))
     return database.read(lambda c: int(c.scalar(query) or 0))
 
@@ -99,13 +96,6 @@ def test_the_trials_of_a_silent_worker_are_taken_back(world: World, party: Opene
     assert watch(world, look, world.witness(), me, 3 * LEASE, well) == 1
     assert ticket_row(world.database, kept.lease).state == TicketState.RUNNING
     assert ticket_row(world.database, gone.lease).state == TicketState.QUEUED
-
-
-@contextmanager
-def outage(world: World, seconds: float) -> Iterator[None]:
-    """The witness's beats fail while others' leases run out."""
-    world.pass_by(seconds)
-    yield
 
 
 @both_kinds
@@ -257,6 +247,21 @@ def test_who_can_only_read_is_no_witness(
         witness.beat(lambda connection: (connection.execute(sa.select(worker)), None))
         assert witness.reap() == 0
     assert watch(world, look, witness, me, 2 * LEASE) == 1
+
+
+def test_a_worker_of_version_0_1_which_told_no_lease_is_judged_by_its_tickets(
+    world: World, party: Opener
+) -> None:
+    """Its lease may be longer than anybody else's."""
+    study = make_study(world.database, 1)
+    me, old = party(study), party(study)
+    old.claim()
+    unknown = worker.update().where(worker.c.id == old.id).values(lease_seconds=None)
+    world.database.write(lambda c: c.execute(unknown))
+    world.renew(old, 10 * LEASE)
+    witness = world.witness()
+    assert watch(world, as_worker, witness, me, 9 * LEASE) == 0
+    assert watch(world, as_worker, witness, me, 2 * LEASE) == 1
 
 
 @both_kinds
