@@ -59,15 +59,8 @@ _REFUSALS = (
     "is not permitted to log in",
     "permission denied for database",
 )
-_SQLITE_AWAY = (
-    "locked",
-    "locking protocol",
-    "busy",
-    "readonly",  # a file system that was mounted anew for reading only
-    "unable to open",
-    "disk i/o error",
-    "disk is full",
-)
+# "readonly": also a file system that was mounted anew for reading only
+_SQLITE_AWAY = ("lock", "busy", "readonly", "unable to open", "disk i/o error", "disk is full")
 # Classes of SQLSTATE that say that the server cannot work now: connection lost, resources used up,
 # intervention of an operator, error of its system. 25006: after a failover the session ended up on a standby.
 _SERVER_AWAY = ("08", "53", "57", "58")
