@@ -17,7 +17,8 @@ from starlette.routing import Route
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
 from hpo.errors import DatabaseError, NotFoundError, UserError
-from hpo.report import data
+from hpo.report.drawing.theme import encode
+from hpo.report.records.summary import comparison
 from hpo.studies import listing, overview, tables
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.audit import audit, audit_json
@@ -60,7 +61,7 @@ def _endpoint(item: Endpoint) -> Callable[[Request], Any]:
         if item.method == "POST":
             request.scope["hpo.body"] = _document(await request.body())
         found = await run_in_threadpool(item.view, board, request)
-        return Response(charts.encode(found), media_type="application/json")
+        return Response(encode(found), media_type="application/json")
 
     return answer
 
@@ -192,7 +193,7 @@ def _trial_charts(board: Board, request: Request) -> Any:
     row, record = _found(board, request)
     history, _ = board.history(row.name)
     evaluation = read_evaluation(board.database, row, record.number)
-    return {"charts": charts.draw_trial(history, record.number, record, evaluation)}
+    return {"charts": charts.draw_trial(history, record, evaluation)}
 
 
 def _log(board: Board, request: Request) -> Any:
@@ -280,7 +281,7 @@ def _compare(board: Board, request: Request) -> Any:
             "seconds": row.seconds,
             "test": None if row.test is None else {"metric": row.test[0], "value": row.test[1]},
         }
-        for row in data.comparison(tuple(histories))
+        for row in comparison(tuple(histories))
     ]
     return {"studies": rows}
 

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from hpo.dashboard import actions, api, charts, pages
+from hpo.dashboard import actions, api, pages
 from hpo.dashboard.access import Access, Role
 from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
@@ -32,6 +32,7 @@ from hpo.dashboard.render import Page, environment, render
 from hpo.dashboard.stream import event_stream
 from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
+from hpo.report.drawing.theme import encode, templates
 from hpo.studies.attempts import read_log
 from storage.engine import Database
 
@@ -209,7 +210,7 @@ async def _health(request: Request) -> Response:
 
 async def _templates(_request: Request) -> Response:
     return Response(
-        charts.encode(charts.templates()),
+        encode(templates()),
         media_type="application/json",
         headers={"Cache-Control": "max-age=3600"},
     )

@@ -11,12 +11,14 @@ from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
-from hpo.report import data
+from hpo.report.records.scores import value_name
+from hpo.report.records.summary import comparison
+from hpo.report.records.training import headline, read_evaluation
+from hpo.report.sections import comparable
 from hpo.search.history import StudyHistory
-from hpo.studies import commands, listing, overview
+from hpo.studies import commands, listing, overview, reading
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.outline import sample
-from hpo.studies.reading import read_artifact, read_evaluation
 from hpo.studies.trials import read_trial
 from hpo.wiring import telling
 from storage.launches import LaunchRow, all_launches
@@ -63,7 +65,7 @@ def study(board: Board, query: Query, name: str) -> Page:
     context = {
         "row": row,
         "card": card,
-        "test": data.headline(data.read_evaluation(note.get("evaluation"), "test"), names[0]),
+        "test": headline(read_evaluation(note.get("evaluation"), "test"), names[0]),
         "table": table,
         "sort": sort,
         "states": listing.STATES,
@@ -92,7 +94,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
     attempts = attempts_of(board.database, row, number)
     wanted = whole(query, "attempt", attempts[-1]["number"] if attempts else 1)
     log = read_log(board.database, row, number, wanted)
-    evaluation = data.read_evaluation(read_evaluation(board.database, row, number))
+    evaluation = read_evaluation(reading.read_evaluation(board.database, row, number))
     best = _best_line(board, overview.card(board.database, name, curve=False))
     context = {
         "row": row,
@@ -154,9 +156,9 @@ def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     context = {
         "names": [history.name for history in histories],
         "known": [card.row.name for card in known.cards],
-        "rows": data.comparison(tuple(histories)),
-        "comparable": len({history.directions for history in histories}) <= 1
-        and all(len(history.directions) == 1 for history in histories),
+        "rows": comparison(tuple(histories)),
+        "comparable": comparable(histories),
+        "slots": charts.comparison_slots(),
     }
     topics = frozenset(study_topic(history.name) for history in histories)
     return Page("compare.html", context, {"table": "parts/compare.html"}, topics)
@@ -207,7 +209,7 @@ def artifact(board: Board, name: str, number: int, file: str) -> bytes:
     Raises:
         NotFoundError: there is none of that name, or it cannot be read here.
     """
-    content = read_artifact(board.database, board.row(name), number, file)
+    content = reading.read_artifact(board.database, board.row(name), number, file)
     if content is None:
         raise NotFoundError(f"trial {number} of {name} left no file {file[:100]!r} that can be read here")
     return content
@@ -224,7 +226,7 @@ def _value_names(board: Board, card: overview.Card) -> list[str]:
     """What the values are called: told by a few trials while the history is not in memory."""
     row = card.row
     known = board.live(row.name).known or sample(board.database, row, card.progress.best_number)
-    return [data.value_name(known, index) for index in range(len(row.spec["directions"]))]
+    return [value_name(known, index) for index in range(len(row.spec["directions"]))]
 
 
 def _seconds(record: Any) -> float | None:

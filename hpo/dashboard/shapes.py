@@ -145,6 +145,8 @@ class Chart(Shape):
     figure: dict[str, Any] | None = Field(description="Plotly `data` and `layout`; null: nothing to see yet.")
     caption: str
     title: str
+    size: str = Field(description="Of its place on a page: full, half or third of the width.")
+    min_width: int = Field(description="Pixels it needs; on a smaller screen it scrolls sideways.")
     version: int = Field(description="Rises when the study changes.")
     again: float | None = Field(None, description="Seconds until a newer one may be had.")
 
@@ -155,6 +157,7 @@ class TrialChart(Shape):
     figure: dict[str, Any] | None
     caption: str
     title: str
+    min_width: int
 
 
 class Charts(Shape):

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from hpo.dashboard import actions, api, openapi, shapes
 from hpo.dashboard.board import Board
-from hpo.report import data
+from hpo.report.records import progress, scores
 from hpo.studies import commands, outline, reading
 from hpo.studies.live import LiveStudy
 from storage import launches
@@ -244,8 +244,8 @@ def test_a_study_in_outline_shows_the_same_history(database: Database) -> None:
     """The first picture is drawn from the values alone; it is the one the whole history gives."""
     row = reading.get_study(database, "digits")
     whole, rough = reading.history(database, "digits"), outline.outline(database, row)
-    assert data.optimization_history(rough) == data.optimization_history(whole)
-    assert data.value_name(outline.sample(database, row, 9)) == data.value_name(whole) == "accuracy"
+    assert progress.optimization_history(rough) == progress.optimization_history(whole)
+    assert scores.value_name(outline.sample(database, row, 9)) == scores.value_name(whole) == "accuracy"
 
 
 def test_the_first_chart_does_not_wait_for_the_whole_history(viewer: TestClient, board: Board) -> None:

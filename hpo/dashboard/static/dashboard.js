@@ -75,7 +75,7 @@
 
   async function paint(plot, chart) {
     const [templates] = await Promise.all([themes(), plotly]);
-    const { figure, caption, title } = chart.content;
+    const { figure, caption, title, min_width: minWidth } = chart.content;
     const box = plot.closest(".chart");
     box.querySelector("figcaption").textContent = caption;
     if (title) box.querySelector("h3").textContent = decoded(title);
@@ -87,6 +87,7 @@
     if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
     const height = figure.layout.height ?? 380;
     if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
+    plot.style.minWidth = minWidth ? `${minWidth}px` : "";
     const layout = layoutOf(figure, templates);
     const kept = plot.layout; // what a person zoomed or hid stays as it is
     if (kept?.xaxis?.autorange === false && chart.zoomed) { layout.xaxis.range = kept.xaxis.range; layout.yaxis.range = kept.yaxis.range; }
@@ -117,7 +118,7 @@
     const section = plot.closest("section");
     const metric = section?.querySelector("[data-metric]")?.value;
     if (metric) url.searchParams.set("metric", metric);
-    if (section?.querySelector("[data-log]")?.checked && /\/(history-\d+|learning)$/.test(url.pathname)) url.searchParams.set("log", "1");
+    if ("log" in plot.dataset && section?.querySelector("input[data-log]")?.checked) url.searchParams.set("log", "1");
     return url;
   }
 
@@ -174,7 +175,6 @@
 
   function adopt(plot) {
     plot.style.height = `${plot.dataset.height}px`;
-    if (Number(plot.dataset.minWidth)) plot.style.minWidth = `${plot.dataset.minWidth}px`;
     charts.set(plot, { dirty: true, seen: false });
     watcher.observe(plot);
   }
@@ -209,7 +209,7 @@
           box.append(heading, frame, document.createElement("figcaption"));
           group.append(box);
           charts.set(plot, { dirty: false, seen: false });
-          heading.textContent = item.title;
+          heading.textContent = decoded(item.title);
         }
         const chart = charts.get(plot);
         const text = JSON.stringify(item);
@@ -313,7 +313,7 @@
   });
 
   document.addEventListener("change", (event) => {
-    if (!event.target.matches("[data-metric], [data-log]")) return;
+    if (!event.target.matches("[data-metric], input[data-log]")) return;
     for (const plot of event.target.closest("section").querySelectorAll(".plot")) {
       const chart = charts.get(plot);
       chart.dirty = true;

@@ -14,6 +14,7 @@ from hpo.report.records.scores import (
     origin,
     scores,
     shown_note,
+    step_name,
     thin,
     value_axis,
     value_name,
@@ -29,7 +30,7 @@ EDF_POINTS = 200
 
 @dataclass(frozen=True)
 class BestSoFar:
-    """The best value found, as steps: at ``x[i]`` it became ``value[i]``, and it held until ``end``."""
+    """The best value found, as steps: at `x[i]` it became `value[i]`, and it held until `end`."""
 
     study: str
     over: Over
@@ -38,11 +39,12 @@ class BestSoFar:
     end: float
     direction: Direction
     axis: str
+    step_name: str
 
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """One trial in the order of numbers; ``value`` is None for a failed one."""
+    """One trial in the order of numbers; `value` is None for a failed one."""
 
     number: int
     value: float | None
@@ -62,12 +64,13 @@ class History:
 
 @dataclass(frozen=True)
 class Edf:
-    """Empirical distribution: ``share[i]`` of the trials have a value of at most ``value[i]``."""
+    """Empirical distribution: `share[i]` of the trials have a value of at most `value[i]`."""
 
     study: str
     value: tuple[float, ...]
     share: tuple[float, ...]
     axis: str
+    direction: Direction
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
         return None
     shown = thin(steps, MAX_STEPS)
     x, values = tuple(position for position, _ in shown), tuple(value for _, value in shown)
-    return BestSoFar(history.name, over, x, values, end, direction, value_axis(history, objective))
+    axis = value_axis(history, objective)
+    return BestSoFar(history.name, over, x, values, end, direction, axis, step_name(history))
 
 
 def _ended(history: StudyHistory, over: Over) -> list[tuple[float, TrialRecord]]:
@@ -181,9 +185,9 @@ def edf(history: StudyHistory, objective: int = 0) -> Edf | None:
         return None
     steps = [(value, (index + 1) / len(values)) for index, value in enumerate(values)]
     shown = thin(steps, EDF_POINTS)
-    return Edf(
-        history.name, tuple(v for v, _ in shown), tuple(s for _, s in shown), value_axis(history, objective)
-    )
+    value, share = tuple(v for v, _ in shown), tuple(s for _, s in shown)
+    direction = history.directions[objective]
+    return Edf(history.name, value, share, value_axis(history, objective), direction)
 
 
 def pareto(history: StudyHistory) -> Pareto | None:

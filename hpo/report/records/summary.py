@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpo.report import text
-from hpo.report.records.axes import axes
-from hpo.report.records.evaluation import headline, read_evaluation
+from hpo.report.records.parameters import axes
 from hpo.report.records.progress import best_so_far, pareto
 from hpo.report.records.scores import (
     best_trial,
@@ -21,6 +20,7 @@ from hpo.report.records.scores import (
     step_name,
     value_name,
 )
+from hpo.report.records.training import on_test_set
 from hpo.search.history import StudyHistory, TrialRecord, TrialStateName
 
 MAX_ROWS = 1000
@@ -124,7 +124,7 @@ def part_name(history: StudyHistory, part: str) -> str:
 
 
 def trial_table(history: StudyHistory) -> TrialTable:
-    """One row per trial, by number; the best ``MAX_ROWS`` where there are more."""
+    """One row per trial, by number; the best `MAX_ROWS` where there are more."""
     names = tuple(axis.name for axis in axes(history))
     winner = best_trial(history) if len(history.directions) == 1 else None
     found = pareto(history)
@@ -166,7 +166,6 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
     best = best_trial(history)
     after = {over: best_so_far(history, over) for over in ("epochs", "seconds")}
     facts = summarize(history)
-    test = read_evaluation(history.test_evaluation, "test")
     epochs, seconds = after["epochs"], after["seconds"]
     return ComparisonRow(
         history.name,
@@ -181,7 +180,7 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
         epochs.x[-1] if epochs else None,
         facts.epochs,
         facts.seconds,
-        headline(test, facts.value_names[0]),
+        on_test_set(history),
     )
 
 
@@ -268,8 +267,7 @@ def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
 
 
 def _test_sentence(history: StudyHistory) -> str:
-    test = read_evaluation(history.test_evaluation, "test")
-    found = headline(test, value_name(history))
+    found = on_test_set(history)
     if found is None:
         return ""
     return f"On the test set, measured once, the best trial has {found[0]} {text.number(found[1])}."
