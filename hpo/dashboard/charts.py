@@ -56,21 +56,21 @@ class Options:
     log: bool = False
 
 
-def study_slots(row: StudyRow) -> list[tuple[str, list[Slot]]]:
-    """Sections of the study page and their charts, from the spec alone: nothing else is read for them."""
-    found = [(section.title, list(_slots(section.id, row.spec))) for section in SECTIONS]
+def study_slots(row: StudyRow, parameters: int) -> list[tuple[str, list[Slot]]]:
+    """Sections of the study page and their charts, with slices of so many parameters."""
+    many = len(row.spec["directions"])
+    found = [(section.title, list(_slots(section.id, many, parameters))) for section in SECTIONS]
     return [(title, slots) for title, slots in found if slots]
 
 
-def _slots(section: str, spec: Mapping[str, Any]) -> Iterator[Slot]:
-    many = len(spec["directions"])
+def _slots(section: str, many: int, parameters: int) -> Iterator[Slot]:
     for objective in range(many):
         for chart in catalogue.STUDY:
             if chart.section != section or objective not in chart.indices(many):
                 continue
             name = (chart.address if many == 1 else "") or chart.name + chart.ending(objective, many, "-{}")
             title = chart.title and chart.title + chart.ending(objective, many, ", objective {}")
-            parts = [""] if chart.parts is None else [f"-{n}" for n in range(1, chart.parts(spec) + 1)]
+            parts = [""] if chart.parts is None else [f"-{n}" for n in range(1, chart.parts(parameters) + 1)]
             yield from (Slot(name + part, chart, title) for part in parts)
 
 

@@ -70,7 +70,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "sort": sort,
         "states": listing.STATES,
         "chosen": {"sort": sort, "state": state or ""},
-        "sections": charts.study_slots(row),
+        "sections": charts.study_slots(row, len(row.spec["space"])),
         "best": best,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",

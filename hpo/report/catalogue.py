@@ -7,7 +7,7 @@ of them here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -130,8 +130,8 @@ def _numbered(records: Sequence[Any]) -> dict[str, Any]:
     return {str(place): record for place, record in enumerate(records, start=1)}
 
 
-def _elsewhere(_spec: Mapping[str, Any]) -> int:
-    """On a study's page: none, because a trial has a page of its own."""
+def _elsewhere(_parameters: int) -> int:
+    """No part on a study's page, because a trial has a page of its own."""
     return 0
 
 
@@ -295,7 +295,7 @@ STUDY: tuple[Chart, ...] = (
         caption=_noted(""),
         size="third",
         height=290,
-        parts=lambda spec: min(len(spec["space"]), MAX_SLICES),
+        parts=lambda parameters: min(parameters, MAX_SLICES),
     ),
     METRICS,
     *EVALUATION,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ class Chart:
     objectives: Literal["each", "any", "one", "several"] = (
         "each"  # a picture each; or one, and for which studies
     )
-    parts: Callable[[Mapping[str, Any]], int] | None = None  # most parts on a study's page, by the spec
+    parts: Callable[[int], int] | None = None  # how many a page has room for, by the number of parameters
     address: str = ""  # where the dashboard calls it otherwise in a study of one direction
     log: bool = False  # the value axis may be logarithmic
     metric: bool = False  # another metric than the reported one may be picked

@@ -118,7 +118,7 @@
     const section = plot.closest("section");
     const metric = section?.querySelector("[data-metric]")?.value;
     if (metric) url.searchParams.set("metric", metric);
-    if ("log" in plot.dataset && section?.querySelector("input[data-log]")?.checked) url.searchParams.set("log", "1");
+    if ("mayLog" in plot.dataset && section?.querySelector("[data-log]")?.checked) url.searchParams.set("log", "1");
     return url;
   }
 
@@ -313,7 +313,7 @@
   });
 
   document.addEventListener("change", (event) => {
-    if (!event.target.matches("[data-metric], input[data-log]")) return;
+    if (!event.target.matches("[data-metric], [data-log]")) return;
     for (const plot of event.target.closest("section").querySelectorAll(".plot")) {
       const chart = charts.get(plot);
       chart.dirty = true;
