@@ -56,9 +56,8 @@ class Chart:
     size: Size | Callable[[Any], Size] = "full"
     height: int = 380  # pixels, unless the drawing chooses its own
     min_width: Callable[[Any], int] = lambda _: 0
-    objectives: Literal["each", "any", "one", "several"] = (
-        "each"  # a picture each; or one, and for which studies
-    )
+    # A picture of each objective; or one picture, of any study, or only with one or with several objectives.
+    objectives: Literal["each", "any", "one", "several"] = "each"
     parts: Callable[[int], int] | None = None  # how many a page has room for, by the number of parameters
     address: str = ""  # where the dashboard calls it otherwise in a study of one direction
     log: bool = False  # the value axis may be logarithmic
