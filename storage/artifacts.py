@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -98,6 +96,8 @@ class ArtifactStore:
         self.patience = patience
         self._give_up = give_up or threading.Event()
         self._scheme = urlsplit(url).scheme or "file"
+        import fsspec  # costs what a command that opens no store need not pay
+
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
@@ -116,6 +116,8 @@ class ArtifactStore:
     @property
     def local_root(self) -> Path | None:
         """The directory, when the store is one this machine can open files in."""
+        from fsspec.implementations.local import LocalFileSystem
+
         return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
 
     def with_patience(self, seconds: float) -> ArtifactStore:

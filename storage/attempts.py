@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from storage import kept_files, leases, optuna_rows, outcomes
@@ -22,9 +20,13 @@ from storage.errors import DatabaseUnreachableError, LeaseLostError
 from storage.fence import Fence
 from storage.kept_files import KeptFile
 from storage.optuna_rows import Trial
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, Claim, Lease, TicketState
 from storage.shared_storage import SharedStorage
 from storage.tables import attempt, metric, ticket
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 
 class AttemptWriter:

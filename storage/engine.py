@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import optuna
 import sqlalchemy as sa
-from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 from tenacity import (
@@ -27,6 +25,9 @@ from tenacity import (
 
 from storage.clock import Clock
 from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError, StorageError
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -93,10 +94,12 @@ def engine_options(url: URL) -> dict[str, Any]:
     return {"connect_args": {"timeout": 4.0}}  # seconds for another writer; well below a lease
 
 
-def listen(engine: Engine) -> None:
-    """Give SQLite real transactions: BEGIN IMMEDIATE for writers, so that they never meet half-way."""
+def make_engine(url: URL) -> Engine:
+    """The engine of this process; SQLite has real transactions: writers BEGIN IMMEDIATE and never meet
+    half-way."""
+    engine = sa.create_engine(url, **engine_options(url))
     if engine.dialect.name != "sqlite":
-        return
+        return engine
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
@@ -107,6 +110,8 @@ def listen(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if _write_intent.get() else "BEGIN")
+
+    return engine
 
 
 @contextmanager
@@ -219,12 +224,38 @@ class Patience:
 class Database:
     """The shared database of one process: an engine, a clock, and Optuna's storage on the same engine."""
 
-    def __init__(self, url: URL, rdb: RDBStorage, clock: Clock | None = None) -> None:
+    def __init__(self, url: URL, clock: Clock | None = None) -> None:
         self.url = url
-        self.rdb = rdb
-        self.engine: Engine = rdb.engine
+        self.engine = make_engine(url)
         self.clock = clock or Clock()
         self.patience = Patience()
+        self._rdb: RDBStorage | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def rdb(self) -> RDBStorage:
+        """Optuna's storage, made when somebody asks for it: what only looks or steers needs none.
+
+        Raises:
+            DatabaseUnreachableError
+            SchemaError: Optuna's tables are of another version.
+        """
+        with self._opening:
+            if self._rdb is None:
+                self._rdb = self.patience(self.url, lambda: optuna_storage(self.url, self.engine))
+            return self._rdb
+
+    def make_optuna_tables(self) -> None:
+        """Make Optuna's tables where they are missing; the caller holds the migrations' lock.
+
+        Raises:
+            DatabaseUnreachableError
+            SchemaError: there are some, of another version.
+        """
+        with self._opening:
+            self._rdb = self.patience(
+                self.url, lambda: optuna_storage(self.url, self.engine, create_tables=True)
+            )
 
     @property
     def shown_url(self) -> str:
@@ -306,25 +337,30 @@ class Database:
 
     def close(self) -> None:
         """Close every pooled connection."""
-        self.rdb.remove_session()
+        if self._rdb is not None:
+            self._rdb.remove_session()
         self.engine.dispose()
 
 
-def connect(url: URL, *, create_tables: bool) -> RDBStorage:
-    """Optuna's storage on a database whose schema is known to be right.
+def optuna_storage(url: URL, engine: Engine, *, create_tables: bool = False) -> RDBStorage:
+    """Optuna's storage on our engine. It makes one of its own to see its version, which is closed again.
 
     Raises:
         SchemaError: Optuna's tables are of another version.
     """
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        rdb = RDBStorage(
+        rdb = optuna.storages.RDBStorage(
             url.render_as_string(hide_password=False),
             engine_kwargs=engine_options(url),
             skip_table_creation=not create_tables,
         )
     except RuntimeError as error:  # Optuna's compatibility check
         raise SchemaError(f"Optuna's tables in {redacted(url)} are of another version. {error}") from error
-    listen(rdb.engine)
-    rdb.engine.dispose()  # connections made before the listeners were there
+    rdb.remove_session()
+    rdb.engine.dispose()
+    rdb.engine = engine
+    rdb.scoped_session.configure(bind=engine)
     return rdb

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
+from storage import optuna_tables
 from storage.clock import Clock
+from storage.optuna_tables import TrialState
 from storage.tables import artifact
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
 CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model
 WEIGHTS = (MODEL, CHECKPOINT)
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
 live = artifact.c.name.not_like("~%")
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 

@@ -6,20 +6,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from filelock import FileLock, Timeout
 from sqlalchemy.engine import URL, Connection, Engine
 
 from storage import engine as engines
+from storage import optuna_tables
 from storage.clock import Clock
-from storage.engine import Database, Patience
+from storage.engine import Database
 from storage.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+HEAD = "0002"  # the newest of `migrations/versions`, so that only who migrates must read the scripts
 VERSION_TABLE = "hpo_version"  # `alembic_version` is Optuna's
 _LOCK_KEY = 0x68706F  # "hpo"; the advisory lock of PostgreSQL
 _LOCK_SECONDS = 60.0
@@ -37,20 +39,26 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
         BadStorageUrlError, DatabaseUnreachableError, SchemaError
     """
     url = engines.parse_url(url_text)
-    patience = Patience()
-    if patience(url, lambda: _is_current(url)):
-        return Database(url, patience(url, lambda: engines.connect(url, create_tables=False)), clock)
-    if not create:
-        raise NoTablesError(
-            f"there are no studies in {engines.redacted(url)} yet; `hpo run STUDY.yaml` starts one"
-        )
-    with _lock(url):
-        upgrade(url)
-        return Database(url, patience(url, lambda: engines.connect(url, create_tables=True)), clock)
+    database = Database(url, clock)
+    try:
+        if not database.patience(url, lambda: _is_current(database)):
+            if not create:
+                raise NoTablesError(
+                    f"there are no studies in {database.shown_url} yet; `hpo run STUDY.yaml` starts one"
+                )
+            with _lock(url):
+                upgrade(url)
+                database.make_optuna_tables()
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def upgrade(url: URL) -> None:
     """Bring our tables to the newest version. The caller holds the lock."""
+    from alembic import command
+
     with _plain_engine(url) as plain, plain.connect() as connection:
         if url.get_backend_name() == "sqlite":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -62,45 +70,53 @@ def upgrade(url: URL) -> None:
         connection.commit()
 
 
-def head() -> str:
-    """The newest version of our tables that this package knows."""
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
+def _is_current(database: Database) -> bool:
+    """Whether our and Optuna's tables are there and ours are of the newest version.
 
-
-def current(connection: Connection) -> str | None:
-    """The version of our tables in this database; None when there are none."""
-    return MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE}
-    ).get_current_revision()
-
-
-def _is_current(url: URL) -> bool:
-    """Whether our and Optuna's tables are there and ours are of the newest version."""
+    Raises:
+        SchemaError: a table is of a version that this package cannot use; or it is no such database.
+    """
+    url = database.url
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return False
-    with _plain_engine(url) as plain:
-        try:
-            with plain.connect() as connection:
-                revision = current(connection)
-                optuna_there = sa.inspect(connection).has_table("alembic_version")
-        except sa.exc.DatabaseError as error:
-            if engines.is_unreachable(error):
-                raise
-            raise SchemaError(
-                f"{engines.redacted(url)} is not a database hpo can use: {engines.reason(url, error)}"
-            ) from error
-    if revision is None:
-        return False
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if revision not in known:
+    try:
+        with database.transaction(write=False) as connection:
+            ours = _version(connection, VERSION_TABLE)
+            optunas = _version(connection, optuna_tables.VERSION_TABLE)
+    except sa.exc.DatabaseError as error:
+        if engines.is_unreachable(error):
+            raise
         raise SchemaError(
-            f"{engines.redacted(url)} was made by a newer version of hpo (schema {revision}; "
-            f"this one knows up to {head()}). Upgrade hpo on this machine"
+            f"{engines.redacted(url)} is not a database hpo can use: {engines.reason(url, error)}"
+        ) from error
+    if ours not in (None, HEAD) and ours not in {script.revision for script in _scripts().walk_revisions()}:
+        raise SchemaError(
+            f"{engines.redacted(url)} was made by a newer version of hpo (schema {ours}; "
+            f"this one knows up to {HEAD}). Upgrade hpo on this machine"
         )
-    return revision == head() and optuna_there
+    if ours != HEAD or optunas is None:
+        return False
+    if optunas != optuna_tables.VERSION:
+        database.rdb  # noqa: B018 -- Optuna says whether it can use its tables
+    return True
+
+
+def _version(connection: Connection, table: str) -> str | None:
+    """What an alembic version table says; None when there is none, or nothing in it."""
+    if not sa.inspect(connection).has_table(table):
+        return None
+    return connection.scalar(sa.select(sa.column("version_num")).select_from(sa.table(table)))
+
+
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -120,6 +136,8 @@ def _plain_engine(url: URL) -> Iterator[Engine]:
 def _lock(url: URL) -> Iterator[None]:
     """Hold the one migration lock of this database."""
     if url.get_backend_name() == "sqlite":
+        from filelock import FileLock, Timeout
+
         try:
             with FileLock(f"{url.database}.lock", timeout=_LOCK_SECONDS):
                 yield

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-_studies: Any = models.StudyModel.__table__
-_trials: Any = models.TrialModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
-_trial_attributes: Any = models.TrialSystemAttributeModel.__table__
+from storage import optuna_tables
+from storage.optuna_tables import TrialState
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+_studies = optuna_tables.studies
+_trials = optuna_tables.trials
+_params = optuna_tables.params
+_values = optuna_tables.values
+_reports = optuna_tables.reports
+_trial_attributes = optuna_tables.system_attributes
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def insert_params(
     distributions: Mapping[str, BaseDistribution],
 ) -> None:
     """Parameters in one statement, as `RDBStorage.set_trial_param` would write them one by one."""
+    from optuna.distributions import distribution_to_json
+
     connection.execute(
         sa.insert(_params).values(
             [
@@ -87,7 +91,7 @@ def param_names(connection: Connection, trial_id: int) -> set[str]:
 
 def upsert_report(connection: Connection, trial_id: int, step: int, value: float) -> None:
     """One intermediate value; a step reported again is overwritten (Optuna keeps the old one)."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    stored, kind = optuna_tables.stored(value)
     row = upsert(connection, _reports).values(
         trial_id=trial_id, step=step, intermediate_value=stored, intermediate_value_type=kind
     )
@@ -127,7 +131,7 @@ def finish(
     if values is not None:
         rows = []
         for objective, value in enumerate(values):
-            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+            stored, kind = optuna_tables.stored(value)
             rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
         connection.execute(sa.insert(_values).values(rows))
     return True
@@ -135,7 +139,13 @@ def finish(
 
 def upsert(connection: Connection, table: sa.Table) -> Any:
     """An INSERT that knows ON CONFLICT, of this database's dialect."""
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # takes as long to import as a short command's queries
+
+    return postgresql.insert(table)
 
 
 def _now() -> datetime:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from storage import blame, optuna_rows
 from storage.clock import Clock
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, Lease, StudyState, TicketState
 from storage.tables import attempt, study, ticket, worker
 

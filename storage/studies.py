@@ -6,9 +6,8 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -18,6 +17,9 @@ from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
 from storage.records import Lease, StudyRow, StudyState, TicketState
 from storage.tables import artifact, metric, study, ticket
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class NewStudy:
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
-def create(database: Database, new: NewStudy, history: Sequence[optuna.trial.FrozenTrial] = ()) -> StudyRow:
+def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = ()) -> StudyRow:
     """Store a study with its tickets. Two at once: one creates, the other is told that it exists.
 
     With a `history`, trials that ended elsewhere, the study is finished and its tickets are theirs.
@@ -285,6 +287,8 @@ def pin_code(connection: Connection, study_id: int, code: Mapping[str, Any]) -> 
 
 def _optuna_study(database: Database, new: NewStudy) -> int:
     """Optuna's own study of that name; an empty one left by a creator that died is adopted."""
+    import optuna
+
     try:
         made = optuna.create_study(
             storage=database.rdb,

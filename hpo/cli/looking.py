@@ -68,7 +68,8 @@ def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOpt
 
     database = open_existing(storage)
     row = reading.get_study(database, study)
-    found = tables.study_json(row, reading.counts(database, row), reading.history(database, study))
+    history = reading.history(database, study, evaluated=False)
+    found = tables.study_json(row, reading.counts(database, row), history)
     if format_ is Format.JSON:
         print_json(found)
     else:
@@ -80,7 +81,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
     """List a study's trials with their parameters, values, attempts and workers."""
     from hpo.studies import reading, tables
 
-    history = reading.history(open_existing(storage), study)
+    history = reading.history(open_existing(storage), study, evaluated=False)
     if format_ is Format.JSON:
         print_json([tables.trial_json(trial) for trial in history.trials])
         return

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from optuna.distributions import BaseDistribution
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 TrialStateName = Literal["complete", "pruned", "failed", "running", "waiting"]
 StudyStateName = Literal["running", "paused", "stopping", "stopped", "finished"]

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.tables import attempt, ticket
 
 _OPEN = (TicketState.QUEUED, TicketState.RUNNING)
-_trials: Any = models.TrialModel.__table__
+_trials = optuna_tables.trials
 
 
 @dataclass(frozen=True)

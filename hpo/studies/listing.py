@@ -7,22 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import json_to_distribution
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.errors import UserError
 from hpo.search.history import TrialStateName
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import StudyRow, TicketState
 from storage.tables import attempt, ticket, worker
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
+_params = optuna_tables.params
+_reports = optuna_tables.reports
 
 SORTS = ("number", "state", "value", "epochs", "seconds", "attempts")
 STATES: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "running", "waiting")
@@ -179,8 +178,8 @@ def read_lines(
             values[found.trial_id][found.objective] = found.value
     params: dict[int, dict[str, Any]] = {trial_id: {} for trial_id in ids}
     for found in connection.execute(sa.select(_params).where(_params.c.trial_id.in_(ids))):
-        distribution = json_to_distribution(found.distribution_json)
-        params[found.trial_id][found.param_name] = distribution.to_external_repr(found.param_value)
+        value = optuna_tables.external(found.distribution_json)(found.param_value)
+        params[found.trial_id][found.param_name] = value
     reported = _last_reports(connection, ids)
     tries = _attempts(connection, database, ids)
     return tuple(_line(base[i], values[i], params[i], reported.get(i), tries.get(i)) for i in ids)

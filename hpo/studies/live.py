@@ -7,7 +7,6 @@ import threading
 from typing import Any, cast
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
 from hpo.search.history import Direction, StudyHistory, TrialRecord
@@ -15,13 +14,13 @@ from hpo.studies.outline import SAMPLED
 from hpo.studies.reading import best_of, read_evaluation
 from hpo.studies.trials import CHUNK, read_metrics, read_records
 from hpo.wiring import telling
-from storage import studies, tickets
+from storage import optuna_tables, studies, tickets
 from storage.clock import to_datetime
 from storage.engine import Database
 from storage.records import StudyRow, StudyState
 
-_trials: Any = models.TrialModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
+_trials = optuna_tables.trials
+_reports = optuna_tables.reports
 
 OVERLAP = 200  # report ids looked at again: on PostgreSQL a lower id may be committed after a higher one
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
 from hpo.errors import UserError
 from hpo.studies.progress import Progress, snapshot
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.engine import Database
 from storage.records import StudyRow, StudyState, TicketState
 from storage.tables import study, ticket
 
-_values: Any = models.TrialValueModel.__table__
+_values = optuna_tables.values
 
 SORTS = ("created", "name", "state", "done", "running", "failed")
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
-from storage import studies, tickets
+from storage import optuna_tables, studies, tickets
 from storage.engine import Database
 from storage.records import Counts, StudyRow, TicketState
 from storage.tables import ticket
 
-_values: Any = models.TrialValueModel.__table__
+_values = optuna_tables.values
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from sqlalchemy.engine import Connection
 
 from hpo.errors import HpoError, NotFoundError
 from hpo.search.history import Direction, StudyHistory, TrialRecord
-from hpo.spec.problems import nearest
 from hpo.studies.trials import read_metrics, read_records
 from hpo.wiring import open_artifacts, telling
 from storage import studies, tickets
@@ -33,6 +32,8 @@ def get_study(database: Database, name: str) -> StudyRow:
         try:
             return database.read(lambda connection: studies.get(connection, name))
         except UnknownStudyError as error:
+            from hpo.spec.problems import nearest  # the spec's models cost more than the query
+
             names = [row.name for row in list_studies(database)]
             raise NotFoundError(f"{error}{nearest(name, names)}") from error
 
@@ -52,8 +53,8 @@ def counts(database: Database, row: StudyRow) -> Counts:
     return found
 
 
-def history(database: Database, name: str) -> StudyHistory:
-    """A study and all its trials.
+def history(database: Database, name: str, *, evaluated: bool = True) -> StudyHistory:
+    """A study and all its trials; `evaluated`: with the winner's evaluation, for which the store is opened.
 
     Raises:
         NotFoundError: there is none of that name.
@@ -64,7 +65,9 @@ def history(database: Database, name: str) -> StudyHistory:
     trials = tuple(sorted(records, key=lambda record: record.number))
     found = counts(database, row)
     winner = best_of(trials, row.spec["directions"])
-    evaluation = read_evaluation(database, row, winner[0].number) if len(winner) == 1 else None
+    evaluation = None
+    if evaluated and len(winner) == 1:
+        evaluation = read_evaluation(database, row, winner[0].number)
     return StudyHistory(
         name=row.name,
         state=row.state.value,

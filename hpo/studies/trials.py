@@ -7,27 +7,25 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.search.history import TrialRecord, TrialStateName
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.clock import to_datetime
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import StudyRow, TicketState
 from storage.tables import attempt, metric, ticket, worker
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
-_attributes: Any = models.TrialUserAttributeModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
+_params = optuna_tables.params
+_reports = optuna_tables.reports
+_attributes = optuna_tables.user_attributes
 
 CHUNK = 500  # ids in one IN (...)
 FINAL: dict[TrialState, TrialStateName] = {
@@ -158,7 +156,7 @@ def _read(connection: Connection, mine: Mine, workers: dict[str, str]) -> dict[i
             state=shown,
             values=tuple(several[i] for i in sorted(several)) if shown == "complete" and several else None,
             params=params.get(trial_id, {}),
-            distributions=distributions.get(trial_id, {}),
+            distributions=optuna_tables.Distributions(distributions.get(trial_id, {})),
             reports=reports.get(trial_id, {}),
             user_attrs=attributes.get(trial_id, {}),
             attempts=len(attempts),
@@ -183,17 +181,17 @@ def _read_values(connection: Connection, mine: Mine) -> dict[int, dict[int, floa
 
 def _read_params(
     connection: Connection, mine: Mine
-) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, BaseDistribution]]]:
+) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, str]]]:
     params: dict[int, dict[str, Any]] = defaultdict(dict)
-    distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+    distributions: dict[int, dict[str, str]] = defaultdict(dict)
+    texts: dict[str, str] = {}  # each once, however many trials have it
     query = sa.select(
         _params.c.trial_id, _params.c.param_name, _params.c.param_value, _params.c.distribution_json
     )
     query = query.where(mine(_params.c.trial_id)).order_by(_params.c.param_id)
     for trial_id, name, stored, text in _tuples(connection, query):
-        distribution = _distribution(text)
-        distributions[trial_id][name] = distribution
-        params[trial_id][name] = distribution.to_external_repr(stored)
+        distributions[trial_id][name] = texts.setdefault(text, text)
+        params[trial_id][name] = optuna_tables.external(text)(stored)
     return params, distributions
 
 
@@ -231,11 +229,6 @@ def _last_error(attempts: list[Any]) -> str | None:
         if found.error and found.state != "released":
             return str(found.error).strip().splitlines()[-1][:500]
     return None
-
-
-@lru_cache(maxsize=4096)
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
 
 
 def _among(chunk: list[int]) -> Mine:

@@ -13,7 +13,7 @@ from optuna.storages._rdb import models
 from storage import leases, outcomes, studies, tickets, workers
 from storage.attempts import AttemptWriter, Trial
 from storage.clock import Clock
-from storage.engine import Database, connect, parse_url
+from storage.engine import Database, parse_url
 from storage.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.tables import attempt, metadata, ticket
 
@@ -52,7 +52,7 @@ def make_study(
 def reopen(url: str, clock: Clock | None = None) -> Database:
     """A database that is known to be migrated, as one more process sees it."""
     parsed = parse_url(url)
-    return Database(parsed, connect(parsed, create_tables=False), clock)
+    return Database(parsed, clock)
 
 
 class Party:
