@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from storage.clock import Clock
-from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError, StorageError
+from storage.errors import BadStorageUrlError, DatabaseUnreachableError, StorageError
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -234,28 +234,13 @@ class Database:
 
     @property
     def rdb(self) -> RDBStorage:
-        """Optuna's storage, made when somebody asks for it: what only looks or steers needs none.
-
-        Raises:
-            DatabaseUnreachableError
-            SchemaError: Optuna's tables are of another version.
-        """
+        """Optuna's storage, made when somebody asks for it: what only looks or steers needs none."""
         with self._opening:
             if self._rdb is None:
-                self._rdb = self.patience(self.url, lambda: optuna_storage(self.url, self.engine))
+                from storage.rdb import EngineStorage
+
+                self._rdb = EngineStorage(self.url, self.engine)
             return self._rdb
-
-    def make_optuna_tables(self) -> None:
-        """Make Optuna's tables where they are missing; the caller holds the migrations' lock.
-
-        Raises:
-            DatabaseUnreachableError
-            SchemaError: there are some, of another version.
-        """
-        with self._opening:
-            self._rdb = self.patience(
-                self.url, lambda: optuna_storage(self.url, self.engine, create_tables=True)
-            )
 
     @property
     def shown_url(self) -> str:
@@ -340,27 +325,3 @@ class Database:
         if self._rdb is not None:
             self._rdb.remove_session()
         self.engine.dispose()
-
-
-def optuna_storage(url: URL, engine: Engine, *, create_tables: bool = False) -> RDBStorage:
-    """Optuna's storage on our engine. It makes one of its own to see its version, which is closed again.
-
-    Raises:
-        SchemaError: Optuna's tables are of another version.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        rdb = optuna.storages.RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=engine_options(url),
-            skip_table_creation=not create_tables,
-        )
-    except RuntimeError as error:  # Optuna's compatibility check
-        raise SchemaError(f"Optuna's tables in {redacted(url)} are of another version. {error}") from error
-    rdb.remove_session()
-    rdb.engine.dispose()
-    rdb.engine = engine
-    rdb.scoped_session.configure(bind=engine)
-    return rdb

@@ -48,7 +48,7 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
                 )
             with _lock(url):
                 upgrade(url)
-                database.make_optuna_tables()
+                _check_optunas(database, create=True)
     except BaseException:
         database.close()
         raise
@@ -97,8 +97,14 @@ def _is_current(database: Database) -> bool:
     if ours != HEAD or optunas is None:
         return False
     if optunas != optuna_tables.VERSION:
-        database.rdb  # noqa: B018 -- Optuna says whether it can use its tables
+        _check_optunas(database, create=False)  # it may know more versions than we do
     return True
+
+
+def _check_optunas(database: Database, *, create: bool) -> None:
+    from storage.rdb import check_tables
+
+    database.patience(database.url, lambda: check_tables(database.url, create=create))
 
 
 def _version(connection: Connection, table: str) -> str | None:

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from alembic.script import ScriptDirectory
 from optuna import distributions
+from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Column, Enum, ForeignKeyConstraint, Table
 
 from storage import migrate, optuna_tables
-from storage.engine import Database
+from storage.engine import Database, make_engine, parse_url
 from storage.errors import SchemaError
 from storage.migrate import open_database
+from storage.rdb import EngineStorage
 from tests.support.shared import make_study
 
 _JSON = [
@@ -109,6 +111,17 @@ def test_optunas_storage_shares_the_one_engine(database: Database) -> None:
     make_study(database)
     assert database.rdb.engine is database.engine
     assert database.rdb.scoped_session().get_bind() is database.engine
+
+
+def test_the_storage_made_without_optunas_constructor_is_like_one_made_with_it(url: str) -> None:
+    """The same attributes: one that Optuna adds is noticed here."""
+    theirs = RDBStorage(url)
+    parsed = parse_url(url)
+    ours = EngineStorage(parsed, make_engine(parsed))
+    assert vars(ours).keys() == vars(theirs).keys()
+    different = {name for name in vars(theirs) if repr(vars(theirs)[name]) != repr(vars(ours)[name])}
+    assert different <= {"engine_kwargs", "scoped_session", "skip_compatibility_check", "_version_manager"}
+    theirs.engine.dispose()
 
 
 def test_optunas_tables_of_another_version_are_refused(storage_url: str) -> None:
