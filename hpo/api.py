@@ -106,7 +106,7 @@ class Study:
 
     def enqueue(self, point: Mapping[str, Any]) -> int:
         """Have a point tried next; returns its ticket's number."""
-        return creation.enqueue(self._database, self._row(), point)
+        return creation.enqueue(self._database, self._row(), point)[0]
 
     def extend(self, *, trials: int = 0, seconds: float | None = None, target: float | None = None) -> None:
         """More trials, or another budget of seconds or target."""
@@ -129,7 +129,7 @@ class Study:
         return steering.cancel(self._database, self._row())
 
     def retry(self) -> int:
-        """Queue failed trials again; returns how many."""
+        """Queue failed trials again, but none that diverged; returns how many."""
         return steering.retry_failed(self._database, self._row())
 
     def delete(self) -> None:

@@ -11,14 +11,17 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpo.objective import Objective
+from objectives.imports import is_imported_file
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
-_DECISIVE = ("hpo", "torch", "optuna")  # a difference in these is a difference in the study's code
+_RECORDED = ("hpo", "torch", "optuna")  # part of a fingerprint
+_DECISIVE = ("torch", "optuna")  # a difference in these is a difference in the study's code
 _NOT_THE_OBJECTIVE = (
     "hpo",
     "storage",
@@ -41,16 +44,16 @@ def versions() -> dict[str, str]:
 def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
     """Digests of the objective's module and the local modules it has imported, versions, git commit.
 
-    Local is what lies in the objective's own package, in `folder` or in the working directory, and not
-    in an environment's site-packages. Modules are named as imported, so machines with other paths agree.
+    Local is what lies in the objective's own package, beside a file that the study names, in `folder` or in
+    the working directory, and not in an environment's site-packages. Modules are named as imported, so
+    machines with other paths agree.
     """
     there = versions()
     return {
         "sources": {
-            name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for name, file in sorted(_local_modules(objective, folder).items())
+            name: _digest(files) for name, files in sorted(_local_modules(objective, folder).items())
         },
-        "versions": {name: there[name] for name in _DECISIVE if name in there},
+        "versions": {name: there[name] for name in _RECORDED if name in there},
         "commit": _commit(folder),
     }
 
@@ -69,31 +72,54 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
             found.append(f"module {name} is not part of the study's code")
         elif sources[name] != others[name]:
             found.append(f"module {name} was edited: {sources[name][:12]} here, {others[name][:12]} there")
+    return found + _versions_apart(here, pinned, _DECISIVE)
+
+
+def other_hpo(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]:
+    """The versions of hpo where they differ: said on the trial, and no reason to refuse.
+
+    A study must be finished after an upgrade, and how trials are handed out is not what they compute.
+    """
+    return _versions_apart(here, pinned, ("hpo",))
+
+
+def _versions_apart(here: Mapping[str, Any], pinned: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     mine, theirs = here.get("versions", {}), pinned.get("versions", {})
-    found += [
+    return [
         f"{name} {mine.get(name, 'missing')} here, {theirs.get(name, 'missing')} there"
-        for name in sorted({*mine, *theirs})
+        for name in names
         if mine.get(name) != theirs.get(name)
     ]
-    return found
 
 
-def _local_modules(objective: Objective, folder: Path) -> dict[str, Path]:
-    """Source files by module name; the objective's own file goes by its stem where it is no package's."""
+def _digest(files: set[Path]) -> str:
+    """Of the contents alone: files of one name count in the order of their digests, not of their paths."""
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _local_modules(objective: Objective, folder: Path) -> dict[str, set[Path]]:
+    """Source files by module name; files that the study names go by their stems, wherever they lie."""
+    found: defaultdict[str, set[Path]] = defaultdict(set)
+    for path in objective.home.files:
+        found[path.stem].add(path)
     package = objective.module.__name__.split(".")[0]
-    roots = {folder.resolve(), Path.cwd().resolve()}
-    found: dict[str, Path] = {}
+    roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not file or not str(file).endswith(".py") or name.split(".")[0] in _NOT_THE_OBJECTIVE:
             continue
         path = Path(file).resolve()
-        if not path.is_file():  # torch.classes names a file that is nowhere
+        if not path.is_file() or is_imported_file(path):  # torch.classes names a file that is nowhere
             continue
         mine = name.split(".")[0] == package
-        local = any(root in path.parents for root in roots) and "site-packages" not in path.parts
+        local = (
+            not name.startswith("objectives.")
+            and any(root in path.parents for root in roots)
+            and "site-packages" not in path.parts
+        )
         if mine or (local and not _in_environment(path)):
-            found[path.stem if name.startswith("hpo_objective_") else name] = path
+            found[name].add(path)
     return found
 
 

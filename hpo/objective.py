@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,45 +14,62 @@ from typing import Any
 
 from hpo.errors import ObjectiveError
 from hpo.spec import ObjectivePath, StudySpec
+from objectives import imports
 
 _OURS = ("storage", "objectives")  # names a user may well have taken
+_OUR_FRAMES = ("hpo/objective.py", "objectives/imports.py")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """An imported objective."""
+    """An imported objective. While it runs, the relative paths of its settings begin at its `home`."""
 
-    call: Callable[[Any], Any]
+    function: Callable[[Any], Any]
     module: ModuleType
-    file: Path | None
+    home: imports.Home
+
+    def call(self, trial: Any) -> Any:
+        """Run the objective on `trial`."""
+        with imports.at(self.home):
+            return self.function(trial)
 
     @property
     def evaluate(self) -> Callable[[Any, Any], Mapping[str, Any]] | None:
         """The module's `evaluate(trial, checkpoint)`, which alone sees the test set; None if it has none."""
-        found = getattr(self.module, "evaluate", None)
-        return found if callable(found) else None
+        return self._export("evaluate")
 
     @property
     def find_data(self) -> Callable[[Mapping[str, Any]], Any] | None:
         """The module's `find_data(fixed)`, which says that its data is here or raises; None: it has none."""
-        found = getattr(self.module, "find_data", None)
-        return found if callable(found) else None
+        return self._export("find_data")
+
+    @property
+    def check(self) -> Callable[[Mapping[str, Any], Collection[str]], Any] | None:
+        """The module's `check(fixed, searched)`, which raises what is wrong; None if it has none."""
+        return self._export("check")
+
+    def _export(self, name: str) -> Callable[..., Any] | None:
+        found = getattr(self.module, name, None)
+        if not callable(found):
+            return None
+
+        def at_home(*arguments: Any) -> Any:
+            with imports.at(self.home):
+                return found(*arguments)
+
+        return at_home
 
 
 def check_settings(objective: Objective, spec: StudySpec) -> None:
     """Let the objective's module refuse a study before its first trial, if it exports `check`.
 
-    A module's `check(fixed, searched)` gets the study's fixed values and the names of its parameters, and
-    raises what is wrong with them.
-
     Raises:
         ObjectiveError: with its sentence.
     """
-    check = getattr(objective.module, "check", None)
-    if not callable(check):
+    if objective.check is None:
         return
     try:
-        check(dict(spec.fixed), tuple(spec.space))
+        objective.check(dict(spec.fixed), tuple(spec.space))
     except Exception as error:
         raise ObjectiveError(f"study {spec.study}, objective {spec.objective}: {error}") from error
 
@@ -73,8 +88,9 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
     for entry in (str(folder), str(Path.cwd())):
         if entry not in sys.path:
             sys.path.append(entry)
-    with _their_own(path, folder):
-        module = _import(path, folder)
+    home = imports.Home(folder.absolute())
+    with _their_own(path, folder), imports.at(home):
+        module = _import(path)
     found: Any = module
     for part in path.callable.split("."):
         found = getattr(found, part, None)
@@ -86,8 +102,7 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
         raise ObjectiveError(
             f"objective {path}: {path.callable} is not callable, it is {type(found).__name__}"
         )
-    file = getattr(module, "__file__", None)
-    return Objective(found, module, Path(file) if file else None)
+    return Objective(found, module, home)
 
 
 @contextmanager
@@ -118,13 +133,15 @@ def _is_theirs(folder: Path, name: str) -> bool:
     return any(file.is_file() and file.resolve() != own for file in files)
 
 
-def _import(path: ObjectivePath, folder: Path) -> ModuleType:
+def _import(path: ObjectivePath) -> ModuleType:
+    file = imports.locate(path.file) if path.file is not None else None
+    if file is not None and not file.is_file():
+        raise ObjectiveError(
+            f"objective {path}: there is no file {file}. A path is relative to the study file; for a "
+            "worker in another directory name it with --code DIR"
+        )
     try:
-        if path.file is not None:
-            return _import_file(path, (folder / path.file).resolve())
-        return importlib.import_module(str(path.module))
-    except ObjectiveError:
-        raise
+        return imports.import_file(file) if file else importlib.import_module(str(path.module))
     except ModuleNotFoundError as error:
         if path.module is not None and path.module.startswith(error.name or "\0"):
             raise ObjectiveError(
@@ -137,35 +154,11 @@ def _import(path: ObjectivePath, folder: Path) -> ModuleType:
         raise ObjectiveError(f"objective {path} cannot be imported:\n{_their_traceback()}") from error
 
 
-def _import_file(path: ObjectivePath, file: Path) -> ModuleType:
-    if not file.is_file():
-        raise ObjectiveError(
-            f"objective {path}: there is no file {file}. A path is relative to the study file; for a "
-            "worker in another directory name it with --code DIR"
-        )
-    name = f"hpo_objective_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ObjectiveError(f"objective {path}: {file.name} is not a Python file")
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def _their_traceback() -> str:
     """The traceback without the frames that are ours or the import system's."""
     lines = traceback.format_exc().splitlines()
     frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
     first = next(
-        (i for i in frames if "importlib" not in lines[i] and "hpo/objective.py" not in lines[i]), None
+        (i for i in frames if not any(ours in lines[i] for ours in ("importlib", *_OUR_FRAMES))), None
     )
     return "\n".join([lines[0], *lines[first:]]) if first is not None else "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from objectives.protocol import Trial
@@ -45,6 +46,10 @@ def resume(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
         return Progress(), {}
     setup.model.load_state_dict(state["model"])
     setup.optimizer.load_state_dict(state["optimizer"])
+    for parameter, moments in setup.optimizer.state.items():  # fused kernels take both to lie alike in memory
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
     setup.plateau.restore(state["plateau"])
     setup.scaler.load_state_dict(state["scaler"])
     if state["best"] is None:

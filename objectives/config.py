@@ -9,12 +9,15 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from objectives.errors import ConfigError
 from objectives.imports import is_import_path, load_callable
+
+if TYPE_CHECKING:
+    from objectives.datasets.records import Task
 
 Preparation = Literal["none", "standardize", "minmax"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "elu", "tanh", "sigmoid", "identity"]
@@ -158,7 +161,9 @@ class TrainingConfig(BaseModel):
 
     # ----------------------------------------------------------------------------------------- speed
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="autocast's type")
-    channels_last: bool = Field(False, description="memory layout of images and convolutions")
+    channels_last: bool | Literal["auto"] = Field(
+        "auto", description="memory layout of images and convolutions; auto: where it is faster"
+    )
     compile: bool = Field(False, description="torch.compile the model")
     fused: bool = Field(True, description="fused optimiser kernels where PyTorch has them")
     tf32: bool = Field(False, description="TensorFloat-32 matrix products on CUDA")
@@ -241,15 +246,25 @@ class TrainingConfig(BaseModel):
             raise ConfigError(_sentence(error)) from None
 
 
-def check_study(fixed: Mapping[str, Any], searched: Collection[str]) -> None:
+# Settings that change what the metric `loss` measures, so that two trials' losses are not the same quantity.
+_DEFINE_THE_LOSS = ("loss", "label_smoothing", "class_weights", "huber_delta")
+
+
+def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task) -> None:
     """Check the settings of a study before any trial: the fixed values, and the names that are searched.
 
     Rules that join several fields are left to `TrainingConfig.read`, which sees a trial's values together.
+
+    A model and a data set of the user's own are imported, so that a file that is missing is said now, and
+    counts as the study's code.
 
     Raises:
         ConfigError: as `TrainingConfig.read`.
     """
     settings, extra = _collect_arguments(dict.fromkeys(searched) | dict(fixed))
+    for field in ("model", "dataset"):
+        if isinstance(path := fixed.get(field), str) and is_import_path(path):
+            load_callable(path, field)
     if extra:
         raise ConfigError("; ".join(_unknown(name, TrainingConfig.model_fields) for name in extra))
     try:
@@ -258,6 +273,14 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str]) -> None:
         fields = [problem for problem in error.errors(include_url=False) if problem["loc"]]
         if fields:
             raise ConfigError(_sentence(error)) from None
+    named = settings.get("objective")
+    unlike = [name for name in _DEFINE_THE_LOSS if name in searched]
+    if unlike and (named == "loss" or (isinstance(named, list | tuple) and "loss" in named)):
+        same = "log_loss" if task == "classification" else "rmse or mae"
+        raise ConfigError(
+            f"objective: with {' and '.join(unlike)} in the space each trial's loss is another quantity, "
+            f"so losses cannot be compared; use {same}, which measures every trial alike"
+        )
 
 
 def _collect_arguments(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

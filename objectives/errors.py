@@ -9,6 +9,7 @@ class TrainingError(Exception):
     """Base of every error our objectives raise. The message is one sentence a person can act on."""
 
     needs_restart: ClassVar[bool] = False  # True where the process should be replaced before the next trial
+    diverged: ClassVar[bool] = False  # True where the setting made the training's numbers explode
 
 
 class ConfigError(TrainingError):
@@ -35,6 +36,8 @@ class OutOfMemoryError(TrainingError):
 
 class DivergedError(TrainingError):
     """The loss stopped being a finite number."""
+
+    diverged = True
 
     def __init__(self, epoch: int, loss: float) -> None:
         self.epoch = epoch

@@ -1,17 +1,50 @@
-"""Objects named by text: `package.module:name` or `path/to/file.py:name`."""
+"""Objects named by text: `package.module:name` or `path/to/file.py:name`, and where such paths begin."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from objectives.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a study's relative paths begin, and which files of the user's were imported for it."""
+
+    folder: Path
+    files: set[Path] = field(default_factory=set)
+
+
+_home: ContextVar[Home | None] = ContextVar("home", default=None)
+_modules: dict[Path, ModuleType] = {}  # what `import_file` returned
+
+
+@contextmanager
+def at(home: Home) -> Iterator[None]:
+    """Let relative paths begin at `home`; without it they begin at the working directory."""
+    token = _home.set(home)
+    try:
+        yield
+    finally:
+        _home.reset(token)
+
+
+def locate(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as an absolute one; symbolic links stay as the user wrote them."""
+    home = _home.get()
+    return Path(os.path.abspath((home.folder if home else Path()) / path))  # noqa: PTH100
 
 
 def is_import_path(text: str) -> bool:
@@ -27,9 +60,12 @@ def load_callable(path: str, field: str) -> Callable[..., Any]:
     """
     where, _, name = path.rpartition(":")
     try:
-        module = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except FileNotFoundError:
-        raise ConfigError(f"{field}: there is no file {where!r} (from {path!r})") from None
+        module = import_file(locate(where)) if where.endswith(".py") else importlib.import_module(where)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{field}: there is no file {where!r} (from {path!r}): looked for {error}. A path is relative to "
+            "the study file; for a worker in another directory name its directory with --code DIR"
+        ) from None
     except Exception as error:
         raise ConfigError(f"{field}: cannot import {where!r}: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
@@ -39,16 +75,59 @@ def load_callable(path: str, field: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    resolved = path.resolve()
-    name = f"_user_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, resolved)
+def located(make: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `arguments` of `make` with those that it takes as a `Path` made absolute by `locate`."""
+    try:
+        parameters = inspect.signature(make, eval_str=True).parameters
+    except Exception:  # no signature, or annotations that only a type checker can read
+        return dict(arguments)
+    kinds = {name: parameter.annotation for name, parameter in parameters.items()}
+    return {
+        name: locate(value)
+        if isinstance(value, str) and Path in (kinds.get(name), *get_args(kinds.get(name)))
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def import_file(file: Path) -> ModuleType:
+    """Import `file` under its own name, its directory last on `sys.path`; once, whoever asks.
+
+    So what it defines is pickled, and digested, without a path. A file whose name is that of another
+    module, `storage.py` say, shadows nothing: it is imported under its name and the digest of its content.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Exception: whatever the file's own code raises.
+    """
+    file = file.resolve()
+    if not file.is_file():
+        raise FileNotFoundError(str(file))
+    module = _modules.get(file) or _import(file)
+    _modules[file] = module
+    home = _home.get()
+    if home is not None:
+        home.files.add(file)
+    return module
+
+
+def is_imported_file(path: Path) -> bool:
+    """Whether `path` was imported by `import_file`, for whichever study."""
+    return path in _modules
+
+
+def _import(file: Path) -> ModuleType:
+    name = file.stem
+    there = sys.modules.get(name)
+    if there is not None and _is_of(getattr(there, "__file__", None), file):
+        return there  # imported beforehand by another file of the user's
+    if not _is_free(name, file):
+        name += "_" + hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
+        raise ImportError(f"{file.name} is not a Python file")
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -57,3 +136,16 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _is_free(name: str, file: Path) -> bool:
+    """Whether `import name` would find `file`, or nothing, now that it is asked for the first time."""
+    beside_us = Path(__file__).parents[1] / name / "__init__.py"
+    if name in sys.modules or "." in name or beside_us.is_file():
+        return False
+    found = importlib.util.find_spec(name)
+    return found is None or found.origin is None or _is_of(found.origin, file)
+
+
+def _is_of(origin: str | None, file: Path) -> bool:
+    return origin is not None and Path(origin).resolve() == file

@@ -20,7 +20,11 @@ class Loss:
     """A loss and its scores.
 
     `outputs` is how many numbers the model must return per sample. Subclasses define `each` and `scores`.
+    `weight` [K] is that of each class where a mean is divided by the weights of its samples instead of by
+    their number; None elsewhere.
     """
+
+    weight: Tensor | None = None
 
     def __init__(self, outputs: int) -> None:
         self.outputs = outputs
@@ -41,6 +45,10 @@ class Loss:
         """Class probabilities [B, K], or predicted values [B] for regression."""
         raise NotImplementedError
 
+    def labels(self, outputs: Tensor) -> Tensor:
+        """Predicted classes [B], those of the largest score."""
+        return outputs.argmax(1)
+
 
 class CrossEntropy(Loss):
     """Softmax cross-entropy with label smoothing (Szegedy et al. 2016) and class weights [K]."""
@@ -48,15 +56,22 @@ class CrossEntropy(Loss):
     def __init__(self, classes: int, smoothing: float = 0.0, weight: Tensor | None = None) -> None:
         super().__init__(classes)
         self._smoothing = smoothing
-        self._weight = weight
+        self.weight = weight
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """As torch's: with class weights, the mean is weighted too."""
-        return F.cross_entropy(outputs, targets, self._weight, label_smoothing=self._smoothing)
+        return F.cross_entropy(outputs, targets, self.weight, label_smoothing=self._smoothing)
+
+    def mixed(self, outputs: Tensor, targets: Tensor, others: Tensor, share: Tensor) -> Tensor:
+        """As the mean of two cross-entropies, each class's part counting by its weight."""
+        mean = super().mixed(outputs, targets, others, share)
+        if self.weight is None:
+            return mean
+        return mean / (share * self.weight[targets] + (1 - share) * self.weight[others]).mean()
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(
-            outputs, targets, self._weight, reduction="none", label_smoothing=self._smoothing
+            outputs, targets, self.weight, reduction="none", label_smoothing=self._smoothing
         )
 
     def scores(self, outputs: Tensor) -> Tensor:
@@ -85,10 +100,15 @@ class BinaryCrossEntropy(Loss):
             return torch.cat([1 - positive, positive], dim=1)
         return positive / positive.sum(1, keepdim=True).clamp_min(1e-12)
 
+    def labels(self, outputs: Tensor) -> Tensor:
+        return (outputs[:, 0] > 0).long() if self.outputs == 1 else super().labels(outputs)
+
 
 class Hinge(Loss):
-    """Multi-class margin loss (Crammer and Singer 2001, as torch's multi_margin_loss, margin 1).
+    """Multi-class margin loss: sum over k != y of max(0, 1 - x_y + x_k), divided by K.
 
+    Weston and Watkins 1999, who sum where Crammer and Singer 2001 take the largest; as torch's
+    multi_margin_loss.
     Scores are a softmax of the margins: they rank classes but are not calibrated probabilities.
     """
 

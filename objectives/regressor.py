@@ -22,7 +22,7 @@ def objective(trial: Trial) -> float | tuple[float, ...]:
 
 def check(fixed: Mapping[str, Any], searched: Collection[str] = ()) -> None:
     """Check a study's fixed settings and searched names before any trial; raises ConfigError."""
-    check_study(fixed, searched)
+    check_study(fixed, searched, "regression")
 
 
 def find_data(fixed: Mapping[str, Any]) -> str:

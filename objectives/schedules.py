@@ -43,12 +43,14 @@ class Plateau:
     """Lowers the rate by `gamma` when the watched value has not improved for more than `patience` epochs.
 
     As torch's ReduceLROnPlateau with threshold 0; lower is better here, so negate what should rise.
+    The rate is not lowered beyond `min_lr`.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
         self._on = config.schedule == "plateau"
         self._gamma = config.gamma
         self._patience = config.plateau_patience
+        self._floor = config.min_lr if self._on else 0.0
         self.factor = 1.0
         self.best = math.inf
         self.bad_epochs = 0
@@ -62,6 +64,10 @@ class Plateau:
         if self._on and self.bad_epochs > self._patience:
             self.factor *= self._gamma
             self.bad_epochs = 0
+
+    def lowered(self, rate: float) -> float:
+        """Return the scheduled `rate` (which a warm-up may hold below `min_lr`) as the plateaus lower it."""
+        return max(rate * self.factor, min(rate, self._floor))
 
     def state(self) -> dict[str, float]:
         """What a resumed run must know."""
@@ -108,15 +114,16 @@ def _cosine_restarts(config: TrainingConfig, step: int, length: int, per_epoch: 
 
 
 def _one_cycle(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    """Smith and Topin 2018: from lr / div up to lr, then down to lr / div / final_div."""
+    """Smith and Topin 2018: from lr / div up to lr, then down to lr / div / final_div.
+
+    Where the rise is a single step, training starts at its top.
+    """
     low = config.lr / config.one_cycle_div
     peak = config.one_cycle_rise * length - 1
     step = min(step, length - 1)
     if step <= peak:
-        return _half_cosine(low, config.lr, step / peak)
-    return _half_cosine(
-        config.lr, low / config.one_cycle_final_div, (step - peak) / max(length - 1 - peak, 1)
-    )
+        return _half_cosine(low, config.lr, step / peak if peak > 0 else 1.0)
+    return _half_cosine(config.lr, low / config.one_cycle_final_div, (step - peak) / (length - 1 - peak))
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:

@@ -18,10 +18,11 @@ from objectives.datasets.records import AnySamples, Samples, Task
 from objectives.errors import ConfigError
 from objectives.losses import Loss
 from objectives.metrics import LOSS, Metric, find
-from objectives.models.build import build, probe
+from objectives.models.build import build, probe, takes_channels_last
 from objectives.protocol import Trial
 
 DEFAULT_OBJECTIVE: dict[Task, str] = {"classification": "accuracy", "regression": "rmse"}
+WORTH_CHANNELS_LAST = 8  # below, rearranging costs more than it saves
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,6 +81,8 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
     data = prepare(config, task, device)
     loss = losses.build(config, task, len(data.classes), data.train.targets, device)
     model = build_model(config, data, loss, trial.seed, device)
+    channels_last = lay_out(model, config, data.sample_shape, device)
+    config = config.model_copy(update={"channels_last": channels_last})
     optimizer = optimizers.build(config, model)
     setup = Setup(
         config=config,
@@ -88,7 +91,7 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
         device=device,
         data=data,
         model=model,
-        forward=torch.compile(model) if config.compile else model,
+        forward=compiled(model) if config.compile else model,
         loss=loss,
         optimizer=optimizer,
         learning_rate=lambda step: config.lr,
@@ -126,10 +129,41 @@ def build_model(
     seeds.seed_everything(seeds.derive(seed, "model"))
     model = build(config, data.sample_shape, loss.outputs)
     probe(model, data.sample_shape, loss.outputs)
-    model.to(device)
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)
-    return model
+    return model.to(device)
+
+
+def lay_out(
+    model: nn.Module, config: TrainingConfig, sample_shape: tuple[int, ...], device: torch.device
+) -> bool:
+    """Put the weights of `model` into the layout that `channels_last` asks for; return whether it is that.
+
+    auto: on a CPU for convolutions of at least `WORTH_CHANNELS_LAST` channels, on a GPU under autocast,
+    if the model takes such inputs (one that calls `view` does not). It depends on nothing that is measured,
+    so that a resumed run has it too.
+    """
+    wanted = config.channels_last
+    if wanted == "auto":
+        channels = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+        on_cpu = device.type == "cpu" and min(channels, default=0) >= WORTH_CHANNELS_LAST
+        wanted = bool(channels) and (on_cpu or (device.type == "cuda" and config.amp != "none"))
+    if not wanted or len(sample_shape) != 3:
+        return False
+    model.to(memory_format=torch.channels_last)
+    if config.channels_last == "auto" and not takes_channels_last(model, sample_shape, device):
+        model.to(memory_format=torch.contiguous_format)
+        return False
+    return True
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Compile `model` as a fresh process would.
+
+    What earlier trials of the process compiled is forgotten: their models share this one's code, and after
+    a few of them PyTorch stops compiling it, or compiles it for sizes that vary.
+    """
+    torch.compiler.reset()
+    forward: Callable[[Tensor], Tensor] = torch.compile(model)
+    return forward
 
 
 def evaluation_batches(config: TrainingConfig, data: Prepared, samples: AnySamples) -> Batches:
@@ -159,7 +193,7 @@ def _batches(
     join_last: bool = False,
 ) -> Batches:
     if isinstance(samples, Samples):
-        return MemoryBatches(samples, size, seed, join_last, config.channels_last)
+        return MemoryBatches(samples, size, seed, join_last, config.channels_last is True)
     return LoaderBatches(
         samples,
         size,
@@ -168,5 +202,5 @@ def _batches(
         config.loader_workers,
         seed,
         join_last,
-        config.channels_last,
+        config.channels_last is True,
     )

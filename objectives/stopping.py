@@ -23,6 +23,7 @@ class Progress:
     stale_value: float = math.nan  # what has to be improved on by min_delta
     train_losses: list[float] = field(default_factory=list)  # one per epoch
     epoch_seconds: list[float] = field(default_factory=list)  # training only, one per epoch
+    train_accuracy: float | None = None  # of the last epoch, as it was trained; None for a regression
     stopped: str | None = None  # why the run has ended; None while it goes on
     reported: bool = True  # False where the run was interrupted before the last epoch was reported
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -27,6 +28,8 @@ from objectives.setup import Setup, assemble, choose_metrics, evaluation_batches
 from objectives.stopping import Progress
 from objectives.train import in_own_units, predict, train
 
+log = logging.getLogger(__name__)
+
 _OF_DATA = ("dataset", "dataset_args", "data_root", "image_size", "storage")
 
 
@@ -45,6 +48,8 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
     started = time.perf_counter()
     check_directions(trial, choose_metrics(config, task)[0])
     setup = assemble(trial, config, task)
+    for note in setup.data.notes:
+        log.warning(note)
     devices.reset_peak(setup.device)
     progress, best = train(trial, setup)
     if config.keep == "best" and best:

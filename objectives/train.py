@@ -16,7 +16,7 @@ from torch import Tensor
 from objectives import metrics, schedules, seeds
 from objectives.augment import mix
 from objectives.checkpoints import Saver, copy_weights, resume
-from objectives.datasets.batches import Batches
+from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
 from objectives.protocol import Trial
 from objectives.setup import Setup
@@ -39,12 +39,15 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
 
     while progress.stopped is None:
         started = time.perf_counter()
-        train_loss = train_epoch(trial, setup, progress.epoch + 1)
+        hits: list[Tensor] = []
+        train_loss = train_epoch(trial, setup, progress.epoch + 1, hits)
         seconds = time.perf_counter() - started
         values = measure(setup, setup.validation, names_per_epoch(setup))
         if not math.isfinite(values["loss"]):
             raise DivergedError(progress.epoch + 1, values["loss"])
 
+        if hits:
+            progress.train_accuracy = torch.cat(hits).double().mean().item()
         if progress.record(setup.config, setup.monitor, train_loss, seconds, values):
             best = copy_weights(setup.model)
         watched = values[setup.monitor.name]
@@ -63,10 +66,11 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
     return progress, best
 
 
-def train_epoch(trial: Trial, setup: Setup, epoch: int) -> float:
+def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: list[Tensor] | None = None) -> float:
     """Train on every sample once; return the mean loss of the epoch.
 
-    The device is waited for once, at the end.
+    Into `hits` goes for each batch of a classification whether each sample [B] was predicted rightly, in the
+    midst of training; of a mixture, by the shares. The device is waited for once, at the end.
 
     Raises:
         DivergedError: that loss is not finite.
@@ -76,33 +80,39 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int) -> float:
     config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     step = (epoch - 1) * setup.steps_per_epoch
     total = torch.zeros((), device=setup.device)
-    groups = setup.batches.groups(config.accumulate)
+    mixed = config.mixup > 0
+    weights = setup.batches.weights(epoch, setup.loss.weight)
+    groups = group_shares(weights, config.accumulate)
 
     for number, (inputs, targets) in enumerate(setup.batches.shuffled(epoch)):  # 1. a batch
         trial.check()
         share, last_of_group = groups[number]
         if setup.augment is not None:
             inputs = setup.augment(inputs)
-        if config.mixup > 0:
+        if mixed:
             inputs, others, shares = mix(inputs, targets, config.mixup)
         with setup.autocast():
             outputs = setup.forward(inputs)  # 2. forward
-        if config.mixup > 0:
+        if mixed:
             loss = setup.loss.mixed(outputs.float(), targets, others, shares)  # 3. loss
         else:
             loss = setup.loss(outputs.float(), targets)
-        total.add_(loss.detach(), alpha=len(targets))
+        if hits is not None and setup.task == "classification":
+            predicted = setup.loss.labels(outputs.detach())
+            right = predicted == targets
+            hits.append(torch.lerp((predicted == others).float(), right.float(), shares) if mixed else right)
+        total.add_(loss.detach(), alpha=weights[number])
         loss = loss + penalty(setup) if setup.penalised else loss
         torch.autograd.backward(scaler.scale(loss if share == 1 else loss * share))  # 4. backward
         if last_of_group:
             clip(setup)
-            schedules.apply(optimizer, setup.learning_rate(step) * setup.plateau.factor)
+            schedules.apply(optimizer, setup.plateau.lowered(setup.learning_rate(step)))
             scaler.step(optimizer)  # 5. step
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             step += 1  # 6. repeat
 
-    mean = total.item() / setup.batches.samples
+    mean = total.item() / sum(weights)
     if not math.isfinite(mean):
         raise DivergedError(epoch, mean)
     return mean
@@ -173,5 +183,7 @@ def report(trial: Trial, setup: Setup, progress: Progress) -> None:
         trial.report(values[setup.reported], epoch)
         del named[f"validation_{setup.reported}"]
     rate = setup.optimizer.param_groups[0]["lr"]
+    if progress.train_accuracy is not None:
+        named["train_accuracy"] = progress.train_accuracy
     trial.log(epoch, train_loss=progress.train_losses[-1], lr=rate, **named)
     progress.reported = True

@@ -1,8 +1,8 @@
 """Where files of trials are kept: a directory, a bucket or any other place fsspec reaches, by URL.
 
 A reader sees a file whole or not at all: a directory gets it written aside and renamed, an object
-store in one upload. Its sha256 is recorded and checked. Names are validated: nothing can leave the
-store. A store that is away for a moment is asked again.
+store in one upload. Its sha256 is recorded and checked. Names are validated and no link is followed:
+nothing can leave the store. A store that is away for a moment is asked again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -32,6 +30,7 @@ from tenacity import (
 
 from storage.artifact_errors import may_pass, sentence
 from storage.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
+from storage.local_files import LocalFiles
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,6 +53,11 @@ def check_name(name: str) -> str:
             "not beginning with a dot, at most 150 characters"
         )
     return name
+
+
+def _checked(key: str) -> None:
+    for part in key.split("/"):
+        check_name(part)
 
 
 def digest(content: bytes) -> str:
@@ -98,6 +102,9 @@ class ArtifactStore:
         self.patience = patience
         self._give_up = give_up or threading.Event()
         self._scheme = urlsplit(url).scheme or "file"
+        import fsspec  # costs what a command that opens no store need not pay
+        from fsspec.implementations.local import LocalFileSystem
+
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
@@ -110,13 +117,16 @@ class ArtifactStore:
             raise BadArtifactUrlError(
                 f"the artifact store {url} cannot be used: {sentence(error)}"
             ) from error
-        self._files: Any = filesystem
-        self._root = str(root).rstrip("/")
+        self._files: LocalFiles | _RemoteFiles
+        if isinstance(filesystem, LocalFileSystem):
+            self._files = LocalFiles(Path(root))
+        else:
+            self._files = _RemoteFiles(filesystem, str(root).rstrip("/"), self._scheme in _PUBLISHED_AT_ONCE)
 
     @property
     def local_root(self) -> Path | None:
         """The directory, when the store is one this machine can open files in."""
-        return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+        return self._files.root if isinstance(self._files, LocalFiles) else None
 
     def with_patience(self, seconds: float) -> ArtifactStore:
         """The same store, for who can wait only so long."""
@@ -131,9 +141,8 @@ class ArtifactStore:
             ArtifactsAwayError: the store did not answer for `patience` seconds.
             ArtifactError: the store cannot be written (disk full, no permission).
         """
-        target = self._path(key)
-        write = self._upload if self._scheme in _PUBLISHED_AT_ONCE else self._write_aside
-        self._ask(lambda: write(target, content), f"cannot write {key} in {self.url}", patience)
+        _checked(key)
+        self._ask(lambda: self._files.write(key, content), f"cannot write {key} in {self.url}", patience)
         return digest(content)
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
@@ -143,11 +152,11 @@ class ArtifactStore:
             ArtifactsAwayError: the store does not answer.
             ArtifactError: it is not there, or not what was stored.
         """
-        path = self._path(key)
+        _checked(key)
 
         def read() -> bytes:
             try:
-                return bytes(self._files.cat_file(path))
+                return self._files.read(key)
             except FileNotFoundError:
                 raise ArtifactError(f"{key} is not in {self.url}") from None
 
@@ -162,10 +171,9 @@ class ArtifactStore:
         Raises:
             ArtifactsAwayError, ArtifactError: the store cannot tell.
         """
-        path = self._path(key)
-        found = self._ask(lambda: self._listed(self._files.ls, path), f"cannot list {key} in {self.url}")
-        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found)
-        return sorted(name for name in names if not name.endswith(".part"))
+        _checked(key)
+        found = self._ask(lambda: self._files.names(key), f"cannot list {key} in {self.url}")
+        return sorted(name for name in found if not name.endswith(".part"))
 
     def all_files(self, key: str) -> list[str]:
         """Keys of every finished file below `key`, sorted; [] when there is nothing.
@@ -173,10 +181,9 @@ class ArtifactStore:
         Raises:
             ArtifactsAwayError, ArtifactError: the store cannot tell.
         """
-        path = self._path(key)
-        found = self._ask(lambda: self._listed(self._files.find, path), f"cannot list {key} in {self.url}")
-        keys = (str(entry).removeprefix(self._root).lstrip("/") for entry in found)
-        return sorted(key for key in keys if not key.endswith(".part"))
+        _checked(key)
+        found = self._ask(lambda: self._files.all_files(key), f"cannot list {key} in {self.url}")
+        return sorted(key for key in found if not key.endswith(".part"))
 
     def remove(self, key: str) -> None:
         """Delete a file or a tree; nothing happens when it is not there.
@@ -184,43 +191,20 @@ class ArtifactStore:
         Raises:
             ArtifactsAwayError, ArtifactError: it is still there.
         """
-        path = self._path(key)
+        _checked(key)
+        self._ask(lambda: self._files.remove(key), f"cannot remove {key} from {self.url}")
 
-        def forget() -> None:
-            self._files.invalidate_cache()
-            with contextlib.suppress(FileNotFoundError):
-                if self._files.exists(path):
-                    self._files.rm(path, recursive=True)
+    def open_to_append(self, key: str) -> int | None:
+        """A file descriptor that writes at the end of a file; None where only whole files can be written.
 
-        self._ask(forget, f"cannot remove {key} from {self.url}")
-
-    def _upload(self, target: str, content: bytes) -> None:
-        self._files.pipe_file(target, content)
-
-    def _write_aside(self, target: str, content: bytes) -> None:
-        aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            self._files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            with self._files.open(aside, "wb") as out:
-                out.write(content)
-            if self.local_root is not None:
-                Path(aside).replace(target)
-            else:
-                self._files.mv(aside, target)
-        except BaseException:
-            with contextlib.suppress(Exception):  # names of unfinished files end in .part and are never read
-                self._files.rm(aside)
-            raise
-
-    def _listed(self, how: Callable[..., Any], path: str) -> list[Any]:
-        self._files.invalidate_cache()  # drivers remember listings; others write here too
-        try:
-            return list(how(path, detail=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def _path(self, key: str) -> str:
-        return "/".join([self._root, *(check_name(part) for part in key.split("/"))])
+        Raises:
+            ArtifactError: it cannot be opened.
+        """
+        _checked(key)
+        files = self._files
+        if not isinstance(files, LocalFiles):
+            return None
+        return self._ask(lambda: files.open_to_append(key), f"cannot write {key} in {self.url}", 0.0)
 
     def _ask(self, call: Callable[[], T], failing: str, patience: float | None = None) -> T:
         """`call()`, again with growing pauses while the store is away; so `call` must be idempotent."""
@@ -247,3 +231,55 @@ class ArtifactStore:
                 raise ArtifactError(f"{failing}: {error.strerror or sentence(error)}") from error
             kind = ArtifactsAwayError if may_pass(error) else ArtifactError
             raise kind(f"{failing}: {sentence(error)}") from error
+
+
+class _RemoteFiles:
+    """Files in a bucket, or wherever a driver of fsspec reaches; the same verbs as `LocalFiles`."""
+
+    def __init__(self, driver: Any, root: str, published_at_once: bool) -> None:
+        self._driver = driver
+        self._root = root
+        self._published_at_once = published_at_once
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._driver.cat_file(self._path(key)))
+
+    def write(self, key: str, content: bytes) -> None:
+        target = self._path(key)
+        if self._published_at_once:
+            self._driver.pipe_file(target, content)
+            return
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            self._driver.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            with self._driver.open(aside, "wb") as out:
+                out.write(content)
+            self._driver.mv(aside, target)
+        except BaseException:
+            with contextlib.suppress(Exception):  # names of unfinished files end in .part and are never read
+                self._driver.rm(aside)
+            raise
+
+    def names(self, key: str) -> list[str]:
+        found = self._listed(self._driver.ls, key)
+        return [str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found]
+
+    def all_files(self, key: str) -> list[str]:
+        found = self._listed(self._driver.find, key)
+        return [str(entry).removeprefix(self._root).lstrip("/") for entry in found]
+
+    def remove(self, key: str) -> None:
+        self._driver.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            if self._driver.exists(self._path(key)):
+                self._driver.rm(self._path(key), recursive=True)
+
+    def _listed(self, how: Callable[..., Any], key: str) -> list[Any]:
+        self._driver.invalidate_cache()  # drivers remember listings; others write here too
+        try:
+            return list(how(self._path(key), detail=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from storage import kept_files, leases, optuna_rows, outcomes
@@ -22,9 +21,13 @@ from storage.errors import DatabaseUnreachableError, LeaseLostError
 from storage.fence import Fence
 from storage.kept_files import KeptFile
 from storage.optuna_rows import Trial
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, Claim, Lease, TicketState
 from storage.shared_storage import SharedStorage
 from storage.tables import attempt, metric, ticket
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 
 class AttemptWriter:
@@ -143,33 +146,43 @@ class AttemptWriter:
         values: Sequence[float] | None,
         peak_memory: float | None = None,
         *,
+        error: str | None = None,
         metrics: Mapping[int, Mapping[str, float]] | None = None,
         weights: tuple[int, KeptFile] | None = None,
+        agree: Callable[[Connection], None] = lambda _connection: None,
         when_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """Record the result, `complete` or `pruned`: trial, ticket, attempt, study in one transaction.
+        """Record the result, `complete`, `pruned` or `diverged`, of trial, ticket, attempt and study at once.
 
         Args:
-            state: complete or pruned.
-            values: one a direction; None for a pruned trial without a report.
+            state: complete, pruned or diverged.
+            values: one a direction; None for a pruned trial without a report, and for a diverged one.
             peak_memory: bytes.
+            error: how a diverged trial said so.
             metrics: by step, what was logged and not written yet.
             weights: (study id, file) to keep with a trial that kept no model.
+            agree: looks, in the transaction and with the study's row held, whether the result may count;
+                what it raises goes to the caller, and nothing is written.
             when_away: called once when the database is away, before this waits for it.
 
         Raises:
             LeaseLostError: the ticket went to another attempt; this result does not count.
         """
         lease, trial_id = self._current()
-        final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
+        clock = self.database.clock
 
         def bring(connection: Connection) -> None:
+            agree(connection)
             _upsert_metrics(connection, trial_id, metrics or {})
             if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
                 study_id, file = weights
-                kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
+                kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
+            if state is TicketState.DIVERGED:
+                outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
+                return
+            final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
             optuna_rows.finish(connection, trial_id, final, values)
-            outcomes.deliver(connection, self.database.clock, lease, state, values, peak_memory)
+            outcomes.deliver(connection, clock, lease, state, values, peak_memory)
 
         self._end(lease, AttemptState(state.value), bring, when_away)
 
@@ -223,6 +236,16 @@ class AttemptWriter:
 
         return self.database.write(write)
 
+    def checkpoint_advanced(self) -> None:
+        """The attempt has got further than any before it: attempts lost until now count no more."""
+        lease = self._lease()
+
+        def write(connection: Connection) -> None:
+            leases.check(connection, lease)
+            connection.execute(ticket.update().where(ticket.c.id == lease.ticket_id).values(lost=0))
+
+        self.database.write(write)
+
     def note_rejected(self) -> None:
         """Count one refused write of this (stale) attempt."""
         if self.fence.lease is not None:
@@ -239,7 +262,7 @@ class AttemptWriter:
         """`verb`, fenced. Told that the lease is lost because it had succeeded before, that is success."""
 
         def write(connection: Connection) -> None:
-            leases.check(connection, lease)
+            leases.check_last(connection, lease)
             verb(connection)
 
         try:
@@ -266,7 +289,7 @@ class AttemptWriter:
 def end_if_live(connection: Connection, lease: Lease, verb: Callable[[Connection], None]) -> bool:
     """A supervisor ends a runner's attempt with one of `storage.outcomes`; False when it was over already."""
     try:
-        leases.check(connection, lease)
+        leases.check_last(connection, lease)
     except LeaseLostError:
         return False
     verb(connection)
@@ -282,12 +305,16 @@ def _upsert_metrics(
         for name, number in named.items()
     ]
     if rows:
-        new = optuna_rows.upsert(connection, metric).values(rows)
-        connection.execute(
-            new.on_conflict_do_update(
-                index_elements=["trial_id", "name", "step"], set_={"value": new.excluded.value}
-            )
-        )
+        connection.execute(_upsert_metric(connection.dialect.name), rows)
+
+
+@cache
+def _upsert_metric(dialect: str) -> Any:
+    """Made once: SQLAlchemy compiles a statement anew that has its values inside."""
+    new = optuna_rows.upsert(dialect, metric)
+    return new.on_conflict_do_update(
+        index_elements=["trial_id", "name", "step"], set_={"value": new.excluded.value}
+    )
 
 
 def _state_of(connection: Connection, lease: Lease) -> str | None:

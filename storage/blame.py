@@ -2,29 +2,34 @@
 
 A setting that fails wherever it is tried is at fault, and its ticket ends as failed. A worker is at fault
 when all that it began with failed, or when settings that failed on it succeed elsewhere: it is quarantined,
-and what failed on it alone is given to others. Attempts that were lost count against nobody.
+and what failed on it alone is given to others. Attempts that were lost count against nobody. Where one
+worker after the other begins badly and nobody brings a result, the study is at fault, and it is stopped.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.records import AttemptState, TicketState, WorkerState
-from storage.tables import attempt, ticket, worker
+from storage import locks
+from storage.records import AttemptState, StudyState, TicketState, WorkerState
+from storage.tables import attempt, study, ticket, worker
 
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 BLAMED = 3  # settings that succeeded elsewhere
+BAD_STARTS = 3  # workers with a bad start one after the other: a study without a result between is at fault
 
 
-def failed_on(worker_id: str) -> sa.ColumnElement[int]:
-    """1 for a ticket that has failed on this worker, else 0."""
+def failed_on(worker_id: str) -> sa.ColumnElement[bool]:
+    """Whether a ticket has failed on this worker."""
     tried = sa.exists().where(
         attempt.c.ticket_id == ticket.c.id,
         attempt.c.worker_id == worker_id,
         attempt.c.state == AttemptState.FAILED,
     )
-    return sa.case((ticket.c.failed == 0, 0), (tried, 1), else_=0)
+    return (ticket.c.failed > 0) & tried
 
 
 def bad_start(connection: Connection, worker_id: str, study_id: int | None = None) -> int:
@@ -43,48 +48,102 @@ def bad_start(connection: Connection, worker_id: str, study_id: int | None = Non
     return len(connection.execute(found).all())
 
 
-def bad_beginning(connection: Connection, worker_id: str, study_id: int, error: str) -> None:
-    """A worker whose first attempts all failed gets no more, and its failures are given to others.
-
-    One that serves every study gets no more of this study (`tickets.claim_next` sees to it), for the study
-    may be at fault; it is quarantined when it began badly in two of them.
-    """
-    row = connection.execute(sa.select(worker).where(worker.c.id == worker_id)).first()
-    if row is None or row.state != WorkerState.ACTIVE or row.bad_attempts < BAD_START:
-        return
-    if row.study_id is None and bad_start(connection, worker_id, study_id):
-        _give_back_failures_of(connection, worker_id, study_id)
-    if row.good_attempts or (row.study_id is None and bad_start(connection, worker_id) < 2):
-        return
-    last_line = error.strip().splitlines()[-1] if error.strip() else "no message"
-    _quarantine(
-        connection, worker_id, f"its first {row.bad_attempts} attempts all failed; the last: {last_line}"
-    )
-
-
-def others_failed(connection: Connection, ticket_id: int, succeeded_on: str) -> None:
-    """A setting has succeeded on one worker: those it failed on are at fault.
-
-    One is quarantined when at least `BLAMED` settings that failed on it have succeeded elsewhere, and they
-    are more than the attempts that went well on it.
-    """
-    for worker_id in connection.scalars(
-        sa.select(attempt.c.worker_id)
-        .join(worker, worker.c.id == attempt.c.worker_id)
+def bad_starts(connection: Connection, study_id: int) -> int:
+    """How many workers have begun badly in this study since its last result, whether or not they are gone."""
+    brought = (
+        sa.select(attempt.c.worker_id, attempt.c.ended_at)
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
         .where(
-            attempt.c.ticket_id == ticket_id,
+            ticket.c.study_id == study_id,
+            attempt.c.state.in_([AttemptState.COMPLETE, AttemptState.PRUNED]),
+        )
+        .subquery()
+    )
+    last = sa.select(sa.func.coalesce(sa.func.max(brought.c.ended_at), 0.0)).scalar_subquery()
+    bad = (
+        sa.select(attempt.c.worker_id)
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
+        .join(worker, attempt.c.worker_id == worker.c.id)
+        .where(
+            ticket.c.study_id == study_id,
             attempt.c.state == AttemptState.FAILED,
-            attempt.c.worker_id != succeeded_on,
+            attempt.c.ended_at > last,
+            attempt.c.worker_id.not_in(sa.select(brought.c.worker_id)),
+            worker.c.bad_attempts >= BAD_START,
+        )
+        .group_by(attempt.c.worker_id)
+        .having(sa.func.count() >= BAD_START)
+    )
+    return len(connection.execute(bad).all())
+
+
+def failed(connection: Connection, row: sa.Row[Any], error: str) -> bool:
+    """An attempt at this ticket has failed: it counts against its worker. Says whether that began badly.
+
+    A worker whose first attempts all failed gets no more, and its failures are given to others. One that
+    serves every study gets no more of this study (`tickets.claim_next` sees to it), for the study may be
+    at fault; it is quarantined when it began badly in two of them.
+    """
+    one = connection.execute(sa.select(worker).where(worker.c.id == row.worker_id)).first()
+    if one is None:
+        return False
+    bad = one.bad_attempts + 1
+    quarantined = one.state == WorkerState.QUARANTINED  # and this was another runner, still at work
+    begins = bad >= BAD_START and one.state == WorkerState.ACTIVE
+    if one.study_id is not None:
+        here = at_fault = begins and not one.good_attempts
+    else:
+        here = begins and bad_start(connection, one.id, row.study_id) > 0
+        at_fault = begins and not one.good_attempts and bad_start(connection, one.id) >= 2
+    if here or at_fault or quarantined:
+        _give_back_failures_of(connection, one.id, row.study_id, everywhere=at_fault)
+    connection.execute(
+        worker.update().where(worker.c.id == one.id).values(bad_attempts=worker.c.bad_attempts + 1)
+    )
+    if at_fault:
+        _quarantine(connection, one.id, f"its first {bad} attempts all failed; the last: {last_line(error)}")
+    return here or at_fault or quarantined
+
+
+def succeeded(connection: Connection, row: sa.Row[Any]) -> None:
+    """An attempt at this ticket has brought a result: it counts for its worker, and against those the
+    setting failed on.
+
+    One of them is quarantined when at least `BLAMED` settings that failed on it have succeeded elsewhere,
+    and they are more than the attempts that went well on it.
+    """
+    at_fault = _at_fault(connection, row) if row.failed else {}
+    for worker_id in at_fault:
+        _give_back_failures_of(connection, worker_id, row.study_id, everywhere=True)
+    locks.hold_workers(connection, [row.worker_id, *at_fault])
+    connection.execute(
+        worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
+    )
+    for worker_id, blamed in at_fault.items():
+        _quarantine(connection, worker_id, f"{blamed} settings that failed here succeeded on other workers")
+
+
+def last_line(error: str) -> str:
+    """What a traceback ends with."""
+    return error.strip().splitlines()[-1] if error.strip() else "no message"
+
+
+def _at_fault(connection: Connection, row: sa.Row[Any]) -> dict[str, int]:
+    """Workers to quarantine now that the ticket has succeeded: how many settings each is blamed for."""
+    suspects = connection.execute(
+        sa.select(worker.c.id, worker.c.good_attempts)
+        .join(attempt, attempt.c.worker_id == worker.c.id)
+        .where(
+            attempt.c.ticket_id == row.id,
+            attempt.c.state == AttemptState.FAILED,
+            worker.c.id != row.worker_id,
             worker.c.state == WorkerState.ACTIVE,
         )
         .distinct()
-    ).all():
-        blamed = _succeeded_elsewhere(connection, worker_id)
-        good = connection.scalar(sa.select(worker.c.good_attempts).where(worker.c.id == worker_id)) or 0
-        if blamed >= BLAMED and blamed > good:
-            _quarantine(
-                connection, worker_id, f"{blamed} settings that failed here succeeded on other workers"
-            )
+    ).all()
+    found = {one.id: _succeeded_elsewhere(connection, one.id) for one in suspects}
+    good = {one.id: one.good_attempts for one in suspects}
+    return {key: blamed for key, blamed in found.items() if blamed >= BLAMED and blamed > good[key]}
 
 
 def _succeeded_elsewhere(connection: Connection, worker_id: str) -> int:
@@ -111,11 +170,16 @@ def _quarantine(connection: Connection, worker_id: str, reason: str) -> None:
     connection.execute(
         worker.update().where(worker.c.id == worker_id).values(state=WorkerState.QUARANTINED, reason=reason)
     )
-    _give_back_failures_of(connection, worker_id)
 
 
-def _give_back_failures_of(connection: Connection, worker_id: str, study_id: int | None = None) -> None:
-    """Tickets that failed on no worker in good standing are queued again, with a new trial."""
+def _give_back_failures_of(
+    connection: Connection, worker_id: str, study_id: int, *, everywhere: bool
+) -> None:
+    """Tickets that failed on this worker, and on none in good standing, are queued again with a new trial.
+
+    Those of this study, whose row is held; `everywhere`: of others too. A finished study keeps its
+    failures: nobody works at it any more, and `hpo retry` lets it go on. So does one that is busy just now.
+    """
     here = sa.select(attempt.c.ticket_id).where(
         attempt.c.worker_id == worker_id, attempt.c.state == AttemptState.FAILED
     )
@@ -128,12 +192,19 @@ def _give_back_failures_of(connection: Connection, worker_id: str, study_id: int
             worker.c.id != worker_id,
         )
     )
-    its = ticket.c.state == TicketState.FAILED
-    if study_id is not None:
-        its = its & (ticket.c.study_id == study_id)
+    studies = [study_id]
+    if everywhere:
+        theirs = sa.select(ticket.c.study_id).where(ticket.c.id.in_(here))
+        going = study.c.id.in_(theirs) & (study.c.id != study_id) & (study.c.state != StudyState.FINISHED)
+        studies += locks.hold_free_studies(connection, going)
     connection.execute(
         ticket.update()
-        .where(its, ticket.c.id.in_(here), ticket.c.id.not_in(elsewhere))
+        .where(
+            ticket.c.study_id.in_(studies),
+            ticket.c.state == TicketState.FAILED,
+            ticket.c.id.in_(here),
+            ticket.c.id.not_in(elsewhere),
+        )
         .values(
             state=TicketState.QUEUED,
             failed=0,

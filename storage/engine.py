@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import optuna
 import sqlalchemy as sa
-from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -26,7 +24,16 @@ from tenacity import (
 )
 
 from storage.clock import Clock
-from storage.errors import BadStorageUrlError, DatabaseUnreachableError, SchemaError, StorageError
+from storage.errors import (
+    BadStorageUrlError,
+    DatabaseFaultError,
+    DatabaseUnreachableError,
+    StorageError,
+)
+from storage.sqlite_lock import held_by
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,7 +59,16 @@ _REFUSALS = (
     "is not permitted to log in",
     "permission denied for database",
 )
-_SQLITE_BUSY = ("locked", "busy", "unable to open", "disk i/o error", "disk is full")
+# "readonly": also a file system that was mounted anew for reading only
+_SQLITE_AWAY = ("lock", "busy", "readonly", "unable to open", "disk i/o error", "disk is full")
+# Classes of SQLSTATE that say that the server cannot work now: connection lost, resources used up,
+# intervention of an operator, error of its system. 25006: after a failover the session ended up on a standby.
+_SERVER_AWAY = ("08", "53", "57", "58")
+_READ_ONLY = "25006"
+# Rolled back for the sake of others (deadlock, serialization), or something is in use: tried again.
+_AGAIN = ("40", "55")
+# What a trial may bring about by what it writes: unusable data, a broken constraint, a value too large.
+_FAULT_OF_DATA = ("22", "23", "54")
 
 
 def parse_url(text: str) -> URL:
@@ -93,10 +109,15 @@ def engine_options(url: URL) -> dict[str, Any]:
     return {"connect_args": {"timeout": 4.0}}  # seconds for another writer; well below a lease
 
 
-def listen(engine: Engine) -> None:
-    """Give SQLite real transactions: BEGIN IMMEDIATE for writers, so that they never meet half-way."""
+def make_engine(url: URL) -> Engine:
+    """The engine of this process: it leaves a server that can do no work, and gives SQLite real transactions.
+
+    That is BEGIN IMMEDIATE for writers, so that they never meet half-way.
+    """
+    engine = sa.create_engine(url, **engine_options(url))
     if engine.dialect.name != "sqlite":
-        return
+        event.listen(engine, "handle_error", _leave_server)
+        return engine
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
@@ -107,6 +128,8 @@ def listen(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if _write_intent.get() else "BEGIN")
+
+    return engine
 
 
 @contextmanager
@@ -119,21 +142,66 @@ def intend_to_write() -> Iterator[None]:
         _write_intent.reset(token)
 
 
+def _leave_server(context: ExceptionContext) -> None:
+    """What means "away" empties the pool: after a failover its connections lead to the old server."""
+    if _is_away(getattr(context.original_exception, "sqlstate", None)):
+        context.is_disconnect = True
+
+
+def _is_away(sqlstate: str | None) -> bool:
+    return sqlstate is not None and (sqlstate[:2] in _SERVER_AWAY or sqlstate == _READ_ONLY)
+
+
 def is_unreachable(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, means that the database is away or busy for now."""
     while error is not None:
         if isinstance(error, StorageError):  # any other of ours means that the database has answered
             return isinstance(error, DatabaseUnreachableError)
         if isinstance(error, sa.exc.DBAPIError):
-            if error.connection_invalidated:
-                return True
-            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
-                driver = type(error.orig).__module__.split(".")[0]
-                return driver != "sqlite3" or any(word in str(error.orig).lower() for word in _SQLITE_BUSY)
+            return _is_passing(error)
         if isinstance(error, sa.exc.TimeoutError):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _is_passing(error: sa.exc.DBAPIError) -> bool:
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if error.connection_invalidated or _is_away(sqlstate):
+        return True
+    if sqlstate is not None:
+        return str(sqlstate).startswith(_AGAIN)
+    if not isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+        return False
+    driver = type(error.orig).__module__.split(".")[0]
+    return driver != "sqlite3" or any(word in str(error.orig).lower() for word in _SQLITE_AWAY)
+
+
+def is_fault(error: BaseException | None) -> bool:
+    """Whether the database is at fault, and that will not pass: damaged, or it lacks a table or a right."""
+    while error is not None:
+        if isinstance(error, StorageError):
+            return isinstance(error, DatabaseFaultError)
+        if isinstance(error, sa.exc.DBAPIError):
+            if _is_passing(error):
+                return False
+            sqlstate = getattr(error.orig, "sqlstate", None)
+            if sqlstate is not None:
+                return not str(sqlstate).startswith(_FAULT_OF_DATA)
+            return type(error) in (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.DatabaseError)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def translated(url: URL, error: Exception) -> Exception:
+    """The error of ours that says what is wrong with the database; any other error as it is."""
+    if isinstance(error, StorageError):
+        return error
+    if is_unreachable(error):
+        return unreachable(url, error)
+    if is_fault(error):
+        return DatabaseFaultError(f"{redacted(url)} cannot be used: {reason(url, error)}")
+    return error
 
 
 def is_refused(error: BaseException | None) -> bool:
@@ -171,7 +239,7 @@ def reason(url: URL, error: BaseException) -> str:
     for secret in secrets:
         if secret:
             message = message.replace(str(secret), "***")
-    return message
+    return message + (held_by(url) if message.endswith("is locked") else "")
 
 
 @dataclass
@@ -190,6 +258,7 @@ class Patience:
 
         Raises:
             DatabaseUnreachableError: patience is over.
+            DatabaseFaultError: the database cannot be used, and waiting does not help.
         """
         retrying = Retrying(
             retry=retry_if_exception(
@@ -208,23 +277,33 @@ class Patience:
         )
         try:
             return retrying(call)
-        except DatabaseUnreachableError:
-            raise
         except Exception as error:
-            if is_unreachable(error):
-                raise unreachable(url, error) from error
-            raise
+            known = translated(url, error)
+            if known is error:
+                raise
+            raise known from error
 
 
 class Database:
     """The shared database of one process: an engine, a clock, and Optuna's storage on the same engine."""
 
-    def __init__(self, url: URL, rdb: RDBStorage, clock: Clock | None = None) -> None:
+    def __init__(self, url: URL, clock: Clock | None = None) -> None:
         self.url = url
-        self.rdb = rdb
-        self.engine: Engine = rdb.engine
+        self.engine = make_engine(url)
         self.clock = clock or Clock()
         self.patience = Patience()
+        self._rdb: RDBStorage | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def rdb(self) -> RDBStorage:
+        """Optuna's storage, made when somebody asks for it: what only looks or steers needs none."""
+        with self._opening:
+            if self._rdb is None:
+                from storage.rdb import EngineStorage
+
+                self._rdb = EngineStorage(self.url, self.engine)
+            return self._rdb
 
     @property
     def shown_url(self) -> str:
@@ -295,36 +374,19 @@ class Database:
 
         Raises:
             DatabaseUnreachableError: the database is away now.
+            DatabaseFaultError: it cannot be used.
         """
         try:
             with self.transaction(write=write) as connection:
                 return verb(connection)
         except Exception as error:
-            if is_unreachable(error):
-                raise unreachable(self.url, error) from error
-            raise
+            known = translated(self.url, error)
+            if known is error:
+                raise
+            raise known from error
 
     def close(self) -> None:
         """Close every pooled connection."""
-        self.rdb.remove_session()
+        if self._rdb is not None:
+            self._rdb.remove_session()
         self.engine.dispose()
-
-
-def connect(url: URL, *, create_tables: bool) -> RDBStorage:
-    """Optuna's storage on a database whose schema is known to be right.
-
-    Raises:
-        SchemaError: Optuna's tables are of another version.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        rdb = RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=engine_options(url),
-            skip_table_creation=not create_tables,
-        )
-    except RuntimeError as error:  # Optuna's compatibility check
-        raise SchemaError(f"Optuna's tables in {redacted(url)} are of another version. {error}") from error
-    listen(rdb.engine)
-    rdb.engine.dispose()  # connections made before the listeners were there
-    return rdb

@@ -15,6 +15,10 @@ class DatabaseUnreachableError(StorageError):
     """The database does not answer (refused, timed out, stopped, cut off, locked too long)."""
 
 
+class DatabaseFaultError(StorageError):
+    """The database answers with an error that does not pass: damaged, a table or a right is missing."""
+
+
 class SchemaError(StorageError):
     """The database was made by a newer version of hpo or of Optuna, or is not such a database."""
 

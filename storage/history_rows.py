@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from optuna.distributions import distribution_to_json
-from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
+from storage import optuna_rows, optuna_tables
 from storage.clock import Clock
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.tables import attempt, study, ticket
 
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
 IMPORTED = "imported"  # stands where a worker's id and a device would
 
-_trials: Any = models.TrialModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
-_attributes: Any = models.TrialUserAttributeModel.__table__
-_STATES = {
+_trials = optuna_tables.trials
+_params = optuna_tables.params
+_values = optuna_tables.values
+_reports = optuna_tables.reports
+_attributes = optuna_tables.user_attributes
+_marks = optuna_tables.system_attributes
+_STATES: Mapping[str, TicketState] = {
     TrialState.COMPLETE: TicketState.COMPLETE,
     TrialState.PRUNED: TicketState.PRUNED,
     TrialState.FAIL: TicketState.FAILED,
@@ -49,7 +52,7 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
             {
                 "study_id": row.optuna_study_id,
                 "number": number,
-                "state": trial.state,
+                "state": trial.state.name,
                 "datetime_start": trial.datetime_start or _naive(now),
                 "datetime_complete": trial.datetime_complete or _naive(now),
             }
@@ -67,9 +70,9 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
             {
                 "study_id": row.id,
                 "number": number,
-                "state": _STATES[trial.state],
+                "state": _state(trial),
                 "attempt": 1,
-                "failed": int(trial.state is TrialState.FAIL),
+                "failed": int(_state(trial) is TicketState.FAILED),
                 "trial_id": trial_id,
                 "trial_number": number,
             }
@@ -89,10 +92,12 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
                 "worker_id": IMPORTED,
                 "runner": 0,
                 "device": IMPORTED,
-                "state": AttemptState(_STATES[trial.state].value),
+                "state": AttemptState(_state(trial).value),
                 "started_at": _seconds(trial.datetime_start, now),
                 "ended_at": _seconds(trial.datetime_complete, now),
-                "error": "failed where it was imported from" if trial.state is TrialState.FAIL else None,
+                "error": f"{_state(trial)} where it was imported from"
+                if trial.state.name == TrialState.FAIL
+                else None,
             }
             for number, (ticket_id, trial_id, trial) in enumerate(zip(tickets, ids, trials, strict=True))
         ],
@@ -104,9 +109,15 @@ def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence
     )
 
 
+def _state(trial: FrozenTrial) -> TicketState:
+    return TicketState.DIVERGED if optuna_rows.DIVERGED in trial.system_attrs else _STATES[trial.state.name]
+
+
 def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[dict[str, Any]]]:
     """What Optuna's own writers would have stored with each trial (id, trial), by table."""
-    params, values, reports, attributes = [], [], [], []
+    from optuna.distributions import distribution_to_json
+
+    params, values, reports, attributes, marks = [], [], [], [], []
     for trial_id, trial in trials:
         for name, value in trial.params.items():
             held = trial.distributions[name]
@@ -119,10 +130,10 @@ def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[di
                 }
             )
         for objective, value in enumerate(trial.values or ()):
-            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+            stored, kind = optuna_tables.stored(value)
             values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
         for step, value in trial.intermediate_values.items():
-            stored, sort = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+            stored, sort = optuna_tables.stored(value)
             reports.append(
                 {
                     "trial_id": trial_id,
@@ -133,7 +144,9 @@ def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[di
             )
         for key, value in trial.user_attrs.items():
             attributes.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
-    return {_params: params, _values: values, _reports: reports, _attributes: attributes}
+        if optuna_rows.DIVERGED in trial.system_attrs:
+            marks.append(optuna_rows.diverged_mark(trial_id))
+    return {_params: params, _values: values, _reports: reports, _attributes: attributes, _marks: marks}
 
 
 def _seconds(time: datetime | None, now: float) -> float:

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
+from storage import optuna_tables
 from storage.clock import Clock
+from storage.optuna_tables import TrialState
 from storage.tables import artifact
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
 CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model
 WEIGHTS = (MODEL, CHECKPOINT)
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
 live = artifact.c.name.not_like("~%")
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -105,6 +104,11 @@ def release_beaten(
     beaten = [row.id for row in weights if row.trial_id not in kept]
     if beaten:
         _release(connection, artifact.c.id.in_(beaten))
+
+
+def release_weights(connection: Connection, trial_id: int) -> None:
+    """Release what a trial holds of weights, however many the study keeps."""
+    _release(connection, (artifact.c.trial_id == trial_id) & artifact.c.name.in_(WEIGHTS))
 
 
 @dataclass(frozen=True)

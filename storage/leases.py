@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from storage import outcomes
+from storage import locks, outcomes
 from storage.clock import Clock
 from storage.errors import LeaseLostError
 from storage.records import Lease, TicketState
-from storage.tables import ticket, worker
+from storage.tables import is_running, study, ticket, worker
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,20 @@ class Held:
     runner: int
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What somebody has seen who calls others silent; by default, all there is to see (for tests)."""
+
+    at: float = math.inf  # by the database's clock: when it was last seen to take a write
+    watched: float = math.inf  # seconds for which it had then been alive, with a steady clock
+    lease: float = 0.0  # seconds; of whoever judges
+
+
 def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
     """Hold the ticket's row, and return it, when this attempt may still write in this transaction.
 
     Safe beside others: the row stays locked until the transaction ends, and whoever takes a ticket
-    over changes this row first.
+    over changes this row first. A write that ends the attempt calls `check_last` instead.
 
     Raises:
         LeaseLostError: another attempt holds the ticket, or none does.
@@ -48,6 +59,16 @@ def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
             f"ticket {row.number}: attempt {lease.attempt} lost its lease; the ticket is {row.state}"
         )
     return row
+
+
+def check_last(connection: Connection, lease: Lease) -> sa.Row[Any]:
+    """As `check`, for the last write of an attempt, which may end its study: that is held first.
+
+    Raises:
+        LeaseLostError: another attempt holds the ticket, or none does.
+    """
+    locks.hold_study_of(connection, lease.ticket_id)
+    return check(connection, lease)
 
 
 def note_rejected(connection: Connection, lease: Lease) -> None:
@@ -74,41 +95,46 @@ def renew(connection: Connection, clock: Clock, worker_id: str, seconds: float) 
     return [Held(Lease(row.id, row.attempt), row.study_id, row.runner) for row in rows]
 
 
-def reap_expired(
-    connection: Connection, clock: Clock, *, witness: str | None = None, within: float = 0.0
-) -> int:
-    """End every attempt whose lease has expired; returns how many.
+def reap_expired(connection: Connection, clock: Clock, sight: Sight) -> int:
+    """End every attempt whose lease has expired as far as `sight` reaches; returns how many.
 
-    Safe beside others: rows another reaper holds are skipped, and a renewal that comes first wins.
-
-    Args:
-        connection: a write transaction.
-        clock: the database's clock.
-        witness: a worker that has beaten at most `within` seconds ago by the same clock, or nothing is
-            ended: a database that stood still, even in the middle of this call, lets every lease expire.
-        within: seconds.
+    Safe beside others: a study or a ticket that somebody holds is left for the next time, and a renewal
+    that comes first wins.
     """
-    expired = sa.select(ticket.c.id, ticket.c.attempt, ticket.c.worker_id).where(
-        ticket.c.state == TicketState.RUNNING, ticket.c.lease_until < clock.now()
-    )
-    if witness is not None:
-        beat = sa.select(worker.c.id).where(worker.c.id == witness, worker.c.beat_at > clock.now() - within)
-        expired = expired.where(beat.exists())
-    rows = connection.execute(expired.order_by(ticket.c.id).with_for_update(skip_locked=True)).all()
+    now, length = clock.now(), sa.func.coalesce(worker.c.lease_seconds, sight.lease)
+    # Somebody with a long lease beats seldom and may miss an outage that a short one does not survive.
+    extra = sa.case((length < sight.lease, sight.lease - length), else_=0.0)
+    expired = sa.and_(ticket.c.lease_until < sight.at - extra, ticket.c.lease_until < now - extra)
+    # Of a time that has been: the database's clock went back, and everybody alive has renewed since.
+    outdated = ticket.c.lease_until > now + 1.5 * worker.c.lease_seconds
+    rows = _hold_free(connection, sa.and_(is_running, length <= sight.watched, sa.or_(expired, outdated)))
     for row in rows:
-        name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
-        outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {name} went silent")
+        outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {row.name} went silent")
     return len(rows)
 
 
 def reap_worker(connection: Connection, clock: Clock, worker_id: str, why: str) -> int:
-    """End every attempt of a worker known to be dead; returns how many."""
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt)
-        .where(ticket.c.state == TicketState.RUNNING, ticket.c.worker_id == worker_id)
-        .order_by(ticket.c.id)
-        .with_for_update(skip_locked=True)
-    ).all()
+    """End every attempt of a worker known to be dead; returns how many. What others hold is left."""
+    rows = _hold_free(connection, (ticket.c.state == TicketState.RUNNING) & (ticket.c.worker_id == worker_id))
     for row in rows:
         outcomes.lose(connection, clock, Lease(row.id, row.attempt), why)
     return len(rows)
+
+
+def _hold_free(connection: Connection, which: sa.ColumnElement[bool]) -> Sequence[Any]:
+    """The tickets, of those that nobody else holds, for which `which` holds; their studies are held too.
+
+    `which` may speak of the worker that has the ticket.
+    """
+    theirs = ticket.outerjoin(worker, ticket.c.worker_id == worker.c.id)
+    wanted = sa.select(ticket.c.study_id).select_from(theirs).where(which)
+    studies = locks.hold_free_studies(connection, study.c.id.in_(wanted))
+    if not studies:
+        return ()
+    return connection.execute(
+        sa.select(ticket.c.id, ticket.c.attempt, worker.c.name)
+        .select_from(theirs)
+        .where(which, ticket.c.study_id.in_(studies))
+        .order_by(ticket.c.id)
+        .with_for_update(of=ticket, skip_locked=True)
+    ).all()

@@ -6,20 +6,24 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from filelock import FileLock, Timeout
 from sqlalchemy.engine import URL, Connection, Engine
 
 from storage import engine as engines
+from storage import optuna_tables
 from storage.clock import Clock
-from storage.engine import Database, Patience
+from storage.engine import Database
 from storage.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
+from storage.records import WorkerState
+from storage.tables import worker
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+HEAD = "0003"  # the newest of `migrations/versions`, so that only who migrates must read the scripts
 VERSION_TABLE = "hpo_version"  # `alembic_version` is Optuna's
 _LOCK_KEY = 0x68706F  # "hpo"; the advisory lock of PostgreSQL
 _LOCK_SECONDS = 60.0
@@ -30,77 +34,129 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
 
     Args:
         url_text: SQLAlchemy URL of SQLite file or PostgreSQL database.
-        create: make an absent database's tables; False raises `NoTablesError` instead.
+        create: make an absent database's tables and migrate an older one's; False raises
+            `NoTablesError` or `SchemaError` instead.
         clock: only tests pass one.
 
     Raises:
         BadStorageUrlError, DatabaseUnreachableError, SchemaError
     """
     url = engines.parse_url(url_text)
-    patience = Patience()
-    if patience(url, lambda: _is_current(url)):
-        return Database(url, patience(url, lambda: engines.connect(url, create_tables=False)), clock)
-    if not create:
+    database = Database(url, clock)
+    try:
+        revision = database.patience(url, lambda: _revision(database))
+        if revision != HEAD:
+            _demand_creation(database, revision, create=create)
+            with _lock(url):
+                upgrade(url)
+                _check_optunas(database, create=True)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _demand_creation(database: Database, revision: str | None, *, create: bool) -> None:
+    if create:
+        return
+    if revision is None:
         raise NoTablesError(
-            f"there are no studies in {engines.redacted(url)} yet; `hpo run STUDY.yaml` starts one"
+            f"there are no studies in {database.shown_url} yet; `hpo run STUDY.yaml` starts one"
         )
-    with _lock(url):
-        upgrade(url)
-        return Database(url, patience(url, lambda: engines.connect(url, create_tables=True)), clock)
+    raise SchemaError(
+        f"{database.shown_url} was made by an older version of hpo (schema {revision}; this one needs "
+        f"{HEAD}). `hpo db upgrade` brings it up to date, and sends workers of the older version away"
+    )
 
 
 def upgrade(url: URL) -> None:
     """Bring our tables to the newest version. The caller holds the lock."""
+    from alembic import command
+
     with _plain_engine(url) as plain, plain.connect() as connection:
         if url.get_backend_name() == "sqlite":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             connection.commit()
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins too late: not before a CREATE
         config = _config()
         config.attributes["connection"] = connection
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        if _version(connection, VERSION_TABLE) not in (None, HEAD):
+            _send_older_workers_away(connection)
         command.upgrade(config, "head")
         connection.commit()
 
 
-def head() -> str:
-    """The newest version of our tables that this package knows."""
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
+def _send_older_workers_away(connection: Connection) -> None:
+    """Workers that are at work know the tables as they were.
 
-
-def current(connection: Connection) -> str | None:
-    """The version of our tables in this database; None when there are none."""
-    return MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE}
-    ).get_current_revision()
-
-
-def _is_current(url: URL) -> bool:
-    """Whether our and Optuna's tables are there and ours are of the newest version."""
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        return False
-    with _plain_engine(url) as plain:
-        try:
-            with plain.connect() as connection:
-                revision = current(connection)
-                optuna_there = sa.inspect(connection).has_table("alembic_version")
-        except sa.exc.DatabaseError as error:
-            if engines.is_unreachable(error):
-                raise
-            raise SchemaError(
-                f"{engines.redacted(url)} is not a database hpo can use: {engines.reason(url, error)}"
-            ) from error
-    if revision is None:
-        return False
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if revision not in known:
-        raise SchemaError(
-            f"{engines.redacted(url)} was made by a newer version of hpo (schema {revision}; "
-            f"this one knows up to {head()}). Upgrade hpo on this machine"
+    Every version asks for its worker's state at each claim and heartbeat: they finish what they run, say
+    this and leave. Those that start later are refused.
+    """
+    connection.execute(
+        worker.update()
+        .where(worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]))
+        .values(
+            state=WorkerState.QUARANTINED,
+            reason="its version of hpo is older than the database, which was upgraded; upgrade hpo on this "
+            "machine and start the worker again",
         )
-    return revision == head() and optuna_there
+    )
+
+
+def _revision(database: Database) -> str | None:
+    """The version of our tables; None when they, or Optuna's, are not there.
+
+    Raises:
+        SchemaError: a table is of a version that this package cannot use; or it is no such database.
+    """
+    url = database.url
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return None
+    try:
+        with database.transaction(write=False) as connection:
+            ours = _version(connection, VERSION_TABLE)
+            optunas = _version(connection, optuna_tables.VERSION_TABLE)
+    except sa.exc.DatabaseError as error:
+        if engines.is_unreachable(error):
+            raise
+        raise SchemaError(
+            f"{engines.redacted(url)} is not a database hpo can use: {engines.reason(url, error)}"
+        ) from error
+    if ours not in (None, HEAD) and ours not in {script.revision for script in _scripts().walk_revisions()}:
+        raise SchemaError(
+            f"{engines.redacted(url)} was made by a newer version of hpo (schema {ours}; "
+            f"this one knows up to {HEAD}). Upgrade hpo on this machine"
+        )
+    if ours is None or optunas is None:
+        return None
+    if optunas != optuna_tables.VERSION:
+        _check_optunas(database, create=False)  # it may know more versions than we do
+    return ours
+
+
+def _check_optunas(database: Database, *, create: bool) -> None:
+    from storage.rdb import check_tables
+
+    database.patience(database.url, lambda: check_tables(database.url, create=create))
+
+
+def _version(connection: Connection, table: str) -> str | None:
+    """What an alembic version table says; None when there is none, or nothing in it."""
+    if not sa.inspect(connection).has_table(table):
+        return None
+    return connection.scalar(sa.select(sa.column("version_num")).select_from(sa.table(table)))
+
+
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -120,6 +176,8 @@ def _plain_engine(url: URL) -> Iterator[Engine]:
 def _lock(url: URL) -> Iterator[None]:
     """Hold the one migration lock of this database."""
     if url.get_backend_name() == "sqlite":
+        from filelock import FileLock, Timeout
+
         try:
             with FileLock(f"{url.database}.lock", timeout=_LOCK_SECONDS):
                 yield

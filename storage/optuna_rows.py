@@ -9,21 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-_studies: Any = models.StudyModel.__table__
-_trials: Any = models.TrialModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
-_trial_attributes: Any = models.TrialSystemAttributeModel.__table__
+from storage import optuna_tables
+from storage.optuna_tables import TrialState
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+DIVERGED = "hpo:diverged"  # system attribute of a failed trial whose setting diverged: samplers read it
+
+_studies = optuna_tables.studies
+_trials = optuna_tables.trials
+_params = optuna_tables.params
+_values = optuna_tables.values
+_reports = optuna_tables.reports
+_trial_attributes = optuna_tables.system_attributes
 
 
 @dataclass(frozen=True)
@@ -65,18 +70,19 @@ def insert_params(
     distributions: Mapping[str, BaseDistribution],
 ) -> None:
     """Parameters in one statement, as `RDBStorage.set_trial_param` would write them one by one."""
+    from optuna.distributions import distribution_to_json
+
     connection.execute(
-        sa.insert(_params).values(
-            [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": distributions[name].to_internal_repr(value),
-                    "distribution_json": distribution_to_json(distributions[name]),
-                }
-                for name, value in params.items()
-            ]
-        )
+        sa.insert(_params),
+        [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(distributions[name]),
+            }
+            for name, value in params.items()
+        ],
     )
 
 
@@ -87,18 +93,26 @@ def param_names(connection: Connection, trial_id: int) -> set[str]:
 
 def upsert_report(connection: Connection, trial_id: int, step: int, value: float) -> None:
     """One intermediate value; a step reported again is overwritten (Optuna keeps the old one)."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    row = upsert(connection, _reports).values(
-        trial_id=trial_id, step=step, intermediate_value=stored, intermediate_value_type=kind
-    )
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=["trial_id", "step"],
-            set_={
-                "intermediate_value": row.excluded.intermediate_value,
-                "intermediate_value_type": row.excluded.intermediate_value_type,
-            },
-        )
+    stored, kind = optuna_tables.stored(value)
+    row = {
+        "trial_id": trial_id,
+        "step": step,
+        "intermediate_value": stored,
+        "intermediate_value_type": kind,
+    }
+    connection.execute(_upsert_report(connection.dialect.name), row)
+
+
+@cache
+def _upsert_report(dialect: str) -> Any:
+    """Made once: SQLAlchemy compiles a statement anew that has its values inside."""
+    row = upsert(dialect, _reports)
+    return row.on_conflict_do_update(
+        index_elements=["trial_id", "step"],
+        set_={
+            "intermediate_value": row.excluded.intermediate_value,
+            "intermediate_value_type": row.excluded.intermediate_value_type,
+        },
     )
 
 
@@ -127,15 +141,68 @@ def finish(
     if values is not None:
         rows = []
         for objective, value in enumerate(values):
-            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+            stored, kind = optuna_tables.stored(value)
             rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        connection.execute(sa.insert(_values).values(rows))
+        connection.execute(sa.insert(_values), rows)
     return True
 
 
-def upsert(connection: Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ON CONFLICT, of this database's dialect."""
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+def best_value(
+    connection: Connection, trials: sa.Select[tuple[int | None]], *, maximize: bool
+) -> float | None:
+    """The best (first) value of the trials with these ids; None where none has one."""
+    best = sa.func.max if maximize else sa.func.min
+    wanted = (_values.c.objective == 0) & _values.c.trial_id.in_(trials)
+    found: float | None = connection.scalar(sa.select(best(_values.c.value)).where(wanted))
+    return found
+
+
+def delete_study(connection: Connection, optuna_study_id: int) -> None:
+    """Delete the study with its trials and everything of theirs.
+
+    Safe beside others: its row and its trials' are locked first, so that what plain Optuna adds to them
+    meanwhile comes before or not at all.
+    """
+    study = sa.select(_studies.c.study_id).where(_studies.c.study_id == optuna_study_id)
+    trials = sa.select(_trials.c.trial_id).where(_trials.c.study_id == optuna_study_id)
+    connection.execute(study.with_for_update()).all()
+    connection.execute(trials.order_by(_trials.c.trial_id).with_for_update()).all()
+    from optuna.storages._rdb import models
+
+    for table in reversed(models.BaseModel.metadata.sorted_tables):
+        if table.c.get("study_id") is not None:
+            connection.execute(table.delete().where(table.c.study_id == optuna_study_id))
+        elif table.c.get("trial_id") is not None:
+            connection.execute(table.delete().where(table.c.trial_id.in_(trials)))
+
+
+def mark_diverged(connection: Connection, trial_id: int) -> None:
+    """Tell those who learn from a trial that it ended as FAIL because its setting diverged."""
+    connection.execute(sa.insert(_trial_attributes).values(diverged_mark(trial_id)))
+
+
+def diverged_mark(trial_id: int) -> dict[str, Any]:
+    """The row that says so."""
+    return {"trial_id": trial_id, "key": DIVERGED, "value_json": "true"}
+
+
+def diverged() -> sa.ColumnElement[bool]:
+    """Whether a row of Optuna's trials is marked so, in a query of them."""
+    marked = sa.exists().where(
+        _trial_attributes.c.trial_id == _trials.c.trial_id, _trial_attributes.c.key == DIVERGED
+    )
+    return sa.and_(_trials.c.state == TrialState.FAIL, marked)
+
+
+def upsert(dialect: str, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT, of this dialect."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # takes as long to import as a short command's queries
+
+    return postgresql.insert(table)
 
 
 def _now() -> datetime:

@@ -1,22 +1,42 @@
 """How an attempt ends, and what becomes of its ticket, its trial, its worker and its study.
 
-Every verb runs inside the caller's transaction, which already holds the ticket's row.
+Every verb runs inside the caller's transaction, which holds the study's row and then the ticket's
+(`leases.check_last`; `storage.locks` says in which order).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from storage import blame, optuna_rows
+from storage import blame, kept_files, locks, optuna_rows, seconds
 from storage.clock import Clock
+from storage.errors import LeaseLostError
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, Lease, StudyState, TicketState
-from storage.tables import attempt, study, ticket, worker
+from storage.tables import attempt, study, ticket
 
 _LONGEST_BACKOFF = 60.0  # seconds
+
+# Why a study ended (`ended_why`). What a budget ended is finished; everything else can be resumed.
+ALL_DONE = "all trials done"
+TARGET_REACHED = "target reached"
+SECONDS_SPENT = "budget of seconds spent"
+BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT)
+BY_HAND = "stopped by hand"
+FAILING = "nothing but failures"  # ... on so many workers
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """An attempt that ends: the rows of its study and its ticket as they were."""
+
+    study: sa.Row[Any]
+    ticket: sa.Row[Any]
 
 
 def deliver(
@@ -28,33 +48,42 @@ def deliver(
     peak_memory: float | None = None,
 ) -> None:
     """The attempt brought a result: `complete` with values, or `pruned`."""
-    row = _close(connection, clock, lease, AttemptState(state.value), None, peak_memory)
+    ending = _close(connection, clock, lease, AttemptState(state.value), None, peak_memory)
     connection.execute(
         ticket.update()
         .where(ticket.c.id == lease.ticket_id)
         .values(state=state, worker_id=None, lease_until=None, runner=None)
     )
-    connection.execute(
-        worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
-    )
-    if row.failed:
-        blame.others_failed(connection, lease.ticket_id, row.worker_id)
-    if values is not None and state is TicketState.COMPLETE:
-        _end_at_target(connection, row.study_id, values[0])
-    conclude(connection, clock, row.study_id)
+    blame.succeeded(connection, ending.ticket)
+    _learn_from(connection, ending.study, values[0] if values and state is TicketState.COMPLETE else None)
+    conclude(connection, clock, ending.study.id)
 
 
 def fail(
     connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
 ) -> None:
     """The objective raised, crashed by itself, hung or returned nonsense: try again or give up."""
-    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
-    budget = connection.scalar(sa.select(study.c.retry_failed).where(study.c.id == row.study_id)) or 0
-    _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=row.failed < budget)
-    connection.execute(
-        worker.update().where(worker.c.id == row.worker_id).values(bad_attempts=worker.c.bad_attempts + 1)
-    )
-    blame.bad_beginning(connection, row.worker_id, row.study_id, error)
+    ending = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
+    row = ending.ticket
+    more = row.failed < ending.study.retry_failed
+    _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=more)
+    if blame.failed(connection, row, error):
+        bad = blame.bad_starts(connection, row.study_id)
+        if bad >= blame.BAD_STARTS:
+            why = f"{FAILING} on {bad} workers; the last: {blame.last_line(error)}"
+            _stop_failing(connection, row.study_id, why)
+    conclude(connection, clock, row.study_id)
+
+
+def diverge(
+    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
+) -> None:
+    """The setting makes the numbers explode, wherever it is tried: not tried again, and nobody's fault."""
+    row = _close(connection, clock, lease, AttemptState.DIVERGED, error, peak_memory).ticket
+    give_up(connection, row.id, row.trial_id, TicketState.DIVERGED)
+    if row.trial_id is not None:
+        optuna_rows.mark_diverged(connection, row.trial_id)
+        kept_files.release_weights(connection, row.trial_id)
     conclude(connection, clock, row.study_id)
 
 
@@ -64,7 +93,7 @@ def set_aside(
     """The attempt ran out of the card's memory beside others: it counts against nothing, and the ticket waits
     for a card of its own.
     """
-    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
+    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory).ticket
     connection.execute(ticket.update().where(ticket.c.id == row.id).values(alone=1))
     _requeue(connection, row.id, not_before=None)
     conclude(connection, clock, row.study_id)
@@ -72,22 +101,23 @@ def set_aside(
 
 def lose(connection: Connection, clock: Clock, lease: Lease, why: str) -> None:
     """The worker or runner died or went silent: nobody's fault until it happened too often."""
-    row = _close(connection, clock, lease, AttemptState.LOST, why)
-    budget = connection.scalar(sa.select(study.c.retry_lost).where(study.c.id == row.study_id)) or 0
-    _again_or_give_up(connection, clock, row, failed=row.failed, lost=row.lost + 1, more=row.lost < budget)
+    ending = _close(connection, clock, lease, AttemptState.LOST, why)
+    row = ending.ticket
+    more = row.lost < ending.study.retry_lost
+    _again_or_give_up(connection, clock, row, failed=row.failed, lost=row.lost + 1, more=more)
     conclude(connection, clock, row.study_id)
 
 
 def release(connection: Connection, clock: Clock, lease: Lease, why: str = "drained") -> None:
     """The attempt gives its ticket back on purpose; it counts against nothing."""
-    row = _close(connection, clock, lease, AttemptState.RELEASED, why)
+    row = _close(connection, clock, lease, AttemptState.RELEASED, why).ticket
     _requeue(connection, row.id, not_before=None)
     conclude(connection, clock, row.study_id)
 
 
 def cancel(connection: Connection, clock: Clock, lease: Lease) -> None:
     """A person ended the attempt: its trial will not go on."""
-    row = _close(connection, clock, lease, AttemptState.CANCELLED, "cancelled")
+    row = _close(connection, clock, lease, AttemptState.CANCELLED, "cancelled").ticket
     give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
     conclude(connection, clock, row.study_id)
 
@@ -104,38 +134,58 @@ def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state:
 
 
 def conclude(connection: Connection, clock: Clock, study_id: int) -> None:
-    """End the study when nothing runs and nothing more may start.
+    """End the study when nothing runs and nothing more may start. What waits stays in the queue.
 
-    Safe beside others: what looks like the end is looked at again with the study's row locked, for
-    somebody may just have added tickets. Two last attempts that end at the same moment may each see
-    the other still running; then whoever next finds nothing to claim concludes.
+    Safe beside others: whoever adds, hands out or ends tickets holds the study's row, so of two last
+    attempts that end at the same moment the second sees that the first is over.
     """
-    if _left_open(connection, study_id):
+    row = locks.hold_study(connection, study_id)
+    if row is None or _goes_on(connection, row):
         return
-    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
-    state = StudyState(row.state)
-    if _left_open(connection, study_id):
-        return
-    by_hand = state is StudyState.STOPPING and row.ended_why == BY_HAND
-    if state is StudyState.STOPPING:
-        close_leftovers(connection, study_id)
-    stop_seconds(connection, clock, study_id)
+    seconds.stop(connection, clock, row)
+    why = row.ended_why or ALL_DONE
     connection.execute(
         study.update()
         .where(study.c.id == study_id)
         .values(
-            state=StudyState.STOPPED if by_hand else StudyState.FINISHED,
+            state=StudyState.FINISHED if why in BY_BUDGET else StudyState.STOPPED,
             ended_at=clock.now(),
-            ended_why=row.ended_why or "all trials done",
+            ended_why=why,
         )
     )
 
 
-def _left_open(connection: Connection, study_id: int) -> bool:
-    """Whether the study goes on: it has ended already, or is paused, or has trials that run or may start."""
-    row = connection.execute(
-        sa.select(study.c.state, study.c.budget_trials).where(study.c.id == study_id)
-    ).one()
+def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
+    """A person changed the study or lets it go on: it ends again where its target is met, its seconds are
+    spent, or nothing is left to do.
+    """
+    row = locks.hold_study(connection, study_id)
+    if row is None:
+        return
+    if row.budget_target is not None:
+        complete = sa.select(ticket.c.trial_id).where(
+            ticket.c.study_id == study_id, ticket.c.state == TicketState.COMPLETE
+        )
+        best = optuna_rows.best_value(connection, complete, maximize=bool(row.maximize))
+        _end_at_target(connection, row, best)
+    end_when_seconds_are_spent(connection, clock, row)
+    conclude(connection, clock, study_id)
+
+
+def end_when_seconds_are_spent(connection: Connection, clock: Clock, row: sa.Row[Any]) -> bool:
+    """Whether the budget of seconds is spent; then nothing new starts. The caller holds the study's row."""
+    if row.budget_seconds is None or seconds.used(connection, clock, row) < row.budget_seconds:
+        return False
+    connection.execute(
+        study.update()
+        .where(study.c.id == row.id, study.c.state == StudyState.RUNNING)
+        .values(state=StudyState.STOPPING, ended_why=SECONDS_SPENT)
+    )
+    return True
+
+
+def _goes_on(connection: Connection, row: sa.Row[Any]) -> bool:
+    """Whether the study has ended already, or is paused, or has trials that run or may start."""
     state = StudyState(row.state)
     if state.ended or state is StudyState.PAUSED:
         return True
@@ -145,37 +195,9 @@ def _left_open(connection: Connection, study_id: int) -> bool:
             return True
         open_states.append(TicketState.QUEUED)
     found = connection.execute(
-        sa.select(ticket.c.id).where(ticket.c.study_id == study_id, ticket.c.state.in_(open_states)).limit(1)
+        sa.select(ticket.c.id).where(ticket.c.study_id == row.id, ticket.c.state.in_(open_states)).limit(1)
     )
     return found.first() is not None
-
-
-BY_HAND = "stopped by hand"
-
-
-def close_leftovers(connection: Connection, study_id: int) -> None:
-    """Trials that wait for another attempt get none any more."""
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.trial_id).where(
-            ticket.c.study_id == study_id,
-            ticket.c.state == TicketState.QUEUED,
-            ticket.c.trial_id.is_not(None),
-        )
-    ).all()
-    for row in rows:
-        give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
-
-
-def stop_seconds(connection: Connection, clock: Clock, study_id: int) -> None:
-    """The budget of seconds stops counting (paused or ended)."""
-    connection.execute(
-        study.update()
-        .where(study.c.id == study_id, study.c.clock_started_at.is_not(None))
-        .values(
-            seconds_used=study.c.seconds_used + (clock.now() - study.c.clock_started_at),
-            clock_started_at=None,
-        )
-    )
 
 
 def _close(
@@ -185,18 +207,35 @@ def _close(
     state: AttemptState,
     error: str | None,
     peak_memory: float | None = None,
-) -> sa.Row[tuple[int, ...]]:
-    """End the attempt's record; returns the ticket's row."""
+) -> _Ending:
+    """End the attempt's record, and the count of seconds with the last attempt that runs.
+
+    Whoever buries an attempt may come hours later: it worked until its lease ended at most.
+
+    Raises:
+        LeaseLostError: the study was deleted.
+    """
+    its_study = locks.hold_study_of(connection, lease.ticket_id)
+    if its_study is None:
+        raise LeaseLostError("the study was deleted")
+    seconds.stop_when_idle(connection, clock, its_study, leaving=lease.ticket_id)
+    over = sa.select(ticket.c.lease_until).where(ticket.c.id == lease.ticket_id).scalar_subquery()
     connection.execute(
         attempt.update()
         .where(attempt.c.ticket_id == lease.ticket_id, attempt.c.number == lease.attempt)
-        .values(state=state, ended_at=clock.now(), error=error, peak_memory=peak_memory)
+        .values(
+            state=state,
+            ended_at=sa.case((over < clock.now(), over), else_=clock.now()),
+            error=error,
+            peak_memory=peak_memory,
+        )
     )
-    return connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
+    its_ticket = connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
+    return _Ending(its_study, its_ticket)
 
 
 def _again_or_give_up(
-    connection: Connection, clock: Clock, row: sa.Row[tuple[int, ...]], *, failed: int, lost: int, more: bool
+    connection: Connection, clock: Clock, row: sa.Row[Any], *, failed: int, lost: int, more: bool
 ) -> None:
     connection.execute(ticket.update().where(ticket.c.id == row.id).values(failed=failed, lost=lost))
     if more:
@@ -217,19 +256,31 @@ def _requeue(connection: Connection, ticket_id: int, not_before: sa.ColumnElemen
     )
 
 
-def _end_at_target(connection: Connection, study_id: int, value: float) -> None:
-    """Once a trial has met the target, nothing new starts."""
-    reached = sa.case(
-        (study.c.maximize == 1, sa.literal(value) >= study.c.budget_target),
-        else_=sa.literal(value) <= study.c.budget_target,
-    )
+def _stop_failing(connection: Connection, study_id: int, why: str) -> None:
+    """Workers that come and go would run a broken objective for ever: nothing new starts."""
     connection.execute(
         study.update()
-        .where(
-            study.c.id == study_id,
-            study.c.state.in_([StudyState.RUNNING, StudyState.PAUSED]),
-            study.c.budget_target.is_not(None),
-            reached,
-        )
-        .values(state=StudyState.STOPPING, ended_why="target reached")
+        .where(study.c.id == study_id, study.c.state == StudyState.RUNNING)
+        .values(state=StudyState.STOPPING, ended_why=why[:200])
     )
+
+
+def _learn_from(connection: Connection, row: sa.Row[Any], value: float | None) -> None:
+    """A result shows that the objective works; and once one has met the target, nothing new starts."""
+    if row.state == StudyState.STOPPING and (row.ended_why or "").startswith(FAILING):
+        connection.execute(
+            study.update().where(study.c.id == row.id).values(state=StudyState.RUNNING, ended_why=None)
+        )
+    _end_at_target(connection, row, value)
+
+
+def _end_at_target(connection: Connection, row: sa.Row[Any], value: float | None) -> None:
+    if value is None or row.budget_target is None:
+        return
+    reached = value >= row.budget_target if row.maximize else value <= row.budget_target
+    if reached:
+        connection.execute(
+            study.update()
+            .where(study.c.id == row.id, study.c.state.in_([StudyState.RUNNING, StudyState.PAUSED]))
+            .values(state=StudyState.STOPPING, ended_why=TARGET_REACHED)
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -33,6 +33,7 @@ class TicketState(StrEnum):
     COMPLETE = "complete"  # its trial has a value
     PRUNED = "pruned"  # its trial was stopped early by the pruner
     FAILED = "failed"  # its attempts are used up
+    DIVERGED = "diverged"  # its setting has no value: the training's numbers exploded
     CANCELLED = "cancelled"  # a person ended it
 
 
@@ -43,6 +44,7 @@ class AttemptState(StrEnum):
     COMPLETE = "complete"  # delivered a value
     PRUNED = "pruned"  # delivered "not worth finishing"
     FAILED = "failed"  # the objective raised, crashed, hung or returned nonsense
+    DIVERGED = "diverged"  # found that the setting makes the training's numbers explode
     LOST = "lost"  # its worker or runner died or went silent
     RELEASED = "released"  # given back on purpose: drained, preempted
     CANCELLED = "cancelled"  # ended by a person
@@ -128,6 +130,7 @@ class Claim:
     trial_number: int | None
     retry_of: int | None
     alone: bool = False  # it ran out of memory beside others and has its card to itself now
+    lost: int = 0  # attempts lost since its checkpoint last advanced
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,25 @@ class Counts:
     complete: int = 0
     pruned: int = 0
     failed: int = 0
+    diverged: int = 0
     running: int = 0
     waiting: int = 0
     cancelled: int = 0
+    given_back: int = 0  # of those that wait: they have a trial, which goes on where it was
 
     @property
     def total(self) -> int:
-        return self.complete + self.pruned + self.failed + self.running + self.waiting + self.cancelled
+        return self.ended + self.running + self.waiting
 
     @property
     def ended(self) -> int:
-        return self.complete + self.pruned + self.failed + self.cancelled
+        return self.complete + self.pruned + self.failed + self.diverged + self.cancelled
+
+    @property
+    def untried(self) -> int:
+        """Tickets that nobody has started."""
+        return self.waiting - self.given_back
+
+    def shown_in(self, state: StudyState) -> Self:
+        """As people see them: what a finished study left untried waits for nobody."""
+        return replace(self, waiting=self.given_back) if state is StudyState.FINISHED else self

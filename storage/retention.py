@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from storage import checkpoints, kept_files
 from storage.artifacts import IMPATIENT_SECONDS, ArtifactStore
 from storage.engine import Database
-from storage.errors import ArtifactError
+from storage.errors import ArtifactError, ArtifactsAwayError
 from storage.records import AttemptState, StudyRow, TicketState
 from storage.tables import attempt, ticket
 
@@ -51,11 +51,11 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
     hasty = store.with_patience(IMPATIENT_SECONDS)
     for number, path in database.write(release):
         try:
-            hasty.remove(path)
-        except ArtifactError as error:
+            if _removed(hasty, path):
+                gone.append(number)
+        except ArtifactsAwayError as error:
             log.warning("left for later: %s", error)
             break
-        gone.append(number)
     if gone:
         database.write(lambda connection: kept_files.forget(connection, gone))
 
@@ -70,7 +70,7 @@ def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int,
         needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
         for key in found:
             if key not in needed:
-                hasty.remove(key)
+                _removed(hasty, key)
     except ArtifactError as error:
         log.warning("left for later: %s", error)
 
@@ -98,9 +98,25 @@ def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
             else:
                 useless = False
             if useless:
-                hasty.remove(key)
+                _removed(hasty, key)
     except ArtifactError as error:
         log.warning("left for later: %s", error)
+
+
+def _removed(store: ArtifactStore, key: str) -> bool:
+    """Whether the file is gone; one that cannot be removed, a link on its way, say, keeps no other.
+
+    Raises:
+        ArtifactsAwayError: no other can be removed now, either.
+    """
+    try:
+        store.remove(key)
+    except ArtifactsAwayError:
+        raise
+    except ArtifactError as error:
+        log.warning("left for later: %s", error)
+        return False
+    return True
 
 
 def _in_use(connection: Connection, study_id: int) -> tuple[set[str], set[int], set[tuple[int, int]]]:

@@ -6,18 +6,21 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import history_rows, outcomes, tickets
+from storage import history_rows, locks, optuna_rows, outcomes, tickets
+from storage import seconds as seconds_of
 from storage.clock import Clock
 from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
 from storage.records import Lease, StudyRow, StudyState, TicketState
-from storage.tables import artifact, metric, study, ticket
+from storage.tables import artifact, is_queued, metric, study, ticket
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class NewStudy:
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
-def create(database: Database, new: NewStudy, history: Sequence[optuna.trial.FrozenTrial] = ()) -> StudyRow:
+def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = ()) -> StudyRow:
     """Store a study with its tickets. Two at once: one creates, the other is told that it exists.
 
     With a `history`, trials that ended elsewhere, the study is finished and its tickets are theirs.
@@ -118,58 +121,75 @@ def all_studies(connection: Connection) -> list[StudyRow]:
 def set_state(connection: Connection, clock: Clock, study_id: int, wanted: StudyState) -> StudyState:
     """Pause, resume or stop; returns the state the study is in afterwards.
 
-    Pausing halts the count of seconds. A stopping study becomes stopped when nothing runs any more.
-    A finished study stays finished.
+    Pausing halts the count of seconds. A stopping study becomes stopped when nothing runs any more. A study
+    that its budget ended stays so, unless tickets wait although all trials were said to be done.
     """
-    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
+    row = _hold(connection, study_id)
     state = StudyState(row.state)
     values: dict[str, Any] = {}
     if wanted is StudyState.PAUSED and state is StudyState.RUNNING:
-        outcomes.stop_seconds(connection, clock, study_id)
+        seconds_of.stop(connection, clock, row)
         values = {"state": wanted}
-    elif wanted is StudyState.RUNNING and (
-        state in (StudyState.PAUSED, StudyState.STOPPED)
-        or (state is StudyState.STOPPING and row.ended_why == outcomes.BY_HAND)
-    ):
+    elif wanted is StudyState.RUNNING and _can_resume(connection, row):
         values = {"state": wanted, "ended_at": None, "ended_why": None}
     elif wanted is StudyState.STOPPING and not state.ended and state is not StudyState.STOPPING:
         values = {"state": wanted, "ended_why": outcomes.BY_HAND}
     if values:
         connection.execute(study.update().where(study.c.id == study_id).values(**values))
-        outcomes.conclude(connection, clock, study_id)
+        if wanted is StudyState.RUNNING:
+            _go_on(connection, clock, study_id)
+        else:
+            outcomes.conclude(connection, clock, study_id)
     return StudyState(connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar_one())
 
 
-def cancel_running(connection: Connection, clock: Clock, study_id: int) -> int:
-    """Take the lease of every running attempt away; returns how many.
+def _can_resume(connection: Connection, row: sa.Row[Any]) -> bool:
+    """Whether a person may let the study go on without giving it more."""
+    if row.state == StudyState.FINISHED:
+        left = sa.select(ticket.c.id).where(ticket.c.study_id == row.id, is_queued).limit(1)
+        return row.ended_why == outcomes.ALL_DONE and connection.execute(left).first() is not None
+    return row.state != StudyState.RUNNING and row.ended_why not in outcomes.BY_BUDGET
 
-    Their workers notice at the next beat, and end what runs.
+
+def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, int]:
+    """End the study now, with every trial that runs or waits for another attempt: returns how many did.
+
+    Their workers notice at the next beat, and end what runs. Tickets without a trial stay in the queue.
     """
+    set_state(connection, clock, study_id, StudyState.STOPPING)
     rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt)
-        .where(ticket.c.study_id == study_id, ticket.c.state == TicketState.RUNNING)
+        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.trial_id, ticket.c.state)
+        .where(
+            ticket.c.study_id == study_id,
+            ticket.c.state.in_([TicketState.QUEUED, TicketState.RUNNING]),
+            (ticket.c.state == TicketState.RUNNING) | ticket.c.trial_id.is_not(None),
+        )
         .order_by(ticket.c.id)
         .with_for_update()
     ).all()
-    for row in rows:
+    running = [row for row in rows if row.state == TicketState.RUNNING]
+    for row in running:
         outcomes.cancel(connection, clock, Lease(row.id, row.attempt))
-    return len(rows)
+    waiting = [row for row in rows if row.state == TicketState.QUEUED]
+    for row in waiting:
+        outcomes.give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
+    return len(running), len(waiting)
 
 
 def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> int | None:
     """Give a point to the next blank ticket, ahead of the others; returns the ticket's number.
 
-    None when every ticket is taken: the budget stays exact, so the study must be extended first. A
-    study without a budget of trials gets a new ticket.
+    None when the study's budget has ended it, or every ticket is taken: the budget stays exact, so the
+    study must be extended first. A study without a budget of trials gets a new ticket.
     """
-    budget = connection.execute(
-        sa.select(study.c.budget_trials).where(study.c.id == study_id).with_for_update()
-    ).scalar_one()
+    row = _hold(connection, study_id)
+    if row.ended_why in outcomes.BY_BUDGET:
+        return None
     blank = connection.execute(
         sa.select(ticket.c.id, ticket.c.number)
         .where(
             ticket.c.study_id == study_id,
-            ticket.c.state == TicketState.QUEUED,
+            is_queued,
             ticket.c.point.is_(None),
             ticket.c.trial_id.is_(None),
         )
@@ -177,7 +197,7 @@ def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> 
         .limit(1)
         .with_for_update(skip_locked=True)
     ).first()
-    if blank is None and budget is None:
+    if blank is None and row.budget_trials is None:
         number = tickets.next_number(connection, study_id)
         tickets.add(connection, study_id, [point], first=number, priority=tickets.ENQUEUED)
         return number
@@ -193,6 +213,7 @@ def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> 
 
 def extend(
     connection: Connection,
+    clock: Clock,
     study_id: int,
     points: Sequence[Mapping[str, Any] | None],
     *,
@@ -203,10 +224,12 @@ def extend(
 ) -> bool:
     """Add tickets, or raise the budget of seconds or the target; an ended study runs again.
 
+    It does not where a result meets its target, or its seconds are spent all the same.
+
     `first` is the ticket number that the first of `points` (grid cells) is for; False, and nothing is
     changed, when somebody else has extended the study meanwhile.
     """
-    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).one()
+    row = _hold(connection, study_id)
     values: dict[str, Any] = {}
     number = tickets.next_number(connection, study_id)
     if first is not None and first != number:
@@ -221,14 +244,20 @@ def extend(
     if StudyState(row.state).ended or row.state == StudyState.STOPPING:
         values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
     connection.execute(study.update().where(study.c.id == study_id).values(**values))
+    _go_on(connection, clock, study_id)
     return True
 
 
 def retry_failed(connection: Connection, study_id: int, trial: int | None = None) -> int:
-    """Queue every failed ticket again, or that of one trial, with a new trial; returns how many."""
+    """Queue every failed ticket again, or that of one trial, with a new trial; returns how many.
+
+    A diverged one is queued by its trial alone: its setting would diverge again. An ended study runs again.
+    """
+    row = _hold(connection, study_id)
     failed = (ticket.c.study_id == study_id) & (ticket.c.state == TicketState.FAILED)
     if trial is not None:
-        failed = failed & (ticket.c.trial_number == trial)
+        again = ticket.c.state.in_([TicketState.FAILED, TicketState.DIVERGED])
+        failed = (ticket.c.study_id == study_id) & again & (ticket.c.trial_number == trial)
     found = connection.execute(
         ticket.update()
         .where(failed)
@@ -242,33 +271,30 @@ def retry_failed(connection: Connection, study_id: int, trial: int | None = None
             not_before=None,
         )
     )
-    if found.rowcount:
-        ended = [StudyState.FINISHED, StudyState.STOPPED, StudyState.STOPPING]
+    if found.rowcount and row.state != StudyState.PAUSED:
         connection.execute(
             study.update()
-            .where(
-                study.c.id == study_id,
-                study.c.state.in_(ended),
-            )
+            .where(study.c.id == study_id)
             .values(state=StudyState.RUNNING, ended_at=None, ended_why=None)
         )
     return int(found.rowcount)
 
 
 def delete(database: Database, row: StudyRow) -> None:
-    """Delete a study with its trials, tickets and records. Running attempts lose their leases."""
+    """Delete a study with its trials, tickets and records, or nothing. Running attempts lose their leases."""
 
-    def ours(connection: Connection) -> None:
-        trial_ids = sa.select(artifact.c.trial_id).where(artifact.c.study_id == row.id)
-        mine = sa.select(ticket.c.trial_id).where(ticket.c.study_id == row.id, ticket.c.trial_id.is_not(None))
-        connection.execute(metric.delete().where(metric.c.trial_id.in_(mine.union(trial_ids))))
+    def everything(connection: Connection) -> None:
+        if locks.hold_study(connection, row.id) is None:
+            return
+        of_it = ticket.c.study_id == row.id
+        connection.execute(sa.select(ticket.c.id).where(of_it).order_by(ticket.c.id).with_for_update()).all()
+        kept = sa.select(artifact.c.trial_id).where(artifact.c.study_id == row.id)
+        mine = sa.select(ticket.c.trial_id).where(of_it, ticket.c.trial_id.is_not(None))
+        connection.execute(metric.delete().where(metric.c.trial_id.in_(mine.union(kept))))
         connection.execute(study.delete().where(study.c.id == row.id))
+        optuna_rows.delete_study(connection, row.optuna_study_id)
 
-    database.write(ours)
-    try:
-        database.patience(database.url, lambda: database.rdb.delete_study(row.optuna_study_id))
-    except KeyError:  # somebody deleted it through Optuna
-        return
+    database.write(everything)
 
 
 def remember(connection: Connection, study_id: int, column: str, value: Mapping[str, Any]) -> None:
@@ -276,15 +302,42 @@ def remember(connection: Connection, study_id: int, column: str, value: Mapping[
     connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
 
 
-def pin_code(connection: Connection, study_id: int, code: Mapping[str, Any]) -> None:
-    """Keep what the first completed trial ran on; whoever comes later changes nothing."""
-    connection.execute(
-        study.update().where(study.c.id == study_id, study.c.code.is_(None)).values(code=json.dumps(code))
-    )
+def pinned_code(
+    connection: Connection, study_id: int, first: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """What the first completed trial ran on. Where there was none yet, that is `first`, which is kept."""
+    row = _hold(connection, study_id)
+    if row.code is not None:
+        return dict(json.loads(row.code))
+    if first is not None:
+        remember(connection, study_id, "code", first)
+    return first
+
+
+def _hold(connection: Connection, study_id: int) -> sa.Row[Any]:
+    """The study's row, held (`storage.locks`).
+
+    Raises:
+        UnknownStudyError: it was deleted.
+    """
+    row = locks.hold_study(connection, study_id)
+    if row is None:
+        raise UnknownStudyError("the study was deleted")
+    return row
+
+
+def _go_on(connection: Connection, clock: Clock, study_id: int) -> None:
+    """The study may go on: seconds count while somebody works, and a budget that is spent ends it again."""
+    row = _hold(connection, study_id)
+    if row.state == StudyState.RUNNING and seconds_of.anybody_works(connection, clock, study_id):
+        seconds_of.start(connection, clock, study_id)
+    outcomes.end_if_spent(connection, clock, study_id)
 
 
 def _optuna_study(database: Database, new: NewStudy) -> int:
     """Optuna's own study of that name; an empty one left by a creator that died is adopted."""
+    import optuna
+
     try:
         made = optuna.create_study(
             storage=database.rdb,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -96,7 +97,9 @@ worker = Table(
     Column("host", String(200), nullable=False),
     Column("host_key", String(200), nullable=False),  # same value: a pid can be looked up here
     Column("pid", Integer, nullable=False),
-    Column("pid_started", Float(53), nullable=False),  # tells a reused pid
+    Column("pid_started", Float(53), nullable=False),  # start ticks: tells a reused pid
+    Column("lease_seconds", Float(53)),  # how long it may be silent; None: of version 0.1
+    Column("runners", Text),  # JSON: [pid, start ticks] of each runner's process, which leads a session
     Column("state", String(16), nullable=False),
     Column("study_id", Integer),  # the study it serves; None: every running one
     Column("devices", Text, nullable=False),  # JSON list, one per runner
@@ -109,6 +112,13 @@ worker = Table(
     Column("good_attempts", Integer, nullable=False, default=0),
     Column("bad_attempts", Integer, nullable=False, default=0),
     _state(WorkerState),
+)
+
+witness = Table(  # one row: the last heartbeat of a dashboard
+    "hpo_witness",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("beat_at", Float(53), nullable=False),
 )
 
 ticket = Table(
@@ -135,11 +145,24 @@ ticket = Table(
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
     Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
     UniqueConstraint("study_id", "number"),
-    Index(None, "study_id", "state", "priority", "number"),
+    Index(None, "study_id", "state", "trial_id"),
     Index(None, "trial_id"),
     Index(None, "worker_id", "state"),
     _state(TicketState),
 )
+# The states are written into statements as they are here: with a parameter in their place a database
+# cannot tell that a partial index will do.
+is_queued = ticket.c.state == sa.literal_column("'queued'")
+is_running = ticket.c.state == sa.literal_column("'running'")
+Index(
+    "ix_hpo_ticket_waiting",  # in the order of claims
+    ticket.c.study_id,
+    ticket.c.priority.desc(),
+    ticket.c.number,
+    postgresql_where=is_queued,
+    sqlite_where=is_queued,
+)
+Index("ix_hpo_ticket_leased", ticket.c.lease_until, postgresql_where=is_running, sqlite_where=is_running)
 
 attempt = Table(
     "hpo_attempt",

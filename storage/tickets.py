@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import blame, outcomes
+from storage import blame, locks, outcomes, seconds
 from storage.clock import Clock
 from storage.records import (
     AttemptState,
@@ -21,7 +21,7 @@ from storage.records import (
     TicketState,
     WorkerState,
 )
-from storage.tables import attempt, study, ticket, worker
+from storage.tables import attempt, is_queued, ticket, worker
 
 ENQUEUED = 1  # priority of a point a person asked for
 
@@ -72,7 +72,7 @@ def claim_next(
     are skipped, never waited for. What failed on this worker comes last, so that another may try it.
     A runner has one ticket at a time, so a claim whose answer was lost is found again, not repeated.
     """
-    row = connection.execute(sa.select(study).where(study.c.id == study_id).with_for_update()).first()
+    row = locks.hold_study(connection, study_id)
     if row is None:
         return NothingToClaim(ended=True, why="the study was deleted")
     mine = connection.execute(
@@ -107,22 +107,15 @@ def claim_next(
     ):
         why = f"its first {blame.BAD_START} attempts here all failed"
         return NothingToClaim(ended=False, why=why, fault=True)
-    if _seconds_spent(connection, clock, row):
+    if outcomes.end_when_seconds_are_spent(connection, clock, row):
+        outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
-    # Costs a look at the attempts for every waiting ticket, so only a worker with failures asks it.
-    elsewhere_first = (blame.failed_on(worker_id),) if standing.bad_attempts else ()
-    waiting = (
-        sa.select(ticket)
-        .where(
-            ticket.c.study_id == study_id,
-            ticket.c.state == TicketState.QUEUED,
-            sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
-        )
-        .order_by(ticket.c.priority.desc(), *elsewhere_first, ticket.c.number)
-        .limit(1)
-    )
+    waiting = _waiting(clock, study_id)
     fitting = waiting if alone is None else waiting.where(ticket.c.alone == int(alone))
-    chosen = connection.execute(fitting.with_for_update(skip_locked=True)).first()
+    # Costs a look at the attempts for waiting tickets, so only a worker with failures asks it.
+    asked = (fitting.where(~blame.failed_on(worker_id)), fitting) if standing.bad_attempts else (fitting,)
+    found = (connection.execute(query.with_for_update(skip_locked=True)).first() for query in asked)
+    chosen = next((one for one in found if one is not None), None)
     if chosen is None and alone is False and connection.execute(waiting).first() is not None:
         return NothingToClaim(ended=False, why="what is left needs a card to itself", alone=True)
     if chosen is None and row.budget_trials is None and alone is not True:
@@ -130,12 +123,8 @@ def claim_next(
     if chosen is None:
         outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
-    if row.clock_started_at is None:
-        connection.execute(
-            study.update()
-            .where(study.c.id == study_id, study.c.clock_started_at.is_(None))
-            .values(clock_started_at=clock.now())
-        )
+    seconds.stop_when_idle(connection, clock, row)  # nobody has noticed yet that every lease expired
+    seconds.start(connection, clock, study_id)
     number = chosen.attempt + 1
     connection.execute(
         ticket.update()
@@ -168,13 +157,14 @@ def claim_next(
 def counts(connection: Connection, study_id: int) -> Counts:
     """Tickets by state."""
     rows = connection.execute(
-        sa.select(ticket.c.state, sa.func.count())
+        sa.select(ticket.c.state, sa.func.count(), sa.func.count(ticket.c.trial_id))
         .where(ticket.c.study_id == study_id)
         .group_by(ticket.c.state)
     ).all()
-    by_state = {str(state): int(n) for state, n in rows}
-    waiting = by_state.pop(TicketState.QUEUED, 0)
-    return Counts(waiting=waiting, **by_state)
+    by_state = {str(state): (int(n), int(begun)) for state, n, begun in rows}
+    waiting, given_back = by_state.pop(TicketState.QUEUED, (0, 0))
+    ended = {state: n for state, (n, _) in by_state.items()}
+    return Counts(waiting=waiting, given_back=given_back, **ended)
 
 
 def is_over(connection: Connection, ticket_id: int) -> bool:
@@ -199,32 +189,28 @@ def _claim(row: sa.Row[Any], number: int) -> Claim:
         trial_number=row.trial_number,
         retry_of=row.retry_of,
         alone=bool(row.alone),
+        lost=row.lost,
+    )
+
+
+def _waiting(clock: Clock, study_id: int) -> sa.Select[Any]:
+    """The first ticket that may be claimed now."""
+    return (
+        sa.select(ticket)
+        .where(
+            ticket.c.study_id == study_id,
+            is_queued,
+            sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
+        )
+        .order_by(ticket.c.priority.desc(), ticket.c.number)
+        .limit(1)
     )
 
 
 def _make_one(connection: Connection, study_id: int) -> sa.Row[Any]:
-    """A further blank ticket of a study that only seconds or a target end."""
-    connection.execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())
+    """A further blank ticket of a study that only seconds or a target end. The caller holds its row."""
     number = next_number(connection, study_id)
     add(connection, study_id, [None], first=number)
     return connection.execute(
         sa.select(ticket).where(ticket.c.study_id == study_id, ticket.c.number == number)
     ).one()
-
-
-def _seconds_spent(connection: Connection, clock: Clock, row: sa.Row[Any]) -> bool:
-    """Whether the budget of seconds is spent; then the study stops."""
-    if row.budget_seconds is None:
-        return False
-    spent = row.seconds_used
-    if row.clock_started_at is not None:
-        spent += (connection.scalar(sa.select(clock.now())) or 0.0) - row.clock_started_at
-    if spent < row.budget_seconds:
-        return False
-    connection.execute(
-        study.update()
-        .where(study.c.id == row.id, study.c.state == StudyState.RUNNING)
-        .values(state=StudyState.STOPPING, ended_why="budget of seconds spent")
-    )
-    outcomes.conclude(connection, clock, row.id)
-    return True

@@ -26,8 +26,8 @@ class Open:
 def open_studies(connection: Connection, clock: Clock, worker_id: str) -> list[Open]:
     """The running studies with something to claim, oldest first.
 
-    A study whose last attempts ended at the same moment, each seeing the other still running, is ended
-    here: nobody would claim from it any more.
+    One with nothing left, as version 0.1 could leave it when two last attempts ended at one moment, is
+    ended here: nobody would claim from it any more.
     """
     may_start = sa.and_(
         ticket.c.state == TicketState.QUEUED,

@@ -12,8 +12,9 @@ from sqlalchemy.engine import Connection
 
 from storage import leases
 from storage.clock import Clock
+from storage.optuna_rows import upsert
 from storage.records import Lease, TicketState, WorkerState
-from storage.tables import attempt, study, ticket, worker
+from storage.tables import attempt, study, ticket, witness, worker
 
 LOST_AFTER = 2.0  # leases: silence after which a worker is shown as lost
 
@@ -53,6 +54,7 @@ def register(
     host_key: str,
     pid: int,
     pid_started: float,
+    lease_seconds: float,
     study_id: int | None,
     devices: Sequence[str],
     versions: Mapping[str, Any],
@@ -68,6 +70,7 @@ def register(
             host_key=host_key,
             pid=pid,
             pid_started=pid_started,
+            lease_seconds=lease_seconds,
             state=WorkerState.ACTIVE,
             study_id=study_id,
             devices=json.dumps(list(devices)),
@@ -82,12 +85,12 @@ def register(
 
 def beat(
     connection: Connection, clock: Clock, worker_id: str, status: Mapping[str, Any]
-) -> WorkerState | None:
-    """Say that the worker lives; returns its state as others see it, None when it was deleted.
+) -> tuple[WorkerState | None, float | None]:
+    """Say that the worker lives; returns its state as others see it, and when that was. None: it was deleted.
 
     A worker that was taken for lost and comes back is active again; quarantine stays.
     """
-    connection.execute(
+    row = connection.execute(
         worker.update()
         .where(worker.c.id == worker_id)
         .values(
@@ -99,9 +102,16 @@ def beat(
             reason=sa.case((worker.c.state == WorkerState.LOST, None), else_=worker.c.reason),
             ended_at=sa.case((worker.c.state == WorkerState.LEFT, worker.c.ended_at), else_=None),
         )
-    )
-    state = connection.scalar(sa.select(worker.c.state).where(worker.c.id == worker_id))
-    return None if state is None else WorkerState(state)
+        .returning(worker.c.state, worker.c.beat_at)
+    ).first()
+    return (None, None) if row is None else (WorkerState(row.state), row.beat_at)
+
+
+def bear_witness(connection: Connection, clock: Clock) -> float:
+    """The heartbeat of a dashboard: proof that the database takes writes, and when it was."""
+    beat = upsert(connection.dialect.name, witness).values(id=1, beat_at=clock.now())
+    beat = beat.on_conflict_do_update(index_elements=["id"], set_={"beat_at": clock.now()})
+    return float(connection.execute(beat.returning(witness.c.beat_at)).scalar_one())
 
 
 def set_state(connection: Connection, clock: Clock, worker_id: str, state: WorkerState) -> None:
@@ -125,34 +135,85 @@ def note(connection: Connection, worker_id: str, reason: str) -> None:
     )
 
 
-def mark_silent(connection: Connection, clock: Clock, lease_seconds: float) -> None:
-    """Show workers as lost that have not beaten for two leases."""
-    connection.execute(
-        worker.update()
+def mark_silent(connection: Connection, clock: Clock, sight: leases.Sight) -> None:
+    """Show workers as lost that have not beaten for two leases of theirs, or of whoever judges.
+
+    One that somebody holds is left for the next time.
+    """
+    theirs = sa.func.coalesce(worker.c.lease_seconds, sight.lease)
+    length = sa.case((theirs < sight.lease, sight.lease), else_=theirs)
+    too_long = sa.and_(
+        worker.c.beat_at < clock.now() - LOST_AFTER * length,
+        worker.c.beat_at < sight.at - LOST_AFTER * length,
+    )
+    silent = (
+        sa.select(worker.c.id)
         .where(
             worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]),
-            worker.c.beat_at < clock.now() - LOST_AFTER * lease_seconds,
+            length <= sight.watched,
+            sa.or_(too_long, worker.c.beat_at > clock.now() + length),  # since then the clock went back
         )
-        .values(state=WorkerState.LOST, reason="went silent")
+        .order_by(worker.c.id)
+        .with_for_update(skip_locked=True)
+    )
+    connection.execute(
+        worker.update().where(worker.c.id.in_(silent)).values(state=WorkerState.LOST, reason="went silent")
     )
 
 
-def of_host(connection: Connection, host_key: str) -> list[tuple[str, int, float]]:
-    """(id, pid, process start) of the workers of this very host that have not signed off."""
+@dataclass(frozen=True)
+class Neighbour:
+    """A worker of one host, as far as its processes can be looked up there."""
+
+    id: str
+    name: str
+    pid: int
+    started: float
+    runners: Sequence[tuple[int, float]]  # pid and start of each
+
+
+def of_host(connection: Connection, host_key: str) -> list[Neighbour]:
+    """The workers of this very host that have not signed off."""
     rows = connection.execute(
-        sa.select(worker.c.id, worker.c.pid, worker.c.pid_started).where(
+        sa.select(worker.c.id, worker.c.name, worker.c.pid, worker.c.pid_started, worker.c.runners).where(
             worker.c.host_key == host_key, worker.c.ended_at.is_(None)
         )
     )
-    return [(row.id, row.pid, row.pid_started) for row in rows]
+    return [
+        Neighbour(
+            row.id,
+            row.name,
+            row.pid,
+            row.pid_started,
+            [(pid, started) for pid, started in json.loads(row.runners or "[]")],
+        )
+        for row in rows
+    ]
+
+
+def record_runners(connection: Connection, worker_id: str, runners: Sequence[tuple[int, float]]) -> None:
+    """Note the processes of a worker's runners, for whoever has to end what they leave behind."""
+    connection.execute(
+        worker.update().where(worker.c.id == worker_id).values(runners=json.dumps([*map(list, runners)]))
+    )
 
 
 def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
     """A worker whose process is known to be gone: free its tickets at once; returns how many.
 
-    One that signed off before its process ended stays shown as that.
+    One that signed off before its process ended stays shown as that. Safe beside others, whatever this
+    transaction holds: nothing is waited for, and a worker with a ticket that somebody holds just now is
+    buried by the next who looks.
     """
+    its = sa.select(worker.c.id).where(worker.c.id == worker_id).with_for_update(skip_locked=True)
+    if connection.execute(its).first() is None:
+        return 0
     freed = leases.reap_worker(connection, clock, worker_id, "its worker died")
+    left = sa.select(ticket.c.id).where(
+        ticket.c.worker_id == worker_id, ticket.c.state == TicketState.RUNNING
+    )
+    if connection.execute(left.limit(1)).first() is not None:
+        return freed
     quarantined = worker.c.state == WorkerState.QUARANTINED
     connection.execute(
         worker.update()

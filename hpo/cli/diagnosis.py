@@ -102,7 +102,7 @@ def _driver(version: str | None, wanted: str) -> Finding:
 def _database(settings: Settings) -> tuple[Database | None, list[Finding]]:
     """The database if it can be used, and what was found of it."""
     from hpo.wiring import open_storage
-    from storage.migrate import head
+    from storage.migrate import HEAD
 
     try:
         database = open_storage(settings, create=False)
@@ -119,7 +119,7 @@ def _database(settings: Settings) -> tuple[Database | None, list[Finding]]:
     took = statistics.median(waits) * 1000
     return database, [
         Finding("database", "ok", f"{database.shown_url}, {took:.1f} ms a read (median of {_ROUND_TRIPS})"),
-        Finding("schema", "ok", f"version {head()}, as this hpo needs it"),
+        Finding("schema", "ok", f"version {HEAD}, as this hpo needs it"),
         _clock(apart),
     ]
 

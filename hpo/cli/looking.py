@@ -68,7 +68,8 @@ def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOpt
 
     database = open_existing(storage)
     row = reading.get_study(database, study)
-    found = tables.study_json(row, reading.counts(database, row), reading.history(database, study))
+    history = reading.history(database, study, evaluated=False)
+    found = tables.study_json(row, reading.counts(database, row), history)
     if format_ is Format.JSON:
         print_json(found)
     else:
@@ -80,7 +81,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
     """List a study's trials with their parameters, values, attempts and workers."""
     from hpo.studies import reading, tables
 
-    history = reading.history(open_existing(storage), study)
+    history = reading.history(open_existing(storage), study, evaluated=False)
     if format_ is Format.JSON:
         print_json([tables.trial_json(trial) for trial in history.trials])
         return
@@ -93,7 +94,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
             "steps": len(trial.reports),
             "attempts": trial.attempts,
             "runner": trial.runner,
-            "seconds": tables.seconds(trial),
+            "seconds": trial.seconds,
             "error": trial.error,
         }
         for trial in history.trials
@@ -125,6 +126,8 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
     print_table(("", ""), lines, title=name)
     for attempt in found["attempts_list"]:
         head = f"attempt {attempt['number']}: {attempt['state']} on {attempt['worker']} ({attempt['device']})"
+        if attempt["seconds"] is not None:
+            head += f", {attempt['seconds']:.3g} s"
         if attempt["resumed_from"] is not None:
             head += f", from step {attempt['resumed_from']}"
         if attempt["peak_memory"] is not None:
@@ -203,13 +206,14 @@ def best(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show the best trial (the Pareto front of several directions); get its parameters or weights."""
+    from hpo.search.history import why_no_best
     from hpo.studies import reading, tables
 
     database = open_existing(storage)
     history = reading.history(database, study)
     winners = reading.best_of(history.trials, history.directions)
     if not winners:
-        raise NoResultError(f"{study} has no completed trial yet")
+        raise NoResultError(f"{study} {why_no_best(history)}")
     several = len(history.directions) > 1
     if checkpoint is not None:
         if several:
@@ -243,8 +247,9 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
         )
         print(
             f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, "
-            f"{found.missing} missing, {found.failed} failed, {found.rejected_writes} stale writes "
-            f"rejected; attempts per ticket: {cell(found.attempts_per_ticket)}"
+            f"{found.missing} missing, {found.diverged} diverged, {found.failed} failed, "
+            f"{found.rejected_writes} stale writes rejected; "
+            f"attempts per ticket: {cell(found.attempts_per_ticket)}"
         )
     return ExitCode.DONE if found.holds else ExitCode.FAILED
 

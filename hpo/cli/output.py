@@ -12,7 +12,7 @@ from hpo.cli.app import Format
 
 def say(message: str) -> None:
     """A message to the person; never part of the output a program reads."""
-    print(message, file=sys.stderr)
+    print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

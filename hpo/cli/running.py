@@ -61,6 +61,9 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve the dashboard beside the run, on this machine.")
     ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Also open it in a browser; implies --dashboard.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
@@ -68,6 +71,7 @@ def run(
     from hpo.settings import Settings
     from hpo.spec import load_spec
     from hpo.studies.creation import create_or_continue
+    from hpo.studies.steering import how_to_go_on
     from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
@@ -80,10 +84,10 @@ def run(
         say(f"{row.name} exists ({row.state}); carrying on")
     code = spec.absolute().parent
     if row.state.ended:
-        say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
+        say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         outcome = ExitCode.DONE
     else:
-        with beside(database, row.name) if dashboard else nullcontext():
+        with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
             outcome = _work(database, settings, row, code, shares, allow_mismatch=allow_mismatch, quiet=quiet)
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
@@ -120,6 +124,7 @@ def worker(
     """Join a study, or all, from any machine that reaches the database. SIGTERM gives the tickets back."""
     from hpo.settings import Settings
     from hpo.studies.reading import get_study
+    from hpo.studies.steering import how_to_go_on
     from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
@@ -129,7 +134,7 @@ def worker(
     database = open_storage(settings)
     row = None if study is None else get_study(database, study)
     if row is not None and row.state.ended:
-        say(f"{row.name} is {row.state}: {row.ended_why}{_how_to_go_on(row)}")
+        say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         return ExitCode.DONE
     return _work(
         database,
@@ -204,11 +209,11 @@ def enqueue(
     database = open_storage(Settings.from_environment(storage), create=False)
     row = get_study(database, study)
     values = _point(point)
-    number = enqueue_point(database, row, values)
+    number, when = enqueue_point(database, row, values)
     if format_ is Format.JSON:
         print_json({"study": row.name, "ticket": number, "point": values})
     else:
-        say(f"ticket {number} of {row.name} will try {values}")
+        say(f"ticket {number} of {row.name} will try {values}{when}")
 
 
 @app.command()
@@ -287,6 +292,7 @@ def _wrap_up(
     """After the search: test the winner once, write the report, say what was found."""
     from hpo.cli.looking import print_best
     from hpo.errors import HpoError
+    from hpo.search.history import why_no_best
     from hpo.studies.evaluation import evaluate
     from hpo.studies.reading import best_of, get_study, history
 
@@ -309,7 +315,7 @@ def _wrap_up(
     if failed is not None:
         raise failed
     if not completed:
-        say(f"hpo: {name} has no completed trial; `hpo trials {name}` shows what each one met")
+        say(f"hpo: {name} {why_no_best(found)}; `hpo trials {name}` shows what each one met")
         return ExitCode.FAILED
     return outcome
 
@@ -323,12 +329,6 @@ def _forget_untried(database: Database, row: StudyRow) -> None:
     found = counts(database, row)
     if found.ended + found.running == 0 and len(workers_json(database, row)) <= 1:
         steering.delete(database, row)
-
-
-def _how_to_go_on(row: StudyRow) -> str:
-    if row.state == "stopped":
-        return f"; `hpo resume {row.name}` lets it go on"
-    return f"; `hpo extend {row.name} --trials +N` gives it more"
 
 
 def _file_name(study: str) -> str:

@@ -111,7 +111,7 @@ def dashboard(
         typer.Option(
             "--token",
             envvar="HPO_DASHBOARD_TOKEN",
-            help="Opens everything, actions too; on loopback one is made and printed.",
+            help="Opens everything, actions too; on loopback without one a link that opens once is printed.",
         ),
     ] = None,
     view_token: Annotated[
@@ -124,6 +124,7 @@ def dashboard(
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="A name this server goes by, say a proxy's."),
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Also open it in a browser.")] = False,
     storage: StorageOption = None,
 ) -> None:
     """Browse studies live in a web browser."""
@@ -141,6 +142,7 @@ def dashboard(
         view_token=view_token or None,
         hosts=allow_host or (),
         lease=settings.lease,
+        open_browser=open_,
     )
 
 

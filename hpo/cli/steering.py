@@ -44,7 +44,7 @@ def stop(study: StudyArgument, storage: StorageOption = None) -> None:
 
 @app.command()
 def cancel(study: StudyArgument, storage: StorageOption = None) -> None:
-    """End the study now, running trials too."""
+    """End the study now, with the trials that run or wait for another attempt."""
     from hpo.studies import reading, steering
 
     database = open_existing(storage)
@@ -58,7 +58,10 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="All failed trials; so it is anyway.")] = True,
     storage: StorageOption = None,
 ) -> None:
-    """Queue failed trials again; each becomes a new trial of the same ticket."""
+    """Queue failed trials again; each becomes a new trial of the same ticket.
+
+    A trial that diverged would do so again, so it is queued by its number alone: STUDY/N.
+    """
     from hpo.cli.looking import find_trial
     from hpo.studies import reading, steering
 
@@ -83,6 +86,7 @@ def extend(
     """Give a study more budget; one that had ended runs again."""
     from hpo.studies import reading
     from hpo.studies.creation import extend as extend_study
+    from hpo.studies.creation import standing
 
     more = 0
     if trials is not None:
@@ -93,8 +97,7 @@ def extend(
     row = extend_study(
         database, reading.get_study(database, study), trials=more, seconds=seconds, target=target
     )
-    total = "no limit of trials" if row.budget_trials is None else f"{row.budget_trials} trials"
-    say(f"{study} is {row.state} with {total}")
+    say(standing(row))
 
 
 @app.command()

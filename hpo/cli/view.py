@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from typing import Any, Protocol, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.cli.terminal import Terminal
 from hpo.runner.messages import Ended, Leaving, Reported, Started
 from hpo.studies.progress import Progress, snapshot
 from storage.engine import Database
@@ -34,9 +37,8 @@ def make_view(database: Database, study: str | None, *, quiet: bool) -> View:
     """The view that fits where standard error goes; no study: the worker serves every one."""
     if quiet:
         return Silent()
-    console = Console(stderr=True)
-    if study is not None and console.is_terminal:
-        return LiveView(database, study, console)
+    if study is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return LiveView(database, study, Terminal())
     return Lines(database, name_studies=study is None)
 
 
@@ -73,7 +75,7 @@ class Lines:
         if isinstance(message, Started):
             self._started[message.lease] = (message, time.monotonic())
             if message.resumed_from is not None:
-                _line(f"{self._name(message)}: attempt {message.attempt}, from step {message.resumed_from}")
+                _line(f"{self._name(message)}, from step {message.resumed_from}")
         elif isinstance(message, Reported):
             self._last[message.lease] = message
         elif isinstance(message, Ended) and message.lease in self._started:
@@ -87,7 +89,7 @@ class Lines:
             _line(_leaving(message))
 
     def _name(self, started: Started) -> str:
-        return f"{started.study}/{started.trial}" if self._name_studies else f"trial {started.trial}"
+        return _named(f"{started.study}/" if self._name_studies else "trial ", started)
 
     def _so_far(self, study: str) -> str:
         try:
@@ -102,25 +104,35 @@ class Lines:
 class LiveView:
     """A bar, the running trials with epoch and value, best so far, counts, time left."""
 
-    def __init__(self, database: Database, study: str, console: Console) -> None:
+    def __init__(self, database: Database, study: str, terminal: Terminal) -> None:
         self._database = database
         self._study = study
+        self._terminal = terminal
         self._running: dict[int, tuple[Started, float, Reported | None]] = {}
         self._progress: Progress | None = None
         self._began = time.monotonic()
         self._first_done: int | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="view", daemon=True)
-        # Last: it draws once while it is being made.
-        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
+        # Last: it draws once while it is being made. What others write is the terminal's to catch.
+        self._live = Live(
+            console=terminal.console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_renderable=self._draw,
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._terminal.__enter__()
         self._live.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._terminal.__exit__()
         self._live.__exit__(None, None, None)
 
     def on_event(self, runner: int, message: Any) -> None:
@@ -132,14 +144,14 @@ class LiveView:
             self._running[runner] = (started, since, message)
         elif isinstance(message, Ended):
             gone = self._running.pop(runner, None)
-            if message.state in ("failed", "lost") and gone is not None:
+            if message.state in ("failed", "diverged", "lost") and gone is not None:
                 why = (message.error or "").strip().splitlines()
                 tail = why[-1] if why else ""
-                self._live.console.print(
-                    Text(f"trial {gone[0].trial} {message.state}: {tail}", style="red"), highlight=False
+                self._terminal.print(
+                    Text(f"{_named('trial ', gone[0])} {message.state}: {tail}", style="red")
                 )
         elif isinstance(message, Leaving):
-            self._live.console.print(Text(_leaving(message), style="yellow"), highlight=False)
+            self._terminal.print(Text(_leaving(message), style="yellow"))
 
     def _look(self) -> None:
         while not self._over.is_set():
@@ -150,18 +162,27 @@ class LiveView:
             self._over.wait(_REFRESH)
 
     def _draw(self) -> Group:
+        """All of it fits into the window: what scrolled out could not be drawn over and would stay."""
+        self._terminal.fit()
         now = self._progress
-        parts: list[Any] = []
-        if now is not None:
-            parts.append(self._headline(now))
-            if now.row.budget_trials:
-                parts.append(ProgressBar(total=now.row.budget_trials, completed=now.counts.ended, width=60))
-        else:
-            parts.append(Text("waiting for the database", style="yellow"))
+        headline = Text("waiting for the database", style="yellow") if now is None else self._headline(now)
+        parts: list[Any] = [headline]
+        width, height = self._terminal.console.size
+        room = height - 1 - len(headline.wrap(self._terminal.console, width))  # one line for the cursor
+        if now is not None and now.row.budget_trials:
+            bar = ProgressBar(total=now.row.budget_trials, completed=now.counts.ended, width=60)
+            parts.append(Padding(bar, 0))  # a bar alone does not end its line
+            room -= 1
+        running = sorted(self._running.items())
+        if not running or room < 2:
+            return Group(*parts)
+        shown = running if len(running) < room else running[: room - 2]
+        if not shown:
+            return Group(*parts, Text(f"{len(running)} running", style="dim"))
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("runner", "trial", "epoch", "value", "seconds"):
-            table.add_column(column, justify="right")
-        for runner, (started, since, last) in sorted(self._running.items()):
+            table.add_column(column, justify="right", no_wrap=True)
+        for runner, (started, since, last) in shown:
             table.add_row(
                 str(runner),
                 str(started.trial) + (f" (attempt {started.attempt})" if started.attempt > 1 else ""),
@@ -170,6 +191,8 @@ class LiveView:
                 f"{time.monotonic() - since:.0f}",
             )
         parts.append(table)
+        if len(shown) < len(running):
+            parts.append(Text(f"and {len(running) - len(shown)} more running", style="dim"))
         return Group(*parts)
 
     def _headline(self, now: Progress) -> Text:
@@ -177,6 +200,8 @@ class LiveView:
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
         text = Text(f"{now.row.name}  {done.ended}{total} trials")
         text.append(f"  {done.complete} complete  {done.pruned} pruned", style="dim")
+        if done.diverged:
+            text.append(f"  {done.diverged} diverged", style="magenta")
         if done.failed:
             text.append(f"  {done.failed} failed", style="red")
         if now.best_value is not None:
@@ -199,6 +224,11 @@ class LiveView:
         if now.row.budget_seconds is not None:
             guesses.append(max(now.row.budget_seconds - now.seconds, 0.0))
         return min(guesses) if guesses else None
+
+
+def _named(prefix: str, started: Started) -> str:
+    """The trial, and which attempt at it: an attempt's end and time are not yet the trial's."""
+    return f"{prefix}{started.trial}" + (f", attempt {started.attempt}" if started.attempt > 1 else "")
 
 
 def _line(text: str) -> None:

@@ -1,7 +1,8 @@
 """Who may look and who may act: tokens, signed sessions, CSRF tokens, allowed hosts. Plain values, no server.
 
 Two tokens: the token lets its holder see and do everything, the view token only see. A session is a
-signed cookie; nothing is kept on the server, so a restart with the same token signs nobody out.
+signed cookie; nothing is kept on the server, so a restart with the same token signs nobody out. Where no
+token was chosen nobody needs to know one: a link that opens once is printed instead.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,6 +24,10 @@ from hpo.errors import UserError
 
 SESSION_SECONDS = 7 * 86_400
 MIN_TOKEN = 12  # characters
+LINK_SECONDS = 600.0  # for which a link that opens once stays good
+_HOST = re.compile(
+    r"(?:(?P<name>[a-z0-9_][a-z0-9._-]*)|\[(?P<address>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5})?)?"
+)
 
 
 class Role(StrEnum):
@@ -37,6 +45,53 @@ class Session:
     csrf: str | None  # None: a bearer token was sent, which no other site can make a browser do
 
 
+class OneTimeLink:
+    """A code that opens one session, once and for `LINK_SECONDS`; at most one is good at a time.
+
+    Addresses end in histories, logs and other people's sight, so what stands in one must soon be worthless.
+    Whoever comes with a code that has been used, or is too old, is not let in; but a new link is announced
+    where the first one was, in the terminal that serves: who can read that, may enter.
+    """
+
+    def __init__(self) -> None:
+        self.announce: Callable[[str], None] | None = None  # says a new code to the person at the terminal
+        self.used = threading.Event()
+        self._good: tuple[bytes, float] | None = None  # digest of the code, monotonic time of its end
+        self._old: deque[bytes] = deque(maxlen=100)
+
+    def issue(self) -> str:
+        """A new code; one that was good before is not any more."""
+        self._retire()
+        code = secrets.token_urlsafe(24)
+        self._good = (_digest(code), time.monotonic() + LINK_SECONDS)
+        return code
+
+    def redeem(self, code: str) -> bool:
+        """Whether the code was good until now."""
+        digest = _digest(code)
+        if self._good is None or not hmac.compare_digest(digest, self._good[0]):
+            return False
+        in_time = time.monotonic() < self._good[1]
+        self._retire()
+        if in_time:
+            self.used.set()
+        return in_time
+
+    def was_good(self, code: str) -> bool:
+        """Whether the code was good once. Then a new one is announced, unless one is waiting to be used."""
+        if _digest(code) not in self._old:
+            return False
+        waiting = self._good is not None and time.monotonic() < self._good[1]
+        if self.announce is not None and not waiting:
+            self.announce(self.issue())
+        return True
+
+    def _retire(self) -> None:
+        if self._good is not None:
+            self._old.append(self._good[0])
+            self._good = None
+
+
 @dataclass(frozen=True)
 class Access:
     """The rules of one running dashboard.
@@ -48,6 +103,7 @@ class Access:
         hosts: names a browser may address this server by, besides loopback.
         any_address: whether IP addresses are fine as Host (listening beyond loopback). A rebinding attack
             needs a name, so addresses are harmless.
+        link: grants everything, once.
     """
 
     token: str
@@ -55,10 +111,13 @@ class Access:
     port: int = 8080
     hosts: frozenset[str] = frozenset()
     any_address: bool = False
+    link: OneTimeLink = field(default_factory=OneTimeLink, compare=False)
     _key: bytes = field(init=False, repr=False, default=b"")
 
     def __post_init__(self) -> None:
-        for name, value in (("--token", self.token), ("--view-token", self.view_token)):
+        options: dict[str, str | None] = {"--token (HPO_DASHBOARD_TOKEN)": self.token}
+        options["--view-token (HPO_DASHBOARD_VIEW_TOKEN)"] = self.view_token
+        for name, value in options.items():
             if value is not None and len(value) < MIN_TOKEN:
                 raise UserError(
                     f"{name} must have at least {MIN_TOKEN} characters; make one with `openssl rand -hex 24`"
@@ -99,9 +158,8 @@ class Access:
         """Whether a form carries its session's token."""
         return session.csrf is not None and _same(sent, session.csrf)
 
-    def host_allowed(self, header: str) -> bool:
-        """Whether a Host header names this server. Names of others would mean DNS rebinding."""
-        name = host_name(header)
+    def host_allowed(self, name: str) -> bool:
+        """Whether a Host header's name is this server's. Names of others would mean DNS rebinding."""
         if name == "localhost" or name in self.hosts:
             return True
         try:
@@ -149,12 +207,19 @@ def make_access(
     return Access(token or new_token(), view_token or None, port, frozenset(names), any_address=not local)
 
 
-def host_name(header: str) -> str:
-    """The name in a Host header, without its port and brackets."""
-    header = header.strip().lower()
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
+def host_name(header: str) -> str | None:
+    """The name or address in a Host header, without port and brackets; None when it is malformed.
+
+    What else could stand there would be read as a path by whoever builds an address from it.
+    """
+    found = _HOST.fullmatch(header.lower())
+    if found is None or int(found["port"] or 0) > 65_535:
+        return None
+    return found["name"] or found["address"]
+
+
+def _digest(code: str) -> bytes:
+    return hashlib.sha256(code.encode()).digest()
 
 
 def _same(a: str, b: str) -> bool:

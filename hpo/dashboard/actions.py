@@ -10,7 +10,7 @@ from typing import Any
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError, UserError
 from hpo.spec.reading import read_scalar
-from hpo.studies import creation, steering
+from hpo.studies import creation, reading, steering
 from storage.engine import Database
 from storage.records import StudyRow
 
@@ -38,6 +38,35 @@ def act(board: Board, study: str, action: str, form: Mapping[str, Any]) -> Said:
     return verb(board.database, board.row(study), form)
 
 
+QUESTIONS = {  # what is asked before; {failed} is how many trials have failed
+    "stop": "Let running trials finish, then end the study?",
+    "cancel": "End the study now? Trials that run are lost.",
+    "retry": "Run {failed} again? Each becomes a new trial.",
+}
+
+
+def question(
+    board: Board, study: str, action: str, form: Mapping[str, Any]
+) -> tuple[str, dict[str, str]] | None:
+    """What to ask a person first, and the form that says yes to it; None where nothing needs to be asked.
+
+    Raises:
+        NotFoundError: no such study. UserError: no trial has failed. DatabaseError
+    """
+    if action not in QUESTIONS or form.get("sure") or form.get("trial"):
+        return None
+    row = board.row(study)
+    yes = {"sure": "1"}
+    failed = ""
+    if action == "retry":
+        count = reading.counts(board.database, row).failed
+        if not count:
+            raise UserError(f"{row.name} has no failed trials")
+        failed = "the failed trial" if count == 1 else f"the {count:,} failed trials"
+        yes["count"] = str(count)
+    return QUESTIONS[action].format(failed=failed), yes
+
+
 def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
     return Said(f"{row.name} is {steering.pause(database, row)}")
 
@@ -62,6 +91,10 @@ def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
             raise UserError(f"{row.name} has no trial {str(trial)[:40]}")
         steering.retry_trial(database, row, trial)
         return Said(f"{row.name}/{trial} waits again, as a new trial")
+    expected = _number(form, "count", int)
+    failed = reading.counts(database, row).failed
+    if expected is not None and expected != failed:
+        raise UserError(f"{failed:,} trials of {row.name} have failed by now, not {expected:,}; look again")
     count = steering.retry_failed(database, row)
     return Said(f"{count} failed trials wait again" if count else f"{row.name} has no failed trials")
 
@@ -74,16 +107,15 @@ def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
     if seconds is not None and not 0 < seconds < 1e9:
         raise UserError(f"seconds must be above 0, got {seconds:g}")
     after = creation.extend(database, row, trials=trials, seconds=seconds, target=target)
-    total = "no limit of trials" if after.budget_trials is None else f"{after.budget_trials} trials"
-    return Said(f"{row.name} is {after.state} with {total}")
+    return Said(creation.standing(after))
 
 
 def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
     point = form.get("point", "")
     if not isinstance(point, Mapping):
         point = _read_point(str(point))
-    number = creation.enqueue(database, row, point)
-    return Said(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}")
+    number, when = creation.enqueue(database, row, point)
+    return Said(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
 
 
 def _read_point(text: str) -> dict[str, Any]:

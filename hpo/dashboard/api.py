@@ -17,13 +17,14 @@ from starlette.routing import Route
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
 from hpo.errors import DatabaseError, NotFoundError, UserError
-from hpo.report import data
+from hpo.report.drawing.theme import encode
+from hpo.report.records.summary import comparison
+from hpo.search.history import STATES
 from hpo.studies import listing, overview, tables
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.audit import audit, audit_json
 from hpo.studies.reading import read_evaluation
 from hpo.studies.trials import metrics_of, read_trial
-from storage.records import StudyState
 
 PREFIX = "/api/v1"
 MAX_SIZE = 500  # rows of one page
@@ -60,7 +61,7 @@ def _endpoint(item: Endpoint) -> Callable[[Request], Any]:
         if item.method == "POST":
             request.scope["hpo.body"] = _document(await request.body())
         found = await run_in_threadpool(item.view, board, request)
-        return Response(charts.encode(found), media_type="application/json")
+        return Response(encode(found), media_type="application/json")
 
     return answer
 
@@ -76,7 +77,7 @@ def _document(body: bytes) -> dict[str, Any]:
 
 
 async def _nothing(request: Request) -> Response:
-    raise NotFoundError(f"there is nothing at {request.url.path[:100]}; see {PREFIX}/openapi.json")
+    raise NotFoundError(f"there is nothing at {request.scope['path'][:100]}; see {PREFIX}/openapi.json")
 
 
 async def _openapi(_request: Request) -> Response:
@@ -113,13 +114,7 @@ def _card(card: overview.Card) -> dict[str, Any]:
             "seconds": row.budget_seconds,
             "target": row.budget_target,
         },
-        "trials": {
-            "complete": counts.complete,
-            "pruned": counts.pruned,
-            "failed": counts.failed + counts.cancelled,
-            "running": counts.running,
-            "waiting": 0 if row.state is StudyState.FINISHED else counts.waiting,
-        },
+        "trials": tables.counts_json(counts),
         "best": None
         if card.progress.best_number is None
         else {"number": card.progress.best_number, "value": card.progress.best_value},
@@ -192,7 +187,7 @@ def _trial_charts(board: Board, request: Request) -> Any:
     row, record = _found(board, request)
     history, _ = board.history(row.name)
     evaluation = read_evaluation(board.database, row, record.number)
-    return {"charts": charts.draw_trial(history, record.number, record, evaluation)}
+    return {"charts": charts.draw_trial(history, record, evaluation)}
 
 
 def _log(board: Board, request: Request) -> Any:
@@ -280,7 +275,7 @@ def _compare(board: Board, request: Request) -> Any:
             "seconds": row.seconds,
             "test": None if row.test is None else {"metric": row.test[0], "value": row.test[1]},
         }
-        for row in data.comparison(tuple(histories))
+        for row in comparison(tuple(histories))
     ]
     return {"studies": rows}
 
@@ -334,7 +329,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _trials,
         shapes.Trials,
         (
-            ("state", "string", f"One of {', '.join(listing.STATES)}."),
+            ("state", "string", f"One of {', '.join(STATES)}."),
             ("sort", "string", f"One of {', '.join(listing.SORTS)} or param:NAME; '-' before it descends."),
             *_PAGING,
         ),

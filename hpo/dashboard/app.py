@@ -20,18 +20,19 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from hpo.dashboard import actions, api, charts, pages
+from hpo.dashboard import actions, api, pages
 from hpo.dashboard.access import Access, Role
 from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
 from hpo.dashboard.foreign import PREFIXES, OptunaDashboard
-from hpo.dashboard.guard import Guard, session_of
+from hpo.dashboard.guard import Guard, path_of, session_of
 from hpo.dashboard.housekeeping import keep_house
 from hpo.dashboard.hub import Brief, Hub
 from hpo.dashboard.render import Page, environment, render
 from hpo.dashboard.stream import event_stream
 from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
+from hpo.report.drawing.theme import encode, templates
 from hpo.studies.attempts import read_log
 from storage.engine import Database
 
@@ -126,7 +127,7 @@ def _page(path: str, view: View) -> Route:
                 view(board, request),
                 csrf=session.csrf if session else None,
                 may_act=session is not None and session.role is Role.ACT,
-                path=request.url.path,
+                path=path_of(request),
             )
         )
         return HTMLResponse(html, headers={"Vary": "Accept, Cookie"})
@@ -138,10 +139,16 @@ async def _act(request: Request) -> Response:
     """A form without JavaScript: does it, and leads back to the study."""
     board: Board = request.app.state.board
     form = {name: str(value) for name, value in (await _form(request)).items()}
-    said = await run_in_threadpool(
-        actions.act, board, request.path_params["study"], request.path_params["action"], form
-    )
-    target = "/" if said.gone else f"/studies/{quote(request.path_params['study'], safe='')}"
+    study, action = request.path_params["study"], request.path_params["action"]
+    if "text/html" in request.headers.get("accept", ""):
+        asked = await run_in_threadpool(actions.question, board, study, action, form)
+        if asked is not None:
+            session = session_of(request)
+            yes = {"csrf": session.csrf if session else "", **asked[1]}
+            back = f"/studies/{quote(study, safe='')}"
+            return _message(request, study, asked[0], 200, back=back, yes=yes)
+    said = await run_in_threadpool(actions.act, board, study, action, form)
+    target = "/" if said.gone else f"/studies/{quote(study, safe='')}"
     return _message(request, "Done", said.message, 200, back=target)
 
 
@@ -190,6 +197,7 @@ async def _login(request: Request) -> Response:
     """The form; the guard answers what is sent."""
     context = {
         "wrong": request.query_params.get("wrong") == "1",
+        "used": request.query_params.get("used") == "1",
         "next": request.query_params.get("next", "/"),
     }
     return HTMLResponse(environment().get_template("login.html").render(context))
@@ -209,7 +217,7 @@ async def _health(request: Request) -> Response:
 
 async def _templates(_request: Request) -> Response:
     return Response(
-        charts.encode(charts.templates()),
+        encode(templates()),
         media_type="application/json",
         headers={"Cache-Control": "max-age=3600"},
     )
@@ -224,7 +232,7 @@ async def _said(request: Request, error: Exception) -> Response:
         return _message(request, "Not found", str(error), 404)
     if isinstance(error, UserError):
         return _message(request, "That cannot be done", str(error), 400)
-    log.warning("%s: %s", request.url.path, error)
+    log.warning("%s: %s", path_of(request), error)
     return _message(request, "That did not work", str(error), 500)
 
 
@@ -236,20 +244,29 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _broken(request: Request, error: Exception) -> Response:
     """An error nobody foresaw: the details go to the log, never into a page."""
-    log.error("%s failed", request.url.path, exc_info=error)
+    log.error("%s failed", path_of(request), exc_info=error)
     return _message(request, "Something went wrong", "The details are in the dashboard's log.", 500)
 
 
-def _message(request: Request, title: str, text: str, status: int, back: str | None = None) -> Response:
-    if request.url.path.startswith("/api/") or "application/json" in request.headers.get("accept", ""):
+def _message(
+    request: Request,
+    title: str,
+    text: str,
+    status: int,
+    back: str | None = None,
+    yes: dict[str, Any] | None = None,
+) -> Response:
+    """A page with one sentence, a question where it has a form that says `yes`; for scripts, JSON."""
+    if path_of(request).startswith("/api/") or "application/json" in request.headers.get("accept", ""):
         key = "message" if status < 400 else "error"
         return Response(json.dumps({key: text}), status, media_type="application/json")
     context: dict[str, Any] = {
         "title": title,
         "text": text,
         "back": back,
+        "yes": yes,
         "waits": status == 503,
-        "path": request.url.path,
+        "path": path_of(request),
         "may_act": False,
         "csrf": None,
         "is_live": False,

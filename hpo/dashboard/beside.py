@@ -5,42 +5,65 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from hpo.dashboard.access import make_access
 from storage.engine import Database
 
 
 @contextmanager
-def beside(database: Database, study: str) -> Iterator[None]:
-    """Serve the dashboard on a free port of this machine until the block ends; it says where.
+def beside(database: Database, study: str, say: Callable[[str], None], open_browser: bool) -> Iterator[None]:
+    """Serve the dashboard on a free port of this machine until the block ends; what it says goes to `say`.
 
     A process of its own, so that pages never slow the run down. It ends when its standard input does,
     which happens however this process ends.
+
+    Raises:
+        UserError: HPO_DASHBOARD_TOKEN is too short.
     """
+    make_access("127.0.0.1", 0, *_tokens())  # before anything runs
     environment = {**os.environ, "HPO_STORAGE": database.url.render_as_string(hide_password=False)}
     process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
-        [sys.executable, "-m", "hpo.dashboard.beside", study],
+        [sys.executable, "-m", "hpo.dashboard.beside", study, *(["--open"] if open_browser else [])],
         env=environment,  # the URL may carry a password, which arguments would show to everybody
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,  # never straight to a terminal, on which the run draws
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
         start_new_session=True,  # Ctrl-C is for the run: it drains, and the dashboard goes on showing it
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    threading.Thread(target=_pass_on, args=(process.stdout, say), name="dashboard", daemon=True).start()
     try:
         yield
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
+        process.stdin.close()
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
             process.kill()
 
 
-def main(study: str) -> None:
-    """What the process does."""
-    import threading
+def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> None:
+    for line in lines:
+        say(line.rstrip())
 
+
+def _tokens() -> tuple[str | None, str | None]:
+    """The token and the view token that were chosen."""
+    names = ("HPO_DASHBOARD_TOKEN", "HPO_DASHBOARD_VIEW_TOKEN")
+    token, view_token = (os.environ.get(name) or None for name in names)
+    return token, view_token
+
+
+def main(study: str, *options: str) -> None:
+    """What the process does."""
     from hpo.dashboard.server import serve
+    from hpo.errors import HpoError
     from hpo.settings import Settings
     from hpo.wiring import open_storage
 
@@ -49,13 +72,26 @@ def main(study: str) -> None:
         os._exit(0)
 
     def say(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        print(message, flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
     settings = Settings.from_environment()
-    token = os.environ.get("HPO_DASHBOARD_TOKEN") or None
-    serve(open_storage(settings), "127.0.0.1", 0, say, token=token, lease=settings.lease, study=study)
+    token, view_token = _tokens()
+    try:
+        serve(
+            open_storage(settings),
+            "127.0.0.1",
+            0,
+            say,
+            token=token,
+            view_token=view_token,
+            lease=settings.lease,
+            study=study,
+            open_browser="--open" in options,
+        )
+    except HpoError as error:
+        say(f"the dashboard ended: {error}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,12 +16,15 @@ from typing import Any
 # leaves that there for a moment when another thread first asks for importances. So it is imported before.
 import pandas  # noqa: F401 -- see above
 import plotly.graph_objects as go
-import plotly.utils
 
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
-from hpo.report import data, figures, text
-from hpo.search.history import StudyHistory
+from hpo.report import catalogue
+from hpo.report.chart import Chart, Picture
+from hpo.report.records.scores import best_trial, shown_note
+from hpo.report.records.training import read_evaluation
+from hpo.report.sections import SECTIONS, comparable, trial_pictures
+from hpo.search.history import StudyHistory, TrialRecord
 from hpo.studies.trials import metrics_of
 from storage.records import StudyRow
 
@@ -34,15 +36,16 @@ MAX_METRIC_CURVES = 300
 
 @dataclass(frozen=True)
 class Slot:
-    """A chart's place on the study page."""
+    """A chart's place on a page."""
 
     id: str
+    chart: Chart
     title: str
-    size: str = "full"
-    height: int = 380
-    min_width: int = 0
-    metric: bool = False  # another metric may be picked
-    log: bool = False  # the value axis may be logarithmic
+
+    @property
+    def size(self) -> str:
+        """The width of its place, before anything is known of what it shows."""
+        return "full" if callable(self.chart.size) else self.chart.size
 
 
 @dataclass(frozen=True)
@@ -53,197 +56,82 @@ class Options:
     log: bool = False
 
 
-def study_slots(row: StudyRow) -> list[tuple[str, list[Slot]]]:
-    """Sections of the study page and their charts, from the spec alone: nothing else is read for them."""
+def study_slots(row: StudyRow, parameters: int) -> list[tuple[str, list[Slot]]]:
+    """Sections of the study page and their charts, with slices of so many parameters."""
     many = len(row.spec["directions"])
-    progress = [Slot("pareto", "Pareto front", height=420)] if many > 1 else []
-    progress += [
-        Slot(
-            f"history-{i + 1}",
-            "Optimisation history" + (f", objective {i + 1}" if many > 1 else ""),
-            log=True,
-        )
-        for i in range(many)
-    ]
-    learning = [Slot("learning", "Learning curves", height=420, metric=True, log=True)]
-    parameters = [
-        Slot("importances", "Parameter importances", "half", 380),
-        Slot("contour", "The two most important parameters", "half", 440),
-        Slot("parallel", "Parallel coordinates", "full", 460, 92 * (min(len(row.spec["space"]), 12) + 1)),
-    ]
-    slices = [Slot(f"slice-{i}", "", "third", 290) for i in range(1, min(len(row.spec["space"]), 24) + 1)]
-    timing = [
-        Slot("best-seconds", "Best so far over time", "half"),
-        Slot("best-epochs", "Best so far over epochs", "half"),
-        Slot("timeline", "Timeline by runner", "full", 320, 560),
-    ]
-    sections = [("Progress", progress), ("Learning curves", learning if many == 1 else [])]
-    sections += [
-        ("Parameters", parameters),
-        ("Slices", slices),
-        ("Time", timing[2 * (many > 1) :]),
-    ]
-    return [(title, slots) for title, slots in sections if slots]
+    found = [(section.title, list(_slots(section.id, many, parameters))) for section in SECTIONS]
+    return [(title, slots) for title, slots in found if slots or title == "Slices"]
 
 
-def draw_study(board: Board, name: str, chart: str, options: Options) -> dict[str, Any]:
+def _slots(section: str, many: int, parameters: int) -> Iterator[Slot]:
+    for objective in range(many):
+        for chart in catalogue.STUDY:
+            if chart.section != section or objective not in chart.indices(many):
+                continue
+            name = (chart.address if many == 1 else "") or chart.name + chart.ending(objective, many, "-{}")
+            title = chart.title and chart.title + chart.ending(objective, many, ", objective {}")
+            parts = [""] if chart.parts is None else [f"-{n}" for n in range(1, chart.parts(parameters) + 1)]
+            yield from (Slot(name + part, chart, title) for part in parts)
+
+
+def comparison_slots() -> list[Slot]:
+    """The charts of the page that compares studies."""
+    return [Slot(chart.address or chart.name, chart, chart.title) for chart in catalogue.COMPARISON]
+
+
+def draw_study(board: Board, name: str, address: str, options: Options) -> dict[str, Any]:
     """One chart of a study: `figure` (None where there is nothing to see yet), `caption`, `version`;
     `again` says in how many seconds a newer one may be had.
 
     Raises:
         NotFoundError: no such study or chart. DatabaseError
     """
-    maker = _maker(chart)
-    if chart.startswith("history-") and (rough := board.outlined(name)) is not None:
-        figure, caption = maker(board, board.live(name).row, rough, options)
-        return {"version": 0, "again": SOON, **_result(figure, caption)}
+    chart, objective, part = catalogue.find(address)
+
+    def draw(history: StudyHistory) -> dict[str, Any]:
+        if chart.metric and options.metric:
+            picture = _of_metric(board, row, chart, history, options.metric)
+        else:
+            picture = _drawn(chart, history, objective, part)
+        if picture and chart.log and options.log:
+            _make_logarithmic(picture.figure)
+        return _result(picture)
+
+    if chart.outline and (rough := board.outlined(name)) is not None:
+        return {"version": 0, "again": SOON, **draw(rough)}
     history, version = board.history(name)
     row = board.live(name).row
-
-    def make() -> tuple[go.Figure | None, str]:
-        return maker(board, row, history, options)
-
-    return _cache.get((row.uid, chart, options), version, make)
+    return _cache.get((row.uid, address, options), version, lambda: draw(history))
 
 
-def _maker(chart: str) -> Callable[[Board, StudyRow, StudyHistory, Options], tuple[go.Figure | None, str]]:
-    kind, _, number = chart.partition("-")
-    index = int(number) - 1 if number.isdigit() else 0
-    plain: dict[str, Callable[[StudyHistory], tuple[go.Figure | None, str]]] = {
-        "pareto": _pareto,
-        "importances": lambda history: _importances(history, index),
-        "contour": lambda history: _contour(history, index),
-        "parallel": lambda history: _parallel(history, index),
-        "slice": lambda history: _slice(history, index),
-        "timeline": _timeline,
-        "best-seconds": lambda history: _best(history, "seconds"),
-        "best-epochs": lambda history: _best(history, "epochs"),
-    }
-    if chart == "learning":
-        return _learning
-    if kind == "history":
-        return lambda _board, _row, history, options: _history(history, index, options)
-    found = plain.get(chart) or plain.get(kind)
-    if found is None:
-        raise NotFoundError(f"there is no chart named {chart[:40]!r}")
-    return lambda _board, _row, history, _options: found(history)
+def _drawn(chart: Chart, history: StudyHistory, objective: int, part: str) -> Picture | None:
+    directions = len(history.directions)
+    if objective >= directions:
+        raise NotFoundError(f"there is no objective {objective + 1}")
+    if objective not in chart.indices(directions):
+        return None
+    if chart.parts:
+        record = _parts_of(chart, _SameHistory(history), objective).get(part)
+    else:
+        record = chart.record(history, objective)
+    return chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
 
 
 def draw_comparison(histories: Sequence[StudyHistory], over: str) -> dict[str, Any]:
     """Best so far of several studies over trials, epochs or seconds, or their distributions of values."""
-    if len({history.directions for history in histories}) > 1:
-        return _result(None, "These studies have different directions: their values cannot share a picture.")
-    if over == "values":
-        spread = [record for history in histories if (record := data.edf(history))]
-        return _result(figures.edf_figure(spread) if spread else None, "")
-    if over not in ("trials", "epochs", "seconds"):
-        raise NotFoundError(f"there is no comparison over {over[:40]!r}")
-    lines = [line for history in histories if (line := data.best_so_far(history, over))]  # type: ignore[arg-type]
-    figure = figures.best_figure(lines, over, None, data.step_name(histories[0])) if lines else None  # type: ignore[arg-type]
-    return _result(figure, "A line is a study; a marker is where it got better.")
+    wanted = f"compare-{over}"
+    for chart in catalogue.COMPARISON:
+        if wanted in (chart.name, chart.address):
+            if not comparable(histories):
+                return _result(None, "Studies of different or of several directions cannot share a picture.")
+            return _result(chart.picture(wanted, chart.record(histories)))
+    raise NotFoundError(f"there is no comparison over {over[:40]!r}")
 
 
-def draw_trial(history: StudyHistory, number: int, trial: Any, evaluation: Any) -> list[dict[str, Any]]:
+def draw_trial(history: StudyHistory, trial: TrialRecord, evaluation: Any) -> list[dict[str, Any]]:
     """Every chart of one trial: its reports, its metrics by unit, and what it was evaluated to."""
-    step = data.step_name(history)
-    charts: list[dict[str, Any]] = []
-    shown = trial
-    if trial.reports and dict(trial.reports) not in [dict(series) for series in trial.metrics.values()]:
-        name = data.value_name(history)
-        shown = dataclasses.replace(trial, metrics={**trial.metrics, name: trial.reports})
-    curves = {curve.name: curve for curve in data.metric_curves(shown)}
-    for title, names in _by_unit(curves):
-        figure = figures.metrics_figure([curves[name] for name in names], step, title)
-        charts.append({"id": f"metric-{title}", "size": "third", "title": title, **_result(figure, "")})
-    found = data.read_evaluation(evaluation)
-    if found is not None:
-        if found.confusion:
-            figure = figures.confusion_figure(found.confusion, found.split)
-            caption = "Rows are the true classes, numbers are samples."
-            charts.append(_chart("confusion", f"Confusion matrix, {found.split} set", figure, caption))
-        if found.roc:
-            figure = figures.roc_figure(found.roc, found.split)
-            charts.append(_chart("roc", f"ROC, {found.split} set", figure, "Each class against all others."))
-        if found.pr:
-            figure = figures.pr_figure(found.pr, found.split)
-            title = f"Precision and recall, {found.split} set"
-            charts.append(_chart("pr", title, figure, "Each class against all others."))
-        if found.residuals:
-            figure = figures.residual_figure(found.residuals, found.split)
-            charts.append(_chart("residuals", f"Residuals, {found.split} set", figure, ""))
-    return charts
-
-
-def templates() -> dict[str, Any]:
-    """Plotly's template of each theme."""
-    return {theme: figures.template(theme).to_plotly_json() for theme in ("light", "dark")}
-
-
-def encode(value: Any) -> str:
-    """JSON with NaN as null; understands figures."""
-    return json.dumps(value, cls=plotly.utils.PlotlyJSONEncoder, separators=(",", ":"))
-
-
-def _chart(chart_id: str, title: str, figure: go.Figure, caption: str) -> dict[str, Any]:
-    return {"id": chart_id, "size": "half", "title": title, **_result(figure, caption)}
-
-
-def _by_unit(curves: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Metrics that differ only by "train_" or "val_" share a picture."""
-    groups: dict[str, list[str]] = {}
-    for name in curves:
-        for prefix in ("train_", "val_", "validation_"):
-            if name.startswith(prefix):
-                groups.setdefault(name.removeprefix(prefix), []).append(name)
-                break
-        else:
-            groups.setdefault(name, []).append(name)
-    return list(groups.items())
-
-
-def _history(history: StudyHistory, index: int, options: Options) -> tuple[go.Figure | None, str]:
-    if index >= len(history.directions):
-        raise NotFoundError(f"there is no objective {index + 1}")
-    record = data.optimization_history(history, index)
-    if not record.points:
-        return None, ""
-    return _logarithmic(figures.history_figure(record), options.log), record.note
-
-
-def _learning(
-    board: Board, row: StudyRow, history: StudyHistory, options: Options
-) -> tuple[go.Figure | None, str]:
-    if options.metric:
-        return _learning_of(board, row, history, options)
-    record = data.learning_curves(history)
-    if record is None:
-        return None, ""
-    return _logarithmic(figures.learning_figure(record), options.log), record.note
-
-
-def _learning_of(
-    board: Board, row: StudyRow, history: StudyHistory, options: Options
-) -> tuple[go.Figure | None, str]:
-    """Learning curves of another metric; which way is better is not known, so none is the best."""
-    reported = [trial for trial in history.trials if trial.reports]
-    stride = max(1, math.ceil(len(reported) / MAX_METRIC_CURVES))
-    shown = {trial.number for trial in reported[::stride]}
-    best = data.best_trial(history)
-    shown |= {trial.number for trial in reported if trial.state == "running"} | (
-        {best.number} if best else set()
-    )
-    found = metrics_of(board.database, row, shown)
-    trials = tuple(
-        dataclasses.replace(trial, reports=found[trial.number][options.metric])
-        for trial in reported
-        if options.metric in found.get(trial.number, {})
-    )
-    record = data.learning_curves(dataclasses.replace(history, trials=trials))
-    if record is None:
-        return None, ""
-    record = dataclasses.replace(record, axis=options.metric)
-    note = "" if stride == 1 else f"{len(trials):,} of {len(reported):,} curves shown, evenly spaced."
-    return _logarithmic(figures.learning_figure(record), options.log), note
+    drawn = trial_pictures(history, trial, read_evaluation(evaluation))
+    return [{"id": picture.id, **_result(picture)} for picture in drawn]
 
 
 def metric_names(board: Board, row: StudyRow, history: StudyHistory) -> list[str]:
@@ -253,32 +141,34 @@ def metric_names(board: Board, row: StudyRow, history: StudyHistory) -> list[str
     return sorted({name for metrics in found.values() for name in metrics})
 
 
-def _pareto(history: StudyHistory) -> tuple[go.Figure | None, str]:
-    record = data.pareto(history)
-    return (None, "") if record is None else (figures.pareto_figure(record), record.note)
-
-
-def _importances(history: StudyHistory, index: int) -> tuple[go.Figure | None, str]:
-    record = data.importances(history, index)
-    return (figures.importance_figure(record), record.note) if record.trials else (None, "")
-
-
-def _contour(history: StudyHistory, index: int) -> tuple[go.Figure | None, str]:
-    record = data.contour(history, index)
-    return (None, "") if record is None else (figures.contour_figure(record), record.note)
-
-
-def _parallel(history: StudyHistory, index: int) -> tuple[go.Figure | None, str]:
-    record = data.parallel(history, index)
-    caption = "One line per trial, most important parameter first. Click a name to hide or show it."
-    if record is None:
-        return None, ""
-    return figures.parallel_figure(record), f"{caption} {record.note}".strip()
+def _of_metric(
+    board: Board, row: StudyRow, chart: Chart, history: StudyHistory, metric: str
+) -> Picture | None:
+    """The chart of another metric; which way is better is not known, so none is the best."""
+    reported = [trial for trial in history.trials if trial.reports]
+    stride = max(1, math.ceil(len(reported) / MAX_METRIC_CURVES))
+    shown = {trial.number for trial in reported[::stride]}
+    best = best_trial(history)
+    shown |= {trial.number for trial in reported if trial.state == "running"} | (
+        {best.number} if best else set()
+    )
+    found = metrics_of(board.database, row, shown)
+    trials = tuple(
+        dataclasses.replace(trial, reports=found[trial.number][metric])
+        for trial in reported
+        if metric in found.get(trial.number, {})
+    )
+    record = chart.record(dataclasses.replace(history, trials=trials), 0)
+    if record is not None:
+        note = "" if stride == 1 else shown_note(len(trials), len(reported), "curves")
+        record = dataclasses.replace(record, axis=metric, note=note)
+    return chart.picture(chart.name, record)
 
 
 @lru_cache(maxsize=4)
-def _slices_of(history: _SameHistory) -> tuple[data.Slice, ...]:
-    return data.slices(history.it)
+def _parts_of(chart: Chart, history: _SameHistory, objective: int) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = chart.record(history.it, objective)
+    return found
 
 
 class _SameHistory:
@@ -294,50 +184,24 @@ class _SameHistory:
         return id(self.it)
 
 
-def _slice(history: StudyHistory, index: int) -> tuple[go.Figure | None, str]:
-    records = _slices_of(_SameHistory(history))
-    if index >= len(records):
-        return None, ""
-    return figures.slice_figure(records[index], legend=False), records[index].note
+def _make_logarithmic(figure: go.Figure) -> None:
+    """Make the value axis logarithmic; its range, if set, is expressed in decades."""
+    low_high = figure.layout.yaxis.range
+    figure.update_yaxes(type="log", range=None)
+    if low_high and low_high[0] > 0:
+        figure.update_yaxes(range=[math.log10(end) for end in low_high])
 
 
-def _timeline(history: StudyHistory) -> tuple[go.Figure | None, str]:
-    record = data.timeline(history)
-    if record is None or not record.bars:
-        return None, ""
-    return figures.timeline_figure(record), record.note
-
-
-def _best(history: StudyHistory, over: Any) -> tuple[go.Figure | None, str]:
-    line = data.best_so_far(history, over)
-    return (
-        (None, "") if line is None else (figures.best_figure([line], over, None, data.step_name(history)), "")
-    )
-
-
-def _logarithmic(figure: go.Figure, wanted: bool) -> go.Figure:
-    """The same figure with a logarithmic value axis; its range, if set, is expressed in decades."""
-    if wanted:
-        low_high = figure.layout.yaxis.range
-        figure.update_yaxes(type="log", range=None)
-        if low_high and low_high[0] > 0:
-            figure.update_yaxes(range=[math.log10(end) for end in low_high])
-    return figure
-
-
-def _result(figure: go.Figure | None, caption: str) -> dict[str, Any]:
-    """The figure without its title and template: the page has headings, and its script sets the theme."""
-    if figure is None:
-        return {"figure": None, "caption": caption, "title": ""}
-    raw = figure.to_plotly_json()
-    title = str(figure.layout.title.text or "")
-    layout = {key: value for key, value in raw["layout"].items() if key not in ("template", "title")}
-    margin = dict(layout.get("margin", {}))
-    margin["t"] = max(16, margin.get("t", 56) - 36)
+def _result(picture: Picture | None, caption: str = "") -> dict[str, Any]:
+    """What the API answers; `figure` is None where there is nothing to see."""
+    if picture is None:
+        return {"figure": None, "caption": caption, "title": "", "size": "full", "min_width": 0}
     return {
-        "figure": {"data": raw["data"], "layout": {**layout, "margin": margin}},
-        "caption": caption,
-        "title": title,
+        "figure": picture.untitled(),
+        "caption": picture.caption,
+        "title": picture.title,
+        "size": picture.size,
+        "min_width": picture.min_width,
     }
 
 
@@ -348,7 +212,7 @@ class _Cache:
         self._kept: OrderedDict[Any, tuple[int, float, float, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any, version: int, make: Callable[[], tuple[go.Figure | None, str]]) -> dict[str, Any]:
+    def get(self, key: Any, version: int, draw: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         with self._lock:
             found = self._kept.get(key)
         now = time.monotonic()
@@ -358,8 +222,7 @@ class _Cache:
                 return chart
             if now - drawn < REST * took:
                 return {**chart, "again": round(drawn + REST * took - now, 2)}
-        figure, caption = make()
-        chart = {"version": version, **_result(figure, caption)}
+        chart = {"version": version, **draw()}
         with self._lock:
             self._kept[key] = (version, time.monotonic(), time.monotonic() - now, chart)
             self._kept.move_to_end(key)
@@ -369,8 +232,3 @@ class _Cache:
 
 
 _cache = _Cache()
-
-
-def shown_params(params: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Parameters as text."""
-    return [(name, text.value(value)) for name, value in params.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from optuna.storages import get_storage
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from hpo.dashboard.guard import path_of
 from hpo.errors import DatabaseError
 from storage.engine import is_unreachable, reason
 
@@ -21,6 +23,12 @@ log = logging.getLogger(__name__)
 
 # It cannot be mounted under a prefix; ours stay clear of these (and /api/v1/ is matched before /api/).
 PREFIXES = ("/dashboard", "/api/", "/csv/", "/artifacts/", "/static/")
+_READING = ("GET", "HEAD")
+_NOTE = re.compile(r"/api/studies/[0-9]+(/[0-9]+)?/note")  # of a study or a trial: all that it may write
+_REFUSED = (
+    "optuna-dashboard shows studies here and keeps notes; it does not delete, rename, create or tell, which "
+    "workers would not hear of. Use the study's page of this dashboard, or the commands of hpo."
+)
 _DROPPED = ("server", "date", "content-length", "connection")
 
 
@@ -28,7 +36,8 @@ class OptunaDashboard:
     """An ASGI application that calls optuna-dashboard (WSGI) in a thread.
 
     It is given a cached storage: given a URL it would read everything anew at each poll. The guard in
-    front lets nobody write but who may act.
+    front lets nobody write but who may act, and then only notes: whatever else it can write goes past the
+    leases and our own tables.
     """
 
     def __init__(self) -> None:
@@ -36,6 +45,9 @@ class OptunaDashboard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if not _allowed(request.method, path_of(request)):
+            await JSONResponse({"error": _REFUSED, "reason": _REFUSED}, 403)(scope, receive, send)
+            return
         database = request.app.state.board.database
         if self._wsgi is None:
             self._wsgi = _application(request.app.state, database)
@@ -47,6 +59,11 @@ class OptunaDashboard:
                 raise DatabaseError(reason(database.url, error)) from error
             raise
         await response(scope, receive, send)
+
+
+def _allowed(method: str, path: str) -> bool:
+    """Named one by one: what a later version adds is refused until it is looked at."""
+    return method in _READING or (method == "PUT" and _NOTE.fullmatch(path) is not None)
 
 
 def _application(state: Any, database: Any) -> Callable[..., Iterable[bytes]]:
@@ -87,18 +104,19 @@ def _call(application: Callable[..., Iterable[bytes]], request: Request, body: b
 
 def _environ(request: Request, body: bytes) -> dict[str, Any]:
     """The request as PEP 3333 describes it; neither cookie nor token is passed on."""
+    host, port = request.scope.get("server") or ("localhost", None)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": request.url.path.encode().decode("latin-1"),
-        "QUERY_STRING": request.url.query,
-        "SERVER_NAME": request.url.hostname or "localhost",
-        "SERVER_PORT": str(request.url.port or 80),
+        "PATH_INFO": path_of(request).encode().decode("latin-1"),
+        "QUERY_STRING": request.scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port or 80),
         "SERVER_PROTOCOL": "HTTP/1.1",
         "CONTENT_LENGTH": str(len(body)),
         "CONTENT_TYPE": request.headers.get("content-type", ""),
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": request.url.scheme,
+        "wsgi.url_scheme": request.scope["scheme"],
         "wsgi.input": io.BytesIO(body),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,

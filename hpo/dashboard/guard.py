@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpo.dashboard.access import SESSION_SECONDS, Access, Role, Session
+from hpo.dashboard.access import SESSION_SECONDS, Access, Role, Session, host_name
 
 MAX_BODY = 256 * 1024  # bytes of a form or a JSON document
-PUBLIC = ("/login", "/health", "/assets/")
+PUBLIC = ("/login", "/health")
+ASSETS = "/assets/"  # public as well
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_FAILURES = 10  # wrong tokens within a minute, from all clients together
 
@@ -78,7 +79,13 @@ class Guard:
 
     async def _judge(self, request: Request) -> tuple[Response | None, bytes | None]:
         """The answer when the request ends here, and its body when that was read."""
-        if not self._access.host_allowed(request.headers.get("host", "")):
+        hosts = request.headers.getlist("host")
+        host = host_name(hosts[0]) if len(hosts) == 1 else None
+        if host is None:
+            return _refuse(
+                request, 400, "The Host header must be there once: a name or address, and a port."
+            ), None
+        if not self._access.host_allowed(host):
             return _refuse(
                 request, 421, "This server does not go by that name. Start it with --allow-host NAME."
             ), None
@@ -91,7 +98,7 @@ class Guard:
             return _refuse(request, 413, f"Too long: at most {MAX_BODY // 1024} KiB."), None
         if not _same_origin(request):
             return _refuse(request, 403, "This request comes from another site."), None
-        if request.url.path == "/login":
+        if path_of(request) == "/login":
             return self._log_in(request, body), body
         if session is None:
             return _refuse(request, 401, "Sign in with the token first."), None
@@ -103,13 +110,21 @@ class Guard:
 
     def _judge_reading(self, request: Request, session: Session | None) -> Response | None:
         token = request.query_params.get("token")
-        if token is not None and request.url.path != "/login":
+        if token is not None and path_of(request) != "/login":
             return self._enter(request, token)
-        if session is not None or request.url.path.startswith(PUBLIC):
+        code = request.query_params.get("code")
+        if (
+            code is not None
+            and request.method == "GET"
+            and not path_of(request).startswith(("/login", "/api/"))
+        ):
+            return self._enter_once(request, code, session)
+        if session is not None or _is_public(path_of(request)):
             return None
-        if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+        if path_of(request).startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
             return _refuse(request, 401, "Send the token: Authorization: Bearer TOKEN.")
-        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        query = request.scope["query_string"].decode("latin-1")
+        wanted = path_of(request) + (f"?{query}" if query else "")
         return RedirectResponse(f"/login?next={quote(wanted, safe='')}", status_code=303)
 
     def _session(self, request: Request) -> Session | None:
@@ -124,9 +139,21 @@ class Guard:
 
     def _enter(self, request: Request, token: str) -> Response:
         """The printed address: open a session and drop the token from the address at once."""
-        rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
-        target = _local(request.url.path) + (f"?{urlencode(rest)}" if rest else "")
-        return self._admit(request, token, target)
+        return self._admit(request, token, _without(request, "token"))
+
+    def _enter_once(self, request: Request, code: str, session: Session | None) -> Response:
+        """The link that opens once; again in the same browser it leads to its page."""
+        target = _without(request, "code")
+        if session is not None and session.role is Role.ACT:
+            return RedirectResponse(target, status_code=303)
+        if self._exhausted():
+            return _refuse(request, 429, "Too many wrong tokens; wait a minute.")
+        if self._access.link.redeem(code):
+            return self._let_in(request, Role.ACT, target)
+        why = "used" if self._access.link.was_good(code) else "wrong"
+        if why == "wrong":
+            self._failures.append(time.monotonic())
+        return RedirectResponse(f"/login?{why}=1&next={quote(target, safe='')}", status_code=303)
 
     def _log_in(self, request: Request, body: bytes) -> Response | None:
         form = parse_qs(body.decode("utf-8", "replace"))
@@ -140,6 +167,9 @@ class Guard:
         if role is None:
             self._failures.append(time.monotonic())
             return RedirectResponse(f"/login?wrong=1&next={quote(target, safe='')}", status_code=303)
+        return self._let_in(request, role, target)
+
+    def _let_in(self, request: Request, role: Role, target: str) -> Response:
         answer = RedirectResponse(target, status_code=303)
         answer.set_cookie(
             self._access.cookie,
@@ -147,7 +177,7 @@ class Guard:
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="lax",
-            secure=request.url.scheme == "https",
+            secure=request.scope["scheme"] == "https",
             path="/",
         )
         return answer
@@ -157,7 +187,7 @@ class Guard:
         return full and time.monotonic() - self._failures[0] < 60
 
     def _proves_intent(self, request: Request, session: Session, body: bytes) -> bool:
-        if request.url.path.startswith(self._foreign) and not request.url.path.startswith("/api/v1/"):
+        if path_of(request).startswith(self._foreign) and not path_of(request).startswith("/api/v1/"):
             # It cannot send our token: its own pages are told by what no other site can fake.
             return request.headers.get("origin") is not None or (
                 request.headers.get("sec-fetch-site") == "same-origin"
@@ -169,10 +199,20 @@ class Guard:
         return self._access.csrf_matches(session, sent)
 
 
+def path_of(request: Request) -> str:
+    """The path that routes are chosen by; an address built from the Host header may have another."""
+    path: str = request.scope["path"]
+    return path
+
+
 def session_of(request: Request) -> Session | None:
     """The session the guard found."""
     found = request.scope.get("hpo.session")
     return found if isinstance(found, Session) else None
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC or path.startswith(ASSETS)
 
 
 def _same_origin(request: Request) -> bool:
@@ -183,6 +223,12 @@ def _same_origin(request: Request) -> bool:
     return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
 
 
+def _without(request: Request, secret: str) -> str:
+    """The address that was asked for, without what opened it."""
+    rest = [(k, v) for k, v in request.query_params.multi_items() if k != secret]
+    return _local(path_of(request)) + (f"?{urlencode(rest)}" if rest else "")
+
+
 def _local(path: str) -> str:
     """A path of this server: never another site's address."""
     parts = urlsplit(path)
@@ -191,7 +237,7 @@ def _local(path: str) -> str:
 
 
 def _refuse(request: Request, status: int, why: str) -> Response:
-    if "application/json" in request.headers.get("accept", "") or request.url.path.startswith("/api/"):
+    if "application/json" in request.headers.get("accept", "") or path_of(request).startswith("/api/"):
         body = json.dumps({"error": why})
         return Response(body, status, media_type="application/json", headers=_challenge(status))
     return PlainTextResponse(why, status, headers=_challenge(status))

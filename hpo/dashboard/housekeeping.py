@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Sequence
 
 from sqlalchemy.engine import Connection
 
 from hpo.dashboard.board import Board
-from storage import leases, workers
-from storage.engine import is_unreachable
+from hpo.worker.neighbours import bury_dead, neighbours
+from storage import workers
+from storage.engine import Database
+from storage.errors import StorageError
+from storage.witness import Witness
+from storage.workers import Neighbour
 
 log = logging.getLogger(__name__)
 
 
 async def keep_house(board: Board) -> None:
-    """Every third of a lease end what has expired; ends when cancelled.
-
-    Only after the database answered for one whole lease: after an outage everybody first gets the
-    chance to renew.
-    """
-    alive_since: float | None = None
+    """Every third of a lease end what has expired, as a worker does; ends when cancelled."""
+    witness = Witness(board.database, board.lease, board.lease / 3)
     while True:
         await asyncio.sleep(board.lease / 3)
-        try:
-            waited = alive_since is not None and time.monotonic() - alive_since > board.lease
-            await asyncio.to_thread(_look, board, waited)
-        except Exception as error:
-            alive_since = None
-            if not is_unreachable(error):
-                log.exception("housekeeping failed")
-        else:
-            alive_since = alive_since or time.monotonic()
+        await asyncio.to_thread(look_after, board.database, witness)
 
 
-def _look(board: Board, may_reap: bool) -> None:
-    def reap(connection: Connection) -> None:
-        leases.reap_expired(connection, board.database.clock)
-        workers.mark_silent(connection, board.database.clock, board.lease)
+def look_after(database: Database, witness: Witness) -> None:
+    """One heartbeat of the dashboard, and what follows from it."""
 
-    if may_reap:
-        board.database.write(reap)
-    else:
-        board.database.read(lambda connection: None)
+    def ask(connection: Connection) -> tuple[Sequence[Neighbour], float | None]:
+        return neighbours(connection), workers.bear_witness(connection, database.clock)
+
+    here = witness.beat(ask)
+    if here is None:
+        return
+    try:
+        bury_dead(database, here)
+    except StorageError as error:
+        log.warning("dead workers of this host keep their trials for now: %s", error)
+    witness.reap()

@@ -79,7 +79,7 @@ def _operation(item: Endpoint) -> dict[str, Any]:
         operation["requestBody"] = {
             "content": {"application/json": {"schema": _BODY}},
             "description": "extend takes trials, seconds, target; enqueue takes point; retry may "
-            "take trial; the others nothing.",
+            "take trial or count; the others nothing.",
         }
     return operation
 
@@ -107,6 +107,11 @@ _BODY: dict[str, Any] = {
             "type": "integer",
             "description": "The one failed trial to retry; default: all.",
             "minimum": 0,
+        },
+        "count": {
+            "type": "integer",
+            "description": "Retry only if so many trials have failed, as a person was told who agreed.",
+            "minimum": 1,
         },
         "point": {
             "description": 'Parameters to try next, as an object or as "lr=0.01 hidden=64".',

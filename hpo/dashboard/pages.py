@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from hpo.dashboard import charts
+from hpo.dashboard import actions, charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
-from hpo.report import data
-from hpo.search.history import StudyHistory
-from hpo.studies import commands, listing, overview
+from hpo.report.records.scores import value_name
+from hpo.report.records.summary import comparison
+from hpo.report.records.training import headline, read_evaluation
+from hpo.report.sections import comparable
+from hpo.search.history import STATES, StudyHistory
+from hpo.studies import commands, listing, overview, reading
 from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
 from hpo.studies.outline import sample
-from hpo.studies.reading import read_artifact, read_evaluation
 from hpo.studies.trials import read_trial
 from hpo.wiring import telling
 from storage.launches import LaunchRow, all_launches
-from storage.records import StudyState
+from storage.records import StudyRow, StudyState
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8
@@ -63,20 +65,22 @@ def study(board: Board, query: Query, name: str) -> Page:
     context = {
         "row": row,
         "card": card,
-        "test": data.headline(data.read_evaluation(note.get("evaluation"), "test"), names[0]),
+        "test": headline(read_evaluation(note.get("evaluation"), "test"), names[0]),
         "table": table,
         "sort": sort,
-        "states": listing.STATES,
+        "states": STATES,
         "chosen": {"sort": sort, "state": state or ""},
-        "sections": charts.study_slots(row),
+        "sections": charts.study_slots(row, _parameters(board, row, table)),
         "best": best,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",
         "worker_command": commands.worker_command(board.database, row),
         "value_names": names,
+        "questions": actions.QUESTIONS,
     }
     parts = {
         "cards": "parts/study_cards.html",
+        "slices": "parts/study_slices.html",
         "bestparams": "parts/study_best.html",
         "trials": "parts/study_trials.html",
     }
@@ -92,7 +96,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
     attempts = attempts_of(board.database, row, number)
     wanted = whole(query, "attempt", attempts[-1]["number"] if attempts else 1)
     log = read_log(board.database, row, number, wanted)
-    evaluation = data.read_evaluation(read_evaluation(board.database, row, number))
+    evaluation = read_evaluation(reading.read_evaluation(board.database, row, number))
     best = _best_line(board, overview.card(board.database, name, curve=False))
     context = {
         "row": row,
@@ -107,7 +111,6 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "evaluation": evaluation,
         "replay": commands.enqueue_command(row, record.params),
         "step": "epoch" if "epochs" in row.spec.get("fixed", {}) else "step",
-        "seconds": _seconds(record),
     }
     parts = {
         "facts": "parts/trial_facts.html",
@@ -154,9 +157,9 @@ def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     context = {
         "names": [history.name for history in histories],
         "known": [card.row.name for card in known.cards],
-        "rows": data.comparison(tuple(histories)),
-        "comparable": len({history.directions for history in histories}) <= 1
-        and all(len(history.directions) == 1 for history in histories),
+        "rows": comparison(tuple(histories)),
+        "comparable": comparable(histories),
+        "slots": charts.comparison_slots(),
     }
     topics = frozenset(study_topic(history.name) for history in histories)
     return Page("compare.html", context, {"table": "parts/compare.html"}, topics)
@@ -207,7 +210,7 @@ def artifact(board: Board, name: str, number: int, file: str) -> bytes:
     Raises:
         NotFoundError: there is none of that name, or it cannot be read here.
     """
-    content = read_artifact(board.database, board.row(name), number, file)
+    content = reading.read_artifact(board.database, board.row(name), number, file)
     if content is None:
         raise NotFoundError(f"trial {number} of {name} left no file {file[:100]!r} that can be read here")
     return content
@@ -220,17 +223,20 @@ def _best_line(board: Board, card: overview.Card) -> Any:
     return read_trial(board.database, card.row, card.progress.best_number)
 
 
+def _parameters(board: Board, row: StudyRow, table: listing.TrialPage) -> int:
+    """How many parameters there are. An objective may suggest what the study file does not declare: its
+    trials tell, all of them once the history is in memory, those in the table before.
+    """
+    known = board.live(row.name).known
+    told = table.parameters if known is None else (name for trial in known.trials for name in trial.params)
+    return len({*row.spec["space"], *told})
+
+
 def _value_names(board: Board, card: overview.Card) -> list[str]:
     """What the values are called: told by a few trials while the history is not in memory."""
     row = card.row
     known = board.live(row.name).known or sample(board.database, row, card.progress.best_number)
-    return [data.value_name(known, index) for index in range(len(row.spec["directions"]))]
-
-
-def _seconds(record: Any) -> float | None:
-    if record.started is None or record.finished is None:
-        return None
-    return float((record.finished - record.started).total_seconds())
+    return [value_name(known, index) for index in range(len(row.spec["directions"]))]
 
 
 def moment(seconds: float) -> datetime:

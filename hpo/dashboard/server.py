@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import socket
+import sys
+import tempfile
+import threading
+import webbrowser
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from urllib.parse import quote
 
 import uvicorn
 
-from hpo.dashboard.access import Access, is_loopback, make_access
+from hpo.dashboard.access import LINK_SECONDS, OneTimeLink, is_loopback, make_access
 from hpo.dashboard.app import build_app, make_board
 from hpo.dashboard.board import Board
 from hpo.errors import UserError
@@ -28,8 +34,11 @@ def serve(
     hosts: Iterable[str] = (),
     lease: float = 15.0,
     study: str | None = None,
+    open_browser: bool = False,
 ) -> None:
     """Serve until interrupted; the address said leads to `study`, or to all of them.
+
+    Without a token the address is a link that opens once; `open_browser` opens such a link here and now.
 
     Raises:
         UserError: another host without a token, a token that is too short, or the port is taken.
@@ -38,7 +47,22 @@ def serve(
     listening = _listen(host, port)
     bound = listening.getsockname()[1]
     access = make_access(host, bound, token, view_token, hosts)
-    say(f"dashboard of {database.shown_url} at {_address(host, bound, access, study, token is None)}")
+    page = _address(host, bound, study)
+
+    def announce(code: str) -> None:
+        say(f"a new link to the dashboard, good for one browser: {page}?code={code}")
+
+    end = "" if study is not None else "; Ctrl-C ends it"
+    if token is not None:  # it is known, and should not end in a log
+        say(f"dashboard of {database.shown_url} at {page}{end}")
+    else:
+        access.link.announce = announce
+        code = access.link.issue()
+        say(f"dashboard: {page}?code={code}")
+        say(f"(it shows {database.shown_url}; the link lets one browser in, once{end})")
+    if open_browser:
+        opening = (say, page, access.link, code if token is None else access.link.issue())
+        threading.Thread(target=_open, args=opening, daemon=True).start()
     with listening:
         Server(make_board(database, access, lease=lease)).run(sockets=[listening])
 
@@ -65,13 +89,29 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _address(host: str, port: int, access: Access, study: str | None, made_up: bool) -> str:
+def _open(say: Callable[[str], None], page: str, link: OneTimeLink, code: str) -> None:
+    """Open the link in this machine's browser.
+
+    Through a file that only its owner reads: other users of the machine can read a browser's arguments.
+    """
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():
+        say("no browser can be opened here; open the link yourself")
+        return
+    with tempfile.TemporaryDirectory(prefix="hpo-", ignore_cleanup_errors=True) as folder:
+        leading = Path(folder) / "dashboard.html"
+        target = html.escape(f"{page}?code={code}")
+        leading.write_text(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={target}">', "utf-8")
+        if webbrowser.open(leading.as_uri()):
+            link.used.wait(LINK_SECONDS)
+        else:
+            say("no browser could be opened; open the link yourself")
+
+
+def _address(host: str, port: int, study: str | None) -> str:
     shown = host if is_loopback(host) else (socket.gethostname() if host in ("0.0.0.0", "::") else host)  # noqa: S104
     shown = f"[{shown}]" if ":" in shown else shown
     page = "" if study is None else f"studies/{quote(study, safe='')}"
-    secret = f"?token={access.token}" if made_up else ""  # one's own is known, and should not end in a log
-    end = "" if study is not None else " (Ctrl-C ends it)"
-    return f"http://{shown}:{port}/{page}{secret}{end}"
+    return f"http://{shown}:{port}/{page}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hpo.search.history import TrialStateName as TrialState
+
 StudyState = Literal["running", "paused", "stopping", "stopped", "finished"]
-TrialState = Literal["complete", "pruned", "failed", "running", "waiting"]
 WorkerState = Literal["active", "draining", "left", "lost", "quarantined"]
 
 
@@ -33,6 +34,7 @@ class Counts(Shape):
     complete: int
     pruned: int
     failed: int = Field(description="Failed or cancelled.")
+    diverged: int = Field(description="The setting made the training's numbers explode.")
     running: int
     waiting: int
 
@@ -109,6 +111,7 @@ class Attempt(Shape):
     resumed_from: int | None
     started: str | None
     ended: str | None
+    seconds: float | None
     peak_memory: float | None = Field(description="Bytes.")
     error: str | None = Field(description="The whole traceback, or what ended it.")
 
@@ -145,6 +148,8 @@ class Chart(Shape):
     figure: dict[str, Any] | None = Field(description="Plotly `data` and `layout`; null: nothing to see yet.")
     caption: str
     title: str
+    size: str = Field(description="Of its place on a page: full, half or third of the width.")
+    min_width: int = Field(description="Pixels it needs; on a smaller screen it scrolls sideways.")
     version: int = Field(description="Rises when the study changes.")
     again: float | None = Field(None, description="Seconds until a newer one may be had.")
 
@@ -155,6 +160,7 @@ class TrialChart(Shape):
     figure: dict[str, Any] | None
     caption: str
     title: str
+    min_width: int
 
 
 class Charts(Shape):
@@ -188,6 +194,7 @@ class AuditShape(Shape):
     duplicates: int
     missing: int
     failed: int
+    diverged: int
     rejected_writes: int
     attempts_per_ticket: dict[str, int]
     checks: list[Check]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from hpo.dashboard import assets, charts
+from hpo.dashboard import assets
 from hpo.dashboard.board import Board
 from hpo.dashboard.render import environment
-from hpo.report import data, figures
+from hpo.report.drawing.theme import encode, templates
+from hpo.report.sections import pictures
 from hpo.search.history import StudyHistory, TrialRecord
 
 QUIET = 3.0  # seconds without a request before something big begins: it would slow down who is looking
@@ -30,10 +31,10 @@ def prepare() -> None:
     for name in environment().list_templates():
         environment().get_template(name)
     assets.load()
-    charts.templates()
+    templates()
     trial = TrialRecord(0, "complete", (0.5,), {}, started=datetime.now(UTC))
     history = StudyHistory("warm", "running", ("maximize",), {}, (trial,))
-    charts.encode(figures.history_figure(data.optimization_history(history)).to_plotly_json())
+    encode(next(pictures(history, "progress")).untitled())
 
 
 def _importances() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpo.errors import HpoError, UserError
+from storage.local_files import LocalFiles
 
 LAUNCHERS = ("local", "ray", "slurm")
 STORAGE_VARIABLE = "HPO_STORAGE"  # where a worker looks for the storage URL
@@ -212,6 +213,25 @@ def new_directory(parent: Path, order: Order, option: str) -> Path:
             f"name another place with --option {option}=DIR"
         ) from error
     return directory
+
+
+def read_beside(file: Path) -> bytes:
+    """What a worker left in its launch's folder; a link or a pipe that a trial put there is not opened.
+
+    Raises:
+        OSError: it is not there, or no regular file.
+    """
+    return LocalFiles(file.parent).read(file.name)
+
+
+def last_lines(file: Path, lines: int) -> str:
+    """The last lines of a worker's output; nothing before it has started."""
+    try:
+        return tail(read_beside(file).decode(errors="replace"), lines)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be shown: {error.strerror}\n"
 
 
 def tail(text: str, lines: int) -> str:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
-from hpo.launch.base import STORAGE_VARIABLE, LaunchedWorker, Order, WorkerLife, new_directory, tail
+from hpo.launch.base import (
+    STORAGE_VARIABLE,
+    LaunchedWorker,
+    Order,
+    WorkerLife,
+    last_lines,
+    new_directory,
+    read_beside,
+)
 from hpo.worker.devices import find_gpus
 from hpo.worker.identity import host_key, is_alive, process_started
 
@@ -55,7 +63,7 @@ class LocalLauncher:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            started.append({"pid": process.pid, "started": process_started(process.pid) or time.time()})
+            started.append({"pid": process.pid, "started": process_started(process.pid) or 0.0})
         return {
             "host": socket.gethostname(),
             "host_key": host_key(),
@@ -104,7 +112,7 @@ def _look(handle: Mapping[str, Any], index: int) -> LaunchedWorker:
     if handle["host_key"] == host_key() and is_alive(worker["pid"], worker["started"]):
         return LaunchedWorker(index, WorkerLife.RUNNING, f"pid {worker['pid']}")
     try:
-        status = int(_exit_file(Path(handle["directory"]), index).read_text())
+        status = int(read_beside(_exit_file(Path(handle["directory"]), index)))
     except (OSError, ValueError):
         if handle["host_key"] != host_key():
             return LaunchedWorker(index, WorkerLife.UNKNOWN, f"on {handle['host']}")
@@ -126,10 +134,7 @@ def _exit_file(directory: Path, index: int) -> Path:
 
 
 def _output(directory: Path, index: int, lines: int) -> str:
-    try:
-        return tail((directory / f"worker-{index}.log").read_text(errors="replace"), lines)
-    except OSError:
-        return ""
+    return last_lines(directory / f"worker-{index}.log", lines)
 
 
 def _new_directory(order: Order) -> Path:

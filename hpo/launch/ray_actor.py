@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import ExitCode
-from hpo.launch.base import tail
+from hpo.launch.base import last_lines
 from hpo.launch.follow import follow_parent
 
 NAMESPACE = "hpo"  # of the actors' names, and of what they leave in the cluster's key-value store
@@ -69,7 +69,7 @@ class WorkerActor:
 
     def logs(self, lines: int) -> str:
         """The last lines of what the worker printed."""
-        return tail(self._output.read_text(errors="replace"), lines)
+        return last_lines(self._output, lines)
 
     def leave(self) -> None:
         """Tell the worker to give its tickets back and leave; the actor follows it."""

@@ -17,7 +17,7 @@ from typing import Any
 import submitit
 
 from hpo.errors import HpoError, NotFoundError, UserError
-from hpo.launch.base import LaunchedWorker, Order, WorkerLife, new_directory, tail
+from hpo.launch.base import LaunchedWorker, Order, WorkerLife, last_lines, new_directory, read_beside
 from hpo.launch.slurm_task import STOPPED, WorkerTask, exit_file
 
 # What is handed on to sbatch as it is.
@@ -208,11 +208,7 @@ def _task(handle: Mapping[str, Any], index: int) -> str:
 
 
 def _output(handle: Mapping[str, Any], index: int, lines: int) -> str:
-    try:
-        file = Path(handle["folder"]) / f"{_task(handle, index)}_0_log.out"
-        return tail(file.read_text(errors="replace"), lines)
-    except OSError:
-        return ""  # it has not started yet
+    return last_lines(Path(handle["folder"]) / f"{_task(handle, index)}_0_log.out", lines)
 
 
 def _queue(handle: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -247,7 +243,7 @@ def _look(
     if life in _GOING:
         return LaunchedWorker(index, life, f"task {task}, {where}" if where else f"task {task}")
     with contextlib.suppress(OSError, ValueError):
-        status = int(exit_file(handle["folder"], index).read_text())
+        status = int(read_beside(exit_file(handle["folder"], index)))
         if status:
             return LaunchedWorker(index, WorkerLife.FAILED, f"exit status {status}, task {task}")
         return LaunchedWorker(index, WorkerLife.ENDED, f"task {task}")

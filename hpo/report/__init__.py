@@ -1,1 +1,1 @@
-"""Reports of studies: ``write_report`` (HTML), ``write_markdown``, ``write_pngs``."""
+"""Reports of studies: `write_report` (HTML), `write_markdown`, `write_pngs`."""

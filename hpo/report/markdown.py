@@ -9,7 +9,10 @@ from pathlib import Path
 
 from hpo.errors import UserError
 from hpo.files import write_whole
-from hpo.report import data, text
+from hpo.report import text
+from hpo.report.records.parameters import importances
+from hpo.report.records.summary import Summary, comparison, summarize, trial_table
+from hpo.report.records.training import evaluations
 from hpo.search.history import StudyHistory
 
 MAX_ROWS = 20  # best trials listed
@@ -43,7 +46,7 @@ def escaped(item: object) -> str:
 
 
 def _study(history: StudyHistory, level: str) -> list[str]:
-    facts = data.summarize(history)
+    facts = summarize(history)
     blocks = [f"{level} {escaped(history.name)}"]
     blocks.append(f"{facts.state} · {escaped(facts.sampler)} sampler · {escaped(facts.pruner)} pruner")
     blocks.append("\n".join(f"- {escaped(sentence)}" for sentence in facts.sentences))
@@ -53,15 +56,12 @@ def _study(history: StudyHistory, level: str) -> list[str]:
             f"{level}# Best parameters (trial {facts.best.number})",
             _table(("parameter", "value"), rows),
         ]
-    for evaluation in (
-        data.read_evaluation(history.winner_evaluation),
-        data.read_evaluation(history.test_evaluation, "test"),
-    ):
+    for evaluation in evaluations(history):
         if evaluation and evaluation.metrics:
             title = "Test set, measured once" if evaluation.split == "test" else "Validation set"
             rows = [(escaped(name), text.number(v)) for name, v in evaluation.metrics.items()]
             blocks += [f"{level}# {title}", _table(("metric", "value"), rows)]
-    weights = data.importances(history)
+    weights = importances(history)
     if weights.entries:
         rows = [(escaped(entry.name), f"{100 * entry.share:.0f} %") for entry in weights.entries]
         blocks += [
@@ -72,8 +72,8 @@ def _study(history: StudyHistory, level: str) -> list[str]:
     return [*blocks, *_best_trials(history, facts, level)]
 
 
-def _best_trials(history: StudyHistory, facts: data.Summary, level: str) -> list[str]:
-    table = data.trial_table(history)
+def _best_trials(history: StudyHistory, facts: Summary, level: str) -> list[str]:
+    table = trial_table(history)
     sign = -1.0 if history.directions[0] == "maximize" else 1.0
     finished = [row for row in table.rows if row.values and row.values[0] is not None]
     finished.sort(key=lambda row: (sign * (row.values[0] or 0.0), row.number))
@@ -116,7 +116,7 @@ def _comparison(histories: Sequence[StudyHistory]) -> str:
             text.duration(row.found_after_seconds),
             text.duration(row.seconds),
         )
-        for row in data.comparison(tuple(histories))
+        for row in comparison(tuple(histories))
     ]
     return _table(heads, rows)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hpo.errors import HpoError, UserError
 from hpo.files import write_whole
+from hpo.report.chart import Picture
 from hpo.report.drawing.theme import Theme, themed
-from hpo.report.sections import Chart, comparison_sections, short_sections, study_sections
+from hpo.report.sections import comparison_sections, short_sections, study_sections
 from hpo.search.history import StudyHistory
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -23,9 +24,9 @@ SECONDS = 90  # for one picture
 def write_pngs(
     histories: Sequence[StudyHistory], directory: str | PathLike[str], *, theme: Theme = "light"
 ) -> tuple[Path, ...]:
-    """Write one PNG per chart of the report into ``directory`` and return their paths.
+    """Write one PNG per chart of the report into `directory` and return their paths.
 
-    Files are named after the charts (``history.png``, ``slice-1.png``, ``compare-seconds.png``).
+    Files are named after the charts (`history.png`, `slice-1.png`, `compare-seconds.png`).
 
     Raises UserError where there is no study, no Chromium or no kaleido, HpoError where the browser or the
     disk refuses.
@@ -45,20 +46,20 @@ def write_pngs(
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise UserError(f"Cannot write pictures into {target}: it is not a directory.")
-    charts = _charts(histories)
+    pictures = _pictures(histories)
     with tempfile.TemporaryDirectory(prefix="hpo-png-") as aside:
         orders = [
             {
-                "fig": themed(chart.figure, theme),
-                "path": Path(aside, f"{chart.id}.png"),
+                "fig": themed(picture.figure, theme),
+                "path": Path(aside, f"{picture.id}.png"),
                 "opts": {
                     "format": "png",
-                    "width": WIDTHS[chart.size],
-                    "height": chart.figure.layout.height,
+                    "width": WIDTHS[picture.size],
+                    "height": picture.figure.layout.height,
                     "scale": 2,
                 },
             }
-            for chart in charts
+            for picture in pictures
         ]
         try:
             failures = kaleido.write_fig_from_object_sync(
@@ -69,8 +70,10 @@ def write_pngs(
         if failures:
             raise HpoError(f"{browser} could not draw {len(failures)} pictures: {_first_line(failures[0])}")
         return tuple(
-            write_whole(target / f"{chart.id}.png", Path(aside, f"{chart.id}.png").read_bytes(), "picture")
-            for chart in charts
+            write_whole(
+                target / f"{picture.id}.png", Path(aside, f"{picture.id}.png").read_bytes(), "picture"
+            )
+            for picture in pictures
         )
 
 
@@ -82,13 +85,13 @@ def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def _charts(histories: Sequence[StudyHistory]) -> list[Chart]:
+def _pictures(histories: Sequence[StudyHistory]) -> list[Picture]:
     if len(histories) == 1:
         sections = study_sections(histories[0])
     else:
         parts = [short_sections(history, f"s{index}-") for index, history in enumerate(histories, start=1)]
         sections = (*comparison_sections(histories), *(section for part in parts for section in part))
-    return [chart for section in sections for chart in section.charts]
+    return [picture for section in sections for picture in section.pictures]
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ MAX_LABEL = 40  # characters of a name that still fit beside an axis
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
-    """A number with ``digits`` significant digits; "–" for None, "not finite" spelt out."""
+    """A number with `digits` significant digits; "–" for None, "not finite" spelt out."""
     if value is None:
         return "–"
     if isinstance(value, int):
@@ -45,9 +45,14 @@ def value(item: Any) -> str:
 
 
 def label(text: object, limit: int = MAX_LABEL) -> str:
-    """One line of at most ``limit`` characters; what was cut away is shown by "…"."""
+    """One line of at most `limit` characters; what was cut away is shown by "…"."""
     line = " ".join(str(text).split()) or "(empty)"
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def joined(*sentences: str) -> str:
+    """Those that say something, one after another."""
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def count(n: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -43,10 +44,17 @@ class CheckpointStore:
             cannot touch a later one's.
         last: how many of its newest checkpoints an attempt keeps.
         resumed: the checkpoint this attempt goes on from, already checked.
+        on_advance: called once, when a later one than `resumed` is saved.
     """
 
     def __init__(
-        self, store: ArtifactStore, trial: str, attempt: int, resumed: Saved | None, last: int = 2
+        self,
+        store: ArtifactStore,
+        trial: str,
+        attempt: int,
+        resumed: Saved | None,
+        last: int = 2,
+        on_advance: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store.with_patience(PATIENCE)
         self._last = last
@@ -54,6 +62,7 @@ class CheckpointStore:
         self._resumed = resumed
         self._kept: list[str] = []
         self._latest: Saved | None = resumed
+        self._on_advance: Callable[[], None] | None = on_advance
 
     @property
     def newest(self) -> Saved | None:
@@ -81,6 +90,9 @@ class CheckpointStore:
             with suppress(ArtifactError):  # left behind; whatever a finished trial left is removed later
                 self._store.remove(old)
         del self._kept[: -self._last]
+        if self._on_advance is not None and (self._resumed is None or step > self._resumed.step):
+            tell, self._on_advance = self._on_advance, None
+            tell()
 
     def load(self) -> dict[str, Any] | None:
         """State of the newest whole checkpoint with its tensors on the CPU; None when there is none."""

@@ -26,6 +26,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.urgency = Urgency.NONE
+        self.signalled = False  # SIGTERM or SIGINT came, perhaps to all that the objective started too
         self._reported_since = False
 
     def raise_to(self, urgency: Urgency) -> None:
@@ -37,7 +38,7 @@ class StopFlag:
         """A new trial begins: a lost lease was the last one's; draining stays."""
         if self.urgency is Urgency.LOST:
             self.urgency = Urgency.NONE
-        self._reported_since = False
+        self._reported_since = self.signalled = False
 
     def between_batches(self) -> None:
         """Raise when the trial must stop in the middle of an epoch."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storage.records import Lease
 
-GAVE_UP = 75  # exit status of a runner that was told to leave while the database was away
+GAVE_UP = 75  # exit status of a runner that had to leave an attempt: its database was away or unusable
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from storage.artifacts import ArtifactStore
 from storage.errors import ArtifactError
+from storage.local_files import LocalFiles
 
 LOG_NAME = "log.txt"
 MIRROR_SECONDS = 5.0  # between two uploads of a log that grows
@@ -26,10 +28,10 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
     A local store's file grows as the attempt goes on; any other gets it every few seconds and when the
     attempt ends. When the log cannot be written, training goes on without one.
     """
-    root = store.local_root
+    key = f"{folder}/{LOG_NAME}"
     with TemporaryDirectory() as scratch:
-        target = (root or Path(scratch)) / folder / LOG_NAME
-        log = _opened(target)
+        here = LocalFiles(Path(scratch))
+        log, mirrored = _opened(store, key, here)
         if log is None:
             yield
             return
@@ -38,7 +40,7 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        mirror = None if root is not None else _Mirror(store, f"{folder}/{LOG_NAME}", target)
+        mirror = _Mirror(store, key, here) if mirrored else None
         try:
             yield
         finally:
@@ -52,10 +54,10 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
 
 
 class _Mirror:
-    """Brings a growing file to the store, so that a running or killed attempt's log can be read too."""
+    """Brings the growing log to the store, so that a running or killed attempt's log can be read too."""
 
-    def __init__(self, store: ArtifactStore, key: str, file: Path) -> None:
-        self._store, self._key, self._file = store, key, file
+    def __init__(self, store: ArtifactStore, key: str, here: LocalFiles) -> None:
+        self._store, self._key, self._here = store, key, here
         self._sent = 0  # bytes
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log mirror", daemon=True)
@@ -76,19 +78,20 @@ class _Mirror:
                 self._send(0.0)
 
     def _send(self, patience: float) -> None:
-        content = self._file.read_bytes()
+        content = self._here.read(LOG_NAME)
         if len(content) != self._sent:
             self._store.put(self._key, content, patience)
             self._sent = len(content)
 
 
-def _opened(target: Path) -> int | None:
+def _opened(store: ArtifactStore, key: str, here: LocalFiles) -> tuple[int | None, bool]:
+    """Where the log is written, and whether that is a scratch file `here` which a mirror must send."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError as error:
+        log = store.open_to_append(key)
+        return (here.open_to_append(LOG_NAME), True) if log is None else (log, False)
+    except (ArtifactError, OSError) as error:
         print(f"no log for this attempt: {error}", file=sys.stderr)
-        return None
+        return None, False
 
 
 def _flush() -> None:
@@ -97,3 +100,12 @@ def _flush() -> None:
             stream.flush()
         except (OSError, ValueError):  # closed by the objective
             continue
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback from the objective on: without our own frame that called it."""
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    if isinstance(error, SystemExit):
+        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
+    return text

@@ -25,11 +25,11 @@ _PR_SET_PDEATHSIG = 1
 class Runner:
     """Listens to its worker in a thread and runs trials in the main thread."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Connection, stop: StopFlag) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[Run | Quit] = queue.SimpleQueue()
-        self._stop = StopFlag()
+        self._stop = stop
         self._database: Any = None
         self._lease: Any = None
         self._leaving = threading.Event()
@@ -43,7 +43,7 @@ class Runner:
         from hpo.wiring import telling
         from storage.attempts import AttemptWriter
         from storage.engine import Patience
-        from storage.errors import DatabaseUnreachableError, UnknownStudyError
+        from storage.errors import DatabaseFaultError, DatabaseUnreachableError, UnknownStudyError
 
         database = self._connect(boot)
         self._database = database
@@ -68,6 +68,9 @@ class Runner:
             except UnknownStudyError as error:
                 self._send(Broken(str(error), ExitCode.NOT_FOUND))
                 return 0
+            except DatabaseFaultError as error:
+                self._send(Broken(str(error), ExitCode.FAILED))
+                return GAVE_UP
             except DatabaseUnreachableError:
                 return GAVE_UP  # nothing more can be written; what was finished is kept on disk
             self._send(Ready())
@@ -116,15 +119,14 @@ class Runner:
 
 def main() -> None:
     """Entry point of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
-    if "SLURM_JOB_ID" in os.environ:  # SIGTERM too: SLURM may send it to every process of a job
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stop = StopFlag()
+    _outlive_signals(stop)
     _die_with_parent()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     pipe = Connection(int(sys.argv[1]))
     try:
-        status = Runner(pipe).main()
+        status = Runner(pipe, stop).main()
     except HpoError as error:
         pipe.send(Broken(str(error), error.exit_code))
         status = 0
@@ -133,6 +135,27 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # threads an objective left behind must not keep the process alive
+
+
+def _outlive_signals(stop: StopFlag) -> None:
+    """SIGINT and SIGTERM are the worker's to heed, and it drains; systemd and SLURM send them to all.
+
+    By a handler, for what is ignored stays ignored in all that an objective starts, which would then survive
+    its own parent's `terminate()`. A fork keeps handlers, so there they are taken back.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(_number: int, _frame: object) -> None:
+        stop.signalled = True
+
+    def take_back() -> None:
+        for number, usual in before.items():
+            if signal.getsignal(number) is handler:
+                signal.signal(number, usual)
+
+    for number in before:
+        signal.signal(number, handler)
+    os.register_at_fork(after_in_child=take_back)
 
 
 def _die_with_parent() -> None:

@@ -11,7 +11,9 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from storage import checkpoints
 from storage.artifacts import ArtifactStore
 from storage.errors import ArtifactError
 from storage.records import TicketState
@@ -25,10 +27,12 @@ FILE = "result.json"
 class Finished:
     """What an attempt would have delivered."""
 
-    state: TicketState  # complete or pruned
+    state: TicketState  # complete, pruned or diverged
     values: tuple[float, ...] | None
     peak_memory: float | None  # bytes
     metrics: Mapping[int, Mapping[str, float]]  # by step: logged, but not written yet
+    code: Mapping[str, Any] | None = None  # fingerprint of what it ran on
+    error: str | None = None  # how a diverged trial said so
 
 
 def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> None:
@@ -61,11 +65,22 @@ def remove(store: ArtifactStore, folder: str, up_to_attempt: int) -> None:
         log.warning("the kept result, delivered now, was not removed: %s", error)
 
 
+def forget_trial(store: ArtifactStore, folder: str, up_to_attempt: int) -> None:
+    """Remove kept results and checkpoints, which other code has left: the next attempt begins anew.
+
+    Raises:
+        ArtifactError: the store is away.
+    """
+    remove(store, folder, up_to_attempt)
+    for key in checkpoints.stored(store, folder):
+        store.remove(key)
+
+
 def _read(content: bytes, directions: int) -> Finished:
     plain = json.loads(content)
     state = TicketState(plain["state"])
     values = None if plain["values"] is None else tuple(float(value) for value in plain["values"])
-    if state not in (TicketState.COMPLETE, TicketState.PRUNED):
+    if state not in (TicketState.COMPLETE, TicketState.PRUNED, TicketState.DIVERGED):
         raise ValueError(f"its state is {state}")
     if state is TicketState.COMPLETE and (values is None or len(values) != directions):
         raise ValueError(f"it has {0 if values is None else len(values)} values, not {directions}")
@@ -76,4 +91,15 @@ def _read(content: bytes, directions: int) -> Finished:
         for step, named in plain["metrics"].items()
     }
     peak = plain["peak_memory"]
-    return Finished(state, values, None if peak is None else float(peak), metrics)
+    code = plain.get("code")
+    if not isinstance(code, dict | None):
+        raise TypeError("its code is no mapping")
+    error = plain.get("error")
+    return Finished(
+        state,
+        values,
+        None if peak is None else float(peak),
+        metrics,
+        code,
+        None if error is None else str(error),
+    )

@@ -6,9 +6,9 @@ import logging
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import CodeDiffersError, HpoError
-from hpo.fingerprint import differences, fingerprint
+from hpo.fingerprint import fingerprint
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
+from hpo.runner.code import CodeGuard
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.messages import Boot, Ended, NoTicket, Reported, Started
 from hpo.runner.output import captured
 from hpo.runner.trial import RunningTrial
-from hpo.runner.values import BadValueError, checked_values
+from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged, told
+from hpo.search.diverged import is_diverged
 from hpo.search.draws import training_seed
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import make_pruner
@@ -39,6 +41,7 @@ from storage.engine import Database
 from storage.errors import (
     ArtifactError,
     ArtifactsAwayError,
+    DatabaseFaultError,
     DatabaseUnreachableError,
     LeaseLostError,
     UnknownStudyError,
@@ -78,8 +81,8 @@ class StudySession:
             study_name=study, storage=writer.storage, pruner=make_pruner(self.spec)
         )
         devices.set_threads(self.spec.threads)
-        self.code = fingerprint(self.objective, Path(boot.code))
-        self.mismatch: list[str] = []
+        here = fingerprint(self.objective, Path(boot.code))
+        self.code = CodeGuard(database, self.row, here, allow=boot.allow_mismatch)
 
     def claim(self, alone: bool | None = None) -> Claim | NothingToClaim:
         """The next ticket, leased to this runner; `alone` as in `tickets.claim_next`."""
@@ -98,7 +101,7 @@ class StudySession:
 
     def run_one(self, stop: StopFlag, send: Send, alone: bool | None = None) -> None:
         """Claim one ticket and run it to its end; says so to the worker through `send`."""
-        self._compare_code()
+        self.code.compare()
         claim = self.claim(alone)
         if isinstance(claim, NothingToClaim):
             if claim.ended and not claim.fault and self.boot.runner == 0:
@@ -118,28 +121,14 @@ class StudySession:
                 self.writer.release(str(error))
                 send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
                 raise HpoError(f"the study's files cannot be used from here: {error}") from error
+            except CodeDiffersError as error:
+                self.writer.release(str(error))
+                send(Ended(claim.lease, AttemptState.RELEASED, error=str(error)))
+                raise
             except LeaseLostError as error:
                 log.warning("%s", error)
                 self.writer.note_rejected()
                 send(Ended(claim.lease, AttemptState.LOST, error=str(error)))
-
-    def _compare_code(self) -> None:
-        """Refuse to add results of other code to the study, once it has a first result to differ from.
-
-        Raises:
-            CodeDiffersError: with the list of differences.
-        """
-        if self.row.code is None:
-            self.row = self.database.read(lambda connection: studies.get(connection, self.row.name))
-        if self.row.code is None or self.mismatch:
-            return
-        self.mismatch = differences(self.code, self.row.code)
-        if self.mismatch and not self.boot.allow_mismatch:
-            raise CodeDiffersError(
-                f"this machine's code is not that of {self.row.name}:\n"
-                + "\n".join(f"  {line}" for line in self.mismatch)
-                + "\nBring the same code here, or use --allow-mismatch, which marks every trial it runs"
-            )
 
     def _attempt(self, claim: Claim, stop: StopFlag, send: Send) -> Ended:
         delivered = self._deliver_kept(claim, send)
@@ -156,12 +145,15 @@ class StudySession:
         running = RunningTrial(
             self.optuna,
             frozen,
+            spec=self.spec,
             config=resolve(self.spec, frozen.params),
             point=claim.point,
             device=self.boot.device,
             seed=seed,
             attempt=attempt,
-            checkpoint=CheckpointStore(self.store, folder, attempt, resumed, self.spec.keep.last),
+            checkpoint=CheckpointStore(
+                self.store, folder, attempt, resumed, self.spec.keep.last, partial(self._advanced, claim)
+            ),
             writer=self.writer,
             store=self.store,
             folder=folder,
@@ -169,8 +161,8 @@ class StudySession:
             stop=stop,
             on_report=lambda at, value: send(Reported(claim.lease, at, value)),
         )
-        if self.mismatch:
-            running.set_user_attr("code_mismatch", self.mismatch)
+        if self.code.marks:
+            running.set_user_attr("code_mismatch", self.code.marks)
         with captured(self.store, f"{folder}/{attempt}"):
             seed_everything(seed)
             devices.reset_peak_memory(self.boot.device)
@@ -187,32 +179,48 @@ class StudySession:
                 return Ended(lease, AttemptState.LOST, error=str(reason))
             self.writer.release("drained")
             return Ended(lease, AttemptState.RELEASED)
+        except NotANumberError as error:
+            return self._diverged(running, claim, str(error))
         except optuna.TrialPruned:
-            last = _last_report(running)
+            if running.is_at_nan:  # which every pruner prunes
+                return self._diverged(running, claim, "the last report is nan: this setting diverged")
+            last = running.last_report
             self._deliver(running, claim, TicketState.PRUNED, last)
             return Ended(lease, AttemptState.PRUNED, last)
         except BadValueError as error:
             return self._failed(running, claim, str(error))
-        except (DatabaseUnreachableError, ArtifactsAwayError):
-            raise  # told to leave while the database is away, or the store stayed away; nobody's fault
+        except (DatabaseUnreachableError, DatabaseFaultError, ArtifactsAwayError):
+            raise  # told to leave while the database is away, or what it needs cannot be used; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-            text = _traceback(error)
+            text = told(error)
             print(text, file=sys.stderr)
+            if stop.signalled:  # a signal to the whole group ends data loaders and the like
+                self.writer.release("a signal ended what the objective had started")
+                return Ended(lease, AttemptState.RELEASED, error=text)
             if self.boot.shared and not claim.alone and devices.out_of_device_memory(error):
                 return self._set_aside(claim, text)
             self.needs_restart = bool(getattr(error, "needs_restart", False))
+            if says_diverged(error) or running.is_at_nan:  # after NaN, an error is but its consequence
+                return self._diverged(running, claim, text)
             return self._failed(running, claim, text)
         self._deliver(running, claim, TicketState.COMPLETE, values)
-        if self.row.code is None:
-            self.database.write(lambda connection: studies.pin_code(connection, self.row.id, self.code))
         return Ended(lease, AttemptState.COMPLETE, values)
 
     def _deliver(
-        self, running: RunningTrial, claim: Claim, state: TicketState, values: tuple[float, ...] | None
+        self,
+        running: RunningTrial,
+        claim: Claim,
+        state: TicketState,
+        values: tuple[float, ...] | None,
+        error: str | None = None,
     ) -> None:
-        """Record the result; kept on disk first when the database is away."""
+        """Record the result; kept on disk first when the database is away.
+
+        Raises:
+            CodeDiffersError: a result of other code came first; this one does not count.
+        """
         peak = devices.peak_memory(self.boot.device)
-        result = results.Finished(state, values, peak, running.take_unsent())
+        result = results.Finished(state, values, peak, running.take_unsent(), self.code.here, error)
         folder = checkpoints.trial_key(self.row.uid, self.row.name, running.number)
         is_kept = False
 
@@ -221,14 +229,29 @@ class StudySession:
             is_kept = True
             results.keep(self.store, folder, claim.lease.attempt, result)
 
-        self.writer.deliver(
+        deliver = partial(
+            self.writer.deliver,
             state,
             values,
             peak,
+            error=error,
             metrics=result.metrics,
             weights=self._weights(state, running.checkpoint.newest),
+            agree=partial(self.code.agree, state, self.code.here),
             when_away=keep,
         )
+        try:
+            deliver()
+        except CodeDiffersError:
+            try:
+                self.code.compare()
+            except CodeDiffersError:
+                results.forget_trial(
+                    self.store, folder, claim.lease.attempt
+                )  # another attempt must not go on from them
+                raise
+            running.set_user_attr("code_mismatch", self.code.marks)
+            deliver()
         if is_kept:
             results.remove(self.store, folder, claim.lease.attempt)
         self._let_go(running._trial_id, running.number)
@@ -242,14 +265,36 @@ class StudySession:
         kept = results.find(self.store, folder, attempt, len(self.row.spec["directions"]))
         if kept is None:
             return None
-        self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
-        send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
-        weights = self._weights(kept.state, self._resumed(claim))
-        self.writer.deliver(kept.state, kept.values, kept.peak_memory, metrics=kept.metrics, weights=weights)
-        results.remove(self.store, folder, attempt)
         assert claim.trial_id is not None
+        self.writer.take_over(self.row.optuna_study_id, claim, None, keep_reports=True)
+        if self.code.marks:
+            self.writer.storage.set_trial_user_attr(claim.trial_id, "code_mismatch", self.code.marks)
+        weights = self._weights(kept.state, self._resumed(claim))
+        agree = partial(self.code.agree, kept.state, kept.code or self.code.here)
+        try:
+            self.writer.deliver(
+                kept.state,
+                kept.values,
+                kept.peak_memory,
+                error=kept.error,
+                metrics=kept.metrics,
+                weights=weights,
+                agree=agree,
+            )
+        except CodeDiffersError as error:
+            log.warning("the result that was kept does not count, the trial begins anew: %s", error)
+            results.forget_trial(self.store, folder, claim.lease.attempt)
+            return None
+        send(Started(self.row.name, claim.lease, claim.trial_number, attempt, None))
+        results.remove(self.store, folder, attempt)
         self._let_go(claim.trial_id, claim.trial_number)
-        return Ended(claim.lease, AttemptState(kept.state.value), kept.values)
+        return Ended(claim.lease, AttemptState(kept.state.value), kept.values, kept.error)
+
+    def _advanced(self, claim: Claim) -> None:
+        """The trial got further than any attempt before, so it is not what made their workers die."""
+        if claim.lost:
+            with suppress(LeaseLostError):  # the next report says so
+                self.writer.checkpoint_advanced()
 
     def _weights(self, state: TicketState, newest: checkpoints.Saved | None) -> tuple[int, KeptFile] | None:
         """What a complete trial that kept no model leaves in its place."""
@@ -274,6 +319,11 @@ class StudySession:
         if self.database.read(lambda connection: tickets.is_over(connection, claim.lease.ticket_id)):
             retention.tidy(self.database, self.store, self.row, running._trial_id, running.number)
         return Ended(claim.lease, AttemptState.FAILED, error=error)
+
+    def _diverged(self, running: RunningTrial, claim: Claim, error: str) -> Ended:
+        """A result like others, which samplers learn from, but that of no value."""
+        self._deliver(running, claim, TicketState.DIVERGED, None, error)
+        return Ended(claim.lease, AttemptState.DIVERGED, error=error)
 
     def _set_aside(self, claim: Claim, error: str) -> Ended:
         """The others on the device may be why its memory ran out: the trial is tried again without them."""
@@ -316,6 +366,8 @@ class StudySession:
         done = [trial.number for trial in seen if trial.state.is_finished()]
         running = [trial.number for trial in seen if not trial.state.is_finished()]
         saw = {"finished": len(done), "newest": max(done, default=None), "running": running}
+        if diverged := sum(is_diverged(trial) for trial in seen):
+            saw["diverged"] = diverged
         return params, saw | ({"prior": len(self.prior)} if self.prior else {})
 
 
@@ -373,12 +425,3 @@ def _last_report(running: RunningTrial) -> tuple[float, ...] | None:
         return None
     last = reports[max(reports)]
     return None if last != last else (last,)
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the objective on: without our own frame that called it."""
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    if isinstance(error, SystemExit):
-        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
-    return text

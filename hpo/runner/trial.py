@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from optuna.trial import FrozenTrial
 
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
+from hpo.search.diverged import for_pruner, for_sampler
+from hpo.spec import StudySpec
 from storage import checkpoints
 from storage.artifacts import ArtifactStore, check_name, digest
 from storage.attempts import AttemptWriter
@@ -34,6 +37,7 @@ class RunningTrial(optuna.Trial):
         study: optuna.Study,
         frozen: FrozenTrial,
         *,
+        spec: StudySpec,
         config: Mapping[str, Any],
         point: Mapping[str, Any],
         device: str,
@@ -48,7 +52,8 @@ class RunningTrial(optuna.Trial):
         on_report: Callable[[int, float], None],
     ) -> None:
         # Optuna's own constructor would read the trial again and call the sampler a second time.
-        self.study = study
+        self.study = self._study = study
+        self._for_sampler, self._for_pruner = for_sampler(study, spec), for_pruner(study)
         self.storage = study._storage
         self._trial_id = frozen._trial_id
         self._cached_frozen_trial = frozen
@@ -103,7 +108,7 @@ class RunningTrial(optuna.Trial):
             Interrupted: the trial must stop.
         """
         self._stop.end_of_epoch()
-        with self._interrupted_when_lost():
+        with self._interrupted_when_lost(), self._seeing(self._for_pruner):
             return bool(super().should_prune())
 
     def check(self) -> None:
@@ -174,6 +179,17 @@ class RunningTrial(optuna.Trial):
         unsent, self._logged, self._for_next = self._logged, {}, {}
         return unsent
 
+    @property
+    def last_report(self) -> tuple[float, ...] | None:
+        """A pruned trial's value is its last report, as in Optuna; None when there is none."""
+        reports = self._cached_frozen_trial.intermediate_values
+        return (reports[max(reports)],) if reports else None
+
+    @property
+    def is_at_nan(self) -> bool:
+        """Whether the last report is NaN."""
+        return self.last_report is not None and math.isnan(*self.last_report)
+
     @contextmanager
     def _interrupted_when_lost(self) -> Iterator[None]:
         """A lost lease reaches the objective as `Interrupted`, which `except Exception` cannot swallow."""
@@ -182,6 +198,15 @@ class RunningTrial(optuna.Trial):
         except LeaseLostError as error:
             self._stop.raise_to(Urgency.LOST)
             raise Interrupted(str(error)) from error
+
+    @contextmanager
+    def _seeing(self, view: optuna.Study) -> Iterator[None]:
+        """Meanwhile Optuna's methods read the study through a view; the objective never does."""
+        own, self.study = self._study, view
+        try:
+            yield
+        finally:
+            self.study = own
 
     def _flush_log(self) -> None:
         for step in sorted(self._logged):
@@ -192,7 +217,7 @@ class RunningTrial(optuna.Trial):
         """A declared parameter's value whatever range is asked for here; others as in Optuna."""
         if name in self._declared:
             return self.config[name]
-        with self._interrupted_when_lost():
+        with self._interrupted_when_lost(), self._seeing(self._for_sampler):
             value = super()._suggest(name, distribution)
         self.config[name] = value
         return value

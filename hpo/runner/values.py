@@ -1,8 +1,14 @@
-"""What an objective returned: the values of its directions, or a sentence that says what is wrong."""
+"""What came of an objective: its values, a sentence that says what is wrong, or that the setting diverged.
+
+NaN is no result that is wrong but one that says something: the setting made the training's numbers explode.
+So does an exception that says so, by `diverged = True` (as `objectives.DivergedError` does; nothing need be
+imported) or by being Python's own FloatingPointError.
+"""
 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +17,16 @@ class BadValueError(Exception):
     """The objective returned something that is not a result."""
 
 
+class NotANumberError(Exception):
+    """The objective returned NaN: the setting diverged."""
+
+
 def checked_values(returned: Any, directions: int) -> tuple[float, ...]:
     """The returned number or numbers as finite floats, one per direction.
 
     Raises:
-        BadValueError: None, text, NaN, infinity, or the wrong number of values.
+        NotANumberError: one of them, at least, is NaN.
+        BadValueError: None, text, infinity, or the wrong number of values.
     """
     many = isinstance(returned, Sequence) and not isinstance(returned, str | bytes)
     values = list(returned) if many else [returned]
@@ -24,21 +35,43 @@ def checked_values(returned: Any, directions: int) -> tuple[float, ...]:
             f"the objective returned {_shown(returned)}; the study has {directions} "
             f"direction{'s' if directions > 1 else ''}, so it must return {_wanted(directions)}"
         )
-    return tuple(_number(value, returned, directions) for value in values)
+    numbers = tuple(_number(value, returned, directions) for value in values)
+    if any(math.isnan(number) for number in numbers):
+        raise NotANumberError(f"the objective returned {_shown(returned)}: this setting diverged")
+    for number in numbers:
+        if math.isinf(number):
+            raise BadValueError(f"the objective returned {number}; a result must be finite")
+    return numbers
+
+
+def says_diverged(error: BaseException) -> bool:
+    """Whether the error, or what it was raised from, says that the training diverged."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, FloatingPointError) or getattr(found, "diverged", False) is True:
+            return True
+        found = found.__cause__
+    return False
+
+
+def told(error: BaseException) -> str:
+    """The traceback from the objective on: without our own frame that called it."""
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    if isinstance(error, SystemExit):
+        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
+    return text
 
 
 def _number(value: Any, returned: Any, directions: int) -> float:
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         raise BadValueError(
             f"the objective returned {_shown(returned)}; it must return {_wanted(directions)}"
         ) from None
-    if not math.isfinite(number):
-        raise BadValueError(f"the objective returned {number}; a result must be finite")
-    return number
 
 
 def _wanted(directions: int) -> str:

@@ -11,13 +11,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.space import distribution
 from hpo.spec import StudySpec
+from storage.optuna_rows import DIVERGED
 
 LEARNING = ("tpe", "gp")  # samplers that take what they are shown; others count generations of their own
 MAX_PRIOR = 1000  # observations; each suggestion costs time with their number
 
 
 def prior_trials(spec: StudySpec, stored: Mapping[str, Any] | None) -> tuple[FrozenTrial, ...]:
-    """The observations stored with a study, oldest first, as complete trials numbered from 0.
+    """The observations stored with a study, oldest first, as trials numbered from 0.
+
+    They are complete, or diverged where they have no values.
 
     Their ids are below -1, so that none is taken for a trial of the study, nor for one that asks
     without being stored.
@@ -29,11 +32,13 @@ def prior_trials(spec: StudySpec, stored: Mapping[str, Any] | None) -> tuple[Fro
     trials = []
     for index, observed in enumerate(found):
         params = observed["params"]
+        values = observed["values"]
         trial = create_trial(
-            state=TrialState.COMPLETE,
+            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
             params=params,
             distributions={name: distributions[name] for name in params},
-            values=observed["values"],
+            values=values,
+            system_attrs={DIVERGED: True} if values is None else None,
         )
         trial.number, trial._trial_id = index, index - len(found) - 1
         trials.append(trial)
@@ -58,7 +63,7 @@ class WithPrior:
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """The prior's trials, then the study's."""
-        wanted = self._prior if states is None or TrialState.COMPLETE in states else ()
+        wanted = [trial for trial in self._prior if states is None or trial.state in states]
         own = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         return [*wanted, *(shifted(trial, self._prior) for trial in own)]
 

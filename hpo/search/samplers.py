@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
+from hpo.search.diverged import for_sampler
 from hpo.search.draws import from_unit, sampler_seed, unit
 from hpo.search.prior import WithPrior, shifted
 from hpo.search.qmc import qmc_point
@@ -44,7 +45,7 @@ def suggest(
             `needs_stored_trial`; it is not changed.
         ticket: Index of the ticket in its study, from 0.
         fixed: A grid cell or an enqueued point, maybe partial: its values are taken as they are.
-        prior: Complete trials of another study that the sampler sees before this one's.
+        prior: Complete and diverged trials of another study that the sampler sees before this one's.
 
     Returns:
         Values by name, parents before children; labels of categorical parameters. Values of
@@ -176,6 +177,7 @@ def _asked(
     if prior:
         study._storage = cast(BaseStorage, WithPrior(study._storage, prior))
         trial = shifted(trial, prior)
+    study = for_sampler(study, spec)
     if not needs_stored_trial(spec):
         study, trial = _unwritten(study, trial)
     sampler.before_trial(study, trial)

@@ -40,6 +40,7 @@ def attempts_of(database: Database, row: StudyRow, trial: int) -> list[dict[str,
                 "resumed_from": found.resumed_from,
                 "started": iso(to_datetime(found.started_at)),
                 "ended": iso(to_datetime(found.ended_at)),
+                "seconds": None if found.ended_at is None else round(found.ended_at - found.started_at, 3),
                 "peak_memory": found.peak_memory,
                 "error": found.error,
             }

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.wiring import telling
+from storage import optuna_tables, outcomes
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.tables import attempt, ticket
 
 _OPEN = (TicketState.QUEUED, TicketState.RUNNING)
-_trials: Any = models.TrialModel.__table__
+_trials = optuna_tables.trials
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Audit:
     tickets: int
     results: int  # complete or pruned
     duplicates: int
-    missing: int  # tickets of an ended study with neither a result nor a recorded failure
+    missing: int  # tickets with neither a result nor a recorded end though all trials are said to be done
+    diverged: int  # the setting made the training's numbers explode
     failed: int  # shown as failed or cancelled, never silently skipped
     rejected_writes: int
     attempts_per_ticket: dict[int, int]  # attempts -> tickets
@@ -83,9 +84,15 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
     from_tickets = {t.trial_id for t in done}
     live = Counter(a.ticket_id for a in attempts if a.state == AttemptState.RUNNING)
     running = {t.id for t in found if t.state == TicketState.RUNNING}
-    ended = row.state is StudyState.FINISHED and row.ended_why == "all trials done"
-    open_trials = sum(t.trial_id is not None and t.state in _OPEN for t in found)
+    all_done = row.state is StudyState.FINISHED and row.ended_why == outcomes.ALL_DONE
+    misfits = sum(
+        (t.state in _OPEN) != (optuna_trials.get(t.trial_id) == TrialState.RUNNING)
+        for t in found
+        if t.trial_id is not None
+    )
+    diverged = sum(t.state == TicketState.DIVERGED for t in found)
     failed = sum(t.state in (TicketState.FAILED, TicketState.CANCELLED) for t in found)
+    missing = len(found) - len(done) - diverged - failed if all_done else 0
     budget = row.budget_trials
     checks = (
         Check(
@@ -106,9 +113,19 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
             f"{len(live)} open, {len(running)} running",
         ),
         Check(
-            "no trial is left open when the study has ended",
-            not row.state.ended or open_trials == 0,
-            f"{open_trials} open" if row.state.ended else f"{row.state}",
+            "no trial is left open but those that run or wait, and they are",
+            misfits == 0,
+            f"{misfits} are one in Optuna's tables and the other in ours",
+        ),
+        Check(
+            "nothing runs in a study that has ended",
+            not (row.state.ended and running),
+            f"{len(running)} running, the study is {row.state}",
+        ),
+        Check(
+            "when all trials are done, every ticket has a result or a recorded failure",
+            missing == 0,
+            f"{missing} tickets wait; `hpo resume {row.name}` has them tried" if missing else "0 missing",
         ),
     )
     return Audit(
@@ -116,7 +133,8 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
         tickets=len(found),
         results=len(done),
         duplicates=twice + doubled_cells,
-        missing=len(found) - len(done) - failed if ended else 0,
+        missing=missing,
+        diverged=diverged,
         failed=failed,
         rejected_writes=sum(t.rejected for t in found),
         attempts_per_ticket=dict(sorted(Counter(t.attempt for t in found).items())),

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.engine import Database
 from storage.tables import artifact, study, ticket, worker
 
-_reports: Any = models.TrialIntermediateValueModel.__table__
-_trials: Any = models.TrialModel.__table__
+_reports = optuna_tables.reports
+_trials = optuna_tables.trials
 
 OVERLAP = 200  # ids looked at again: on PostgreSQL a lower id may be committed after a higher one
 

@@ -12,12 +12,14 @@ from hpo.errors import UserError
 from hpo.search.space import check_point, grid_points
 from hpo.settings import Settings
 from hpo.spec import StudySpec, spec_differences
+from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts, telling
-from storage import studies, tickets
+from storage import outcomes, studies, tickets
+from storage import seconds as seconds_of
 from storage.engine import Database
 from storage.errors import StudyExistsError, UnknownStudyError
-from storage.records import StudyRow
+from storage.records import StudyRow, StudyState
 
 
 def create(
@@ -94,12 +96,14 @@ def find(database: Database, name: str) -> StudyRow | None:
             return None
 
 
-def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> int:
-    """Have a point tried next; returns its ticket's number. The budget stays exact.
+def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tuple[int, str]:
+    """Have a point tried next; returns its ticket's number, and what must be done before, if anything.
+
+    The budget stays exact.
 
     Raises:
         SpecError: the point does not fit the space.
-        UserError: every ticket is taken.
+        UserError: every ticket is taken, or the study has ended for want of budget.
     """
     spec = StudySpec.model_validate(row.spec)
     if spec.sampler.name == "grid":
@@ -107,11 +111,17 @@ def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> int:
     checked = check_point(spec, point)
     with telling():
         number = database.write_once(lambda connection: studies.enqueue(connection, row.id, checked))
+        now = database.read(lambda connection: studies.get(connection, row.name))
+    if number is None and now.ended_why in (outcomes.TARGET_REACHED, outcomes.SECONDS_SPENT):
+        raise UserError(
+            f"{row.name} is {now.state} ({now.ended_why}), so nobody would try it; first {how_to_go_on(now)}"
+        )
     if number is None:
         raise UserError(
             f"every trial of {row.name} is spent or taken; first run `hpo extend {row.name} --trials +1`"
         )
-    return number
+    runs = now.state is StudyState.RUNNING
+    return number, "" if runs else f", once it goes on: it is {now.state}, and {how_to_go_on(now)}"
 
 
 def extend(
@@ -124,7 +134,8 @@ def extend(
 ) -> StudyRow:
     """Give a study `trials` more tickets, or a new budget of seconds or target.
 
-    A study that had ended runs again.
+    A study that had ended runs again, unless a result meets its target or its seconds are spent all the
+    same.
 
     Raises:
         UserError: a grid has no further cells, or nothing is asked.
@@ -132,8 +143,10 @@ def extend(
     if trials <= 0 and seconds is None and target is None:
         raise UserError("say what to extend: --trials +50, --seconds 7200 or --target 0.99")
     spec = StudySpec.model_validate(row.spec)
-    if seconds is not None and not (math.isfinite(seconds) and seconds > row.seconds_used):
-        raise UserError(f"--seconds must be above the {row.seconds_used:.0f} used so far, got {seconds:g}")
+    with telling():
+        used = database.read(lambda connection: seconds_of.used(connection, database.clock, row))
+    if seconds is not None and not (math.isfinite(seconds) and seconds > used):
+        raise UserError(f"--seconds must be above the {used:.0f} used so far, got {seconds:g}")
     if target is not None and not math.isfinite(target):
         raise UserError(f"--target must be a finite number, got {target:g}")
     if target is not None and len(spec.directions) > 1:
@@ -154,12 +167,26 @@ def extend(
     with telling():
         done = database.write_once(
             lambda connection: studies.extend(
-                connection, row.id, points, cells=cells, seconds=seconds, target=target, first=first
+                connection,
+                database.clock,
+                row.id,
+                points,
+                cells=cells,
+                seconds=seconds,
+                target=target,
+                first=first,
             )
         )
         now = database.read(lambda connection: studies.get(connection, row.name))
     # Somebody extended the grid meanwhile: the cells that are left are others now.
     return now if done else extend(database, now, trials=trials, seconds=seconds, target=target)
+
+
+def standing(row: StudyRow) -> str:
+    """What an extension has led to, as a sentence."""
+    total = "no limit of trials" if row.budget_trials is None else f"{row.budget_trials} trials"
+    why = f" ({row.ended_why}); {how_to_go_on(row)}" if row.ended_why else ""
+    return f"{row.name} is {row.state} with {total}{why}"
 
 
 def tickets_left(database: Database, row: StudyRow) -> int:

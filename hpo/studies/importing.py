@@ -25,6 +25,7 @@ from hpo.spec.problems import dotted, listed
 from hpo.studies import creation
 from hpo.studies.sources import Observed, Source
 from storage.engine import Database
+from storage.optuna_rows import DIVERGED
 from storage.records import StudyRow
 
 NO_OBJECTIVE = "no_objective_was_named"  # a module nobody has: such a study can be read, not continued
@@ -122,7 +123,7 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
     """
     values = observed.values
     if values is None and observed.state is TrialState.COMPLETE:
-        raise UserError("it has no value; give it the state failed or pruned")
+        raise UserError("it has no value; give it the state failed, diverged or pruned")
     if observed.state is TrialState.FAIL:
         values = None
     if values is not None and len(values) != len(spec.directions):
@@ -140,6 +141,7 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
         distributions=held,
         intermediate_values=dict(observed.reports),
         user_attrs=dict(observed.user_attrs),
+        system_attrs={DIVERGED: True} if observed.diverged else None,
     )
     trial.datetime_start, trial.datetime_complete = observed.started, observed.ended
     return trial

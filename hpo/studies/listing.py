@@ -7,25 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import json_to_distribution
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.errors import UserError
-from hpo.search.history import TrialStateName
+from hpo.search.history import STATES, TrialStateName
+from hpo.studies.trials import end_column
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import StudyRow, TicketState
 from storage.tables import attempt, ticket, worker
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
+_params = optuna_tables.params
+_reports = optuna_tables.reports
 
 SORTS = ("number", "state", "value", "epochs", "seconds", "attempts")
-STATES: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TrialLine:
     last: float | None  # last reported value
     last_step: int | None
     epochs: int  # reported steps
-    seconds: float | None  # from the first start to the end, or to now
+    seconds: float | None  # time worked: of all attempts together, the running one until now
     attempts: int
     worker: str | None
     device: str | None
@@ -85,13 +84,8 @@ def list_trials(
 
 def state_column() -> Any:
     """A trial's state as people see it: Optuna's RUNNING is ours only while somebody holds the lease."""
-    return sa.case(
-        (_trials.c.state == TrialState.COMPLETE, "complete"),
-        (_trials.c.state == TrialState.PRUNED, "pruned"),
-        (_trials.c.state == TrialState.FAIL, "failed"),
-        (ticket.c.state == TicketState.RUNNING, "running"),
-        else_="waiting",
-    )
+    running = sa.case((ticket.c.state == TicketState.RUNNING, "running"), else_="waiting")
+    return sa.func.coalesce(end_column(), running)
 
 
 def _page(
@@ -147,9 +141,8 @@ def _order(joined: Any, key: str, shown: Any, database: Database) -> tuple[Any, 
         sa.select(
             attempt.c.trial_id,
             sa.func.count().label("attempts"),
-            (
-                sa.func.max(sa.func.coalesce(attempt.c.ended_at, database.clock.now()))
-                - sa.func.min(attempt.c.started_at)
+            sa.func.sum(
+                sa.func.coalesce(attempt.c.ended_at, database.clock.now()) - attempt.c.started_at
             ).label("seconds"),
         )
         .group_by(attempt.c.trial_id)
@@ -179,8 +172,8 @@ def read_lines(
             values[found.trial_id][found.objective] = found.value
     params: dict[int, dict[str, Any]] = {trial_id: {} for trial_id in ids}
     for found in connection.execute(sa.select(_params).where(_params.c.trial_id.in_(ids))):
-        distribution = json_to_distribution(found.distribution_json)
-        params[found.trial_id][found.param_name] = distribution.to_external_repr(found.param_value)
+        value = optuna_tables.external(found.distribution_json)(found.param_value)
+        params[found.trial_id][found.param_name] = value
     reported = _last_reports(connection, ids)
     tries = _attempts(connection, database, ids)
     return tuple(_line(base[i], values[i], params[i], reported.get(i), tries.get(i)) for i in ids)
@@ -188,7 +181,6 @@ def read_lines(
 
 def _line(base: Any, values: list[float | None], params: dict[str, Any], last: Any, tries: Any) -> TrialLine:
     final = tries[-1] if tries else None
-    ended = base.shown in ("complete", "pruned", "failed")
     error = None
     if base.shown != "complete":
         error = next((t.error for t in reversed(tries or ()) if t.error and t.state != "released"), None)
@@ -199,9 +191,7 @@ def _line(base: Any, values: list[float | None], params: dict[str, Any], last: A
         last=None if last is None else last.intermediate_value,
         last_step=None if last is None else last.step,
         epochs=0 if last is None else last.epochs,
-        seconds=None
-        if final is None or (not ended and final.ended_at is not None)
-        else max(0.0, (final.ended_at or final.now) - tries[0].started_at),
+        seconds=sum(max(0.0, (t.ended_at or t.now) - t.started_at) for t in tries) if tries else None,
         attempts=len(tries or ()),
         worker=None if final is None else final.name or final.worker_id,
         device=None if final is None else final.device,

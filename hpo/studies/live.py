@@ -7,7 +7,6 @@ import threading
 from typing import Any, cast
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
 from hpo.search.history import Direction, StudyHistory, TrialRecord
@@ -15,13 +14,13 @@ from hpo.studies.outline import SAMPLED
 from hpo.studies.reading import best_of, read_evaluation
 from hpo.studies.trials import CHUNK, read_metrics, read_records
 from hpo.wiring import telling
-from storage import studies, tickets
+from storage import optuna_tables, studies, tickets
 from storage.clock import to_datetime
 from storage.engine import Database
-from storage.records import StudyRow, StudyState
+from storage.records import StudyRow
 
-_trials: Any = models.TrialModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
+_trials = optuna_tables.trials
+_reports = optuna_tables.reports
 
 OVERLAP = 200  # report ids looked at again: on PostgreSQL a lower id may be committed after a higher one
 
@@ -72,7 +71,7 @@ class LiveStudy:
         if row.uid != self.row.uid:  # deleted, and another one has its name now
             self._records, self._open, self._last_report = {}, set(), 0
             self._sampled, self._history = set(), None
-        counts = tickets.counts(connection, row.id)
+        counts = tickets.counts(connection, row.id).shown_in(row.state)
         touched = self._touched(connection, row)
         found = read_records(connection, row, touched if self._records else None)
         for i in self._sampled & found.keys():
@@ -128,7 +127,7 @@ class LiveStudy:
             spec=row.spec,
             trials=trials,
             created=to_datetime(row.created_at),
-            waiting=0 if row.state is StudyState.FINISHED else counts.waiting,
+            waiting=counts.untried,
             budget_trials=row.budget_trials,
             winner_evaluation=self._winner_evaluation(winner[0]) if winner else None,
             test_evaluation=test if isinstance(test, dict) else None,

@@ -10,21 +10,21 @@ from types import MappingProxyType
 from typing import Any, cast
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.search.history import Direction, StudyHistory, TrialRecord
 from hpo.studies.reading import best_of, read_evaluation
-from hpo.studies.trials import FINAL, read_metrics, read_records
+from hpo.studies.trials import end_column, read_metrics, read_records
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.clock import to_datetime
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import StudyRow
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
+_reports = optuna_tables.reports
 
 SAMPLED = 12  # complete trials that are read whole, to tell what the objective's value is called
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})  # shared: five empty dicts a trial are half the time
@@ -73,18 +73,17 @@ def sample(database: Database, row: StudyRow, best: int | None) -> StudyHistory:
 def _ended(connection: Connection, row: StudyRow) -> dict[int, TrialRecord]:
     """Every trial that ended, by Optuna's id."""
     base = (
-        sa.select(_trials.c.trial_id, _trials.c.number, sa.type_coerce(_trials.c.state, sa.String))
-        .where(_trials.c.study_id == row.optuna_study_id, _trials.c.state.in_(FINAL))
+        sa.select(_trials.c.trial_id, _trials.c.number, end_column())
+        .where(_trials.c.study_id == row.optuna_study_id, end_column().is_not(None))
         .order_by(_trials.c.trial_id)
     )
-    states = {state.name: shown for state, shown in FINAL.items()}
     mine = sa.select(_trials.c.trial_id).where(_trials.c.study_id == row.optuna_study_id)
     values = _read_values(connection, mine.where(_trials.c.state == TrialState.COMPLETE))
     last = _last_reports(connection, mine.where(_trials.c.state == TrialState.PRUNED))
     return {
         trial_id: TrialRecord(
             number=number,
-            state=states[state],
+            state=end,
             values=values.get(trial_id),
             params=_NOTHING,
             distributions=_NOTHING,
@@ -92,7 +91,7 @@ def _ended(connection: Connection, row: StudyRow) -> dict[int, TrialRecord]:
             metrics=_NOTHING,
             user_attrs=_NOTHING,
         )
-        for trial_id, number, state in connection.execute(base).all()
+        for trial_id, number, end in connection.execute(base).all()
     }
 
 
@@ -112,8 +111,7 @@ def _read_values(connection: Connection, ids: Any) -> dict[int, tuple[float, ...
 
 def _last_reports(connection: Connection, ids: Any) -> dict[int, dict[int, float]]:
     """The report at the largest step whose value is finite."""
-    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
-    mine = _reports.c.trial_id.in_(ids) & (_reports.c.intermediate_value_type == finite)
+    mine = _reports.c.trial_id.in_(ids) & (_reports.c.intermediate_value_type == "FINITE")
     newest = (
         sa.select(_reports.c.trial_id, sa.func.max(_reports.c.step).label("step"))
         .where(mine)

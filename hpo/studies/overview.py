@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
 from hpo.errors import UserError
 from hpo.studies.progress import Progress, snapshot
 from hpo.wiring import telling
+from storage import optuna_tables
 from storage.engine import Database
 from storage.records import StudyRow, StudyState, TicketState
 from storage.tables import study, ticket
 
-_values: Any = models.TrialValueModel.__table__
+_values = optuna_tables.values
 
 SORTS = ("created", "name", "state", "done", "running", "failed")
 
@@ -129,16 +129,16 @@ def improvements(connection: Connection, row: StudyRow) -> tuple[tuple[int, floa
 def _names(
     connection: Connection, text: str, state: str | None, key: str, down: bool, page: int, size: int
 ) -> tuple[list[str], int]:
-    def count(*states: TicketState) -> Any:
-        return sa.func.coalesce(sa.func.sum(sa.case((ticket.c.state.in_(states), 1), else_=0)), sa.literal(0))
+    def count(which: Any) -> Any:
+        return sa.func.coalesce(sa.func.sum(sa.case((which, 1), else_=0)), sa.literal(0))
 
     columns = {
         "created": study.c.created_at,
         "name": sa.func.lower(study.c.name),
         "state": study.c.state,
-        "done": count(TicketState.COMPLETE, TicketState.PRUNED, TicketState.FAILED, TicketState.CANCELLED),
-        "running": count(TicketState.RUNNING),
-        "failed": count(TicketState.FAILED, TicketState.CANCELLED),
+        "done": count(ticket.c.state.not_in([TicketState.QUEUED, TicketState.RUNNING])),
+        "running": count(ticket.c.state == TicketState.RUNNING),
+        "failed": count(ticket.c.state.in_([TicketState.FAILED, TicketState.CANCELLED])),
     }
     wanted = []
     if text:

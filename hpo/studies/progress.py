@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
-from storage import studies, tickets
+from storage import optuna_tables, seconds, studies, tickets
 from storage.engine import Database
 from storage.records import Counts, StudyRow, TicketState
 from storage.tables import ticket
 
-_values: Any = models.TrialValueModel.__table__
+_values = optuna_tables.values
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,10 @@ def _snapshot(connection: Connection, database: Database, name: str) -> Progress
             .order_by(order, ticket.c.trial_number)
             .limit(1)
         ).first()
-    seconds = row.seconds_used
-    if row.clock_started_at is not None:
-        seconds += (connection.scalar(sa.select(database.clock.now())) or 0.0) - row.clock_started_at
     return Progress(
         row=row,
-        counts=tickets.counts(connection, row.id),
+        counts=tickets.counts(connection, row.id).shown_in(row.state),
         best_number=None if best is None else best.trial_number,
         best_value=None if best is None else best.value,
-        seconds=seconds,
+        seconds=seconds.used(connection, database.clock, row),
     )

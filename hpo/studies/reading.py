@@ -12,14 +12,13 @@ from sqlalchemy.engine import Connection
 
 from hpo.errors import HpoError, NotFoundError
 from hpo.search.history import Direction, StudyHistory, TrialRecord
-from hpo.spec.problems import nearest
 from hpo.studies.trials import read_metrics, read_records
 from hpo.wiring import open_artifacts, telling
 from storage import studies, tickets
 from storage.clock import to_datetime
 from storage.engine import Database
 from storage.errors import ArtifactError, ArtifactsAwayError, UnknownStudyError
-from storage.records import Counts, StudyRow, StudyState
+from storage.records import Counts, StudyRow
 from storage.tables import artifact, attempt
 
 
@@ -33,6 +32,8 @@ def get_study(database: Database, name: str) -> StudyRow:
         try:
             return database.read(lambda connection: studies.get(connection, name))
         except UnknownStudyError as error:
+            from hpo.spec.problems import nearest  # the spec's models cost more than the query
+
             names = [row.name for row in list_studies(database)]
             raise NotFoundError(f"{error}{nearest(name, names)}") from error
 
@@ -44,16 +45,14 @@ def list_studies(database: Database) -> list[StudyRow]:
 
 
 def counts(database: Database, row: StudyRow) -> Counts:
-    """Tickets of a study by state; what an ended study left unspent waits for nobody."""
+    """Tickets of a study by state; what a finished study left untried waits for nobody."""
     with telling():
         found = database.read(lambda connection: tickets.counts(connection, row.id))
-    if row.state is StudyState.FINISHED:
-        return Counts(found.complete, found.pruned, found.failed, found.running, 0, found.cancelled)
-    return found
+    return found.shown_in(row.state)
 
 
-def history(database: Database, name: str) -> StudyHistory:
-    """A study and all its trials.
+def history(database: Database, name: str, *, evaluated: bool = True) -> StudyHistory:
+    """A study and all its trials; `evaluated`: with the winner's evaluation, for which the store is opened.
 
     Raises:
         NotFoundError: there is none of that name.
@@ -64,7 +63,9 @@ def history(database: Database, name: str) -> StudyHistory:
     trials = tuple(sorted(records, key=lambda record: record.number))
     found = counts(database, row)
     winner = best_of(trials, row.spec["directions"])
-    evaluation = read_evaluation(database, row, winner[0].number) if len(winner) == 1 else None
+    evaluation = None
+    if evaluated and len(winner) == 1:
+        evaluation = read_evaluation(database, row, winner[0].number)
     return StudyHistory(
         name=row.name,
         state=row.state.value,
@@ -72,7 +73,7 @@ def history(database: Database, name: str) -> StudyHistory:
         spec=row.spec,
         trials=trials,
         created=to_datetime(row.created_at),
-        waiting=found.waiting,
+        waiting=found.untried,
         budget_trials=row.budget_trials,
         winner_evaluation=evaluation,
         test_evaluation=_still_of(winner, row.test_evaluation),

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from hpo.errors import UserError
+from hpo.search.diverged import is_diverged
 from hpo.search.history import Direction
 from hpo.spec import CategoricalParameter, StudySpec
 from hpo.spec.problems import listed, nearest
@@ -30,6 +31,7 @@ _STATES = {
     "pruned": TrialState.PRUNED,
     "fail": TrialState.FAIL,
     "failed": TrialState.FAIL,
+    "diverged": TrialState.FAIL,
     "running": TrialState.RUNNING,
     "waiting": TrialState.WAITING,
 }
@@ -53,6 +55,7 @@ class Observed:
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
     started: datetime | None = None  # naive UTC, as Optuna has it
     ended: datetime | None = None
+    diverged: bool = False  # it failed because its setting diverged
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def read_optuna(place: str, study: str | None) -> Source:
             user_attrs=trial.user_attrs,
             started=trial.datetime_start,
             ended=trial.datetime_complete,
+            diverged=is_diverged(trial),
         )
         for trial in storage.get_all_trials(found[study]._study_id, deepcopy=False)
     ]
@@ -201,7 +205,8 @@ def _row(path: Path, columns: _Columns, cells: list[str], line: int, spec: Study
     if word and word not in _STATES:
         raise UserError(f"{path}, {where}: state must be {listed(_STATES)}, got {word}")
     params = dict(_params(columns, cells, spec))
-    return Observed(where, _STATES[word or "complete"], params, _numbers(path, where, texts))
+    values = _numbers(path, where, texts)
+    return Observed(where, _STATES[word or "complete"], params, values, diverged=word == "diverged")
 
 
 def _params(columns: _Columns, cells: list[str], spec: StudySpec) -> Iterator[tuple[str, Any]]:

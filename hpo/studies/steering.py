@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpo.errors import HpoError, UserError
 from hpo.wiring import open_artifacts, telling
-from storage import checkpoints, studies
+from storage import checkpoints, outcomes, studies
 from storage.engine import Database
 from storage.errors import ArtifactError
 from storage.records import StudyRow, StudyState
@@ -26,11 +26,12 @@ def resume(database: Database, row: StudyRow) -> StudyState:
     Raises:
         UserError: the study's budget is spent.
     """
-    if row.state is StudyState.FINISHED:
-        raise UserError(
-            f"{row.name} is finished ({row.ended_why}); give it more with `hpo extend {row.name} --trials +N`"
-        )
-    return _set(database, row, StudyState.RUNNING)
+    state = _set(database, row, StudyState.RUNNING)
+    if state is StudyState.FINISHED:
+        with telling():
+            now = database.read(lambda connection: studies.get(connection, row.name))
+        raise UserError(f"{row.name} is finished ({now.ended_why}); {how_to_go_on(now)}")
+    return state
 
 
 def stop(database: Database, row: StudyRow) -> StudyState:
@@ -46,35 +47,41 @@ def stop(database: Database, row: StudyRow) -> StudyState:
 def cancel(database: Database, row: StudyRow) -> int:
     """End at once; returns how many running trials were ended. Their workers stop at the next heartbeat.
 
+    Trials that wait for another attempt end too, also those of a study that has been stopped.
+
     Raises:
-        UserError: the study has ended.
+        UserError: the study has ended, and no trial waits.
     """
-    _demand_going(row, "cancel")
-    _set(database, row, StudyState.STOPPING)
     with telling():
-        return database.write_once(
-            lambda connection: studies.cancel_running(connection, database.clock, row.id)
+        running, waiting = database.write_once(
+            lambda connection: studies.cancel(connection, database.clock, row.id)
         )
+    if not waiting:
+        _demand_going(row, "cancel")
+    return running
 
 
 def retry_failed(database: Database, row: StudyRow) -> int:
-    """Queue every failed trial again, as a new trial of the same ticket; returns how many."""
+    """Queue every failed trial again, as a new trial of the same ticket; returns how many.
+
+    Diverged ones stay as they are: their settings would diverge again.
+    """
     with telling():
         return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
 
 
 def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
-    """Queue one failed trial again, as a new trial of the same ticket.
+    """Queue one failed or diverged trial again, as a new trial of the same ticket.
 
     Raises:
-        UserError: it has not failed, or waits again already.
+        UserError: it has neither failed nor diverged, or waits again already.
     """
     with telling():
         count = database.write_once(lambda connection: studies.retry_failed(connection, row.id, trial))
     if not count:
         raise UserError(
-            f"{row.name}/{trial} cannot be retried: it has not failed, or another trial repeats it already; "
-            f"`hpo trials {row.name}` lists them"
+            f"{row.name}/{trial} cannot be retried: it has neither failed nor diverged, or another trial "
+            f"repeats it already; `hpo trials {row.name}` lists them"
         )
 
 
@@ -94,6 +101,17 @@ def delete(database: Database, row: StudyRow) -> None:
             f"{row.name} is deleted, but its files are still there: {error}. "
             f"Remove {row.artifacts}/{folder} by hand"
         ) from error
+
+
+def how_to_go_on(row: StudyRow) -> str:
+    """What lets a study go on that does not run."""
+    if row.state is not StudyState.FINISHED and row.ended_why not in outcomes.BY_BUDGET:
+        return f"`hpo resume {row.name}` lets it go on"
+    if row.ended_why == outcomes.TARGET_REACHED:
+        return f"`hpo extend {row.name} --target VALUE` sets it a further one"
+    if row.ended_why == outcomes.SECONDS_SPENT:
+        return f"`hpo extend {row.name} --seconds N` gives it more, in all"
+    return f"`hpo extend {row.name} --trials +N` gives it more"
 
 
 def _demand_going(row: StudyRow, verb: str) -> None:

@@ -33,19 +33,25 @@ def study_json(row: StudyRow, found: Counts, history: StudyHistory) -> dict[str,
             "seconds": row.budget_seconds,
             "target": row.budget_target,
         },
-        "trials": {
-            "complete": found.complete,
-            "pruned": found.pruned,
-            "failed": found.failed + found.cancelled,
-            "running": found.running,
-            "waiting": found.waiting,
-        },
+        "trials": counts_json(found),
         "best": short if several else (short[0] if short else None),
         "test": None if evaluation is None else evaluation.get("metrics"),
         "seconds_used": round(row.seconds_used, 3),
         "created": iso(history.created),
         "artifacts": row.artifacts,
         "digest": row.digest,
+    }
+
+
+def counts_json(found: Counts) -> dict[str, int]:
+    """Trials by the states people see."""
+    return {
+        "complete": found.complete,
+        "pruned": found.pruned,
+        "failed": found.failed + found.cancelled,
+        "diverged": found.diverged,
+        "running": found.running,
+        "waiting": found.waiting,
     }
 
 
@@ -68,7 +74,7 @@ def trial_json(trial: TrialRecord) -> dict[str, Any]:
         "device": trial.device,
         "started": iso(trial.started),
         "finished": iso(trial.finished),
-        "seconds": seconds(trial),
+        "seconds": None if trial.seconds is None else round(trial.seconds, 3),
         "reports": [{"step": step, "value": finite(value)} for step, value in trial.reports.items()],
         "metrics": {
             name: [{"step": step, "value": finite(value)} for step, value in series.items()]
@@ -100,7 +106,7 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
             "device": trial.device,
             "started": trial.started,
             "finished": trial.finished,
-            "seconds": seconds(trial),
+            "seconds": None if trial.seconds is None else round(trial.seconds, 3),
             "epochs": len(trial.reports),
             "last_report": list(trial.reports.values())[-1] if trial.reports else None,
             "error": trial.error,
@@ -112,13 +118,6 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
 def _cell(value: Any) -> Any:
     """What fits into one cell: a list or a mapping becomes its JSON."""
     return json.dumps(finite(value)) if isinstance(value, list | dict) else value
-
-
-def seconds(trial: TrialRecord) -> float | None:
-    """Wall seconds from the first attempt's start to the end."""
-    if trial.started is None or trial.finished is None:
-        return None
-    return round((trial.finished - trial.started).total_seconds(), 3)
 
 
 def iso(time: datetime | None) -> str | None:

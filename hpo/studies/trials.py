@@ -7,39 +7,42 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from hpo.search.history import TrialRecord, TrialStateName
+from hpo.search.history import ENDED, AttemptSpan, TrialRecord, TrialStateName
 from hpo.wiring import telling
+from storage import optuna_rows, optuna_tables
 from storage.clock import to_datetime
 from storage.engine import Database
+from storage.optuna_tables import TrialState
 from storage.records import StudyRow, TicketState
 from storage.tables import attempt, metric, ticket, worker
 
-_trials: Any = models.TrialModel.__table__
-_values: Any = models.TrialValueModel.__table__
-_params: Any = models.TrialParamModel.__table__
-_reports: Any = models.TrialIntermediateValueModel.__table__
-_attributes: Any = models.TrialUserAttributeModel.__table__
+_trials = optuna_tables.trials
+_values = optuna_tables.values
+_params = optuna_tables.params
+_reports = optuna_tables.reports
+_attributes = optuna_tables.user_attributes
 
 CHUNK = 500  # ids in one IN (...)
-FINAL: dict[TrialState, TrialStateName] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 _NOT_FINITE = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
 _VALUE_KIND = sa.type_coerce(_values.c.value_type, sa.String)  # as text: an Enum for each of 200,000 rows
 _REPORT_KIND = sa.type_coerce(_reports.c.intermediate_value_type, sa.String)  # takes longer than the query
 
 Mine = Callable[[Any], Any]  # a column of trial ids -> the condition that picks the trials
+
+
+def end_column() -> sa.Case[Any]:
+    """How one of Optuna's trials ended, as people see it; NULL when it has not."""
+    return sa.case(
+        (_trials.c.state == TrialState.COMPLETE, "complete"),
+        (_trials.c.state == TrialState.PRUNED, "pruned"),
+        (optuna_rows.diverged(), "diverged"),
+        (_trials.c.state == TrialState.FAIL, "failed"),
+    )
 
 
 def read_records(
@@ -143,25 +146,26 @@ def _read(connection: Connection, mine: Mine, workers: dict[str, str]) -> dict[i
             sa.select(ticket.c.trial_id).where(mine(ticket.c.trial_id), ticket.c.state == TicketState.RUNNING)
         )
     )
-    base = sa.select(_trials.c.trial_id, _trials.c.number, _trials.c.state)
+    base = sa.select(_trials.c.trial_id, _trials.c.number, end_column())
     base = base.where(mine(_trials.c.trial_id)).order_by(_trials.c.trial_id)
     records = {}
-    for trial_id, number, state in connection.execute(base).all():
-        shown = FINAL.get(state) or ("running" if trial_id in held else "waiting")
+    for trial_id, number, end in connection.execute(base).all():
+        shown: TrialStateName = end or ("running" if trial_id in held else "waiting")
         attempts = tries.get(trial_id, [])
         last = attempts[-1] if attempts else None
         name = None if last is None else workers.get(last.worker_id, last.worker_id)
-        ended = shown in ("complete", "pruned", "failed")
+        ended = shown in ENDED
         several = values.get(trial_id, {})
         records[trial_id] = TrialRecord(
             number=number,
             state=shown,
             values=tuple(several[i] for i in sorted(several)) if shown == "complete" and several else None,
             params=params.get(trial_id, {}),
-            distributions=distributions.get(trial_id, {}),
+            distributions=optuna_tables.Distributions(distributions.get(trial_id, {})),
             reports=reports.get(trial_id, {}),
             user_attrs=attributes.get(trial_id, {}),
             attempts=len(attempts),
+            spans=tuple(_span(found, workers) for found in attempts),
             ticket=number if last is None else last.ticket,
             worker=name,
             runner=None if last is None else f"{name}/{last.runner}",
@@ -183,17 +187,17 @@ def _read_values(connection: Connection, mine: Mine) -> dict[int, dict[int, floa
 
 def _read_params(
     connection: Connection, mine: Mine
-) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, BaseDistribution]]]:
+) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, str]]]:
     params: dict[int, dict[str, Any]] = defaultdict(dict)
-    distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+    distributions: dict[int, dict[str, str]] = defaultdict(dict)
+    texts: dict[str, str] = {}  # each once, however many trials have it
     query = sa.select(
         _params.c.trial_id, _params.c.param_name, _params.c.param_value, _params.c.distribution_json
     )
     query = query.where(mine(_params.c.trial_id)).order_by(_params.c.param_id)
     for trial_id, name, stored, text in _tuples(connection, query):
-        distribution = _distribution(text)
-        distributions[trial_id][name] = distribution
-        params[trial_id][name] = distribution.to_external_repr(stored)
+        distributions[trial_id][name] = texts.setdefault(text, text)
+        params[trial_id][name] = optuna_tables.external(text)(stored)
     return params, distributions
 
 
@@ -225,17 +229,19 @@ def _tuples(connection: Connection, query: sa.Select[Any]) -> list[Any]:
     return [] if cursor is None else list(cursor.fetchall())
 
 
+def _span(found: Any, workers: dict[str, str]) -> AttemptSpan:
+    lane = f"{workers.get(found.worker_id, found.worker_id)}/{found.runner}"
+    started = to_datetime(found.started_at)
+    assert started is not None
+    return AttemptSpan(found.number, found.state, lane, started, to_datetime(found.ended_at))
+
+
 def _last_error(attempts: list[Any]) -> str | None:
     """Last line of what ended the last attempt that was not given back."""
     for found in reversed(attempts):
         if found.error and found.state != "released":
             return str(found.error).strip().splitlines()[-1][:500]
     return None
-
-
-@lru_cache(maxsize=4096)
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
 
 
 def _among(chunk: list[int]) -> Mine:

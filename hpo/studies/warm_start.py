@@ -25,15 +25,17 @@ class WarmStart:
     """What a new study takes from another."""
 
     points: tuple[Mapping[str, Any], ...]  # to try first, best first
-    prior: Mapping[str, Any] | None  # {"study": name, "trials": [{"params", "values"}]}, oldest first
+    prior: (
+        Mapping[str, Any] | None
+    )  # {"study": name, "trials": [{"params", "values" (None: diverged)}]}, oldest first
     notes: tuple[str, ...]  # sentences for the person: what was taken, what was left out and why
 
 
 def warm_start(database: Database, spec: StudySpec, other: str, top: int) -> WarmStart:
-    """The `top` best points of the study `other` that fit the new space, and its complete trials.
+    """The `top` best points of the study `other` that fit the new space, and its trials.
 
-    The trials go to the sampler alone, and only where both spaces and directions agree: they are no
-    trials of the new study, which neither its budget nor its best counts.
+    The complete and the diverged ones go to the sampler alone, and only where both spaces and directions
+    agree: they are no trials of the new study, which neither its budget nor its best counts.
 
     Raises:
         UserError: the new study is a grid, which visits every cell anyway, or `top` is below 0.
@@ -105,7 +107,7 @@ def _fitting(spec: StudySpec, params: Mapping[str, Any], left_out: Counter[str])
 def _prior(
     spec: StudySpec, theirs: StudySpec, history: StudyHistory
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
-    done = [trial for trial in history.trials if trial.state == "complete" and trial.values]
+    done = [t for t in history.trials if (t.state == "complete" and t.values) or t.state == "diverged"]
     why = _why_not(spec, theirs, history, done)
     if why is not None:
         return None, [f"its history is not given to the sampler: {why}"]
@@ -119,7 +121,10 @@ def _prior(
     if changed:
         notes.append(f"their values come from other fixed values: {', '.join(sorted(changed))}")
     stored = [
-        {"params": {n: v for n, v in t.params.items() if n in spec.space}, "values": list(t.values or ())}
+        {
+            "params": {n: v for n, v in t.params.items() if n in spec.space},
+            "values": t.values and list(t.values),
+        }
         for t in taken
     ]
     return {"study": history.name, "trials": stored}, notes
@@ -137,7 +142,7 @@ def _why_not(
     if differing := _differing(spec, theirs):
         return "the spaces differ: " + "; ".join(differing)
     if not done:
-        return f"{history.name} has no complete trial"
+        return f"{history.name} has no complete or diverged trial"
     return None
 
 

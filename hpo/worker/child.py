@@ -9,19 +9,19 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from hpo.runner.messages import Boot, Quit, Started, ToRunner
+from hpo.runner.messages import Abandon, Boot, Quit, Started, ToRunner
 from hpo.worker.devices import Share
+from hpo.worker.identity import process_started
+from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
 from hpo.worker.turns import Assignment
+from storage.records import Lease
 
-# Where `hpo` is imported from. A runner finds it here and never in the working directory (-P), where a
-# user's own hpo.py or storage.py may lie.
-_ROOT = Path(__file__).resolve().parents[2]
-KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL of a hung or cancelled runner
+KILL_AFTER = 5.0  # seconds in which a runner notices that its lease is lost
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -33,6 +33,8 @@ class Child:
     share: Share
     assignment: Assignment
     process: subprocess.Popen[bytes]
+    process_key: tuple[int, float]  # its pid and when it started
+    mark: str  # in its environment, and so in that of whatever it starts
     pipe: Connection
     pidfd: int | None
     idle: bool = False
@@ -46,23 +48,22 @@ class Child:
     last_step: int | None = None
     last_value: float | None = None
     why_killed: str | None = None  # set when the worker itself ends it
-    term_sent: float | None = None
+    abandoned: float | None = None  # when it was told that its lease is lost; monotonic
     born: float = field(default_factory=time.monotonic)
 
     @classmethod
     def spawn(cls, index: int, share: Share, boot: Boot, assignment: Assignment) -> Child:
         """Start a runner for a study. Spawned, never forked: CUDA and thread pools do not survive a fork."""
         ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
+        environment = importing_hpo()
         for name in _THREAD_VARIABLES:
             environment[name] = str(assignment.spec.threads)
         if share.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = share.visible
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
+        mark = f"{boot.worker_id}/{uuid.uuid4().hex}"
+        environment[MARK] = mark
         environment.pop("HPO_STORAGE", None)  # goes through the pipe
-        if _ROOT.name not in ("site-packages", "dist-packages"):
-            others = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, "-P", "-m", "hpo.runner.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -79,7 +80,8 @@ class Child:
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(process.pid)
-        return cls(index, share, assignment, process, pipe, pidfd)
+        key = (process.pid, process_started(process.pid) or 0.0)
+        return cls(index, share, assignment, process, key, mark, pipe, pidfd)
 
     @property
     def busy(self) -> bool:
@@ -123,24 +125,25 @@ class Child:
         self.idle, self.dismissed = False, True
         self.tell(Quit())
 
-    def terminate(self) -> None:
-        """SIGTERM to the runner and whatever it started."""
-        self.term_sent = time.monotonic()
-        self._signal(signal.SIGTERM)
+    def abandon(self, lease: Lease) -> None:
+        """Tell it that its lease is lost; it has until KILL_AFTER to notice."""
+        self.tell(Abandon(lease))
+        self.abandoned = time.monotonic()
 
     def kill(self) -> None:
-        """SIGKILL to the runner and whatever it started."""
-        self._signal(signal.SIGKILL)
+        """SIGKILL to the runner and its process group; a runner outlives SIGTERM."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def end_if_hung(self) -> None:
         """End a trial that takes longer, or has not reported for longer, than its study allows."""
         now = time.monotonic()
         total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
         if self.current is None:
-            self.term_sent = None
+            self.abandoned = None
             return
-        if self.term_sent is not None:
-            if now - self.term_sent > KILL_AFTER:
+        if self.abandoned is not None:
+            if now - self.abandoned > KILL_AFTER:
                 self.kill()
             return
         if total is not None and now - self.current_since > total:
@@ -148,12 +151,14 @@ class Child:
         elif quiet is not None and now - self.last_progress > quiet:
             self.why_killed = f"no report for longer than report_timeout ({quiet:g} s)"
         if self.why_killed is not None:
-            self.terminate()
+            self.kill()
 
     def close(self) -> None:
         """Forget a runner that has ended."""
         self.process.wait()
-        self._signal(signal.SIGKILL)  # data loaders it left behind share its process group
+        self.kill()  # data loaders it left behind share its process group
+        if self.process.returncode != 0:  # what it did not end itself, wherever it put it
+            end_leftovers(self.mark)
         self.pipe.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
@@ -174,10 +179,6 @@ class Child:
                 return "its runner was killed by SIGKILL (by hand, or out of memory)", False
             return f"its runner died by {name}", not innocent
         return f"its runner's process exited with status {status} during the trial", True
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
 
 
 def _has_descriptor(stream: Any) -> bool:

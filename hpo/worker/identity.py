@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+_PROC = Path("/proc/self/stat").exists()  # Linux
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -29,17 +31,26 @@ def identify(worker_id: str, name: str | None = None) -> Identity:
 
 
 def host_key() -> str:
-    """Equal for two processes exactly when one can look up the other's pid: same boot, same pid namespace."""
+    """Equal for two processes exactly when one can look up the other by pid and start: same boot, same
+    namespaces of pids and of time (which shifts the start ticks).
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = str(Path("/proc/self/ns/pid").readlink())
+        namespaces = "/".join(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in _namespaces())
     except OSError:  # not Linux
-        boot, namespace = f"{socket.gethostname()}-{psutil.boot_time():.0f}", ""
-    return f"{boot} {namespace}".strip()
+        return f"{socket.gethostname()}-{psutil.boot_time():.0f}"
+    return f"{boot}/{namespaces}"
 
 
 def process_started(pid: int) -> float | None:
-    """When the process of this pid started (seconds since the epoch); None when there is none."""
+    """When the process of this pid started; None when there is none. Only good to be compared for equality.
+
+    In ticks of the kernel since boot: a time of day would move with every step of the wall clock, so that
+    processes of one host would take each other for dead.
+    """
+    if _PROC:
+        found = look_up(pid)
+        return None if found is None else found.started
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -48,6 +59,30 @@ def process_started(pid: int) -> float | None:
 
 
 def is_alive(pid: int, started: float) -> bool:
-    """Whether the process that had this pid at that start time still runs (a reused pid does not count)."""
-    now = process_started(pid)
-    return now is not None and abs(now - started) < 2.0
+    """Whether the process that had this pid at that start still runs (a reused pid does not count)."""
+    return process_started(pid) == started
+
+
+@dataclass(frozen=True)
+class Running:
+    """One living process of this machine, as Linux shows it."""
+
+    pid: int
+    session: int
+    started: float  # ticks since boot
+    stopped: bool
+
+
+def look_up(pid: int) -> Running | None:
+    """The living process of this pid; None when there is none (Linux)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
+    state, session, started = fields[0], int(fields[3]), float(fields[19])
+    return None if state in "ZXx" else Running(pid, session, started, stopped=state in "Tt")
+
+
+def _namespaces() -> list[str]:
+    return [kind for kind in ("pid", "time") if Path(f"/proc/self/ns/{kind}").exists()]

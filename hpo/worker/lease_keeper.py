@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from hpo.worker.identity import host_key, is_alive
+from hpo.worker.neighbours import bury_dead, neighbours
 from storage import leases, studies, workers
-from storage.clock import Clock
-from storage.engine import Database, is_unreachable
-from storage.errors import UnknownStudyError
+from storage.engine import Database
+from storage.errors import StorageError, UnknownStudyError
 from storage.records import Lease, WorkerState
+from storage.sqlite_lock import held_by, is_stopped, write_lock_holder
+from storage.witness import Witness
+from storage.workers import Neighbour
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +39,8 @@ class Beat:
 class LeaseKeeper(threading.Thread):
     """Beats every `interval` seconds until stopped; the newest beat is in `latest`.
 
-    Reaps what others let expire, but only after it has seen the database alive for one whole lease:
-    after an outage, or a laptop's sleep, everybody first gets the chance to renew. A worker of this
-    very host whose process is gone is noticed at once.
+    Reaps what others let expire, as far as a witness may. A worker of this very host whose process is gone
+    is noticed at once.
     """
 
     def __init__(
@@ -50,19 +52,20 @@ class LeaseKeeper(threading.Thread):
         lease: float,
         interval: float,
         status: Callable[[], Mapping[str, Any]],
+        runners: Callable[[], Collection[int]],
         wake: int,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self._database = database
+        self._witness = Witness(database, lease, interval)
         self._worker_id = worker_id
         self._study = study
         self._lease = lease
         self._interval = interval
         self._status = status
+        self._runners = runners
         self._wake = wake
         self._stopped = threading.Event()
-        self._alive_since: float | None = None
-        self._last_ok: float | None = None
         self.latest: Beat | None = None
 
     def run(self) -> None:
@@ -78,46 +81,44 @@ class LeaseKeeper(threading.Thread):
     def beat(self) -> None:
         """One heartbeat: renew, look, reap. A database that is away is tried again at the next."""
         asked = time.monotonic()
-        try:
-            with self._database.transaction() as connection:
-                beat = self._ask(connection, asked)
-        except Exception as error:
-            if not is_unreachable(error):
-                log.exception("the heartbeat failed")
-            self._alive_since = None
+        learned = self._witness.beat(lambda connection: self._ask(connection, asked))
+        if learned is None:
+            self._look_for_who_blocks()
             return
-        now = time.monotonic()
-        # Whoever renewed at every interval has two of them left: a shorter outage expires no lease.
-        gap = self._last_ok is not None and now - self._last_ok > 2 * self._interval
-        if self._alive_since is None or gap or now - asked > self._interval:
-            self._alive_since = now
-        self._last_ok = now
-        self.latest = beat
+        self.latest, others = learned
         if not self._stopped.is_set():
             with contextlib.suppress(OSError):
                 os.write(self._wake, b"b")
-        if now - self._alive_since > self._lease:
-            self._reap()
-
-    def _reap(self) -> None:
-        """End what others let expire; not when the database stood still since our own beat."""
-        clock = self._database.clock
         try:
-            with self._database.transaction() as connection:
-                leases.reap_expired(connection, clock, witness=self._worker_id, within=self._interval)
-                workers.mark_silent(connection, clock, self._lease)
-        except Exception as error:
-            if not is_unreachable(error):
-                log.exception("lost workers could not be looked for")
-            self._alive_since = None
+            bury_dead(self._database, others)
+        except StorageError as error:
+            log.warning("dead workers of this host keep their trials for now: %s", error)
+        self._witness.reap()
 
-    def _ask(self, connection: Connection, asked: float) -> Beat:
+    def _look_for_who_blocks(self) -> None:
+        """A stopped process that holds SQLite's write lock stalls all: name it, end it if it is ours."""
+        if self._witness.away is None or self._witness.away[0] < self._lease:
+            return
+        pid = write_lock_holder(self._database.url)
+        if pid is None or not is_stopped(pid):
+            return
+        if pid in self._runners():
+            log.warning("ended runner %d, which was stopped while it held the database's write lock", pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        else:
+            log.warning("the database is locked%s", held_by(self._database.url))
+
+    def _ask(
+        self, connection: Connection, asked: float
+    ) -> tuple[tuple[Beat, Sequence[Neighbour]], float | None]:
         clock = self._database.clock
         # Tickets before workers, as those who deliver results lock them.
         held = leases.renew(connection, clock, self._worker_id, self._lease)
-        state = workers.beat(connection, clock, self._worker_id, self._status())
-        bury_dead_neighbours(connection, clock, self._worker_id)
-        return Beat(asked, frozenset(item.lease for item in held), state, self._over(connection))
+        state, at = workers.beat(connection, clock, self._worker_id, self._status())
+        others = [one for one in neighbours(connection) if one.id != self._worker_id]
+        beat = Beat(asked, frozenset(item.lease for item in held), state, self._over(connection))
+        return (beat, others), at
 
     def _over(self, connection: Connection) -> str | None:
         if self._study is None:
@@ -127,10 +128,3 @@ class LeaseKeeper(threading.Thread):
         except UnknownStudyError:
             return "the study was deleted"
         return f"the study is {row.state}: {row.ended_why}" if row.state.ended else None
-
-
-def bury_dead_neighbours(connection: Connection, clock: Clock, worker_id: str) -> None:
-    """Free the tickets of this host's other workers whose processes are gone."""
-    for other, pid, started in workers.of_host(connection, host_key()):
-        if other != worker_id and not is_alive(pid, started):
-            workers.bury(connection, clock, other)

@@ -11,16 +11,19 @@ from sqlalchemy.engine import Connection
 from hpo.fingerprint import versions
 from hpo.worker.devices import Share
 from hpo.worker.identity import Identity
-from hpo.worker.lease_keeper import bury_dead_neighbours
+from hpo.worker.neighbours import bury_dead, neighbours
 from storage import studies, workers
 from storage.engine import Database
 from storage.errors import StorageError
 from storage.records import WorkerState
+from storage.workers import Neighbour
 
 log = logging.getLogger(__name__)
 
 
-def sign_on(database: Database, me: Identity, study: str | None, shares: Sequence[Share]) -> None:
+def sign_on(
+    database: Database, me: Identity, study: str | None, shares: Sequence[Share], *, lease: float
+) -> None:
     """Record the worker, and free what dead workers of this host still hold. No study: it serves all.
 
     Raises:
@@ -28,7 +31,7 @@ def sign_on(database: Database, me: Identity, study: str | None, shares: Sequenc
         DatabaseUnreachableError
     """
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> Sequence[Neighbour]:
         workers.register(
             connection,
             database.clock,
@@ -38,13 +41,14 @@ def sign_on(database: Database, me: Identity, study: str | None, shares: Sequenc
             host_key=me.host_key,
             pid=me.pid,
             pid_started=me.pid_started,
+            lease_seconds=lease,
             study_id=None if study is None else studies.get(connection, study).id,
             devices=[share.shown for share in shares],
             versions=versions(),
         )
-        bury_dead_neighbours(connection, database.clock, me.id)
+        return neighbours(connection)
 
-    database.write(write)
+    bury_dead(database, database.write(write))
 
 
 def sign_off(database: Database, me: Identity, *, hurry: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from hpo.runner.messages import Started
 from storage import outcomes, workers
 from storage.attempts import end_if_live
 from storage.engine import Database
-from storage.errors import DatabaseUnreachableError
+from storage.errors import DatabaseFaultError, DatabaseUnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _AGAIN_AFTER = 1.0  # seconds between tries while the database is away
 
 
 class Settlements:
-    """Endings that wait to be written. Never blocks: the worker's loop must heed signals meanwhile."""
+    """What waits to be written. Never blocks: the worker's loop must heed signals meanwhile."""
 
     def __init__(self, database: Database, worker_id: str) -> None:
         self._database = database
@@ -61,6 +61,10 @@ class Settlements:
         """What people should know of this worker, for `hpo workers`."""
         self._add(partial(workers.note, worker_id=self._worker_id, reason=reason))
 
+    def runners(self, processes: Sequence[tuple[int, float]]) -> None:
+        """The processes of the runners; none of them gets a trial before this is written."""
+        self._add(partial(workers.record_runners, worker_id=self._worker_id, runners=processes))
+
     def settle(self) -> None:
         """Write what waits; while the database is away, keep it for later."""
         while self._waiting and time.monotonic() >= self._not_before:
@@ -69,6 +73,8 @@ class Settlements:
             except DatabaseUnreachableError:
                 self._not_before = time.monotonic() + _AGAIN_AFTER
                 return
+            except DatabaseFaultError as error:
+                log.warning("a trial is freed when its lease expires: %s", error)
             self._waiting.pop(0)
 
     def _add(self, ending: Callable[[Connection], Any]) -> None:

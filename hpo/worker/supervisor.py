@@ -14,7 +14,6 @@ from typing import Any
 from hpo.errors import ExitCode
 from hpo.runner.messages import (
     GAVE_UP,
-    Abandon,
     Boot,
     Broken,
     Drain,
@@ -32,6 +31,7 @@ from hpo.worker import identity
 from hpo.worker.cards import Access, Cards
 from hpo.worker.child import Child
 from hpo.worker.devices import Share, allowed_cores, cores_of
+from hpo.worker.guard import guarded
 from hpo.worker.lease_keeper import LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
@@ -106,9 +106,9 @@ class Worker:
 
     def run(self) -> Outcome:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
-        sign_on(self._database, self.identity, self._study, self._shares)
+        sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
-        with Signals() as signals:
+        with Signals() as signals, guarded(self.identity.id):
             keeper = LeaseKeeper(
                 self._database,
                 self.identity.id,
@@ -116,6 +116,7 @@ class Worker:
                 lease=self._settings.lease,
                 interval=self._settings.heartbeat,
                 status=self._status,
+                runners=lambda: [child.process.pid for child in list(self._children.values())],
                 wake=signals.wake_fd,
             )
             self._keeper = keeper
@@ -153,6 +154,7 @@ class Worker:
             allow_mismatch=self._allow_mismatch,
         )
         self._children[runner] = Child.spawn(runner, share, boot, assignment)
+        self._settlements.runners([child.process_key for child in self._children.values()])
 
     def _cores(self, runner: int, assignment: Assignment) -> tuple[int, ...] | None:
         """CPU runners keep out of each other's way; those of a card go where there is room."""
@@ -230,7 +232,7 @@ class Worker:
         child.close()
         del self._children[child.index]
         if current is not None and child.process.returncode == GAVE_UP:
-            self._settlements.given_back(current, "told to leave while the database was away")
+            self._settlements.given_back(current, "its runner could not use the database")
         elif current is not None:
             why, blame = child.how_it_died()
             self._settlements.died(current, why, blame=blame)
@@ -371,9 +373,8 @@ class Worker:
             current = child.current
             if current is None or current.lease in beat.held or child.current_since >= beat.asked:
                 continue
-            if child.term_sent is None:  # once; it has until KILL_AFTER to notice
-                child.tell(Abandon(current.lease))
-                child.term_sent = time.monotonic()
+            if child.abandoned is None:
+                child.abandon(current.lease)
         if beat.over is not None:
             self._drain(beat.over)
         if beat.worker is WorkerState.QUARANTINED:

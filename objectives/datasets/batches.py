@@ -7,15 +7,16 @@ does the same work in one call. Samples that do not fit in memory still come thr
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from objectives import seeds
 from objectives.datasets.prepare import Scaling
+from objectives.datasets.reading import SeededBatch, SeededReads
 from objectives.datasets.records import LazySamples, Samples
 
 Batch = tuple[Tensor, Tensor]  # inputs [B, ...] and targets [B], scaled, on the device
@@ -25,19 +26,21 @@ class Batches:
     """Batches of a set of samples.
 
     Args:
-        count: samples per epoch.
         batch_size: samples per batch, at least 1; the last batch may be smaller.
         seed: of the order in which training batches are drawn.
+        targets: of the samples [N], in the order of the data.
         join_last: add a last batch of one sample to the one before it (batch norm needs two).
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, join_last: bool) -> None:
+    def __init__(self, targets: Tensor, batch_size: int, seed: int, join_last: bool) -> None:
+        count = len(targets)
         starts = list(range(0, count, batch_size))
         if join_last and count % batch_size == 1 and len(starts) > 1:
             starts.pop()
         self.samples = count
         self.bounds = list(zip(starts, [*starts[1:], count], strict=True))
         self._seed = seed
+        self._labels = targets
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -48,17 +51,12 @@ class Batches:
         generator = seeds.generator(seeds.derive(self._seed, "order", epoch))
         return torch.randperm(self.samples, generator=generator)
 
-    def groups(self, accumulate: int) -> list[tuple[float, bool]]:
-        """For each batch: its share of its group of `accumulate` batches, and whether it is the last.
-
-        Weighting gradients by these shares makes a group's step that of one large batch.
-        """
-        sizes = [end - start for start, end in self.bounds]
-        result = []
-        for first in range(0, len(sizes), accumulate):
-            group = sizes[first : first + accumulate]
-            result += [(size / sum(group), i == len(group) - 1) for i, size in enumerate(group)]
-        return result
+    def weights(self, epoch: int, of_class: Tensor | None) -> list[float]:
+        """What each batch of `epoch` counts in a mean: its samples, or their weights by class ([K])."""
+        if of_class is None:
+            return [float(end - start) for start, end in self.bounds]
+        each = of_class.cpu().double()[self._labels.cpu()[self.order(epoch)]]
+        return [float(each[start:end].sum()) for start, end in self.bounds]
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
         """Yield every sample once, in the order of `epoch`."""
@@ -69,8 +67,20 @@ class Batches:
         raise NotImplementedError
 
 
+def group_shares(weights: Sequence[float], accumulate: int) -> list[tuple[float, bool]]:
+    """For each batch: its share of its group of `accumulate` batches, and whether it is the last.
+
+    Weighting gradients by these shares makes a group's step that of one large batch.
+    """
+    result = []
+    for first in range(0, len(weights), accumulate):
+        group = weights[first : first + accumulate]
+        result += [(weight / (sum(group) or 1.0), i == len(group) - 1) for i, weight in enumerate(group)]
+    return result
+
+
 class MemoryBatches(Batches):
-    """Batches of samples that lie, scaled, in device memory."""
+    """Batches of samples that lie in device memory, scaled or to be scaled on the way."""
 
     def __init__(
         self,
@@ -80,9 +90,9 @@ class MemoryBatches(Batches):
         join_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        super().__init__(len(samples), batch_size, seed, join_last)
-        self._inputs, self._targets = samples.inputs, samples.targets
-        self._channels_last = channels_last and samples.inputs.ndim == 4
+        super().__init__(samples.targets, batch_size, seed, join_last)
+        self._inputs, self._targets, self._scaling = samples.stored, samples.targets, samples.scaling
+        self._channels_last = channels_last and samples.stored.ndim == 4
         if self._channels_last:
             self._inputs = self._inputs.permute(0, 2, 3, 1).contiguous()
 
@@ -90,14 +100,15 @@ class MemoryBatches(Batches):
         order = self.order(epoch).to(self._inputs.device)
         for start, end in self.bounds:
             chosen = order[start:end]
-            yield self._layout(self._inputs.index_select(0, chosen)), self._targets.index_select(0, chosen)
+            yield self._ready(self._inputs.index_select(0, chosen)), self._targets.index_select(0, chosen)
 
     def in_order(self) -> Iterator[Batch]:
         for start, end in self.bounds:
-            yield self._layout(self._inputs[start:end]), self._targets[start:end]
+            yield self._ready(self._inputs[start:end]), self._targets[start:end]
 
-    def _layout(self, inputs: Tensor) -> Tensor:
-        return inputs.permute(0, 3, 1, 2) if self._channels_last else inputs
+    def _ready(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.permute(0, 3, 1, 2) if self._channels_last else inputs
+        return inputs if self._scaling is None else self._scaling.apply(inputs)
 
 
 class LoaderBatches(Batches):
@@ -114,10 +125,8 @@ class LoaderBatches(Batches):
         join_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        super().__init__(len(samples), batch_size, seed, join_last)
-        self._dataset = samples.dataset
-        if samples.indices is not None:
-            self._dataset = Subset(samples.dataset, samples.indices.tolist())
+        super().__init__(samples.targets, batch_size, seed, join_last)
+        self._reads = SeededReads(samples)
         self._target_type = samples.targets.dtype
         self._scaling = scaling
         self._target_scaling = target_scaling
@@ -125,21 +134,23 @@ class LoaderBatches(Batches):
         self._format = torch.channels_last if channels_last and len(samples.sample_shape) == 3 else None
         # A daemonic process may not have children of its own.
         self._workers = 0 if multiprocessing.current_process().daemon else workers
-        self._order: list[list[int]] = []
+        self._order: list[SeededBatch] = []
         self._loader: DataLoader[Any] | None = None
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
-        return self._read(self.order(epoch).tolist())
+        return self._read(self.order(epoch).tolist(), seeds.derive(self._seed, "read", epoch))
 
     def in_order(self) -> Iterator[Batch]:
-        return self._read(list(range(self.samples)))
+        return self._read(list(range(self.samples)), seeds.derive(self._seed, "read in order"))
 
-    def _read(self, order: list[int]) -> Iterator[Batch]:
-        self._order[:] = [order[start:end] for start, end in self.bounds]
+    def _read(self, order: list[int], seed: int) -> Iterator[Batch]:
+        self._order[:] = [
+            (seeds.derive(seed, number), order[start:end]) for number, (start, end) in enumerate(self.bounds)
+        ]
         if self._loader is None:
             self._loader = DataLoader(
-                self._dataset,
-                batch_sampler=self._order,
+                self._reads,
+                batch_sampler=self._order,  # type: ignore[arg-type]  # the seeds go along to the processes
                 num_workers=self._workers,
                 pin_memory=self._device.type == "cuda",
                 persistent_workers=self._workers > 0,

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from objectives.datasets.records import DataSet, LazySamples, Task
 from objectives.errors import ConfigError, DataError
-from objectives.imports import load_callable
+from objectives.imports import load_callable, located
 
 
 class Converted(Dataset[tuple[Tensor, Any]]):
@@ -62,7 +62,7 @@ def load(path: str, arguments: Mapping[str, Any], task: Task) -> DataSet:
     """
     make = load_callable(path, "dataset")
     try:
-        made = make(**arguments)
+        made = make(**located(make, arguments))
     except TypeError as error:
         raise ConfigError(f"dataset: {path} cannot be called with {dict(arguments)}: {error}") from error
     parts = dict(made) if isinstance(made, Mapping) else {"train": made}
@@ -81,6 +81,11 @@ def load(path: str, arguments: Mapping[str, Any], task: Task) -> DataSet:
 
 
 def _describe(path: str, source: Any, task: Task) -> LazySamples:
+    if isinstance(source, IterableDataset):
+        raise DataError(
+            f"{path} returned an IterableDataset, which cannot be split, shuffled or resumed; return a "
+            "Dataset with len() and indexing"
+        )
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         raise DataError(f"{path} returned {type(source).__name__}, not a Dataset with len() and indexing")
     if len(source) == 0:
@@ -98,4 +103,5 @@ def _describe(path: str, source: Any, task: Task) -> LazySamples:
             "(use objectives.regressor to predict a quantity)"
         )
     kind = torch.int64 if task == "classification" else torch.float32
-    return LazySamples(dataset, targets.to(kind), tuple(dataset[0][0].shape))
+    first = dataset[0][0]
+    return LazySamples(dataset, targets.to(kind), tuple(first.shape), dtype=first.dtype)

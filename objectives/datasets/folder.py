@@ -66,7 +66,7 @@ def load(root: Path, image_size: int | None) -> DataSet:
     size = (image_size, image_size) if image_size is not None else None
     shape = tuple(Pictures(lists["train"].samples, size)[0][0].shape)
     samples = {
-        part: LazySamples(Pictures(listed.samples, size), torch.tensor(listed.targets), shape)
+        part: LazySamples(Pictures(listed.samples, size), torch.tensor(listed.targets), shape, fixed=True)
         for part, listed in lists.items()
     }
     return DataSet(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,16 +16,16 @@ from objectives.datasets.prepare import Scaling, learn_targets
 from objectives.datasets.records import AnySamples, DataSet, Task, check
 from objectives.datasets.split import split
 from objectives.errors import ConfigError, DataError
-from objectives.imports import is_import_path
+from objectives.imports import is_import_path, locate
 
 Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Split, scaled data. `train`, `validation` and `test` are float32 on the device where they fit.
+    """Split data. `train`, `validation` and `test` lie on the device where they fit.
 
-    `inputs` scales what a DataLoader still has to read; samples in memory are scaled already.
+    `inputs` scales what a DataLoader still has to read; samples in memory give their inputs scaled.
     `targets` scales a regression's targets likewise; None for classification.
     """
 
@@ -40,6 +38,7 @@ class Prepared:
     test: AnySamples
     inputs: Scaling
     targets: Scaling | None
+    notes: tuple[str, ...]  # sentences for the log of each trial
 
 
 class Cache:
@@ -104,14 +103,15 @@ def _raw_key(config: TrainingConfig, task: Task) -> tuple[Any, ...]:
         task,
         config.dataset,
         repr(sorted(config.dataset_args.items())),
-        os.path.abspath(config.data_root),  # noqa: PTH100 - symbolic links stay as the user wrote them
+        locate("."),  # where the paths of the data set and its arguments begin
+        locate(config.data_root),
         config.image_size,
         config.storage,
     )
 
 
 def _load(config: TrainingConfig, task: Task) -> DataSet:
-    name, root = config.dataset, Path(config.data_root)
+    name, root = config.dataset, locate(config.data_root)
     if is_import_path(name):
         data = custom.load(name, config.dataset_args, task)
     elif name == "image_folder":
@@ -149,4 +149,5 @@ def _prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepar
         test=place(parts.test),
         inputs=inputs.to(device),
         targets=targets.to(device) if targets is not None else None,
+        notes=data.notes,
     )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from objectives.config import Preparation, TrainingConfig
 from objectives.datasets.prepare import Moments, Scaling, learn
+from objectives.datasets.reading import Randomness, SeededReads, read
 from objectives.datasets.records import AnySamples, DataSet, LazySamples, Samples
 from objectives.datasets.split import Split
-from objectives.errors import DataError
 
 HOST_SHARE = 0.25  # of the free memory that one process may fill with data; runners share a machine
 DEVICE_SHARE = 0.4  # of the free memory of a GPU
@@ -31,49 +32,54 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._samples.inputs[index], self._samples.targets[index]
+        return self._samples.stored[index], self._samples.targets[index]
 
 
 def into_memory(data: DataSet, always: bool) -> DataSet:
     """Read the lazy parts of `data` into host memory, where they fit or `always`.
 
+    A part that is random stays where it is, so that every epoch draws anew, unless `always`.
+
     Raises:
         DataError: a sample cannot be read, or differs in shape from the first.
     """
-    parts = (data.train, data.validation, data.test)
-    needed = sum(_bytes(part) for part in parts if isinstance(part, LazySamples))
+    parts: dict[str, Any] = {"train": data.train, "validation": data.validation, "test": data.test}
+    needed = sum(_bytes(part) for part in parts.values() if isinstance(part, LazySamples))
     if needed == 0 or (not always and needed > psutil.virtual_memory().available * HOST_SHARE):
         return data
-    train, validation, test = (read(part) if isinstance(part, LazySamples) else part for part in parts)
-    assert train is not None
-    return DataSet(data.name, data.task, train, test, validation, data.classes)
+    notes = []
+    for name, part in parts.items():
+        if isinstance(part, LazySamples):
+            samples, random = read(part)
+            parts[name] = samples if random is None or always else part
+            if random is not None:
+                notes.append(_told(data.name, name, random, always))
+    return replace(data, **parts, notes=(*data.notes, *notes))
 
 
-def read(samples: LazySamples) -> Samples:
-    """Read every sample, several at a time. Raises DataError as `into_memory` does."""
-    indices = range(len(samples)) if samples.indices is None else samples.indices.tolist()
-
-    def one(index: int) -> Tensor:
-        tensor: Tensor = samples.dataset[index][0]
-        if tuple(tensor.shape) != samples.sample_shape:
-            raise DataError(
-                f"sample {index} has the shape {list(tensor.shape)}, the first {list(samples.sample_shape)}; "
-                "all must be alike (for a folder of images set image_size)"
-            )
-        return tensor
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return Samples(torch.stack(list(pool.map(one, indices))), samples.targets)
+def _told(name: str, part: str, random: Randomness, always: bool) -> str:
+    what = f"{name}: a sample of the {part} data differs when it is read again (a random transform?)"
+    if always:
+        return f"{what}; storage: memory keeps one drawing of each, storage: auto would draw at every epoch"
+    told = (
+        f"{what}, so these data are not held in memory but read at every epoch, by loader_workers processes"
+    )
+    if random.own_state:
+        told += (
+            ". It draws from a generator or a state of its own, which nobody seeds: a resumed trial does not "
+            "repeat it bit for bit. Draw from torch's, numpy's or Python's global generator instead"
+        )
+    return told
 
 
 def learn_scaling(samples: AnySamples, kind: Preparation) -> Scaling:
     """Learn the scaling from training `samples`, reading them once where they are not in memory."""
     if isinstance(samples, Samples):
         return learn(samples.inputs, kind)
-    moments = Moments()
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(_subset(samples), batch_size=256)
-    for inputs, _ in loader:
-        moments.add(inputs)
+    moments, reads = Moments(), SeededReads(samples)
+    for start in range(0, len(samples), 256):
+        positions = list(range(start, min(start + 256, len(samples))))
+        moments.add(torch.stack([inputs for inputs, _ in reads.__getitems__((start, positions))]))
     return moments.scaling(kind)
 
 
@@ -81,7 +87,9 @@ def choose(
     config: TrainingConfig, parts: Split, device: torch.device, inputs: Scaling, targets: Scaling | None
 ) -> Callable[[AnySamples], AnySamples]:
     """Return the function that puts samples where `config.storage` says."""
-    needed = sum(_bytes(part, width=4) for part in (parts.train, parts.validation, parts.test))
+    needed = sum(
+        _bytes(part) for part in (parts.train, parts.validation, parts.test) if isinstance(part, Samples)
+    )
     fits = needed <= free_memory(device)
     if config.storage == "loader" or (config.storage == "auto" and not fits):
         return _behind_loader
@@ -98,7 +106,7 @@ def free_memory(device: torch.device) -> int:
 def _behind_loader(samples: AnySamples) -> LazySamples:
     if isinstance(samples, LazySamples):
         return samples
-    return LazySamples(Rows(samples), samples.targets, samples.sample_shape)
+    return LazySamples(Rows(samples), samples.targets, samples.sample_shape, dtype=samples.dtype)
 
 
 def _on_device(
@@ -108,25 +116,20 @@ def _on_device(
     target_scaling: Scaling | None,
     chunk: int = 8192,
 ) -> AnySamples:
-    """Scale on the device a chunk at a time, so that no second copy is needed."""
+    """Leave bytes as they are; scale others on the device by chunks, so that no second copy is needed."""
     if isinstance(samples, LazySamples):
         return samples
-    inputs = torch.empty(samples.inputs.shape, dtype=torch.float32, device=device)
     there = scaling.to(device)
-    for start in range(0, len(inputs), chunk):
-        inputs[start : start + chunk] = there.apply(samples.inputs[start : start + chunk].to(device))
     targets = samples.targets.to(device)
     if target_scaling is not None:
         targets = target_scaling.to(device).apply(targets)
+    if samples.dtype == torch.uint8:
+        return Samples(samples.stored.to(device), targets, there)
+    inputs = torch.empty(samples.stored.shape, dtype=torch.float32, device=device)
+    for start in range(0, len(inputs), chunk):
+        inputs[start : start + chunk] = there.apply(samples.stored[start : start + chunk].to(device))
     return Samples(inputs, targets)
 
 
-def _bytes(samples: AnySamples, width: int = 1) -> int:
-    return len(samples) * math.prod(samples.sample_shape) * width
-
-
-def _subset(samples: LazySamples) -> Dataset[tuple[Tensor, Tensor]]:
-    if samples.indices is None:
-        whole: Dataset[tuple[Tensor, Tensor]] = samples.dataset
-        return whole
-    return torch.utils.data.Subset(samples.dataset, samples.indices.tolist())
+def _bytes(samples: AnySamples) -> int:
+    return len(samples) * math.prod(samples.sample_shape) * samples.dtype.itemsize

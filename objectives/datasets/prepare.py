@@ -23,7 +23,7 @@ class Scaling:
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return `inputs` [N, ...] scaled, as float32 on their own device."""
-        return (inputs.to(torch.float32) - self.shift).div_(self.scale)
+        return inputs.to(torch.float32, copy=True).sub_(self.shift).div_(self.scale)
 
     def undo(self, values: Tensor) -> Tensor:
         """Return scaled `values` in their original units."""

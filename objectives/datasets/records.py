@@ -5,12 +5,13 @@ Dimensions: N samples, C channels, H x W pixels, D features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from objectives.datasets.prepare import Scaling
 from objectives.errors import DataError
 
 Task = Literal["classification", "regression"]
@@ -18,22 +19,36 @@ Task = Literal["classification", "regression"]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in memory: `inputs` [N, C, H, W] (uint8 images) or [N, D] (float32), `targets` [N]."""
+    """Samples in memory: [N, C, H, W] (uint8 images) or [N, D] (float32), and `targets` [N].
 
-    inputs: Tensor
+    Images stay the bytes that they are, a quarter of the memory, and are scaled on their way into a batch.
+    """
+
+    stored: Tensor
     targets: Tensor
+    scaling: Scaling | None = None  # still to be applied to what is stored
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> Samples:
         """The samples at `indices` [M], copied."""
-        return Samples(self.inputs[indices], self.targets[indices])
+        return replace(self, stored=self.stored[indices], targets=self.targets[indices])
+
+    @property
+    def inputs(self) -> Tensor:
+        """All inputs [N, ...], scaled where that is still to be done."""
+        return self.stored if self.scaling is None else self.scaling.apply(self.stored)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what is stored."""
+        return self.stored.dtype
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
-        return tuple(self.inputs.shape[1:])
+        return tuple(self.stored.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,8 @@ class LazySamples:
     targets: Tensor  # [N], read once so that splits can be stratified
     sample_shape: tuple[int, ...]
     indices: Tensor | None = None  # which samples of `dataset`; None means all
+    dtype: torch.dtype = torch.uint8  # of an input
+    fixed: bool = False  # reading gives the same values every time, by several threads too
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -51,7 +68,7 @@ class LazySamples:
     def take(self, indices: Tensor) -> LazySamples:
         """The samples at `indices` [M]."""
         chosen = indices if self.indices is None else self.indices[indices]
-        return LazySamples(self.dataset, self.targets[indices], self.sample_shape, chosen)
+        return replace(self, targets=self.targets[indices], indices=chosen)
 
 
 AnySamples = Samples | LazySamples
@@ -62,7 +79,8 @@ class DataSet:
     """A data set as loaded, before it is split.
 
     `test` is the set's own test set where it has one, `validation` likewise.
-    `classes` names the classes in the order of their labels; empty for regression.
+    `classes` names the classes in the order of their labels; empty for regression. `notes` are sentences
+    for the log of each trial.
     """
 
     name: str
@@ -71,6 +89,7 @@ class DataSet:
     test: AnySamples | None = None
     validation: AnySamples | None = None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check(data: DataSet) -> DataSet:

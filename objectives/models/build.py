@@ -10,7 +10,7 @@ from torch import nn
 
 from objectives.config import TrainingConfig
 from objectives.errors import ConfigError, ModelError
-from objectives.imports import is_import_path, load_callable
+from objectives.imports import is_import_path, load_callable, located
 from objectives.models.cnn import cnn
 from objectives.models.layers import initialise
 from objectives.models.mlp import linear, mlp
@@ -67,7 +67,7 @@ def _cnn(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) ->
 
 def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
     make = load_callable(config.model, "model")
-    arguments = dict(config.model_args)
+    arguments = located(make, config.model_args)
     accepted = inspect.signature(make).parameters
     for name, value in (("sample_shape", sample_shape), ("outputs", outputs)):
         if name in accepted:
@@ -79,6 +79,21 @@ def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) ->
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: {config.model} returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def takes_channels_last(model: nn.Module, sample_shape: tuple[int, ...], device: torch.device) -> bool:
+    """Whether `model`, laid out so, takes images whose channels come last in memory."""
+    training = model.training
+    model.eval()
+    images = torch.zeros(2, *sample_shape, device=device).to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            model(images)
+    except RuntimeError:
+        return False
+    finally:
+        model.train(training)
+    return True
 
 
 def probe(model: nn.Module, sample_shape: tuple[int, ...], outputs: int) -> None:

@@ -22,10 +22,11 @@ _KAIMING = {"leaky_relu": "leaky_relu", "tanh": "tanh", "sigmoid": "sigmoid", "i
 
 
 def initialise(model: nn.Module, kind: Initialisation, std: float, activation: Activation) -> None:
-    """Set every linear and convolution weight of `model`; biases start at 0.
+    """Set every linear and convolution weight of `model`.
 
-    normal: N(0, std^2). xavier: Glorot and Bengio 2010, uniform. kaiming: He et al. 2015, normal, fan in,
-    with the gain of `activation`. default: PyTorch's own values stay, biases too.
+    normal: N(0, std^2); biases keep PyTorch's own values. xavier: Glorot and Bengio 2010, uniform. kaiming:
+    He et al. 2015, normal, fan in, with the gain of `activation`; under these two biases start at 0.
+    default: PyTorch's own values stay, biases too.
     """
     if kind == "default":
         return
@@ -34,7 +35,8 @@ def initialise(model: nn.Module, kind: Initialisation, std: float, activation: A
             continue
         if kind == "normal":
             nn.init.normal_(module.weight, 0.0, std)
-        elif kind == "xavier":
+            continue
+        if kind == "xavier":
             nn.init.xavier_uniform_(module.weight)
         else:
             slope = 0.01 if activation == "leaky_relu" else 0.0

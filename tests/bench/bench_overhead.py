@@ -68,6 +68,7 @@ def ours(url: str, name: str, trials: int, seed: int) -> list[float]:
             host_key="bench",
             pid=1,
             pid_started=0.0,
+            lease_seconds=15.0,
             study_id=studies.get(connection, name).id,
             devices=["cpu"],
             versions={},

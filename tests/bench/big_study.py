@@ -54,6 +54,7 @@ def fill(url: str, trials: int, epochs: int) -> StudyRow:
         host_key="gpu-box",
         pid=1,
         pid_started=0.0,
+        lease_seconds=15.0,
         state="left",
     )
     tables[worker][0] |= {"study_id": row.id, "devices": '["cpu"]', "versions": "{}", "started_at": start}

@@ -119,7 +119,7 @@ def test_extending_a_study_never_counts_twice(database: Database) -> None:
     """A person's `extend --trials +2` gives two more trials, whatever the network did to its answer."""
     study = make_study(database, 1)
     with lost_on_the_way(database):
-        database.write_once(lambda c: studies.extend(c, study.id, [None, None], cells=False))
+        database.write_once(lambda c: studies.extend(c, database.clock, study.id, [None, None], cells=False))
     assert ticket_states(database, study) == ["queued"] * 3
 
 
@@ -142,7 +142,7 @@ def test_a_commit_that_did_not_happen_is_made_again(database: Database) -> None:
     tries: list[int] = []
 
     def extend(connection: sa.Connection) -> None:
-        studies.extend(connection, study.id, [None], cells=False)
+        studies.extend(connection, database.clock, study.id, [None], cells=False)
         tries.append(1)
         if len(tries) == 1:
             raise sa.exc.OperationalError("INSERT", {}, _broken(database))

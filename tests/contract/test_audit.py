@@ -102,4 +102,7 @@ def test_a_deleted_trial_counts_as_missing(database: Database, party: Opener) ->
     row = finished(database, party)
     database.write(lambda c: c.execute(ticket.update().where(ticket.c.number == 0).values(state="queued")))
     database.write(lambda c: c.execute(study.update().where(study.c.id == row.id).values(state="finished")))
-    assert audited(database).missing == 1
+    found = audited(database)
+    assert found.missing == 1
+    (broken,) = (check for check in found.checks if not check.holds and "every ticket" in check.rule)
+    assert "hpo resume study" in broken.found

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from storage import studies
-from storage.blame import BAD_START
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+
+from hpo.studies.audit import audit
+from storage import optuna_rows, seconds, studies, workers
+from storage.blame import BAD_START, BAD_STARTS
 from storage.engine import Database
-from storage.records import NothingToClaim, StudyState, TicketState
-from tests.support.shared import Opener, make_study, state_of, steer, ticket_states
+from storage.records import NothingToClaim, StudyRow, StudyState, TicketState
+from storage.tables import attempt, metric, ticket
+from tests.support.shared import (
+    LEASE,
+    Opener,
+    Party,
+    let_expire,
+    make_study,
+    state_of,
+    steer,
+    ticket_states,
+)
 
 
 def test_a_pruned_trials_last_report_does_not_reach_the_target(database: Database, party: Opener) -> None:
@@ -67,13 +85,196 @@ def test_a_failure_on_a_worker_in_good_standing_is_the_settings_fault(
     assert states.count("failed") == 1, "it failed on both; the others failed on the bad one alone"
 
 
+def restarting(party: Opener, study: StudyRow, times: int = 1, *, every: bool = False) -> Party:
+    """So many workers come, fail what they begin with, and go."""
+    for _ in range(times):
+        one = party(study, "pod", every=every)
+        for _ in range(BAD_START):
+            one.begin()
+            one.writer.fail("Traceback ...\nRuntimeError: broken everywhere")
+    return one
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_study_on_which_one_new_worker_after_the_other_fails_is_stopped(
+    database: Database, party: Opener, every: bool
+) -> None:
+    """Pods that are started again and again would run a broken objective for ever."""
+    study = make_study(database, 100)
+    restarting(party, study, BAD_STARTS - 1, every=every)
+    assert state_of(database, study) is StudyState.RUNNING
+    restarting(party, study, every=every)
+    row = database.read(lambda connection: studies.get(connection, study.name))
+    assert row.state is StudyState.STOPPED
+    assert "RuntimeError: broken everywhere" in str(row.ended_why)
+    refused = party(study).try_claim()
+    assert isinstance(refused, NothingToClaim)
+    assert refused.ended
+    # What failed on two workers in good standing is a setting's fault; everything else is tried again.
+    failed = ticket_states(database, study).count("failed")
+    assert failed == (BAD_START if every else 0)
+    assert steer(database, study, StudyState.RUNNING) is StudyState.RUNNING
+    party(study).finish_one()
+
+
+def test_a_study_that_had_a_result_between_is_not_stopped(database: Database, party: Opener) -> None:
+    """Bad machines that come and go are no reason to stop what works elsewhere."""
+    study = make_study(database, 100)
+    sound = party(study, "sound")
+    for _ in range(BAD_STARTS + 2):
+        restarting(party, study)
+        sound.finish_one()
+    assert state_of(database, study) is StudyState.RUNNING
+
+
+def test_a_result_that_comes_last_lets_a_failing_study_go_on(database: Database, party: Opener) -> None:
+    """A sound worker was at its first, long trial while bad ones came and went."""
+    study = make_study(database, 100)
+    sound = party(study, "sound")
+    sound.begin()
+    restarting(party, study, BAD_STARTS)
+    assert state_of(database, study) is StudyState.STOPPING
+    sound.complete()
+    row = database.read(lambda connection: studies.get(connection, study.name))
+    assert (row.state, row.ended_why) == (StudyState.RUNNING, None)
+    sound.finish_one()
+
+
+def test_a_finished_study_keeps_what_failed_on_a_worker_that_is_quarantined_later(
+    database: Database, party: Opener
+) -> None:
+    """Nobody works at it any more: a ticket put back there would be tried by nobody."""
+    short, *others = (
+        make_study(database, count, name=name) for name, count in (("short", 2), ("a", 9), ("b", 9))
+    )
+    one = party(short, every=True)
+    for row, times in zip((short, *others), (2, BAD_START, BAD_START), strict=True):
+        one.study = row
+        for _ in range(times):
+            one.begin()
+            one.writer.fail("RuntimeError: broken here")
+    refused = one.try_claim()
+    assert isinstance(refused, NothingToClaim)
+    assert "quarantined" in refused.why
+    assert (state_of(database, short), ticket_states(database, short)) == ("finished", ["failed"] * 2)
+    assert audit(database, database.read(lambda c: studies.get(c, "short"))).holds
+    for row in others:
+        assert set(ticket_states(database, row)) == {"queued"}
+
+
+def test_what_fails_on_a_quarantined_workers_other_runners_is_given_back_too(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, BAD_START + 3)
+    one = party(study)
+    claims = [one.claim(runner) for runner in range(BAD_START + 2)]
+    for claim in claims:
+        one.start(claim)
+        one.writer.fail("RuntimeError: broken here")
+    assert set(ticket_states(database, study)) == {"queued"}
+
+
+def assert_used(database: Database, study: StudyRow, counted: float) -> None:
+    """So many seconds are counted; the test itself takes a few."""
+    row = database.read(lambda connection: studies.get(connection, study.name))
+    found = database.read(lambda connection: seconds.used(connection, database.clock, row))
+    assert found == pytest.approx(counted, abs=9)
+
+
+LEAVES: dict[str, tuple[Callable[[Database, Party], Any], float]] = {
+    "drained": (lambda _, one: one.writer.release("drained"), 20),
+    "complete": (lambda _, one: one.complete(), 20),
+    "its worker died": (
+        lambda database, one: database.write(lambda c: workers.bury(c, database.clock, one.id)),
+        20,
+    ),
+    "silent": (lambda database, _: None, 20 + LEASE),
+    "silent and reaped later": (lambda database, _: let_expire(database), 20 + LEASE),
+}
+
+
+@pytest.mark.parametrize("how", LEAVES)
+def test_seconds_rest_while_nobody_holds_a_live_lease(database: Database, party: Opener, how: str) -> None:
+    """They go on with the next claim; after a silent end they rest from the end of its lease."""
+    leave, counted = LEAVES[how]
+    study = make_study(database, 9, budget_seconds=100.0)
+    one, other = party(study, "one"), party(study, "other")
+    one.begin()
+    one.work(20)
+    leave(database, one)
+    database.clock.offset += 1000
+    assert_used(database, study, counted)
+    other.begin()
+    other.work(30)
+    assert_used(database, study, counted + 30)
+    assert other.claim(1)
+    other.work(100)
+    assert isinstance(other.try_claim(2), NothingToClaim)
+
+
+def test_seconds_go_on_while_another_still_works(database: Database, party: Opener) -> None:
+    study = make_study(database, 9, budget_seconds=100.0)
+    one, other = party(study, "one"), party(study, "other")
+    one.begin()
+    other.begin()
+    other.work(20)
+    one.writer.release("drained")
+    other.work(20)
+    other.complete()
+    database.clock.offset += 100
+    assert_used(database, study, 40)
+
+
+def test_seconds_go_on_at_a_resume_while_somebody_works(database: Database, party: Opener) -> None:
+    study = make_study(database, 9, budget_seconds=100.0)
+    one = party(study)
+    one.begin()
+    steer(database, study, StudyState.PAUSED)
+    one.work(50)
+    steer(database, study, StudyState.RUNNING)
+    one.work(20)
+    assert_used(database, study, 20)
+
+
+def test_a_deletion_is_all_or_nothing(
+    database: Database, party: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed half-way it has deleted nothing; done, the name is free in Optuna's tables too."""
+    study = make_study(database, 2)
+    one = party(study)
+    one.finish_one()
+    one.begin()
+    one.writer.report(1, 0.5, {"loss": 0.25})
+
+    def killed(*_: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna_rows, "delete_study", killed)
+        with pytest.raises(SystemExit):
+            studies.delete(database, study)
+    assert ticket_states(database, study) == ["complete", "running"]
+    one.writer.report(2, 0.6, {"loss": 0.2})
+    studies.delete(database, study)
+    studies.delete(database, study)
+    left = {
+        table.name: database.read(lambda c, t=table: c.scalar(sa.select(sa.func.count()).select_from(t)))
+        for table in (*models.BaseModel.metadata.sorted_tables, ticket, attempt, metric)
+        if table.name != "version_info"
+    }
+    assert set(left.values()) == {0}, left
+    assert make_study(database, 1).id
+
+
 def test_two_extensions_of_a_grid_never_add_the_same_cells(database: Database) -> None:
     """The second was computed for the tickets the first has added meanwhile: it must be computed anew."""
     cells = [{"x": 0.1}, {"x": 0.2}]
     study = make_study(database, [{"x": 0.0}], cells=True)
 
     def extend() -> bool:
-        return database.write(lambda c: studies.extend(c, study.id, cells, cells=True, first=1))
+        return database.write(
+            lambda c: studies.extend(c, database.clock, study.id, cells, cells=True, first=1)
+        )
 
     assert extend()
     assert not extend()

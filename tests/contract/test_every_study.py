@@ -151,7 +151,7 @@ def turns_of(turns: EveryStudy, _row: StudyRow) -> Any:
 def test_a_study_that_nobody_concluded_is_ended_by_who_looks_for_work(
     database: Database, party: Opener
 ) -> None:
-    """Two last attempts that end at one moment each see the other running."""
+    """A version before this one left it so: of two last attempts each saw the other running."""
     row = study(database, "a", 1)
     one = party(row)
     one.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,9 +166,32 @@ def test_a_store_that_is_away_when_a_trial_ends_delays_nobody_and_is_tidied_late
     patient = store.with_patience(1e6)
     with monkeypatch.context() as patch:
         patch.setattr(retention, "IMPATIENT_SECONDS", 0.0)
-        patch.setattr(store._files, "exists", lambda _: (_ for _ in ()).throw(ConnectionResetError("cut")))
+        patch.setattr(store._files, "remove", lambda _: (_ for _ in ()).throw(ConnectionResetError("cut")))
         retention.prune(database, patient, row, lambda: 1)
         retention.sweep(database, patient, row, lambda: 1)
     assert weights(database, store, row)[1] == [b"model 0", b"model 1"]
     retention.prune(database, patient, row, lambda: 1)
     assert weights(database, store, row) == ([1], [b"model 1"])
+
+
+def test_a_linked_folder_is_not_cleared_and_keeps_nothing_else(
+    database: Database, party: Opener, store: ArtifactStore, tmp_path: Path
+) -> None:
+    """Deletion must not follow a link that a trial put in the place of a folder; the rest is still tidied."""
+    row = make_study(database, 3, **spec("maximize"))
+    worker = party(row)
+    for value in (1.0, 2.0, 3.0):
+        finished(worker, store, value)
+    folder = next(
+        (tmp_path / key).parent
+        for key in store.all_files(checkpoints.study_key(row.uid, row.name))
+        if store.get(key) == b"model 0"
+    )
+    outside = tmp_path / "outside"
+    folder.rename(outside)
+    folder.symlink_to(outside)
+    retention.prune(database, store, row, lambda: 1)
+    assert [file.read_bytes() for file in outside.iterdir()] == [b"model 0"]
+    assert weights(database, store, row)[1] == [b"model 2"]
+    retention.sweep(database, store, row, lambda: 1)
+    assert [file.read_bytes() for file in outside.iterdir()] == [b"model 0"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
+from storage import engine as engines
 from storage import migrate
 from storage.errors import NoTablesError, SchemaError
 from storage.migrate import VERSION_TABLE, open_database
-from storage.tables import metadata
+from storage.records import AttemptState, StudyState, TicketState, WorkerState
+from storage.tables import attempt, metadata, study, ticket
+from tests.support.shared import Party, make_study
 
 PROCESSES = 6
 _START = """
@@ -70,6 +75,113 @@ def test_the_migrations_make_the_tables_that_the_code_declares(storage_url: str)
     database.close()
 
 
+def test_seconds_that_went_on_while_nobody_worked_are_taken_back(storage_url: str) -> None:
+    """Version 0.1 let them count after Ctrl-C; what runs at the upgrade goes on counting."""
+    database = open_database(storage_url)
+    resting, at_work = (make_study(database, 2, name=name, budget_seconds=100.0) for name in ("a", "b"))
+    for row in (resting, at_work):
+        one = Party(storage_url, row)
+        one.begin()
+        if row is resting:
+            one.writer.release("drained")
+        one.close()
+    started = sa.text("UPDATE hpo_study SET clock_started_at = 1000, seconds_used = 5")
+    ended = sa.text("UPDATE hpo_attempt SET ended_at = 1020 WHERE state = 'released'")
+    database.write(lambda c: (c.execute(started), c.execute(ended)))
+    database.close()
+    with migrate._plain_engine(database.url) as plain, plain.connect() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.stamp(config, "0002")
+        for name in ("study_id_state_trial_id", "waiting", "leased"):
+            connection.execute(sa.text(f"DROP INDEX ix_hpo_ticket_{name}"))
+        old = "ix_hpo_ticket_study_id_state_priority_number"
+        connection.execute(sa.text(f"CREATE INDEX {old} ON hpo_ticket (study_id, state, priority, number)"))
+        connection.commit()
+    upgraded = open_database(storage_url)
+    kept = upgraded.read(
+        lambda c: c.execute(sa.text("SELECT seconds_used, clock_started_at FROM hpo_study ORDER BY id")).all()
+    )
+    upgraded.close()
+    assert [tuple(row) for row in kept] == [(25.0, None), (5.0, 1000.0)]
+
+
+_OLD_ROWS = """
+INSERT INTO hpo_study (id, uid, name, optuna_study_id, state, spec, digest, seed, maximize, retry_lost,
+  retry_failed, artifacts, created_at, seconds_used)
+  VALUES (1, 'u', 'old', 1, 'running', '{}', 'd', 0, 1, 3, 0, 'a', 0.1, 0);
+INSERT INTO hpo_ticket (id, study_id, number, state, priority, cell, attempt, lost, failed, rejected,
+  trial_id) VALUES (7, 1, 0, 'failed', 2, 0, 1, 0, 1, 3, 5);
+INSERT INTO hpo_attempt (id, ticket_id, number, trial_id, worker_id, runner, device, state, started_at, error)
+  VALUES (9, 7, 1, 5, 'w', 0, 'cpu', 'failed', 1234567890.123456, 'why')
+"""
+
+
+def of_the_version_before(url: str) -> None:
+    """The tables of revision 0002, with a study, a ticket and an attempt."""
+    parsed = engines.parse_url(url)
+    with migrate._plain_engine(parsed) as plain, plain.connect() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for statement in _OLD_ROWS.split(";"):
+            connection.exec_driver_sql(statement)
+        connection.commit()
+
+
+def test_a_migration_keeps_every_row_and_every_index(storage_url: str) -> None:
+    """A rebuilt table must not take the attempts with it that hang on its tickets."""
+    of_the_version_before(storage_url)
+    database = open_database(storage_url)
+    with database.transaction() as connection:
+        kept = connection.execute(
+            sa.select(ticket.c.id, ticket.c.priority, ticket.c.rejected, ticket.c.alone)
+        )
+        assert [tuple(row) for row in kept] == [(7, 2, 3, 0)]
+        tried = connection.execute(sa.select(attempt.c.id, attempt.c.started_at, attempt.c.error))
+        assert [tuple(row) for row in tried] == [(9, 1234567890.123456, "why")]
+        connection.execute(ticket.update().values(state=TicketState.DIVERGED))
+        connection.execute(attempt.update().values(state=AttemptState.DIVERGED))
+        connection.execute(study.delete())
+        assert connection.scalar(sa.select(sa.func.count()).select_from(attempt)) == 0, "by its foreign keys"
+    found = sa.inspect(database.engine)
+    for table in (ticket, attempt):
+        declared = {index.name for index in table.indexes}
+        assert declared <= {index["name"] for index in found.get_indexes(table.name)}
+        assert found.get_unique_constraints(table.name)
+    database.close()
+
+
+def test_the_database_accepts_every_state_and_no_other(storage_url: str) -> None:
+    states = {"ticket": TicketState, "attempt": AttemptState, "study": StudyState, "worker": WorkerState}
+    database = open_database(storage_url)
+    found = sa.inspect(database.engine)
+    for table, known in states.items():
+        (check,) = found.get_check_constraints(f"hpo_{table}")
+        assert set(re.findall(r"'(\w+)'", check["sqltext"])) == set(known), table
+    database.close()
+
+
+def test_a_migration_that_dies_half_way_changes_nothing(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken up again by whoever comes next."""
+    of_the_version_before(storage_url)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("alembic.runtime.migration.HeadMaintainer.update_to_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            open_database(storage_url)
+    database = open_database(storage_url)
+    with database.transaction() as connection:
+        assert connection.scalar(sa.select(attempt.c.error)) == "why"
+    assert not [name for name in sa.inspect(database.engine).get_table_names() if "tmp" in name]
+    database.close()
+
+
 def test_plain_optuna_keeps_its_own_version_table(storage_url: str) -> None:
     open_database(storage_url).close()
     names = sa.inspect(sa.create_engine(storage_url)).get_table_names()
@@ -83,6 +195,16 @@ def test_a_database_of_a_newer_version_is_refused(storage_url: str) -> None:
     database.close()
     with pytest.raises(SchemaError, match=r"newer version .* Upgrade hpo"):
         open_database(storage_url)
+
+
+def test_looking_at_an_older_database_says_how_to_upgrade_it(storage_url: str) -> None:
+    """Its studies are there: "no studies yet" would be a lie, and looking does not change tables."""
+    database = open_database(storage_url)
+    with database.transaction() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
+    database.close()
+    with pytest.raises(SchemaError, match=r"older version .*schema 0001.* `hpo db upgrade`"):
+        open_database(storage_url, create=False)
 
 
 def test_an_absent_database_is_not_made_by_looking(storage_url: str) -> None:

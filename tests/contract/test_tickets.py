@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
-from storage import studies, workers
+from storage import leases, studies, workers
 from storage.engine import Database
 from storage.errors import StudyExistsError
 from storage.records import NothingToClaim, StudyState, TicketState, WorkerState
@@ -74,7 +74,7 @@ def test_the_budget_of_seconds_ends_the_study(database: Database, party: Opener)
     study = make_study(database, None, budget_seconds=100.0)
     one = party(study)
     one.begin()
-    database.clock.offset += 101
+    one.work(101)
     assert not nothing(party(study).try_claim()).ended, "what runs goes on"
     one.complete()
     assert state_of(database, study) is StudyState.FINISHED
@@ -83,14 +83,16 @@ def test_the_budget_of_seconds_ends_the_study(database: Database, party: Opener)
 def test_seconds_do_not_count_while_paused(database: Database, party: Opener) -> None:
     study = make_study(database, None, budget_seconds=100.0)
     one = party(study)
-    one.finish_one()
-    database.clock.offset += 60
+    one.begin()
+    one.work(60)
     steer(database, study, StudyState.PAUSED)
-    database.clock.offset += 1000
+    one.work(1000)
     steer(database, study, StudyState.RUNNING)
-    one.finish_one()
-    database.clock.offset += 60
-    assert nothing(one.try_claim())
+    one.work(10)
+    one.complete()
+    one.begin()
+    one.work(45)
+    assert nothing(party(study).try_claim())
 
 
 def test_a_reached_target_lets_what_runs_finish_and_starts_nothing(database: Database, party: Opener) -> None:
@@ -129,24 +131,12 @@ def test_stop_ends_when_nothing_runs_and_resume_goes_on(database: Database, part
     assert one.claim()
 
 
-def test_stop_closes_trials_that_wait_for_another_attempt(database: Database, party: Opener) -> None:
-    study = make_study(database, 3)
-    one = party(study)
-    claim, trial = one.begin()
-    lose(database, claim.lease)
-    steer(database, study, StudyState.STOPPING)
-    assert ticket_row(database, claim.lease).state == TicketState.CANCELLED
-    assert one.writer.storage.get_trial(trial.id).state.name == "FAIL"
-    assert state_of(database, study) is StudyState.STOPPED
-
-
 def test_cancel_takes_every_lease_away(database: Database, party: Opener) -> None:
     study = make_study(database, 3)
     one = party(study)
     claim, _ = one.begin()
-    steer(database, study, StudyState.STOPPING)
-    count = database.write(lambda connection: studies.cancel_running(connection, database.clock, study.id))
-    assert count == 1
+    count = database.write(lambda connection: studies.cancel(connection, database.clock, study.id))
+    assert count == (1, 0)
     assert ticket_row(database, claim.lease).state == TicketState.CANCELLED
     assert state_of(database, study) is StudyState.STOPPED
 
@@ -155,7 +145,7 @@ def test_extend_adds_exactly_so_many_and_wakes_a_finished_study(database: Databa
     study = make_study(database, 1)
     one = party(study)
     one.finish_one()
-    database.write(lambda c: studies.extend(c, study.id, [None, None], cells=False))
+    database.write(lambda c: studies.extend(c, database.clock, study.id, [None, None], cells=False))
     assert [one.finish_one().number for _ in range(2)] == [1, 2]
     assert nothing(one.try_claim()).ended
 
@@ -269,7 +259,7 @@ def test_a_silent_worker_is_shown_as_lost_and_comes_back(database: Database, par
     study = make_study(database, 1)
     one = party(study)
     database.clock.offset += 3 * LEASE
-    database.write(lambda connection: workers.mark_silent(connection, database.clock, LEASE))
+    database.write(lambda connection: workers.mark_silent(connection, database.clock, leases.Sight()))
 
     def state() -> WorkerState:
         return database.read(lambda c: workers.all_workers(c, database.clock))[0].state

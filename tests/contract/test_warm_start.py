@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from hpo.errors import UserError
+from hpo.search.diverged import is_diverged
 from hpo.search.prior import prior_trials
 from hpo.search.space import distribution
 from hpo.settings import Settings
@@ -34,6 +36,8 @@ POINTS = [
     ({"x": 2.0, "optimizer": "adam"}, 0.9),
     ({"x": 3.0, "optimizer": "sgd", "momentum": 0.1}, 0.8),
 ]
+EXPLODED = {"x": 8.0, "optimizer": "adam"}
+NAN = math.nan
 
 
 def spec(name: str = "new", **fields: Any) -> StudySpec:
@@ -43,16 +47,17 @@ def spec(name: str = "new", **fields: Any) -> StudySpec:
 
 @pytest.fixture
 def old(database: Database, party: Opener) -> StudySpec:
-    """Four complete trials and one that was pruned."""
-    made = spec("old", budget={"trials": 5})
+    """Four complete trials, one that was pruned, and one that diverged."""
+    made = spec("old", budget={"trials": 6})
     worker = party(create(database, made, SETTINGS))
-    for point, value in [*POINTS, ({"x": 5.0, "optimizer": "adam"}, None)]:
+    ends: dict[float | None, TicketState] = {None: TicketState.PRUNED, NAN: TicketState.DIVERGED}
+    for point, value in [*POINTS, ({"x": 5.0, "optimizer": "adam"}, None), (EXPLODED, NAN)]:
         claim = worker.claim()
         worker.writer.fence.lease = claim.lease
         dists = {name: distribution(made.space[name]) for name in point}
         worker.writer.start_trial(worker.study.optuna_study_id, claim, point, dists, {})
-        state = TicketState.PRUNED if value is None else TicketState.COMPLETE
-        worker.writer.deliver(state, None if value is None else (value,))
+        state = ends.get(value, TicketState.COMPLETE)
+        worker.writer.deliver(state, (value,) if value and state is TicketState.COMPLETE else None)
     return made
 
 
@@ -71,9 +76,18 @@ def test_the_best_points_come_first_and_the_history_goes_to_the_sampler_alone(
         points = [point and json.loads(point) for point in connection.scalars(query)]
         prior = prior_trials(new, studies.prior(connection, row.id))
     assert points == [{"x": 4.0}, POINTS[2][0], POINTS[3][0], None, None, None]
-    assert [(trial.params, trial.value) for trial in prior] == POINTS
+    assert [(trial.params, trial.value) for trial in prior] == [*POINTS, (EXPLODED, None)]
     assert history(database, "new").trials == ()
     assert row.budget_trials == 6
+
+
+def test_what_diverged_goes_to_the_sampler_without_a_value(database: Database, old: StudySpec) -> None:
+    new = spec()
+    warm = from_old(database, new, top=9)
+    assert warm.prior is not None
+    assert warm.prior["trials"][-1] == {"params": EXPLODED, "values": None}
+    assert EXPLODED not in warm.points, "it is no good start"
+    assert [is_diverged(trial) for trial in prior_trials(new, warm.prior)] == [False] * 4 + [True]
 
 
 def test_the_same_file_finds_the_study_again_but_takes_nothing_twice(

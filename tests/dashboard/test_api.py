@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from hpo.dashboard import actions, api, openapi, shapes
 from hpo.dashboard.board import Board
-from hpo.report import data
+from hpo.report.records import progress, scores
 from hpo.studies import commands, outline, reading
 from hpo.studies.live import LiveStudy
 from storage import launches
@@ -155,6 +155,7 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
     assert (status, "0.25" in said) == (200, True)
     assert act(owner, "enqueue", point={"x": 0.75})[0] == 200
     assert act(owner, "extend", trials="+5") == (200, "digits is running with 25 trials")
+    assert act(owner, "retry", count=2) == (400, "1 trials of digits have failed by now, not 2; look again")
     assert act(owner, "retry", trial=3) == (200, "digits/3 waits again, as a new trial")
     assert act(owner, "retry", trial=3)[0] == 400
     assert act(owner, "retry") == (200, "digits has no failed trials")
@@ -171,7 +172,7 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
         ("enqueue", {"point": ""}, "at least one"),
         ("enqueue", {"point": "x"}, "NAME=VALUE"),
         ("enqueue", {"point": {"y": 1}}, "y"),
-        ("retry", {"trial": 9}, "has not failed"),
+        ("retry", {"trial": 9}, "neither failed nor diverged"),
         ("retry", {"trial": "nine"}, "whole number"),
         ("retry", {"trial": 10**30}, "no trial"),
         ("extend", {}, "say what to extend"),
@@ -244,8 +245,8 @@ def test_a_study_in_outline_shows_the_same_history(database: Database) -> None:
     """The first picture is drawn from the values alone; it is the one the whole history gives."""
     row = reading.get_study(database, "digits")
     whole, rough = reading.history(database, "digits"), outline.outline(database, row)
-    assert data.optimization_history(rough) == data.optimization_history(whole)
-    assert data.value_name(outline.sample(database, row, 9)) == data.value_name(whole) == "accuracy"
+    assert progress.optimization_history(rough) == progress.optimization_history(whole)
+    assert scores.value_name(outline.sample(database, row, 9)) == scores.value_name(whole) == "accuracy"
 
 
 def test_the_first_chart_does_not_wait_for_the_whole_history(viewer: TestClient, board: Board) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from playwright.sync_api import Browser, Page, expect
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import make_board
 from hpo.dashboard.server import Server
+from hpo.settings import Settings
+from hpo.studies.creation import create
 from storage.engine import Database
 from storage.migrate import open_database
 from tests.dashboard.conftest import TOKEN, VIEW_TOKEN
-from tests.dashboard.seeded import HOSTILE
+from tests.dashboard.seeded import HOSTILE, make_spec
 from tests.support.browser import DESK, PHONE, Tab
+from tests.support.command import COMMAND, hpo_environment
 from tests.support.proxy import TcpProxy
-from tests.support.shared import Party
+from tests.support.screen import Screen
+from tests.support.shared import SPACE, Party
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
@@ -150,8 +155,15 @@ def test_buttons_act_and_the_page_shows_it(browser: Browser, base: str) -> None:
     page.get_by_label("Try this point next").fill("x=99")
     page.get_by_role("button", name="Enqueue").click()
     expect(page.locator("#toast.wrong")).to_contain_text("x")
+    opened.agrees = False
+    page.get_by_role("button", name="Retry failed").click()
+    assert opened.complaints.pop() == "dialog Run the failed trial again? Each becomes a new trial."
+    opened.agrees = True
     page.get_by_role("button", name="Retry failed").click()
     expect(page.locator("#toast")).to_have_text("1 failed trials wait again")
+    expect(page.locator("[data-failed='0']")).to_have_count(1)
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.locator("#toast")).to_have_text("No trial has failed.")
     opened.go("/studies/digits/trials/3")
     page.get_by_role("button", name="Retry this trial").click()
     expect(page.locator("#toast.wrong")).to_contain_text("another trial repeats it already")
@@ -172,6 +184,31 @@ def test_forms_work_without_javascript(browser: Browser, base: str) -> None:
     expect(page.locator("main")).to_contain_text("digits is paused")
     page.get_by_role("link", name="Back to the study").click()
     expect(page.locator("#cards .badge").first).to_have_text("paused")
+
+
+def test_slices_appear_as_soon_as_trials_tell_which_parameters_there_are(
+    browser: Browser, base: str, database: Database, sqlite_url: str
+) -> None:
+    """A study without a `space`, opened before its first trial; new parameters join, drawn ones stay."""
+    row = create(database, make_spec("free", space={}), Settings(storage=sqlite_url, artifacts="memory://x"))
+    opened = Opened(browser, base)
+    page = opened.go("/studies/free")
+    expect(page.locator("#pulse")).to_have_text("live")
+    expect(page.locator("#best-seconds")).to_have_count(1)
+    expect(page.locator("#slices h2")).to_have_count(0)
+    party = Party(sqlite_url, row)
+    for number in range(6):
+        party.start(party.claim(), x=number / 10)
+        party.writer.add_params({"y": 1 - number / 10}, {"y": SPACE["x"]})
+        party.complete(number / 10)
+    expect(page.locator("#slices section .plot")).to_have_count(2)
+    for plot in page.locator("#slices .plot").all():
+        plot.scroll_into_view_if_needed()
+        expect(plot.locator(".scatterlayer .trace").first).to_be_attached()
+    titles = page.locator("#slices .chart h3").all_inner_texts()
+    assert sorted(titles) == ["x", "y"]
+    assert opened.complaints == []
+    party.close()
 
 
 def test_who_only_looks_sees_no_buttons(browser: Browser, base: str) -> None:
@@ -226,10 +263,6 @@ def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
 
 def test_the_database_goes_away_and_comes_back(browser: Browser, pg_url: str, pg_proxy: TcpProxy) -> None:
     """An open page says so and keeps what it had; a new one says so; both recover by themselves."""
-    from hpo.settings import Settings
-    from hpo.studies.creation import create
-    from tests.dashboard.seeded import make_spec
-
     database = open_database(pg_proxy.url(pg_url))
     create(database, make_spec(), Settings(storage=pg_url, artifacts="memory://x"))
     with serving(database) as address:
@@ -254,30 +287,47 @@ def test_the_database_goes_away_and_comes_back(browser: Browser, pg_url: str, pg
     database.close()
 
 
-def test_a_real_search_is_watched_beside_the_run(
-    browser: Browser, start_hpo: Callable[..., Any], tmp_path: Path
-) -> None:
-    """`hpo run --dashboard` says where it is; values move while it trains; it ends with the run."""
+def test_a_real_search_is_watched_beside_the_run(browser: Browser, tmp_path: Path) -> None:
+    """`hpo run --dashboard` says in its terminal where it is; values move while it trains; it ends with the
+    run. The link opened again elsewhere lets nobody in, and a new one appears.
+    """
     study = tmp_path / "quick.yaml"
     study.write_text(STUDY)
     (tmp_path / "objective.py").write_text(OBJECTIVE)
-    run = start_hpo("run", study, "--runners", "1", "--no-report", "--dashboard")
-    run.wait_for("?token=")
-    address = re.search(r"http://\S+", run.err)
-    assert address
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address[0])
-    expect(page.locator("h1")).to_have_text("quick")
-    expect(page.locator("#pulse")).to_have_text("live", timeout=30_000)
-    page.evaluate("window.neverReloaded = true")
-    for number in range(4):
-        expect(page.locator("#trials tbody tr")).to_have_count(number + 1, timeout=30_000)
-        expect(page.locator("#trials tbody tr").first).to_contain_text("running")
-        (tmp_path / f"go-{number}").touch()
-    assert page.evaluate("window.neverReloaded")
-    run.wait(60).check()
+    screen = Screen(200, 30)
+
+    def links() -> list[str]:
+        return [found for line in screen.lines for found in re.findall(r"http://\S+code=\S+", line)]
+
+    command = [*COMMAND, "run", study, "--runners", "1", "--no-report", "--dashboard"]
+    environment = hpo_environment({"TERM": "xterm"})
+    ends = {"stdin": subprocess.DEVNULL, "stdout": screen.slave, "stderr": screen.slave}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **ends) as run:
+        try:
+            wait_until(links, 60, what="the link")
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(links()[0])
+            expect(page.locator("h1")).to_have_text("quick")
+            expect(page.locator("#pulse")).to_have_text("live", timeout=30_000)
+            elsewhere = browser.new_page()
+            elsewhere.goto(links()[0])
+            expect(elsewhere.locator("[role=alert]")).to_contain_text("has been used")
+            wait_until(lambda: len(links()) == 2, what="a new link")
+            page.evaluate("window.neverReloaded = true")
+            for number in range(4):
+                expect(page.locator("#trials tbody tr")).to_have_count(number + 1, timeout=30_000)
+                expect(page.locator("#trials tbody tr").first).to_contain_text("running")
+                (tmp_path / f"go-{number}").touch()
+            assert page.evaluate("window.neverReloaded")
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
+    lines = screen.close()
+    assert len(links()) == 2, "both links stay above where the view was"
+    assert not [line for line in lines if "trials" in line and "complete" in line], "the view is gone"
     expect(page.locator("#pulse")).not_to_have_text("live")
+    elsewhere.close()
     context.close()
 
 

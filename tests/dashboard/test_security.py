@@ -6,15 +6,20 @@ import logging
 import re
 from pathlib import Path
 
+import optuna
+import optuna_dashboard
 import pytest
 import sqlalchemy as sa
+from starlette.datastructures import URL
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from hpo.dashboard.access import Access, make_access
 from hpo.dashboard.app import routes
+from hpo.dashboard.board import Board
 from hpo.errors import UserError
-from storage import studies
+from storage import checkpoints, studies
+from storage.artifacts import ArtifactStore
 from storage.engine import Database
 from storage.studies import NewStudy
 from storage.tables import metadata
@@ -140,7 +145,7 @@ def test_a_session_cannot_be_forged_or_outlive_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "", "10.1.2.3:8080"]
+    "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "10.1.2.3:8080"]
 )
 def test_other_host_names_are_refused(host: str, owner: TestClient) -> None:
     """A name somebody else's DNS points here (rebinding) gets nothing."""
@@ -150,6 +155,50 @@ def test_other_host_names_are_refused(host: str, owner: TestClient) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:1", "[::1]:8080", "127.0.0.5"])
 def test_loopback_names_are_fine(host: str, owner: TestClient) -> None:
     assert owner.get("/api/v1/studies", headers={"Host": host}).status_code == 200
+
+
+MALFORMED = [
+    "",
+    "127.0.0.1/login?",
+    "127.0.0.1/login?x=",
+    "localhost/assets/#",
+    "localhost\\assets",
+    "127.0.0.1:8080/health",
+    "127.0.0.1:80:80",
+    "127.0.0.1:99999",
+    "127.0.0.1:x",
+    "user@127.0.0.1",
+    "127.0.0.1, localhost",
+    "local host",
+    "[::1",
+    "[::1]x",
+    "[::1]:80/login",
+    "%6cocalhost",
+]
+
+
+def test_a_malformed_host_is_refused_on_every_route(owner: TestClient) -> None:
+    for host in MALFORMED:
+        for path in ("/", "/api/v1/studies", "/studies/digits", "/login", "/health"):
+            answer = owner.get(path, headers={"Host": host})
+            assert answer.status_code == 400, (host, path)
+            assert "digits" not in answer.text
+    assert owner.get("/", headers=[("Host", "127.0.0.1"), ("Host", "localhost")]).status_code == 400
+
+
+def test_no_host_opens_a_reading_route(anyone: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the library reads a path out of it (before 1.0.1), and it was not refused before."""
+    monkeypatch.setattr("hpo.dashboard.guard.host_name", lambda _: "localhost")
+    monkeypatch.setattr(
+        "starlette.requests.HTTPConnection.url",
+        property(lambda self: URL(f"http://{self.headers['host']}{self.scope['path']}")),
+    )
+    for route in routes():
+        path = filled(route.path)
+        if "GET" in (route.methods or ()) and path not in ("/login", "/health") and "/assets/" not in path:
+            for host in ("127.0.0.1/login?", "localhost/assets/#", "127.0.0.1:8080/health?"):
+                answer = anyone.get(path, headers={"Host": host, "Accept": "application/json"})
+                assert answer.status_code == 401, (host, path)
 
 
 def csrf_of(browser: TestClient) -> str:
@@ -171,6 +220,27 @@ def test_a_form_needs_its_csrf_token(
     assert browser_of_owner.post("/api/v1" + url, json=form).status_code == 403
     right = {**form, "csrf": csrf_of(browser_of_owner)}
     assert said in browser_of_owner.post(url, data=right, headers=HTML).text
+
+
+@pytest.mark.parametrize(
+    ("action", "asked", "done"),
+    [
+        ("retry", "Run the failed trial again?", "1 failed trials wait again"),
+        ("stop", "then end the study?", "digits is stopping"),
+        ("cancel", "End the study now?", "digits is cancelled"),
+    ],
+)
+def test_without_javascript_too_what_cannot_be_undone_is_asked_first(
+    action: str, asked: str, done: str, browser_of_owner: TestClient, database: Database
+) -> None:
+    """The first form changes nothing and leads to a question; the question's form does it."""
+    before = everything(database)
+    url = f"/studies/digits/actions/{action}"
+    page = browser_of_owner.post(url, data={"csrf": csrf_of(browser_of_owner)}, headers=HTML)
+    assert asked in page.text
+    assert everything(database) == before
+    yes = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(\w+)">', page.text))
+    assert done in browser_of_owner.post(url, data=yes, headers=HTML).text
 
 
 @pytest.mark.parametrize(
@@ -199,9 +269,40 @@ def test_optuna_dashboard_cannot_be_written_to_by_a_form_of_another_site(
 ) -> None:
     """Its requests carry no CSRF token, so they must prove where they come from."""
     before = everything(database)
-    assert browser_of_owner.delete("/api/studies/1").status_code == 403
+    note = {"body": "seen", "version": 1}
+    assert browser_of_owner.put("/api/studies/1/note", json=note).status_code == 403
     assert everything(database) == before
-    assert browser_of_owner.delete("/api/studies/1", headers={"Origin": BASE}).status_code == 204
+    answer = browser_of_owner.put("/api/studies/1/note", json=note, headers={"Origin": BASE})
+    assert answer.status_code == 204
+
+
+def its_own_routes() -> list[tuple[str, str]]:
+    """Method and path of every route of optuna-dashboard that may change something."""
+    made = optuna_dashboard.wsgi(optuna.storages.InMemoryStorage())
+    found = [(route.method, re.sub(r"<[^>]*>", "1", route.rule)) for route in made.routes]
+    return [(method, path) for method, path in found if method not in ("GET", "HEAD")]
+
+
+def test_optuna_dashboard_writes_notes_and_nothing_else(owner: TestClient, database: Database) -> None:
+    """Its own delete, rename, create and tell go past leases and tickets, and destroy studies."""
+    its = its_own_routes()
+    assert {"/api/studies/1/rename", "/api/trials/1/tell", "/api/studies"} <= {path for _, path in its}
+    before = everything(database)
+    odd = [
+        ("DELETE", "/api/studies/1/"),
+        ("PUT", "/api/studies/1/note/../../1/rename"),
+        ("POST", "/api//studies"),
+    ]
+    odd += [("DELETE", "/api/studies/1/note"), ("PUT", "/api/studies/1/note%0A"), ("PUT", "/api/studies/1")]
+    for method, path in [*its, *odd]:
+        if method == "PUT" and path in ("/api/studies/1/note", "/api/studies/1/1/note"):
+            continue
+        answer = owner.request(method, path, json={"study_name": "x", "state": "Fail"})
+        assert answer.status_code in (403, 404, 405), (method, path)
+    assert everything(database) == before
+    refused = owner.delete("/api/studies/1")
+    assert refused.status_code == 403
+    assert "the commands of hpo" in refused.json()["reason"]
 
 
 def test_scripts_run_from_our_own_files_only(owner: TestClient) -> None:
@@ -246,6 +347,28 @@ def test_only_files_kept_with_a_trial_can_be_had(file: str, owner: TestClient) -
     assert answer.status_code == 404
     assert "SQLite" not in answer.text
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("place", ["10/1/log.txt", "10/1", "10"])
+def test_a_log_that_leads_elsewhere_is_not_shown(
+    place: str, owner: TestClient, board: Board, tmp_path: Path
+) -> None:
+    """Trial 10 puts a link in the place of its log, or of a folder above it: to a token, say."""
+    row = board.row("digits")
+    (tmp_path / "10" / "1").mkdir(parents=True)
+    (tmp_path / "10" / "1" / "log.txt").write_text("a secret of who looks")
+    planted = ArtifactStore(row.artifacts).local_root / checkpoints.study_key(row.uid, row.name) / place
+    made = [folder for folder in reversed(planted.parents) if not folder.exists()]
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.symlink_to(tmp_path / place)
+    try:
+        assert owner.get("/studies/digits/trials/10/log/1").status_code == 404
+        for path in ("/studies/digits/trials/10", "/api/v1/studies/digits/trials/10/log?attempt=1"):
+            assert "a secret" not in owner.get(path, headers=HTML).text
+    finally:  # the files are shared by every test of this directory
+        planted.unlink()
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 @pytest.mark.parametrize(

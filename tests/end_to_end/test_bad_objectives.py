@@ -15,6 +15,11 @@ DEEDS = """
     import signal
     import sys
 
+    import optuna
+
+    class Exploded(Exception):
+        diverged = True
+
     def objective(trial):
         how = trial.config["how"]
         print("about to", how, flush=True)
@@ -24,6 +29,15 @@ DEEDS = """
             return None
         if how == "nan":
             return float("nan")
+        if how == "nan reports":
+            trial.report(0.9, 1)
+            trial.report(float("nan"), 2)
+            raise optuna.TrialPruned
+        if how == "nan, then an error":
+            trial.report(float("nan"), 1)
+            raise ValueError("input contains NaN")
+        if how == "explode":
+            raise Exploded("the loss is inf")
         if how == "inf":
             return float("inf")
         if how == "pair":
@@ -45,7 +59,6 @@ DEEDS = """
 REASONS = {
     "text": ["the objective returned '0.99'", "must return a number"],
     "none": ["the objective returned None", "must return a number"],
-    "nan": ["the objective returned nan", "finite"],
     "inf": ["the objective returned inf", "finite"],
     "pair": ["the objective returned (1.0, 2.0)", "1 direction"],
     "raise": ["ValueError: the learning rate is cursed"],
@@ -55,7 +68,13 @@ REASONS = {
     "vanish": ["exited with status 5"],
     "bad report": ["report needs a number"],
 }
-CHOICES = ["well", *REASONS, "so so"]
+DIVERGED = {
+    "nan": "the objective returned nan: this setting diverged",
+    "nan reports": "the last report is nan: this setting diverged",
+    "nan, then an error": "input contains NaN",
+    "explode": "Exploded: the loss is inf",
+}
+CHOICES = ["well", *REASONS, *DIVERGED, "so so"]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +113,16 @@ def test_the_trial_fails_with_its_reason_and_no_value(
         assert part in ran.err, "the person at the terminal is told too"
 
 
+@pytest.mark.parametrize("deed", DIVERGED)
+def test_a_training_that_exploded_diverged_with_its_reason(
+    deed: str, by_deed: dict[str, dict[str, Any]], ran: HpoResult
+) -> None:
+    trial = by_deed[deed]
+    assert (trial["state"], trial["values"], trial["attempts"]) == ("diverged", None, 1)
+    assert DIVERGED[deed] in trial["error"]
+    assert f"trial {trial['number']} diverged" in ran.err
+
+
 def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
     ran: HpoResult, by_deed: dict[str, dict[str, Any]], shared_place: Workplace
 ) -> None:
@@ -102,7 +131,14 @@ def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
     assert complete == {"well", "so so"}
     shown = shared_place.show("deeds")
     assert shown["best"] == {"number": by_deed["well"]["number"], "values": [0.5], "params": {"how": "well"}}
-    assert shown["trials"] == {"complete": 2, "pruned": 0, "failed": 11, "running": 0, "waiting": 0}
+    assert shown["trials"] == {
+        "complete": 2,
+        "pruned": 0,
+        "failed": 10,
+        "diverged": 4,
+        "running": 0,
+        "waiting": 0,
+    }
     assert shown["state"] == "finished"
 
 
@@ -138,7 +174,8 @@ def test_a_failed_trial_shows_its_traceback_and_what_it_printed(
 def test_the_database_agrees_with_itself_afterwards(ran: HpoResult, shared_place: Workplace) -> None:
     audit = shared_place.look("audit", "deeds", "--format", "json").check().json
     assert audit["holds"]
-    assert (audit["results"], audit["failed"], audit["missing"], audit["duplicates"]) == (2, 11, 0, 0)
+    ends = (audit["results"], audit["failed"], audit["diverged"], audit["missing"], audit["duplicates"])
+    assert ends == (2, 10, 4, 0, 0)
 
 
 def test_a_study_in_which_nothing_completes_ends_with_exit_1_and_says_where_to_look(

@@ -15,7 +15,8 @@ HUNGRY = """
     def others():
         '''The other runners of this worker that live.'''
         found = psutil.Process(os.getppid()).children()
-        return [one.pid for one in found if one.pid != os.getpid() and one.status() != psutil.STATUS_ZOMBIE]
+        found = [one for one in found if one.pid != os.getpid() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one.pid for one in found if "hpo.runner.process" in one.cmdline()]
 
     def objective(trial):
         Path(f"seen-{trial.number}").touch()

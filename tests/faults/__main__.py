@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import damage, rows
+from tests.faults import damage, processes, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import LONG, SHORT, Scale
 from tests.support.pg import NoPostgresError, PgServer
@@ -78,8 +78,15 @@ TABLE = [
     Row("7", "network cut", _network_cut, POSTGRESQL),
     Row("8", "bad objectives", _plain(rows.bad_objectives)),
     Row("9", "damaged checkpoints, disk full", _plain(damage.damaged_checkpoints), SQLITE),
+    Row("9", "a table taken away", _plain(damage.table_taken_away)),
     Row("10", "clocks four hours apart", _plain(rows.wrong_clocks)),
     Row("11", "two workers of one name", _plain(rows.one_name)),
+    Row("12", "step of the wall clock", _plain(processes.wall_clock_step)),
+    Row("12c", "  without start ticks", _plain(processes.wall_clock_step_without_ticks), SQLITE),
+    Row("13", "SIGTERM to every process", _plain(processes.told_all_at_once)),
+    Row("13c", "  without handlers", _plain(processes.told_all_without_handler), SQLITE),
+    Row("14", "SIGKILL of a worker with a subprocess", _plain(processes.killed_with_child)),
+    Row("14c", "  without looking for it", _plain(processes.killed_with_child_left), SQLITE),
 ]
 
 

@@ -107,6 +107,25 @@ def resumed_state(store: ArtifactStore) -> Any:
     return CheckpointStore(store, TRIAL, 2, found).load()
 
 
+def table_taken_away(lab: Lab, scale: Scale) -> str:
+    """The database answers, but cannot be used: the worker says so and leaves, and no trial is charged."""
+    lab.create(trials=1, fixed={"steps": 1000, "step_seconds": 0.05})
+    worker = lab.worker()
+    lab.wait(lambda: lab.journal_lines("began"), "the trial began")
+
+    def rename(old: str, new: str) -> None:
+        lab.open().write(lambda connection: connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    rename("trial_intermediate_values", "elsewhere")
+    left = worker.wait(60)
+    rename("elsewhere", "trial_intermediate_values")
+    assert left.code == 1, left
+    assert "cannot be used" in left.err, left.err
+    assert "Traceback" not in left.err, left.err
+    assert lab.attempts() == {"released": 1}, lab.ended_why("failed")
+    return "1 ticket given back, 0 failed; the worker said what is missing"
+
+
 def damaged_checkpoints(lab: Lab, scale: Scale) -> str:
     """The one before is used, or a clean start is made; the log says so; no code is run."""
     for name, damage in DAMAGES.items():

@@ -79,6 +79,21 @@ def saving(trial):
     return float(trial.params["x"])
 
 
+def with_child(trial):
+    """Waits for a process of its own, in a session of its own; says its pid."""
+    import subprocess
+
+    child = subprocess.Popen(["sleep", str(trial.config["step_seconds"])], start_new_session=True)
+    note(trial, "began")
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write(f"child {child.pid}\\n")
+    while child.poll() is None:
+        time.sleep(0.05)
+        trial.check()
+        trial.should_prune()
+    raise RuntimeError(f"the child died with status {child.returncode}")
+
+
 def bad(trial):
     """Each way in which an objective can go wrong."""
     import ctypes

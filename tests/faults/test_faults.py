@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import damage, rows
+from tests.faults import damage, processes, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import SHORT
 from tests.support.pg import PgServer
@@ -115,9 +115,29 @@ def test_damaged_checkpoints_are_passed_over_and_never_run(lab: Lab) -> None:
     print(damage.damaged_checkpoints(lab, SHORT))
 
 
+@sqlite
+def test_a_database_that_cannot_be_used_charges_no_trial(lab: Lab) -> None:
+    print(damage.table_taken_away(lab, SHORT))
+
+
 @postgres
 def test_wrong_clocks_do_not_matter(lab: Lab) -> None:
     print(rows.wrong_clocks(lab, SHORT))
+
+
+@sqlite
+def test_a_step_of_the_wall_clock_buries_nobody(lab: Lab) -> None:
+    print(processes.wall_clock_step(lab, SHORT))
+
+
+@sqlite
+def test_a_signal_to_everybody_loses_no_trial(lab: Lab) -> None:
+    print(processes.told_all_at_once(lab, SHORT))
+
+
+@sqlite
+def test_what_a_killed_worker_left_ends_before_the_next_attempt(lab: Lab) -> None:
+    print(processes.killed_with_child(lab, SHORT))
 
 
 @sqlite

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from storage import leases, outcomes, studies, tickets
+from storage import kept_files, leases, outcomes, studies, tickets, workers
+from storage.attempts import end_if_live
 from storage.engine import Database
 from storage.errors import LeaseLostError
-from storage.records import Claim, NothingToClaim, StudyState, TicketState
+from storage.kept_files import KeptFile
+from storage.records import Claim, NothingToClaim, StudyRow, StudyState, TicketState
 from tests.integration.conftest import Stage
 from tests.support.shared import (
     LEASE,
@@ -30,6 +34,16 @@ def claiming(one: Party) -> Any:
 
     def verb(connection: Any) -> Claim | NothingToClaim:
         return tickets.claim_next(connection, one.database.clock, one.study.id, one.id, 0, "cpu", LEASE)
+
+    return verb
+
+
+def delivering(one: Party, claim: Claim) -> Any:
+    """One party's result, to be delivered in a transaction that a test holds open."""
+
+    def verb(connection: Any) -> None:
+        leases.check_last(connection, claim.lease)
+        outcomes.deliver(connection, one.database.clock, claim.lease, TicketState.COMPLETE, (1.0,))
 
     return verb
 
@@ -70,7 +84,7 @@ def test_a_cancel_that_comes_first_refuses_the_result(
     study = make_study(database, 1)
     one = party(study)
     claim, _ = one.begin()
-    with stage.holding(database, lambda c: studies.cancel_running(c, database.clock, study.id)):
+    with stage.holding(database, lambda c: studies.cancel(c, database.clock, study.id)):
         later = stage.start(one.complete)
         stage.wait_until_blocked()
     with pytest.raises(LeaseLostError):
@@ -83,16 +97,10 @@ def test_a_result_that_comes_first_is_not_cancelled(database: Database, party: O
     one = party(study)
     claim, _ = one.begin()
 
-    def deliver(connection: Any) -> None:
-        leases.check(connection, claim.lease)
-        outcomes.deliver(connection, database.clock, claim.lease, TicketState.COMPLETE, (1.0,))
-
-    with stage.holding(one.database, deliver):
-        later = stage.start(
-            lambda: database.write(lambda c: studies.cancel_running(c, database.clock, study.id))
-        )
+    with stage.holding(one.database, delivering(one, claim)):
+        later = stage.start(lambda: database.write(lambda c: studies.cancel(c, database.clock, study.id)))
         stage.wait_until_blocked()
-    assert later.result(20) == 0
+    assert later.result(20) == (0, 0)
     assert attempts_of(database, claim.lease) == ["complete"]
 
 
@@ -133,7 +141,9 @@ def test_extending_beside_a_claim_of_the_last_ticket_loses_neither(
     one, other = party(study), party(study)
     with stage.holding(one.database, claiming(one)):
         later = stage.start(
-            lambda: database.write(lambda c: studies.extend(c, study.id, [None, None], cells=False))
+            lambda: database.write(
+                lambda c: studies.extend(c, database.clock, study.id, [None, None], cells=False)
+            )
         )
         stage.wait_until_blocked()
     later.result(20)
@@ -148,7 +158,7 @@ def test_extending_while_the_last_result_ends_the_study_wakes_it(
     study = make_study(database, 1)
     one = party(study)
     one.begin()
-    with stage.holding(database, lambda c: studies.extend(c, study.id, [None], cells=False)):
+    with stage.holding(database, lambda c: studies.extend(c, database.clock, study.id, [None], cells=False)):
         later = stage.start(one.complete)
         stage.wait_until_blocked()
     later.result(20)
@@ -164,8 +174,8 @@ def test_a_renewal_that_comes_first_saves_the_lease(database: Database, party: O
     database.clock.offset += LEASE + 1
     with stage.holding(one.database, lambda c: leases.renew(c, database.clock, one.id, LEASE)):
         # A reaper does not wait for what others hold: it leaves the ticket for the next time.
-        assert database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
-    assert database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
+        assert database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
+    assert database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
     assert attempts_of(database, claim.lease) == ["running"]
 
 
@@ -176,7 +186,7 @@ def test_a_reaper_that_comes_first_leaves_nothing_to_renew(
     one = party(study)
     claim = one.claim()
     database.clock.offset += LEASE + 1
-    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock)) as reaped:
+    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock, leases.Sight())) as reaped:
         later = stage.start(
             lambda: one.database.write(lambda c: leases.renew(c, database.clock, one.id, LEASE))
         )
@@ -192,8 +202,8 @@ def test_two_reapers_count_a_lost_attempt_once(database: Database, party: Opener
     claim = one.claim()
     other.claim()
     database.clock.offset += LEASE + 1
-    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock)) as first:
-        assert other.database.write(lambda c: leases.reap_expired(c, database.clock)) == 0
+    with stage.holding(database, lambda c: leases.reap_expired(c, database.clock, leases.Sight())) as first:
+        assert other.database.write(lambda c: leases.reap_expired(c, database.clock, leases.Sight())) == 0
     assert first == 2
     assert ticket_row(database, claim.lease).lost == 1
 
@@ -206,7 +216,7 @@ def test_a_reached_target_beside_a_claim_starts_nothing_new(
     claim, _ = one.begin()
 
     def deliver(connection: Any) -> None:
-        leases.check(connection, claim.lease)
+        leases.check_last(connection, claim.lease)
         outcomes.deliver(connection, database.clock, claim.lease, TicketState.COMPLETE, (0.95,))
 
     with stage.holding(one.database, deliver):
@@ -216,21 +226,122 @@ def test_a_reached_target_beside_a_claim_starts_nothing_new(
     assert ticket_states(database, study) == ["complete"] + ["queued"] * 4
 
 
-def test_the_last_two_results_at_once_end_the_study(database: Database, party: Opener, stage: Stage) -> None:
-    """Each sees the other still running; whoever next finds nothing to claim ends the study."""
-    study = make_study(database, 2)
+LAST: dict[str, Callable[[Party, Database], Any]] = {
+    "result": lambda one, _: one.complete(),
+    "failure": lambda one, _: one.writer.fail("ValueError: no"),
+    "drain of a stopping study": lambda one, _: one.writer.release("drained"),
+    "dead runner": lambda one, database: database.write(
+        lambda c: [
+            end_if_live(c, lease, partial(outcomes.lose, clock=database.clock, lease=lease, why="died"))
+            for lease in workers.leases_of_runner(c, one.id, 0)
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_the_last_two_ends_at_once_end_the_study(
+    database: Database, party: Opener, stage: Stage, last: str
+) -> None:
+    """The second waits for the first, and sees that nothing runs any more."""
+    study = make_study(database, 2, retry_lost=0)
     one, other = party(study), party(study)
     claim, _ = one.begin()
     other.begin()
+    by_hand = last.startswith("drain")
+    if by_hand:
+        database.write(lambda c: studies.set_state(c, database.clock, study.id, StudyState.STOPPING))
+    with stage.holding(one.database, delivering(one, claim)):
+        later = stage.start(lambda: LAST[last](other, other.database))
+        stage.wait_until_blocked()
+    later.result(20)
+    assert state_of(database, study) is (StudyState.STOPPED if by_hand else StudyState.FINISHED)
 
-    def deliver(connection: Any) -> None:
+
+WAKE: dict[str, Callable[[Any, Database, StudyRow], Any]] = {
+    "retry": lambda c, _, study: studies.retry_failed(c, study.id),
+    "retry of one trial": lambda c, _, study: studies.retry_failed(c, study.id, 0),
+    "extend": lambda c, database, study: studies.extend(c, database.clock, study.id, [None], cells=False),
+}
+
+
+@pytest.mark.parametrize("first", ["the end", "the verb"])
+@pytest.mark.parametrize("verb", WAKE)
+def test_a_verb_that_queues_tickets_beside_the_studys_end_strands_none(
+    database: Database, party: Opener, stage: Stage, verb: str, first: str
+) -> None:
+    """One failed, the other brings the last result: whichever commits first, what is queued runs."""
+    study = make_study(database, 2)
+    one, other = party(study), party(study)
+    one.begin()
+    one.writer.fail("ValueError: no")
+    claim, _ = other.begin()
+
+    def wake(connection: Any) -> Any:
+        return WAKE[verb](connection, database, study)
+
+    if first == "the end":
+        with stage.holding(other.database, delivering(other, claim)):
+            later = stage.start(lambda: database.write(wake))
+            stage.wait_until_blocked()
+    else:
+        with stage.holding(database, wake):
+            later = stage.start(other.complete)
+            stage.wait_until_blocked()
+    later.result(20)
+    assert "queued" in ticket_states(database, study)
+    assert state_of(database, study) is StudyState.RUNNING
+    assert one.claim()
+
+
+ENDS: dict[str, Callable[[Any, Database, Party, StudyRow], Any]] = {
+    "cancel": lambda c, database, _, study: studies.cancel(c, database.clock, study.id),
+    "stop": lambda c, database, _, study: studies.set_state(c, database.clock, study.id, StudyState.STOPPING),
+    "retry": lambda c, _, __, study: studies.retry_failed(c, study.id),
+    "extend": lambda c, database, _, study: studies.extend(c, database.clock, study.id, [None], cells=False),
+    "enqueue": lambda c, _, __, study: studies.enqueue(c, study.id, {"x": 0.5}),
+    "claim": lambda c, database, one, study: tickets.claim_next(
+        c, database.clock, study.id, one.id, 1, "cpu", LEASE
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", ENDS)
+def test_who_holds_a_ticket_alone_never_waits_for_who_holds_the_study(
+    database: Database, party: Opener, stage: Stage, verb: str
+) -> None:
+    """A report with a file: it has the ticket, and adds a row that names the study, which another holds.
+
+    Everybody takes the study first, so there is no circle, and nobody is ended by the server.
+    """
+    study = make_study(database, 3)
+    one, other = party(study, "one"), party(study, "other")
+    claim, trial = one.begin()
+    file = KeptFile("model.pt", "somewhere", "0" * 64, 1)
+    with one.database.transaction() as connection:
         leases.check(connection, claim.lease)
-        outcomes.deliver(connection, database.clock, claim.lease, TicketState.COMPLETE, (1.0,))
+        later = stage.start(
+            lambda: other.database.write(lambda c: ENDS[verb](c, other.database, other, study))
+        )
+        if verb == "cancel":
+            stage.wait_until_blocked()
+        else:
+            later.result(20)
+        kept_files.record(connection, database.clock, study.id, trial.id, claim.lease.attempt, file)
+    later.result(20)
+    assert database.read(lambda c: kept_files.names_of(c, trial.id)) == {"model.pt"}
 
-    with stage.holding(one.database, deliver):
-        stage.start(other.complete).result(20)
-    assert isinstance(one.try_claim(), NothingToClaim)
-    assert state_of(database, study) is StudyState.FINISHED
+
+def test_a_burial_waits_for_nobody(database: Database, party: Opener, stage: Stage) -> None:
+    """It runs inside a heartbeat, which holds a worker's row; the study is another's now."""
+    study = make_study(database, 2)
+    one, other = party(study, "one"), party(study, "other")
+    claim, _ = one.begin()
+    held, _ = other.begin()
+    with stage.holding(other.database, delivering(other, held)):
+        assert database.write(lambda c: workers.bury(c, database.clock, one.id)) == 0
+    assert database.write(lambda c: workers.bury(c, database.clock, one.id)) == 1, "the next who looks"
+    assert ticket_row(database, claim.lease).state == TicketState.QUEUED
 
 
 def test_a_deleted_study_beside_a_report_ends_in_a_lost_lease(
@@ -247,7 +358,7 @@ def test_a_deleted_study_beside_a_report_ends_in_a_lost_lease(
 def test_deleting_a_study_while_a_result_comes_in_never_deadlocks(
     database: Database, party: Opener, stage: Stage
 ) -> None:
-    """They take the same rows in opposite order; the server ends one, which tries again."""
+    """A result takes the study before its ticket, as the deletion does."""
     study = make_study(database, 1)
     one = party(study)
     claim, _ = one.begin()

@@ -134,6 +134,25 @@ def test_a_study_is_checked_before_its_first_trial() -> None:
         regressor.check({"lr": -1}, [])
 
 
+@pytest.mark.parametrize("searched", ["loss", "label_smoothing", "class_weights"])
+@pytest.mark.parametrize("objective", ["loss", ["loss", "flops"], ("accuracy", "loss")])
+def test_losses_that_the_space_defines_anew_are_not_compared(searched: str, objective: Any) -> None:
+    with pytest.raises(ConfigError, match=f"with {searched} in the space .* use log_loss"):
+        classifier.check({"objective": objective}, ["lr", searched])
+
+
+@pytest.mark.parametrize("searched", ["loss", "huber_delta"])
+def test_a_regressions_losses_point_to_rmse(searched: str) -> None:
+    with pytest.raises(ConfigError, match=f"with {searched} in the space .* use rmse or mae"):
+        regressor.check({"objective": "loss"}, [searched])
+
+
+def test_the_loss_of_one_kind_may_be_searched_for() -> None:
+    classifier.check({"objective": "loss", "label_smoothing": 0.1}, ["lr", "mixup", "dropout"])
+    classifier.check({"objective": "log_loss"}, ["loss", "label_smoothing"])
+    classifier.check({}, ["loss", "label_smoothing", "class_weights"])
+
+
 def test_a_rule_that_a_searched_value_may_satisfy_is_left_to_the_trial() -> None:
     classifier.check({"schedule": "multistep"}, ["milestones"])
 

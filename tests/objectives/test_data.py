@@ -355,6 +355,43 @@ def test_a_regression_through_a_loader_equals_one_in_memory() -> None:
     assert loader == pytest.approx(memory, rel=1e-5)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kind", ["standardize", "minmax", "none"])
+def test_images_stay_bytes_and_their_batches_are_scaled_as_ever(kind: str, channels_last: bool) -> None:
+    """A quarter of the memory, and the same bits as scaling everything beforehand."""
+    setup = prepared(preparation=kind, model="cnn", channels_last=channels_last)
+    train = setup.data.train
+    assert isinstance(train, Samples)
+    assert train.stored.dtype == torch.uint8
+    before = train.stored.clone()
+    scaled = (train.stored.float() - setup.data.inputs.shift) / setup.data.inputs.scale
+    assert torch.equal(train.inputs, scaled)
+    order = setup.batches.order(1)
+    assert torch.equal(torch.cat([inputs for inputs, _ in setup.batches.shuffled(1)]), scaled[order])
+    assert torch.equal(torch.cat([inputs for inputs, _ in setup.batches.in_order()]), scaled)
+    assert torch.equal(train.stored, before)
+
+
+def test_tables_are_scaled_once() -> None:
+    train = prepared(dataset="wine", train_limit=None).data.train
+    assert isinstance(train, Samples)
+    assert train.scaling is None
+    assert train.stored.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("share", "kind"), [(1.01, MemoryBatches), (0.99, LoaderBatches)])
+def test_images_need_a_byte_a_pixel_of_the_memory(
+    share: float, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget()
+    data = prepared().data
+    pixels = 64 * (len(data.train) + len(data.validation) + len(data.test))
+    forget()
+    monkeypatch.setattr(placement, "free_memory", lambda device: int(pixels * share))
+    assert isinstance(prepared().batches, kind)
+    forget()
+
+
 def test_every_epoch_has_every_sample_once_in_its_own_order() -> None:
     samples = Samples(torch.arange(10.0)[:, None], torch.arange(10))
     batches = MemoryBatches(samples, 4, seed=1)

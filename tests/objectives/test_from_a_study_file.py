@@ -42,8 +42,10 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_data_and_models_from_everywhere_and_a_sentence_for_what_is_missing(place: Path) -> None:
-    own = place / "own.py"
-    datasets = ["digits", "fashionmnist", "image_folder", f"{own}:blobs", "mnist"]
+    """Every path in the study file begins at the study file, wherever the command is given."""
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    datasets = ["digits", "fashionmnist", "image_folder", "own.py:blobs", "mnist"]
     spec: dict[str, Any] = {
         "study": "everywhere",
         "objective": "objectives.classifier",
@@ -52,15 +54,15 @@ def test_data_and_models_from_everywhere_and_a_sentence_for_what_is_missing(plac
         "pruner": {"name": "none"},
         "space": {
             "dataset": {"type": "categorical", "choices": datasets},
-            "model": {"type": "categorical", "choices": ["mlp", f"{own}:make"]},
+            "model": {"type": "categorical", "choices": ["mlp", "own.py:make"]},
         },
-        "fixed": {"epochs": 2, "data_root": str(place), "image_size": 8, "train_limit": 150},
+        "fixed": {"epochs": 2, "data_root": ".", "image_size": 8, "train_limit": 150},
     }
     path = place / "everywhere.yaml"
     path.write_text(yaml.safe_dump(spec))
     options = ("--runners", "1", "--quiet", "--no-report")
-    run_hpo("run", path, *options, cwd=place, timeout=240).check()
-    trials = run_hpo("trials", "everywhere", "--format", "json", cwd=place).check().json
+    run_hpo("run", path, *options, cwd=elsewhere, timeout=240).check()
+    trials = run_hpo("trials", "everywhere", "--format", "json", cwd=elsewhere).check().json
     assert len(trials) == 10
     for trial in trials:
         missing = trial["params"]["dataset"] == "mnist"

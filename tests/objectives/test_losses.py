@@ -40,6 +40,14 @@ def test_hinge_is_multi_margin(outputs: torch.Tensor) -> None:
     )
 
 
+def test_hinge_sums_every_margin_that_is_missed_as_weston_and_watkins_do(outputs: torch.Tensor) -> None:
+    expected = 0.0
+    for row, label in zip(outputs.tolist(), LABELS.tolist(), strict=True):
+        margins = [max(0.0, 1 - row[label] + row[other]) for other in range(3) if other != label]
+        expected += sum(margins) / 3 / 8  # Crammer and Singer would take max(margins)
+    assert float(make(loss="hinge")(outputs, LABELS)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_binary_cross_entropy_of_two_classes_has_one_output() -> None:
     loss = make(classes=2, loss="binary_cross_entropy")
     outputs, labels = torch.tensor([[0.3], [-2.0]]), torch.tensor([1, 0])
@@ -82,6 +90,26 @@ def test_mixup_of_cross_entropy_is_cross_entropy_with_mixed_targets(outputs: tor
     share, others = torch.linspace(0, 1, 8), LABELS.flip(0)
     soft = share[:, None] * F.one_hot(LABELS, 3) + (1 - share[:, None]) * F.one_hot(others, 3)
     torch.testing.assert_close(make().mixed(outputs, LABELS, others, share), F.cross_entropy(outputs, soft))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_leave_the_scale_of_a_mixed_loss_as_it_is(
+    outputs: torch.Tensor, smoothing: float
+) -> None:
+    """With one share for all it mixes PyTorch's two weighted means; weights that are all 7 do nothing."""
+    others = LABELS.flip(0)
+    loss = make(class_weights=[0.5, 1.0, 2.0], label_smoothing=smoothing)
+    reference = torch.nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=smoothing)
+    mixed = loss.mixed(outputs, LABELS, others, torch.full((8,), 0.3))
+    expected = 0.3 * reference(outputs, LABELS) + 0.7 * reference(outputs, others)
+    torch.testing.assert_close(mixed, expected)
+    share = torch.linspace(0, 1, 8)
+    same = make(class_weights=[7.0, 7.0, 7.0], label_smoothing=smoothing)
+    plain = make(label_smoothing=smoothing)
+    torch.testing.assert_close(
+        same.mixed(outputs, LABELS, others, share), plain.mixed(outputs, LABELS, others, share)
+    )
+    torch.testing.assert_close(loss.mixed(outputs, LABELS, others, torch.ones(8)), reference(outputs, LABELS))
 
 
 def test_balanced_weights_are_inverse_to_the_classes_shares(outputs: torch.Tensor) -> None:

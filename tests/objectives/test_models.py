@@ -105,9 +105,22 @@ def test_initialisations_have_the_variance_their_papers_give() -> None:
     assert float(kaiming.std()) == pytest.approx(math.sqrt(2 / 400), rel=0.02)
 
 
-def test_set_initialisations_start_biases_at_zero() -> None:
-    model = made(init="xavier")
+@pytest.mark.parametrize("init", ["xavier", "kaiming"])
+def test_glorots_and_hes_initialisations_start_biases_at_zero(init: str) -> None:
+    model = made(init=init)
     assert all(not m.bias.any() for m in model.modules() if isinstance(m, nn.Linear))
+
+
+def test_a_normal_initialisation_leaves_biases_as_pytorch_draws_them() -> None:
+    torch.manual_seed(0)
+    plain = made()
+    torch.manual_seed(0)
+    normal = made(init="normal")
+    for one, other in zip(plain.modules(), normal.modules(), strict=True):
+        if isinstance(one, nn.Linear):
+            assert isinstance(other, nn.Linear)
+            assert one.bias.any()
+            assert torch.equal(one.bias, other.bias)
 
 
 def test_the_trials_seed_decides_the_initial_weights() -> None:

@@ -11,13 +11,15 @@ import optuna
 import pytest
 import torch
 
-from objectives import classifier, regressor
+from objectives import classifier, metrics, regressor
+from objectives.augment import mix
 from objectives.checkpoints import Saver
 from objectives.errors import DivergedError, OutOfMemoryError
+from objectives.seeds import derive
 from objectives.setup import Setup
 from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
-from objectives.train import train_epoch
+from objectives.train import predict, train_epoch
 from tests.objectives.helpers import QUICK, classify, failing_after, prepared, regress, same_tensors
 
 RANDOM_EVERYTHING: dict[str, Any] = {
@@ -77,8 +79,9 @@ def test_another_seed_gives_another_run_on_the_same_split() -> None:
         {**QUICK, "epochs": 6, "schedule": "plateau", "plateau_patience": 0, "optimizer": "momentum"},
         {**QUICK, "epochs": 6, "patience": 2, "keep": "last", "optimizer": "rmsprop"},
         {**QUICK, "epochs": 6, "storage": "loader", "loader_workers": 0, "optimizer": "adagrad"},
+        {**QUICK, "epochs": 4, "model": "cnn", "channels": 8, "batch_norm": True, "optimizer": "adamw"},
     ],
-    ids=["everything random", "plateau", "early stopping", "loader"],
+    ids=["everything random", "plateau", "early stopping", "loader", "channels last"],
 )
 @pytest.mark.parametrize("broken_in_epoch", [2, 4])
 def test_resumed_equals_unbroken_bit_for_bit(settings: dict[str, Any], broken_in_epoch: int) -> None:
@@ -263,10 +266,16 @@ def one_epoch(setup: Setup) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+UNEVEN = [0.1, 5.0, 1.0, 0.2, 9.0, 0.3, 2.0, 0.1, 4.0, 1.0]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "hinge"])
+@pytest.mark.parametrize("class_weights", ["none", "balanced", UNEVEN])
+def test_accumulated_batches_make_the_step_of_one_large_batch(loss: str, class_weights: Any) -> None:
     """300 samples: 3 batches of 100 as one step, or one full batch; the order does not matter to a mean."""
-    accumulated = one_epoch(prepared(batch_size=100, accumulate=3, optimizer="sgd"))
-    whole = one_epoch(prepared(batch_size="full", optimizer="sgd"))
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "loss": loss, "class_weights": class_weights}
+    accumulated = one_epoch(prepared(batch_size=100, accumulate=3, **settings))
+    whole = one_epoch(prepared(batch_size="full", **settings))
     for name in whole:
         torch.testing.assert_close(accumulated[name], whole[name])
 
@@ -276,6 +285,49 @@ def test_a_short_last_batch_does_not_tilt_an_accumulated_step() -> None:
     whole = one_epoch(prepared(batch_size="full", optimizer="sgd"))
     for name in whole:
         torch.testing.assert_close(accumulated[name], whole[name])
+
+
+@pytest.mark.parametrize("storage", ["memory", "loader"])
+def test_an_epochs_loss_with_class_weights_is_their_weighted_mean(storage: str) -> None:
+    """Not the mean of the batches' means, in which a batch of light samples would count like any other."""
+    settings: dict[str, Any] = {"batch_size": 7, "class_weights": UNEVEN, "lr": 1e-12, "storage": storage}
+    setup = prepared(**settings, loader_workers=0)
+    outputs, targets = predict(setup, setup.batches)
+    expected = torch.nn.functional.cross_entropy(outputs, targets, torch.tensor(UNEVEN))
+    assert train_epoch(LocalTrial(), setup, 1) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dataset": "breast_cancer", "loss": "binary_cross_entropy"}, {"loss": "hinge"}]
+)
+def test_the_training_accuracy_is_a_metric_of_each_epoch(settings: dict[str, Any]) -> None:
+    """Of the samples as they were trained; with steps too small to matter, that of the initial weights."""
+    config: dict[str, Any] = {"lr": 1e-12, "epochs": 2, **settings}
+    setup = prepared(**config)
+    outputs, targets = predict(setup, setup.batches)
+    expected = metrics.compute(["accuracy"], setup.loss.scores(outputs), targets)["accuracy"]
+    _, trial = classify(**config)
+    assert [trial.logs[epoch]["train_accuracy"] for epoch in (1, 2)] == pytest.approx([expected] * 2)
+
+
+def test_a_mixture_is_predicted_rightly_by_its_shares() -> None:
+    """As in the mixup paper's code: the share of the class that was predicted, if it is one of the two."""
+    hits: list[torch.Tensor] = []
+    setup = prepared(mixup=1.0, batch_size="full")
+    train_epoch(LocalTrial(), setup, 1, hits)
+    again = prepared(mixup=1.0, batch_size="full")
+    torch.manual_seed(derive(again.seed, "epoch", 1))
+    inputs, targets = next(again.batches.shuffled(1))
+    inputs, others, share = mix(inputs, targets, 1.0)
+    again.model.train()
+    predicted = again.model(inputs).argmax(1)
+    expected = share * (predicted == targets) + (1 - share) * (predicted == others)
+    torch.testing.assert_close(torch.cat(hits), expected)
+
+
+def test_a_regression_has_no_training_accuracy() -> None:
+    _, trial = regress()
+    assert "train_accuracy" not in trial.logs[1]
 
 
 @pytest.mark.parametrize(("size", "batches"), [("full", 1), (1, 300), (64, 5)])

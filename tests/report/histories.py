@@ -17,7 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
+from hpo.search.history import AttemptSpan, Direction, StudyHistory, TrialRecord, TrialStateName
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
@@ -46,6 +46,10 @@ def trial(
 ) -> TrialRecord:
     """One trial by hand; it starts ``at`` seconds after the study and runs for ``seconds``."""
     begun = 10.0 * number if at is None else at
+    ended = None if state in ("running", "waiting") else begun + seconds
+    runner = more.pop("runner", "box:100/0")
+    if state != "waiting":
+        more.setdefault("spans", (span(1, state, begun, ended, runner),))
     return TrialRecord(
         number=number,
         state=state,
@@ -53,10 +57,18 @@ def trial(
         params=params or {},
         reports=reports or {},
         started=START + timedelta(seconds=begun),
-        finished=START + timedelta(seconds=begun + seconds) if state not in ("running", "waiting") else None,
-        runner=more.pop("runner", "box:100/0"),
+        finished=None if ended is None else START + timedelta(seconds=ended),
+        runner=runner,
         **more,
     )
+
+
+def span(
+    number: int, state: str, start: float, end: float | None = None, lane: str = "box:100/0"
+) -> AttemptSpan:
+    """When one attempt worked, in seconds after the study's start."""
+    ended = None if end is None else START + timedelta(seconds=end)
+    return AttemptSpan(number, state, lane, START + timedelta(seconds=start), ended)
 
 
 def study(
@@ -119,6 +131,15 @@ def searched(
         seconds = len(reports) * (0.2 + params["hidden"] / 400) + 0.3
         best = min(reports.values()) if minimize else max(reports.values())
         attempts = 2 if rng.random() < 0.03 else 1
+        box = f"box-{runner % 2}:{1200 + runner % 2}"
+        begun, ended = free[runner], None if state == "running" else free[runner] + seconds
+        spans = [span(attempts, state, begun, ended, f"{box}/{runner // 2}")]
+        if attempts == 2:
+            middle = begun + 0.4 * seconds
+            spans = [
+                span(1, "lost", begun, middle, f"{box}/{runner // 2}"),
+                span(2, state, middle, ended, f"{box}/{runner // 2}"),
+            ]
         trials.append(
             TrialRecord(
                 number=number,
@@ -136,8 +157,9 @@ def searched(
                 },
                 attempts=attempts,
                 ticket=number,
-                worker=f"box-{runner % 2}:{1200 + runner % 2}",
-                runner=f"box-{runner % 2}:{1200 + runner % 2}/{runner // 2}",
+                spans=tuple(spans),
+                worker=box,
+                runner=f"{box}/{runner // 2}",
                 device="cpu",
                 started=START + timedelta(seconds=free[runner]),
                 finished=None if state == "running" else START + timedelta(seconds=free[runner] + seconds),

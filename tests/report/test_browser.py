@@ -74,6 +74,53 @@ def test_charts_follow_the_system_from_light_to_dark(browser: Browser, tmp_path:
     assert tab.complaints == []
 
 
+OUTSIDE = """() => [...document.querySelectorAll('.main-svg, .data')].filter(shown => {
+  const box = shown.getBoundingClientRect();
+  const room = (shown.closest('.chart') ?? document.body).getBoundingClientRect();
+  const beside = box.left < room.left - 1 || box.right > room.right + 1;
+  return box.width < 100 || beside || box.bottom > room.bottom + 1;
+}).length"""
+PAPER = {"A5": 480, "A4": 717, "Letter": 739, "A4 across": 1046}  # pixels between the margins
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [((1600, 1000), "light"), (PHONE, "dark")],
+    ids=["wide-light", "phone-dark"],
+)
+def test_on_paper_every_chart_and_table_is_whole(
+    size: tuple[int, int], scheme: Scheme, browser: Browser, tmp_path: Path
+) -> None:
+    """Drawn for another width, in the dark, scrolled sideways on a phone: on paper all of it fits, on white.
+
+    A browser that prints lays the page out anew, and the charts do not hear of another window.
+    """
+    tab = opened(
+        browser, write_report([searched(20, evaluated=False)], tmp_path / "report.html"), size, scheme
+    )
+    page = tab.page
+    widths = "[...document.querySelectorAll('.main-svg')].map(svg => svg.getBoundingClientRect().width)"
+    before = page.evaluate(widths)
+    page.emulate_media(media="print")
+    for told in (False, True):  # whether the page learns that it is printed
+        if told:
+            page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+            expect(page.locator("#history .main-svg").first).to_have_css(
+                "background-color", "rgb(255, 255, 255)"
+            )
+        for paper, width in PAPER.items():
+            page.evaluate(f"document.body.style.width = '{width}px'")
+            assert page.evaluate(OUTSIDE) == 0, (paper, told)
+    page.evaluate("document.body.style.width = ''")
+    page.emulate_media(media="screen")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(widths) == before
+    if scheme == "light":
+        page.pdf(path=tmp_path / "report.pdf", format="A4")
+        assert page.evaluate(widths) == before
+    assert tab.complaints == []
+
+
 def test_a_click_on_a_column_sorts_the_trials(browser: Browser, tmp_path: Path) -> None:
     history = study(trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.7))
     tab = opened(browser, write_report([history], tmp_path / "report.html"))

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import plotly.graph_objects as go
 import pytest
 
-from hpo.report import data, figures
 from hpo.report.drawing import theme
+from hpo.report.drawing.progress import best_figure
+from hpo.report.records import progress
+from hpo.report.records.parameters import Axis
 from hpo.report.sections import comparison_sections, study_sections
 from hpo.search.history import StudyHistory
 from tests.report.histories import searched, study, trial, two_directions
@@ -17,6 +19,7 @@ NAN, INF = float("nan"), float("inf")
 
 EDGES = {
     "empty": study(),
+    "all diverged": study(*(trial(n, None, "diverged", reports={1: 0.1}, error="nan") for n in range(5))),
     "all failed": study(*(trial(n, None, "failed", error="boom") for n in range(5))),
     "all waiting": study(trial(0, None, "waiting"), waiting=9),
     "one trial": study(trial(0, 0.5, params={"x": 1.0}, reports={1: 0.5})),
@@ -42,8 +45,8 @@ EDGES = {
 
 def charts(history: StudyHistory) -> Iterator[tuple[str, go.Figure]]:
     for section in (*study_sections(history), *comparison_sections((history, history))):
-        for chart in section.charts:
-            yield chart.id, chart.figure
+        for picture in section.pictures:
+            yield picture.id, picture.figure
 
 
 @pytest.mark.parametrize("history", EDGES.values(), ids=EDGES.keys())
@@ -60,12 +63,12 @@ def test_every_figure_has_a_title_and_a_title_on_every_visible_axis(history: Stu
 
 @pytest.mark.parametrize("history", EDGES.values(), ids=EDGES.keys())
 def test_chart_names_are_unique(history: StudyHistory) -> None:
-    names = [chart.id for section in study_sections(history) for chart in section.charts]
+    names = [picture.id for section in study_sections(history) for picture in section.pictures]
     assert len(set(names)) == len(names)
 
 
 def test_sections_of_a_full_study_hold_every_chart() -> None:
-    names = {chart.id for section in study_sections(searched(60)) for chart in section.charts}
+    names = {picture.id for section in study_sections(searched(60)) for picture in section.pictures}
     assert names >= {
         "history",
         "edf",
@@ -91,13 +94,13 @@ def test_titles_say_which_set_an_evaluation_is_of() -> None:
 
 
 def test_states_differ_by_shape_as_well_as_by_colour() -> None:
-    assert len(set(figures.STATE_COLOURS.values())) == len(figures.STATE_COLOURS)
-    assert len(set(figures.STATE_MARKERS.values())) == len(figures.STATE_MARKERS)
+    assert len(set(theme.STATE_COLOURS.values())) == len(theme.STATE_COLOURS)
+    assert len(set(theme.STATE_MARKERS.values())) == len(theme.STATE_MARKERS)
 
 
 def test_compared_studies_differ_by_dash_and_marker() -> None:
-    lines = [data.best_so_far(searched(10, name=name)) for name in "abc"]
-    drawn = figures.best_figure([line for line in lines if line], "trials")
+    lines = [progress.best_so_far(searched(10, name=name)) for name in "abc"]
+    drawn = best_figure([line for line in lines if line], "Best so far")
     assert len({trace.line.dash for trace in drawn.data}) == 3
     assert len({trace.marker.symbol for trace in drawn.data}) == 3
 
@@ -114,8 +117,8 @@ def test_users_text_is_shown_literally() -> None:
 
 def test_both_themes_draw_every_figure() -> None:
     for _, figure in charts(searched(20)):
-        dark = figures.themed(figure, "dark").layout.template.layout
-        light = figures.themed(figure, "light").layout.template.layout
+        dark = theme.themed(figure, "dark").layout.template.layout
+        light = theme.themed(figure, "light").layout.template.layout
         assert dark.paper_bgcolor != light.paper_bgcolor
         assert dark.font.color != light.font.color
 
@@ -129,9 +132,9 @@ def test_both_themes_draw_every_figure() -> None:
     ],
 )
 def test_ticks_of_a_log_axis_are_round_and_few(low: float, high: float, expected: list[float]) -> None:
-    assert theme.nice_ticks(data.Axis("x", "float", low, high, log=True)) == pytest.approx(expected)
+    assert theme.nice_ticks(Axis("x", "float", low, high, log=True)) == pytest.approx(expected)
 
 
 def test_ticks_of_a_linear_axis_are_round_and_few() -> None:
-    assert theme.nice_ticks(data.Axis("x", "float", 0.0, 0.99)) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
-    assert theme.nice_ticks(data.Axis("x", "int", 1, 4)) == [1, 2, 3, 4]
+    assert theme.nice_ticks(Axis("x", "float", 0.0, 0.99)) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert theme.nice_ticks(Axis("x", "int", 1, 4)) == [1, 2, 3, 4]

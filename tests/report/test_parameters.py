@@ -7,7 +7,7 @@ import random
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.report import data
+from hpo.report.records import landscape, parameters, summary
 from hpo.search.history import StudyHistory
 from tests.report.histories import searched, study, trial
 
@@ -32,7 +32,7 @@ def one_that_matters(n: int = 80, seed: int = 0) -> StudyHistory:
 
 
 def test_axes_know_scale_range_and_how_many_trials_used_them() -> None:
-    found = {axis.name: axis for axis in data.axes(searched(60))}
+    found = {axis.name: axis for axis in parameters.axes(searched(60))}
     assert (found["lr"].kind, found["lr"].log, found["lr"].low, found["lr"].high) == (
         "float",
         True,
@@ -46,7 +46,7 @@ def test_axes_know_scale_range_and_how_many_trials_used_them() -> None:
 
 
 def test_a_place_on_an_axis_goes_there_and_back() -> None:
-    axis = data.Axis("lr", "float", 1e-4, 1.0, log=True)
+    axis = parameters.Axis("lr", "float", 1e-4, 1.0, log=True)
     assert axis.unit(1e-2) == pytest.approx(0.5)
     assert axis.at(0.5) == pytest.approx(1e-2)
     assert axis.unit(float("nan")) is None
@@ -57,31 +57,31 @@ def test_a_range_that_changed_between_trials_becomes_the_widest() -> None:
         trial(0, 1.0, params={"n": 3}, distributions={"n": IntDistribution(1, 5)}),
         trial(1, 1.0, params={"n": 9}, distributions={"n": IntDistribution(4, 12)}),
     )
-    (axis,) = data.axes(history)
+    (axis,) = parameters.axes(history)
     assert (axis.kind, axis.low, axis.high) == ("int", 1, 12)
 
 
 def test_a_parameter_that_changed_its_type_becomes_categorical() -> None:
     history = study(trial(0, 1.0, params={"width": 3}), trial(1, 1.0, params={"width": "wide"}))
-    (axis,) = data.axes(history)
+    (axis,) = parameters.axes(history)
     assert (axis.kind, axis.choices) == ("categorical", ("3", "wide"))
 
 
 def test_the_parameter_that_decides_is_most_important() -> None:
-    record = data.importances(one_that_matters())
+    record = parameters.importances(one_that_matters())
     assert record.entries[0].name == "x"
     assert record.entries[0].share > 0.5
     assert sum(entry.share for entry in record.entries) == pytest.approx(1)
 
 
 def test_conditional_parameters_have_an_importance_too() -> None:
-    record = data.importances(one_that_matters())
+    record = parameters.importances(one_that_matters())
     extra = next(entry for entry in record.entries if entry.name == "extra")
     assert 0 < extra.active < 80
 
 
 def test_importances_are_the_same_every_time() -> None:
-    assert data.importances(searched(120)) == data.importances(searched(120))
+    assert parameters.importances(searched(120)) == parameters.importances(searched(120))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_importances_are_the_same_every_time() -> None:
     ],
 )
 def test_importances_that_cannot_be_told_say_why(history: StudyHistory, reason: str) -> None:
-    record = data.importances(history)
+    record = parameters.importances(history)
     assert record.entries == ()
     assert reason in record.note
 
@@ -106,19 +106,19 @@ def test_each_objective_has_importances_of_its_own() -> None:
         *(trial(n, (p["x"], p["y"]), params=p) for n, p in enumerate(points)),
         directions=("maximize", "minimize"),
     )
-    assert data.importances(history, 0).entries[0].name == "x"
-    assert data.importances(history, 1).entries[0].name == "y"
+    assert parameters.importances(history, 0).entries[0].name == "x"
+    assert parameters.importances(history, 1).entries[0].name == "y"
 
 
 def test_slices_hold_only_trials_that_used_the_parameter() -> None:
-    by_name = {record.parameter.name: record for record in data.slices(one_that_matters())}
+    by_name = {record.parameter.name: record for record in landscape.slices(one_that_matters())}
     assert len(by_name["x"].points) == 80
     assert 0 < len(by_name["extra"].points) < 80
     assert sum(point.best for point in by_name["x"].points) == 1
 
 
 def test_parallel_lines_leave_a_gap_for_parameters_not_used() -> None:
-    record = data.parallel(one_that_matters())
+    record = landscape.parallel(one_that_matters())
     assert record is not None
     column = [axis.name for axis in record.parameters].index("extra")
     assert any(line.units[column] is None for line in record.lines)
@@ -126,7 +126,7 @@ def test_parallel_lines_leave_a_gap_for_parameters_not_used() -> None:
 
 
 def test_contour_is_of_two_parameters_and_never_larger_than_its_grid() -> None:
-    record = data.contour(searched(1000))
+    record = landscape.contour(searched(1000))
     assert record is not None
     assert len(record.values) <= 32
     assert all(len(row) <= 32 for row in record.values)
@@ -134,7 +134,7 @@ def test_contour_is_of_two_parameters_and_never_larger_than_its_grid() -> None:
 
 
 def test_contour_finds_the_valley() -> None:
-    record = data.contour(one_that_matters(300), pair=("x", "y"))
+    record = landscape.contour(one_that_matters(300), pair=("x", "y"))
     assert record is not None
     middle = record.values[len(record.values) // 2]
     best = max(range(len(middle)), key=lambda column: middle[column] if middle[column] is not None else -9.0)
@@ -142,17 +142,17 @@ def test_contour_finds_the_valley() -> None:
 
 
 def test_contour_needs_eight_trials_with_both_parameters() -> None:
-    assert data.contour(one_that_matters(7)) is None
-    assert data.contour(study()) is None
+    assert landscape.contour(one_that_matters(7)) is None
+    assert landscape.contour(study()) is None
 
 
 @pytest.mark.parametrize("n", [1000, 10_000])
 def test_records_of_large_studies_are_capped(n: int) -> None:
     history = searched(n, epochs=1, prune=False, evaluated=False)
-    lines = data.parallel(history)
+    lines = landscape.parallel(history)
     assert lines is not None
     assert len(lines.lines) <= 251
-    assert all(len(record.points) <= 801 for record in data.slices(history))
-    table = data.trial_table(history)
+    assert all(len(record.points) <= 801 for record in landscape.slices(history))
+    table = summary.trial_table(history)
     assert len(table.rows) == 1000
     assert table.total == n

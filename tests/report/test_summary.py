@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hpo.report import data
+from hpo.report.records import summary, training
+from hpo.search.history import why_no_best
 from tests.report.histories import evaluation, searched, study, trial, two_directions
 
 
 def sentences(history: object) -> str:
-    return " ".join(data.summarize(history).sentences)  # type: ignore[arg-type]
+    return " ".join(summary.summarize(history).sentences)  # type: ignore[arg-type]
 
 
 def test_an_empty_study_says_that_nothing_has_run() -> None:
@@ -19,7 +20,18 @@ def test_a_study_whose_trials_all_failed_says_so_and_why() -> None:
     history = study(*(trial(n, None, "failed", error="ValueError: no data") for n in range(3)))
     assert "Every trial failed (3 of 3)" in sentences(history)
     assert "Most frequent reason of failure (3): ValueError: no data" in sentences(history)
-    assert data.summarize(history).best is None
+    assert summary.summarize(history).best is None
+
+
+def test_a_study_whose_trials_all_diverged_says_so_and_what_to_try() -> None:
+    history = study(*(trial(n, None, "diverged", error="nan") for n in range(3)))
+    assert "Every trial diverged (3 of 3): there is no best trial. Lower the high end" in sentences(history)
+    assert "Of 3 trials" in sentences(history)
+    assert ", 3 diverged." in sentences(history)
+    assert why_no_best(history).startswith("has no completed trial: all 3 diverged. Lower the high end")
+    mixed = study(trial(0, None, "diverged"), trial(1, None, "failed"), trial(2, None, "waiting"))
+    assert "1 of 2 diverged" in why_no_best(mixed)
+    assert why_no_best(study(trial(0, None, "failed"))) == "has no completed trial"
 
 
 def test_the_summary_names_the_best_trial_and_ties() -> None:
@@ -42,19 +54,19 @@ def test_one_trial_is_a_study() -> None:
 
 
 def test_several_directions_have_a_front_instead_of_a_best() -> None:
-    facts = data.summarize(two_directions())
+    facts = summary.summarize(two_directions())
     assert facts.best is None
     assert facts.front > 1
     assert "make up the Pareto front" in facts.sentences[0]
 
 
 def test_waiting_counts_tickets_nobody_started() -> None:
-    facts = data.summarize(study(trial(0, 0.5), trial(1, None, "waiting"), waiting=8))
+    facts = summary.summarize(study(trial(0, 0.5), trial(1, None, "waiting"), waiting=8))
     assert facts.counts["waiting"] == 9
 
 
 def test_table_has_a_row_per_trial_and_a_gap_where_a_parameter_was_not_used() -> None:
-    table = data.trial_table(study(trial(0, 0.5, params={"a": 1}), trial(1, 0.6, params={"b": 2})))
+    table = summary.trial_table(study(trial(0, 0.5, params={"a": 1}), trial(1, 0.6, params={"b": 2})))
     assert table.parameters == ("a", "b")
     assert [(row.number, row.params, row.best) for row in table.rows] == [
         (0, (1, None), False),
@@ -64,13 +76,13 @@ def test_table_has_a_row_per_trial_and_a_gap_where_a_parameter_was_not_used() ->
 
 def test_table_of_a_large_study_keeps_the_best_rows_and_says_so() -> None:
     history = study(*(trial(n, float(n)) for n in range(1500)))
-    table = data.trial_table(history)
+    table = summary.trial_table(history)
     assert [row.number for row in table.rows] == list(range(500, 1500))
     assert "best 1,000 of 1,500" in table.note
 
 
 def test_comparison_has_a_row_per_study() -> None:
-    rows = data.comparison((searched(20, name="a"), study(name="empty")))
+    rows = summary.comparison((searched(20, name="a"), study(name="empty")))
     assert [row.name for row in rows] == ["a", "empty"]
     assert rows[0].test is not None
     assert rows[0].test[0] == "accuracy"
@@ -78,7 +90,7 @@ def test_comparison_has_a_row_per_study() -> None:
 
 
 def test_evaluation_reads_the_whole_format() -> None:
-    found = data.read_evaluation(evaluation())
+    found = training.read_evaluation(evaluation())
     assert found is not None
     assert found.split == "validation"
     assert found.confusion is not None
@@ -88,7 +100,7 @@ def test_evaluation_reads_the_whole_format() -> None:
 
 
 def test_evaluation_of_a_regression_has_residuals() -> None:
-    found = data.read_evaluation(
+    found = training.read_evaluation(
         {"split": "test", "predicted": [1.0, 2.0], "actual": [1.5, 2.5], "residual_std": 0.1}
     )
     assert found is not None
@@ -97,7 +109,7 @@ def test_evaluation_of_a_regression_has_residuals() -> None:
 
 
 def test_what_an_objective_got_wrong_in_its_evaluation_is_left_out() -> None:
-    found = data.read_evaluation(
+    found = training.read_evaluation(
         {
             "metrics": {"accuracy": "high", "loss": float("nan"), "f1": 0.5},
             "confusion_matrix": [[1, 2], [3]],
@@ -113,7 +125,7 @@ def test_a_large_confusion_matrix_keeps_the_classes_with_most_errors() -> None:
     size = 100
     matrix = [[10 if row == column else 0 for column in range(size)] for row in range(size)]
     matrix[70][71] = 9
-    found = data.read_evaluation({"confusion_matrix": matrix})
+    found = training.read_evaluation({"confusion_matrix": matrix})
     assert found is not None
     assert found.confusion is not None
     assert len(found.confusion.classes) == 40

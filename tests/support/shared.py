@@ -13,7 +13,7 @@ from optuna.storages._rdb import models
 from storage import leases, outcomes, studies, tickets, workers
 from storage.attempts import AttemptWriter, Trial
 from storage.clock import Clock
-from storage.engine import Database, connect, parse_url
+from storage.engine import Database, parse_url
 from storage.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.tables import attempt, metadata, ticket
 
@@ -52,7 +52,7 @@ def make_study(
 def reopen(url: str, clock: Clock | None = None) -> Database:
     """A database that is known to be migrated, as one more process sees it."""
     parsed = parse_url(url)
-    return Database(parsed, connect(parsed, create_tables=False), clock)
+    return Database(parsed, clock)
 
 
 class Party:
@@ -62,7 +62,14 @@ class Party:
     """
 
     def __init__(
-        self, url: str, study: StudyRow, name: str = "w", clock: Any = None, *, every: bool = False
+        self,
+        url: str,
+        study: StudyRow,
+        name: str = "w",
+        clock: Any = None,
+        *,
+        every: bool = False,
+        lease: float = LEASE,
     ) -> None:
         self.database = reopen(url, clock)
         self.writer = AttemptWriter(self.database)
@@ -79,6 +86,7 @@ class Party:
                 host_key=f"elsewhere-{self.id}",
                 pid=1,
                 pid_started=0.0,
+                lease_seconds=lease,
                 study_id=None if every else study.id,
                 devices=["cpu"],
                 versions={},
@@ -122,6 +130,14 @@ class Party:
         self.complete(value)
         return claim
 
+    def work(self, seconds: float) -> None:
+        """Time passes, and the leases are renewed meanwhile."""
+        clock = self.database.clock
+        while seconds > 0:
+            clock.offset += min(seconds, LEASE / 2)
+            seconds -= LEASE / 2
+            self.database.write(lambda connection: leases.renew(connection, clock, self.id, LEASE))
+
     def close(self) -> None:
         self.database.close()
 
@@ -129,7 +145,7 @@ class Party:
 def let_expire(database: Database) -> int:
     """Move the clock past every lease and reap; returns how many attempts were lost."""
     database.clock.offset += LEASE + 1
-    return database.write(lambda connection: leases.reap_expired(connection, database.clock))
+    return database.write(lambda connection: leases.reap_expired(connection, database.clock, leases.Sight()))
 
 
 def lose(database: Database, lease: Lease, why: str = "gone") -> None:

@@ -114,13 +114,13 @@ def test_a_store_that_is_away_is_asked_again_until_patience_is_over(tmp_path, mo
     store = ArtifactStore(tmp_path.as_uri(), patience=30)
     answers = [ConnectionResetError("cut"), TimeoutError("slow"), b"back"]
 
-    def cat_file(_path):
+    def read(_key):
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(store._files, "cat_file", cat_file)
+    monkeypatch.setattr(store._files, "read", read)
     assert store.get("s/x") == b"back"
     assert [record.getMessage().rpartition(" is ")[2] for record in caplog.records] == [
         "away (try 1): cut",

@@ -11,8 +11,9 @@ import torch
 from hpo.errors import HpoError
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
-from hpo.runner.values import BadValueError, checked_values
+from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged
 from hpo.weights import dump_state, read_state
+from objectives.errors import DivergedError
 from storage.artifacts import ArtifactStore
 from storage.checkpoints import newest
 
@@ -22,10 +23,46 @@ def test_anything_float_takes_is_a_result(value):
     assert checked_values(value, 1) == (float(value),)
 
 
-@pytest.mark.parametrize("value", [None, "0.5", b"1", float("nan"), float("inf"), [], (1.0, 2.0), {}])
+@pytest.mark.parametrize("value", [None, "0.5", b"1", float("inf"), [], (1.0, 2.0), {}])
 def test_what_is_no_finite_number_is_no_result(value):
     with pytest.raises(BadValueError, match="objective returned"):
         checked_values(value, 1)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), numpy.float32("nan"), torch.tensor(float("nan")), [float("nan")]]
+)
+def test_nan_says_that_the_setting_diverged(value):
+    with pytest.raises(NotANumberError, match=r"the objective returned .*nan.*: this setting diverged"):
+        checked_values(value, 1)
+
+
+def test_nan_in_any_direction_is_divergence():
+    for value in [(1.0, float("nan")), (float("nan"), float("inf"))]:
+        with pytest.raises(NotANumberError):
+            checked_values(value, 2)
+
+
+class ExplodedError(Exception):
+    """An objective's own error that says so, without a base class of ours."""
+
+    diverged = True
+
+
+def test_an_error_says_that_training_diverged_by_an_attribute_or_by_being_a_floating_point_error():
+    wrapped = RuntimeError("training failed")
+    wrapped.__cause__ = ExplodedError()
+    for error in [
+        ExplodedError(),
+        FloatingPointError("loss is nan"),
+        DivergedError(3, float("inf")),
+        wrapped,
+    ]:
+        assert says_diverged(error), error
+    beside = ValueError("while handling another")
+    beside.__context__ = ExplodedError()
+    for error in [ValueError("nan"), OverflowError(), SystemExit(1), beside]:
+        assert not says_diverged(error), error
 
 
 def test_several_directions_need_as_many_values():

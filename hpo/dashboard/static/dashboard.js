@@ -75,7 +75,7 @@
 
   async function paint(plot, chart) {
     const [templates] = await Promise.all([themes(), plotly]);
-    const { figure, caption, title } = chart.content;
+    const { figure, caption, title, min_width: minWidth } = chart.content;
     const box = plot.closest(".chart");
     box.querySelector("figcaption").textContent = caption;
     if (title) box.querySelector("h3").textContent = decoded(title);
@@ -87,6 +87,7 @@
     if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
     const height = figure.layout.height ?? 380;
     if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
+    plot.style.minWidth = minWidth ? `${minWidth}px` : "";
     const layout = layoutOf(figure, templates);
     const kept = plot.layout; // what a person zoomed or hid stays as it is
     if (kept?.xaxis?.autorange === false && chart.zoomed) { layout.xaxis.range = kept.xaxis.range; layout.yaxis.range = kept.yaxis.range; }
@@ -117,7 +118,7 @@
     const section = plot.closest("section");
     const metric = section?.querySelector("[data-metric]")?.value;
     if (metric) url.searchParams.set("metric", metric);
-    if (section?.querySelector("[data-log]")?.checked && /\/(history-\d+|learning)$/.test(url.pathname)) url.searchParams.set("log", "1");
+    if ("mayLog" in plot.dataset && section?.querySelector("[data-log]")?.checked) url.searchParams.set("log", "1");
     return url;
   }
 
@@ -174,9 +175,14 @@
 
   function adopt(plot) {
     plot.style.height = `${plot.dataset.height}px`;
-    if (Number(plot.dataset.minWidth)) plot.style.minWidth = `${plot.dataset.minWidth}px`;
     charts.set(plot, { dirty: true, seen: false });
     watcher.observe(plot);
+  }
+
+  function release(plot) {
+    watcher.unobserve(plot);
+    charts.delete(plot);
+    if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
   }
 
   function chartsChanged() {
@@ -209,7 +215,7 @@
           box.append(heading, frame, document.createElement("figcaption"));
           group.append(box);
           charts.set(plot, { dirty: false, seen: false });
-          heading.textContent = item.title;
+          heading.textContent = decoded(item.title);
         }
         const chart = charts.get(plot);
         const text = JSON.stringify(item);
@@ -242,7 +248,9 @@
     const scrolled = [...place.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
     const open = [...place.querySelectorAll("details")].map((box) => box.open);
     const parsed = new DOMParser().parseFromString(part.html, "text/html");
+    place.querySelectorAll(".plot").forEach(release);
     place.replaceChildren(...parsed.body.childNodes);
+    place.querySelectorAll(".plot[data-chart]").forEach(adopt);
     place.dataset.live = part.digest;
     place.querySelectorAll(".scroll").forEach((box, i) => { box.scrollLeft = scrolled[i] ?? 0; });
     place.querySelectorAll("details").forEach((box, i) => { if (open[i] !== undefined) box.open = open[i]; });
@@ -277,12 +285,25 @@
 
   // --- forms and buttons
 
-  async function send(form) {
+  // How many trials have failed is asked about with the number that is shown now, and sent along.
+  function asked(form) {
+    let { sure } = form.dataset;
+    if (!sure) return {};
+    let count;
+    if (sure.includes("{failed}")) {
+      count = Number(document.querySelector("[data-failed]").dataset.failed);
+      if (!count) { say("No trial has failed."); return null; }
+      sure = sure.replace("{failed}", count === 1 ? "the failed trial" : `the ${count.toLocaleString("en")} failed trials`);
+    }
+    return window.confirm(sure) ? { count } : null;
+  }
+
+  async function send(form, more) {
     const action = form.action.replace(`${location.origin}/studies/`, `${location.origin}/api/v1/studies/`);
     const answer = await fetch(action, {
       method: "POST",
       headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRF-Token": csrf },
-      body: JSON.stringify(Object.fromEntries([...new FormData(form)].filter(([name]) => name !== "csrf"))),
+      body: JSON.stringify({ ...Object.fromEntries([...new FormData(form)].filter(([name]) => name !== "csrf")), ...more }),
     });
     const content = await answer.json().catch(() => ({}));
     if (answer.ok) form.reset();
@@ -293,8 +314,8 @@
     const form = event.target;
     if (form.method !== "post" || "plain" in form.dataset || !form.action.includes("/actions/")) return;
     event.preventDefault();
-    if (form.dataset.sure && !window.confirm(form.dataset.sure)) return;
-    send(form).catch(() => say("The dashboard cannot be reached.", true));
+    const more = asked(form);
+    if (more) send(form, more).catch(() => say("The dashboard cannot be reached.", true));
   });
 
   document.addEventListener("click", async (event) => {

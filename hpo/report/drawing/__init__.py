@@ -1,1 +1,1 @@
-"""The pictures themselves, by theme; `hpo.report.figures` lists them all."""
+"""Drawings: Plotly figures of the records, by theme. Text from users is always shown literally."""

@@ -8,10 +8,9 @@ import plotly.graph_objects as go
 
 from hpo.report import text
 from hpo.report.drawing import theme
-from hpo.report.drawing.theme import finish, parameter_axis, plain, short
-from hpo.report.records.axes import Axis
-from hpo.report.records.importance import Importances
-from hpo.report.records.landscape import Contour, Parallel, Slice, SlicePoint, window
+from hpo.report.drawing.theme import finish, frame, parameter_axis, plain, short
+from hpo.report.records.landscape import Contour, Parallel, Slice, SlicePoint
+from hpo.report.records.parameters import Axis, Importances
 
 OFF = -0.12  # height of lines where a parameter was not active
 _RANKS = (  # drawn in this order, so that the best lies on top
@@ -23,7 +22,7 @@ _RANKS = (  # drawn in this order, so that the best lies on top
 )
 
 
-def importance_figure(record: Importances, title: str = "Parameter importances") -> go.Figure:
+def importance_figure(record: Importances, title: str) -> go.Figure:
     """Bars, most important on top, labelled with their share."""
     if not record.entries:
         return theme.empty(title, record.note)
@@ -54,8 +53,8 @@ def importance_figure(record: Importances, title: str = "Parameter importances")
     return figure
 
 
-def slice_figure(record: Slice, title: str | None = None, *, legend: bool = True) -> go.Figure:
-    """One parameter against the value."""
+def slice_figure(record: Slice, title: str) -> go.Figure:
+    """One parameter against the value; which point is what, the section says."""
     figure = go.Figure()
     points = [point for point in record.points if not point.best]
     groups = (
@@ -81,13 +80,9 @@ def slice_figure(record: Slice, title: str | None = None, *, legend: bool = True
             name="best",
             marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
         )
-    finish(figure, title or record.parameter.name, None, record.axis, height=290, showlegend=legend)
+    finish(figure, title, None, record.axis, showlegend=False)
     figure.update_xaxes(parameter_axis(record.parameter))
-    values = [point.value for point in record.points]
-    low, high = window(values, record.direction)
-    if (low, high) != (min(values), max(values)):
-        pad = 0.05 * (high - low)
-        figure.update_yaxes(range=[low - pad, high + pad])
+    frame(figure, [point.value for point in record.points], record.direction)
     return figure
 
 
@@ -106,11 +101,11 @@ def _slice_points(points: Sequence[SlicePoint], axis: Axis) -> dict[str, object]
     }
 
 
-def parallel_figure(record: Parallel, title: str = "Parallel coordinates") -> go.Figure:
+def parallel_figure(record: Parallel, title: str) -> go.Figure:
     """Every trial as a line over the parameters and its value.
 
     Drawn as ordinary lines: works with categorical and inactive parameters, needs no WebGL and no
-    ``unsafe-eval``, and the groups can be switched off in the legend.
+    `unsafe-eval`, and the groups can be switched off in the legend.
     """
     figure = go.Figure()
     columns = len(record.parameters) + 1
@@ -136,7 +131,7 @@ def parallel_figure(record: Parallel, title: str = "Parallel coordinates") -> go
                 text=hover,
                 hovertemplate="%{text}<extra></extra>",
             )
-    finish(figure, title, height=460, margin={"t": 84, "b": 72, "l": 40, "r": 60})
+    finish(figure, title, margin={"t": 84, "b": 72, "l": 40, "r": 60})
     _draw_axes(figure, record)
     figure.update_xaxes(
         tickmode="array",
@@ -206,7 +201,7 @@ def _height(value: float, record: Parallel) -> float:
     return min(1.0, max(0.0, (value - record.low) / (record.high - record.low)))
 
 
-def contour_figure(record: Contour, title: str | None = None) -> go.Figure:
+def contour_figure(record: Contour, title: str) -> go.Figure:
     """The smoothed value over two parameters: filled contours, or tiles where one is categorical."""
     figure = go.Figure()
     categorical = "categorical" in (record.x.kind, record.y.kind)
@@ -237,8 +232,7 @@ def contour_figure(record: Contour, title: str | None = None) -> go.Figure:
         customdata=[[number, text.number(value)] for number, _, _, value in record.points],
         hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
     )
-    heading = title or f"{record.axis.split(' (')[0]} over {record.x.name} and {record.y.name}"
-    finish(figure, heading, height=440)
+    finish(figure, title)
     figure.update_xaxes(parameter_axis(record.x), showgrid=False)
     figure.update_yaxes(parameter_axis(record.y), showgrid=False)
     return figure

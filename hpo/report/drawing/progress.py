@@ -10,16 +10,14 @@ from plotly.subplots import make_subplots
 
 from hpo.report import text
 from hpo.report.drawing import theme
-from hpo.report.drawing.theme import finish, plain, short
+from hpo.report.drawing.theme import finish, frame, plain, short
 from hpo.report.records.landscape import window
 from hpo.report.records.progress import BestSoFar, Edf, History, Pareto, ParetoPoint, Timeline
-from hpo.report.records.scores import Over
-from hpo.search.history import Direction
 
 MAX_STUDIES = 12
 
 
-def history_figure(history: History, title: str = "Optimisation history") -> go.Figure:
+def history_figure(history: History, title: str) -> go.Figure:
     """Every trial's value over its number, with the best so far as steps."""
     figure = go.Figure()
     values = [point.value for point in history.points if point.value is not None]
@@ -34,17 +32,18 @@ def history_figure(history: History, title: str = "Optimisation history") -> go.
                 marker=_state_marker(state, len(history.points)),
                 hovertemplate=f"trial %{{x}}: %{{y}}<extra>{state}</extra>",
             )
-    failed = [point.number for point in history.points if point.value is None]
-    if failed:
-        bottom = min(window(values, history.direction)) if values else 0.0
-        figure.add_scatter(
-            x=failed,
-            y=[bottom] * len(failed),
-            mode="markers",
-            name="failed (no value)",
-            marker=_state_marker("failed", len(history.points)),
-            hovertemplate="trial %{x}<extra>failed</extra>",
-        )
+    bottom = min(window(values, history.direction)) if values else 0.0
+    for state in ("failed", "diverged"):
+        numbers = [point.number for point in history.points if point.state == state]
+        if numbers:
+            figure.add_scatter(
+                x=numbers,
+                y=[bottom] * len(numbers),
+                mode="markers",
+                name=f"{state} (no value)",
+                marker=_state_marker(state, len(history.points)),
+                hovertemplate=f"trial %{{x}}<extra>{state}</extra>",
+            )
     if history.best:
         figure.add_scatter(
             **_steps(history.best), name="best so far", line={"color": theme.RED, "width": 2.5}
@@ -52,18 +51,16 @@ def history_figure(history: History, title: str = "Optimisation history") -> go.
     finish(figure, title, "Trial number", history.axis, showlegend=True)
     if max((point.number for point in history.points), default=0) <= 12:
         figure.update_xaxes(dtick=1)
-    _frame(figure, values, history.direction)
+    frame(figure, values, history.direction)
     return figure
 
 
-def best_figure(
-    lines: Sequence[BestSoFar], over: Over, title: str | None = None, step: str = "epoch"
-) -> go.Figure:
-    """Best so far of one or several studies over trials, epochs or wall seconds."""
+def best_figure(lines: Sequence[BestSoFar], title: str) -> go.Figure:
+    """Best so far of one or several studies over the same: trials, epochs or wall seconds."""
     figure = go.Figure()
-    scale, unit = (
-        _time_unit(max((line.end for line in lines), default=0.0)) if over == "seconds" else (1.0, "")
-    )
+    over, step = lines[0].over, lines[0].step_name
+    longest = max(line.end for line in lines)
+    scale, unit = _time_unit(longest) if over == "seconds" else (1.0, "")
     for index, line in enumerate(lines[:MAX_STUDIES]):
         colour = theme.PALETTE[index % len(theme.PALETTE)]
         figure.add_scatter(
@@ -73,21 +70,19 @@ def best_figure(
             marker={"symbol": theme.MARKERS[index % len(theme.MARKERS)], "size": 8, "color": colour},
             showlegend=len(lines) > 1,
         )
-    titles = {
-        "trials": ("Best so far over trials", "Trial number"),
-        "epochs": (f"Best so far over {step}s trained", f"{step.capitalize()}s trained, all trials together"),
-        "seconds": ("Best so far over time", f"Time since the first trial started ({unit})"),
+    x_titles = {
+        "trials": "Trial number",
+        "epochs": f"{step.capitalize()}s trained, all trials together",
+        "seconds": f"Time since the first trial started ({unit})",
     }
-    heading, x_title = titles[over]
-    longest = max((line.end for line in lines), default=1.0) / scale
-    finish(figure, title or heading, x_title, lines[0].axis if lines else "objective value")
+    finish(figure, title, x_titles[over], lines[0].axis)
+    longest /= scale
     figure.update_xaxes(range=[-0.02 * longest, 1.03 * longest or 1.0])
-    values = [value for line in lines for value in line.value]
-    _frame(figure, values, lines[0].direction if lines else "maximize")
+    frame(figure, [value for line in lines for value in line.value], lines[0].direction)
     return figure
 
 
-def edf_figure(records: Sequence[Edf], title: str = "Distribution of values") -> go.Figure:
+def edf_figure(records: Sequence[Edf], title: str) -> go.Figure:
     """Share of trials with a value of at most x, for one or several studies."""
     figure = go.Figure()
     for index, record in enumerate(records[:MAX_STUDIES]):
@@ -106,16 +101,15 @@ def edf_figure(records: Sequence[Edf], title: str = "Distribution of values") ->
             showlegend=len(records) > 1,
             hovertemplate="%{y:.1f} % of trials are at most %{x}<extra></extra>",
         )
-    finish(figure, title, records[0].axis if records else "", "Trials at or below (%)")
+    finish(figure, title, records[0].axis, "Trials at or below (%)")
     figure.update_yaxes(range=[-2, 103])
     ends = [end for record in records for end in (record.value[0], record.value[-1])]
-    if ends:
-        pad = 0.04 * ((max(ends) - min(ends)) or 1.0)
-        figure.update_xaxes(range=[min(ends) - pad, max(ends) + pad])
+    pad = 0.04 * ((max(ends) - min(ends)) or 1.0)
+    figure.update_xaxes(range=[min(ends) - pad, max(ends) + pad])
     return figure
 
 
-def pareto_figure(record: Pareto, title: str = "Pareto front") -> go.Figure:
+def pareto_figure(record: Pareto, title: str) -> go.Figure:
     """Two directions: the front over the dominated trials. More: the first three pairs side by side."""
     pairs = list(combinations(range(len(record.names)), 2))[:3]
     figure = make_subplots(rows=1, cols=len(pairs), horizontal_spacing=0.1)
@@ -146,16 +140,15 @@ def pareto_figure(record: Pareto, title: str = "Pareto front") -> go.Figure:
         )
         figure.update_xaxes(title_text=plain(record.axes[a], 80), row=1, col=column)
         figure.update_yaxes(title_text=plain(record.axes[b], 80), row=1, col=column)
-    return finish(figure, title, height=420)
+    return finish(figure, title)
 
 
 def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.Figure:
-    """One lane per runner, one bar per trial, coloured and hatched by state."""
+    """One lane per runner, one bar per attempt, coloured and hatched by how it ended."""
     figure = go.Figure()
     scale, unit = _time_unit(max((bar.end for bar in record.bars), default=0.0))
     lanes = {lane: index for index, lane in enumerate(record.lanes)}
-    patterns = {"complete": "", "pruned": "/", "failed": "x", "running": "."}
-    for state, pattern in patterns.items():
+    for state, (colour, pattern) in theme.ATTEMPT_LOOKS.items():
         bars = [bar for bar in record.bars if bar.state == state]
         if bars:
             figure.add_bar(
@@ -166,7 +159,7 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                 width=0.72,
                 name=state,
                 marker={
-                    "color": theme.STATE_COLOURS[state],
+                    "color": colour,
                     "pattern": {
                         "shape": pattern,
                         "size": 6,
@@ -176,8 +169,8 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                     },
                     "line": {"width": 0.5, "color": "rgba(128,128,128,0.6)"},
                 },
-                customdata=[[bar.number, bar.attempts, text.duration(bar.end - bar.start)] for bar in bars],
-                hovertemplate="trial %{customdata[0]}, %{customdata[2]}, attempts: %{customdata[1]}"
+                customdata=[[bar.number, bar.attempt, text.duration(bar.end - bar.start)] for bar in bars],
+                hovertemplate="trial %{customdata[0]}, attempt %{customdata[1]}, %{customdata[2]}"
                 f"<extra>{state}</extra>",
             )
     height = 170 + 34 * max(2, len(lanes))
@@ -233,20 +226,6 @@ def _pareto_points(points: list[ParetoPoint], a: int, b: int) -> dict[str, objec
         "customdata": [point.number for point in points],
         "hovertemplate": "trial %{customdata}: %{x}, %{y}<extra></extra>",
     }
-
-
-def _frame(figure: go.Figure, values: list[float], direction: Direction) -> None:
-    """Cut the value axis where a few diverged trials would flatten all others."""
-    if not values:
-        figure.update_yaxes(showticklabels=False)
-        return
-    low, high = window(values, direction)
-    if low == high:
-        pad = 0.05 * abs(low) or 1.0
-        figure.update_yaxes(range=[low - pad, high + pad])
-    elif (low, high) != (min(values), max(values)):
-        pad = 0.05 * (high - low)
-        figure.update_yaxes(range=[low - pad, high + pad])
 
 
 def _time_unit(seconds: float) -> tuple[float, str]:

@@ -9,14 +9,19 @@ comes from the template alone.
 from __future__ import annotations
 
 import html
+import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
+import plotly.utils
 
 from hpo.report import text
-from hpo.report.records.axes import Axis
+from hpo.report.records.landscape import window
+from hpo.report.records.parameters import Axis
+from hpo.search.history import Direction
 
 Theme = Literal["light", "dark"]
 
@@ -25,18 +30,35 @@ GREY = "#8A929C"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "cross")
-STATE_COLOURS = {"complete": BLUE, "pruned": ORANGE, "failed": RED, "running": GREEN, "waiting": GREY}
+STATE_COLOURS = {
+    "complete": BLUE,
+    "pruned": ORANGE,
+    "failed": RED,
+    "diverged": PURPLE,
+    "running": GREEN,
+    "waiting": GREY,
+}
 STATE_MARKERS = {
     "complete": "circle",
     "pruned": "triangle-down-open",
     "failed": "x",
+    "diverged": "triangle-up",
     "running": "diamond",
     "waiting": "circle-open",
+}
+ATTEMPT_LOOKS = {  # colour and hatching by how an attempt ended, in the order of the legend
+    "complete": (BLUE, ""),
+    "pruned": (ORANGE, "/"),
+    "failed": (RED, "x"),
+    "diverged": (PURPLE, "\\"),
+    "lost": (GREY, "+"),
+    "released": (SKY, "-"),
+    "cancelled": (GREY, "|"),
+    "running": (GREEN, "."),
 }
 BEST_COLOUR, BEST_MARKER = RED, "star"
 SURFACE = "Cividis"  # made for colour deficiencies: rises evenly in lightness
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-HEIGHT = 380
 
 _INK = {
     "light": ("#1d2530", "#ffffff", "#e3e7ec", "#c3cad3"),
@@ -84,6 +106,17 @@ def template(theme: Theme) -> go.layout.Template:
     )
 
 
+@cache
+def templates() -> dict[str, Any]:
+    """Both templates by theme, as JSON types."""
+    return {theme: template(theme).to_plotly_json() for theme in get_args(Theme)}
+
+
+def encode(value: Any) -> str:
+    """JSON with NaN and infinities as null; understands figures."""
+    return json.dumps(value, cls=plotly.utils.PlotlyJSONEncoder, separators=(",", ":"))
+
+
 def themed(figure: go.Figure, theme: Theme) -> go.Figure:
     """The same figure in the other theme; changes and returns it."""
     figure.layout.template = template(theme)
@@ -105,10 +138,10 @@ def finish(
     title: str,
     x: str | None = None,
     y: str | None = None,
-    height: int = HEIGHT,
+    height: int | None = None,
     **layout: Any,
 ) -> go.Figure:
-    """Titles, the legend above the plot on the left, the light template."""
+    """Titles, the legend above the plot on the left, the light template; a `height` the data decide."""
     named = [t for t in figure.data if t.name and t.showlegend is not False]
     legend = layout.get("showlegend", len(named) > 1 or any(t.showlegend for t in figure.data))
     figure.update_layout(
@@ -139,6 +172,17 @@ def finish(
         figure.update_yaxes(title_text=plain(y, 80))
     figure.update_layout(**layout)
     return figure
+
+
+def frame(figure: go.Figure, values: Sequence[float], direction: Direction) -> None:
+    """Cut the value axis where a few diverged trials would flatten all others."""
+    if not values:
+        figure.update_yaxes(showticklabels=False)
+        return
+    low, high = window(values, direction)
+    if low == high or (low, high) != (min(values), max(values)):
+        pad = 0.05 * ((high - low) or abs(low)) or 1.0
+        figure.update_yaxes(range=[low - pad, high + pad])
 
 
 def parameter_axis(axis: Axis) -> dict[str, Any]:

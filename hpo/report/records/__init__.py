@@ -1,1 +1,1 @@
-"""The records themselves, by theme; `hpo.report.data` lists them all."""
+"""Records: what is shown, as numbers only, by theme. Capped in size, so that 10,000 trials stay readable."""

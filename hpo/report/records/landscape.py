@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from hpo.report.records.axes import Axis, axes
-from hpo.report.records.importance import most_important
+from hpo.report import text
+from hpo.report.records.parameters import Axis, axes, most_important
 from hpo.report.records.scores import Score, best_trial, ranked, scores, shown_note, thin, value_axis
 from hpo.search.history import Direction, StudyHistory
 
@@ -137,16 +138,16 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
     low, high = window([score.value for score in found], direction)
     note = shown_note(len(shown), len(found))
     if len(names) > len(chosen):
-        note = f"{note} The {len(chosen)} most important of {len(names)} parameters.".strip()
+        note = text.joined(note, f"The {len(chosen)} most important of {len(names)} parameters.")
     return Parallel(chosen, lines, low, high, value_axis(history, objective), direction, note)
 
 
 def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | None = None) -> Contour | None:
     """The value over two parameters (the most important two that were active together), smoothed.
 
-    Nadaraya-Watson regression with a Gaussian kernel on the unit square, at most ``GRID`` x ``GRID`` cells;
+    Nadaraya-Watson regression with a Gaussian kernel on the unit square, at most `GRID` x `GRID` cells;
     cells farther than two bandwidths from every trial stay empty. Pruned trials (their last report) only
-    count where fewer than ``MIN_SURVIVORS`` completed. None with fewer than ``MIN_CONTOUR_TRIALS`` trials
+    count where fewer than `MIN_SURVIVORS` completed. None with fewer than `MIN_CONTOUR_TRIALS` trials
     that have both parameters.
     """
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
@@ -185,14 +186,14 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
         tuple(points),
         value_axis(history, objective),
         direction,
-        _join(
+        text.joined(
             "" if any(score.pruned for score, _, _ in known) else "Complete trials only.",
             shown_note(len(points), len(known)),
         ),
     )
 
 
-def window(values: list[float], direction: Direction) -> tuple[float, float]:
+def window(values: Sequence[float], direction: Direction) -> tuple[float, float]:
     """The range worth drawing: all of it, unless a few bad values would flatten the rest.
 
     The good end is always inside. The bad end is cut half as far again as 95 % of the values reach, when the
@@ -207,10 +208,6 @@ def window(values: list[float], direction: Direction) -> tuple[float, float]:
         cut = 1.5 * spread
         return (good - cut, good) if direction == "maximize" else (good, good + cut)
     return low, high
-
-
-def _join(*sentences: str) -> str:
-    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _pair(found: tuple[Score, ...], names: list[str]) -> tuple[str, str] | None:

@@ -14,11 +14,12 @@ from hpo.report.records.scores import (
     origin,
     scores,
     shown_note,
+    step_name,
     thin,
     value_axis,
     value_name,
 )
-from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
+from hpo.search.history import ENDED, Direction, StudyHistory, TrialRecord, TrialStateName
 
 MAX_STEPS = 500  # improvements of one best-so-far line
 MAX_BARS = 1500
@@ -29,7 +30,7 @@ EDF_POINTS = 200
 
 @dataclass(frozen=True)
 class BestSoFar:
-    """The best value found, as steps: at ``x[i]`` it became ``value[i]``, and it held until ``end``."""
+    """The best value found, as steps: at `x[i]` it became `value[i]`, and it held until `end`."""
 
     study: str
     over: Over
@@ -38,11 +39,12 @@ class BestSoFar:
     end: float
     direction: Direction
     axis: str
+    step_name: str
 
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """One trial in the order of numbers; ``value`` is None for a failed one."""
+    """One trial in the order of numbers; `value` is None for a failed or diverged one."""
 
     number: int
     value: float | None
@@ -62,12 +64,13 @@ class History:
 
 @dataclass(frozen=True)
 class Edf:
-    """Empirical distribution: ``share[i]`` of the trials have a value of at most ``value[i]``."""
+    """Empirical distribution: `share[i]` of the trials have a value of at most `value[i]`."""
 
     study: str
     value: tuple[float, ...]
     share: tuple[float, ...]
     axis: str
+    direction: Direction
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,14 @@ class Pareto:
 
 @dataclass(frozen=True)
 class Bar:
-    """One trial on its runner's lane, in seconds since the study's first start."""
+    """One attempt on its runner's lane, in seconds since the study's first start."""
 
-    number: int
+    number: int  # of its trial
     lane: str
     start: float
     end: float
-    state: TrialStateName
-    attempts: int
+    state: str  # the attempt's
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,13 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
         return None
     shown = thin(steps, MAX_STEPS)
     x, values = tuple(position for position, _ in shown), tuple(value for _, value in shown)
-    return BestSoFar(history.name, over, x, values, end, direction, value_axis(history, objective))
+    axis = value_axis(history, objective)
+    return BestSoFar(history.name, over, x, values, end, direction, axis, step_name(history))
 
 
 def _ended(history: StudyHistory, over: Over) -> list[tuple[float, TrialRecord]]:
     """Ended trials with their place on the axis, in its order."""
-    ended = [trial for trial in history.trials if trial.state in ("complete", "pruned", "failed")]
+    ended = [trial for trial in history.trials if trial.state in ENDED]
     if over == "trials":
         return [(float(trial.number), trial) for trial in ended]
     start = origin(history)
@@ -164,8 +168,8 @@ def optimization_history(history: StudyHistory, objective: int = 0) -> History:
             points.append(HistoryPoint(trial.number, final_value(trial, objective), "complete"))
         elif trial.state == "pruned" and len(history.directions) == 1:
             points.append(HistoryPoint(trial.number, last_report(trial), "pruned"))
-        elif trial.state == "failed":
-            points.append(HistoryPoint(trial.number, None, "failed"))
+        elif trial.state in ("failed", "diverged"):
+            points.append(HistoryPoint(trial.number, None, trial.state))
     best = best_so_far(history, "trials", objective)
     improved = set(best.x) if best else set()
     shown = thin(points, MAX_POINTS, lambda point: point.number in improved)
@@ -181,9 +185,9 @@ def edf(history: StudyHistory, objective: int = 0) -> Edf | None:
         return None
     steps = [(value, (index + 1) / len(values)) for index, value in enumerate(values)]
     shown = thin(steps, EDF_POINTS)
-    return Edf(
-        history.name, tuple(v for v, _ in shown), tuple(s for _, s in shown), value_axis(history, objective)
-    )
+    value, share = tuple(v for v, _ in shown), tuple(s for _, s in shown)
+    direction = history.directions[objective]
+    return Edf(history.name, value, share, value_axis(history, objective), direction)
 
 
 def pareto(history: StudyHistory) -> Pareto | None:
@@ -236,33 +240,23 @@ def _front(costs: dict[int, tuple[float, ...]]) -> set[int]:
 
 
 def timeline(history: StudyHistory) -> Timeline | None:
-    """Which runner was busy with which trial when; a running trial ends at the latest time known."""
+    """Which runner was busy with which trial when, attempt by attempt; a running one ends at the latest
+    time known.
+    """
     start = origin(history)
-    if start is None:
+    spans = [(trial.number, span) for trial in history.trials for span in trial.spans]
+    if start is None or not spans:
         return None
-    latest = max(
-        moment for trial in history.trials for moment in (trial.started, trial.finished) if moment is not None
-    )
+    latest = max(span.ended or span.started for _, span in spans)
     bars = []
-    for trial in history.trials:
-        if trial.started is None or trial.state == "waiting":
-            continue
-        until = trial.finished or latest
-        bars.append(
-            Bar(
-                trial.number,
-                trial.runner or trial.worker or "unknown runner",
-                (trial.started - start).total_seconds(),
-                max(0.0, (until - start).total_seconds()),
-                trial.state,
-                trial.attempts,
-            )
-        )
+    for number, span in spans:
+        begin, end = (span.started - start).total_seconds(), ((span.ended or latest) - start).total_seconds()
+        bars.append(Bar(number, span.lane, begin, max(begin, end), span.state, span.number))
     bars.sort(key=lambda bar: (bar.start, bar.number))
     lanes = sorted({bar.lane for bar in bars}, key=_natural)
     kept = lanes[:MAX_LANES]
     shown = [bar for bar in bars if bar.lane in set(kept)][-MAX_BARS:]
-    note = "" if len(shown) == len(bars) else f"The latest {len(shown):,} of {len(bars):,} trials shown."
+    note = "" if len(shown) == len(bars) else f"The latest {len(shown):,} of {len(bars):,} attempts shown."
     return Timeline(tuple(shown), tuple(kept), note)
 
 

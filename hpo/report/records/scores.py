@@ -27,7 +27,7 @@ class Score:
 
     trial: TrialRecord
     value: float
-    pruned: bool = False  # then ``value`` is the last finite report
+    pruned: bool = False  # then `value` is the last finite report
 
     @property
     def number(self) -> int:
@@ -144,7 +144,7 @@ def origin(history: StudyHistory) -> datetime | None:
 
 
 def thin(items: Sequence[T], limit: int, keep: Callable[[T], bool] = lambda _: False) -> tuple[T, ...]:
-    """About ``limit`` items at most, evenly spaced; the first, the last and what ``keep`` names stay."""
+    """About `limit` items at most, evenly spaced; the first, the last and what `keep` names stay."""
     if len(items) <= limit:
         return tuple(items)
     stride = (len(items) - 1) / max(1, limit - 1)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpo.report import text
-from hpo.report.records.axes import axes
-from hpo.report.records.evaluation import headline, read_evaluation
+from hpo.report.records.parameters import axes
 from hpo.report.records.progress import best_so_far, pareto
 from hpo.report.records.scores import (
     best_trial,
@@ -21,10 +20,10 @@ from hpo.report.records.scores import (
     step_name,
     value_name,
 )
-from hpo.search.history import StudyHistory, TrialRecord, TrialStateName
+from hpo.report.records.training import on_test_set
+from hpo.search.history import ENDED, STATES, STEADIER, StudyHistory, TrialRecord, TrialStateName
 
 MAX_ROWS = 1000
-STATES: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def summarize(history: StudyHistory) -> Summary:
         best=best,
         front=len(front.front) if front else 0,
         seconds=_wall(history),
-        busy_seconds=sum(_seconds(trial) or 0.0 for trial in history.trials),
+        busy_seconds=sum(trial.seconds or 0.0 for trial in history.trials),
         epochs=sum(len(trial.reports) for trial in history.trials),
         runners=len(
             {trial.runner or trial.worker for trial in history.trials if trial.runner or trial.worker}
@@ -124,7 +123,7 @@ def part_name(history: StudyHistory, part: str) -> str:
 
 
 def trial_table(history: StudyHistory) -> TrialTable:
-    """One row per trial, by number; the best ``MAX_ROWS`` where there are more."""
+    """One row per trial, by number; the best `MAX_ROWS` where there are more."""
     names = tuple(axis.name for axis in axes(history))
     winner = best_trial(history) if len(history.directions) == 1 else None
     found = pareto(history)
@@ -145,7 +144,7 @@ def trial_table(history: StudyHistory) -> TrialTable:
             tuple(final_value(trial, index) for index in range(len(history.directions))),
             last_report(trial),
             len(trial.reports),
-            _seconds(trial),
+            trial.seconds,
             trial.attempts,
             trial.runner or trial.worker or "",
             tuple(trial.params.get(name) for name in names),
@@ -166,14 +165,13 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
     best = best_trial(history)
     after = {over: best_so_far(history, over) for over in ("epochs", "seconds")}
     facts = summarize(history)
-    test = read_evaluation(history.test_evaluation, "test")
     epochs, seconds = after["epochs"], after["seconds"]
     return ComparisonRow(
         history.name,
         history.state,
         facts.sampler,
         facts.pruner,
-        sum(facts.counts[state] for state in ("complete", "pruned", "failed")),
+        sum(facts.counts[state] for state in ENDED),
         facts.counts["complete"],
         final_value(best) if best else None,
         best.number if best else None,
@@ -181,14 +179,8 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
         epochs.x[-1] if epochs else None,
         facts.epochs,
         facts.seconds,
-        headline(test, facts.value_names[0]),
+        on_test_set(history),
     )
-
-
-def _seconds(trial: TrialRecord) -> float | None:
-    if trial.started is None or trial.finished is None:
-        return None
-    return max(0.0, (trial.finished - trial.started).total_seconds())
 
 
 def _wall(history: StudyHistory) -> float | None:
@@ -215,7 +207,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
 
 
 def _best_sentence(history: StudyHistory, facts: Summary) -> str:
-    ended = sum(facts.counts[state] for state in ("complete", "pruned", "failed"))
+    ended = sum(facts.counts[state] for state in ENDED)
     if len(history.directions) > 1:
         if not facts.front:
             return "No trial has completed with finite values yet."
@@ -224,6 +216,8 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
     if facts.best is None:
         if ended and facts.counts["failed"] == ended:
             return f"Every trial failed ({ended:,} of {ended:,}): there is no best trial."
+        if ended and facts.counts["diverged"] == ended:
+            return f"Every trial diverged ({ended:,} of {ended:,}): there is no best trial. {STEADIER}."
         return "No trial has completed with a finite value yet: there is no best trial."
     value = final_value(facts.best)
     tied = sum(score.value == value for score in scores(history, pruned=False)) - 1
@@ -243,6 +237,7 @@ def _counts_sentence(facts: Summary) -> str:
         "complete": "completed",
         "pruned": "pruned early",
         "failed": "failed",
+        "diverged": "diverged",
         "running": "still running",
         "waiting": "waiting",
     }
@@ -268,8 +263,7 @@ def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
 
 
 def _test_sentence(history: StudyHistory) -> str:
-    test = read_evaluation(history.test_evaluation, "test")
-    found = headline(test, value_name(history))
+    found = on_test_set(history)
     if found is None:
         return ""
     return f"On the test set, measured once, the best trial has {found[0]} {text.number(found[1])}."

@@ -1,5 +1,6 @@
 // Draws the figures one after another while the browser is idle, those in view first, follows the
-// theme of the system, and sorts the table of trials. Nothing here talks to a network.
+// theme of the system, draws them anew for paper, and sorts the table of trials. Nothing here talks to
+// a network.
 (() => {
   "use strict";
   const store = JSON.parse(document.getElementById("figures").textContent);
@@ -7,13 +8,20 @@
   const narrow = window.matchMedia("(max-width: 720px)");
   const plots = [...document.querySelectorAll(".plot")];
   const drawn = new Set();
+  const PAPER = { full: 700, half: 340, third: 340 }; // pixels of a page between its margins, or half of it
+  let printing = false;
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
 
   function layoutOf(id) {
     const layout = structuredClone(store.figures[id].layout);
-    layout.template = store.templates[dark.matches ? "dark" : "light"];
-    layout.autosize = true;
-    if (narrow.matches) {
+    layout.template = store.templates[dark.matches && !printing ? "dark" : "light"];
+    layout.autosize = !printing;
+    if (printing) {
+      const plot = document.getElementById(id);
+      const size = plot.closest(".chart").classList;
+      layout.width = Math.max(size.contains("full") ? PAPER.full : PAPER.half, parseInt(plot.style.minWidth) || 0);
+      layout.font = { size: 11 };
+    } else if (narrow.matches) {
       layout.font = { size: 11 };
       layout.margin = { ...layout.margin, l: Math.min(layout.margin.l ?? 60, 48), r: 10 };
       layout.dragmode = false; // a finger scrolls the page
@@ -21,10 +29,19 @@
     return layout;
   }
 
+  // So that the style sheet can give the drawing another size, on paper.
+  function makeScalable(plot) {
+    const { width, height } = plot._fullLayout;
+    plot.style.setProperty("--shape", `${width} / ${height}`);
+    for (const layer of plot.querySelectorAll(".main-svg")) layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  }
+
   function draw(plot) {
     if (drawn.has(plot.id)) return;
     drawn.add(plot.id);
     Plotly.newPlot(plot, store.figures[plot.id].data, layoutOf(plot.id), config);
+    makeScalable(plot);
+    plot.on("plotly_afterplot", () => makeScalable(plot));
     if (drawn.size === plots.length) document.documentElement.dataset.drawn = "all";
   }
 
@@ -49,7 +66,8 @@
   idle(next, { timeout: 200 });
   dark.addEventListener("change", redraw);
   narrow.addEventListener("change", redraw);
-  window.addEventListener("beforeprint", () => plots.forEach(draw));
+  window.addEventListener("beforeprint", () => { printing = true; redraw(); plots.forEach(draw); });
+  window.addEventListener("afterprint", () => { printing = false; redraw(); });
 
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];

@@ -8,6 +8,7 @@ HPO_FAULTS is JSON:
                    as it begins, just before its COMMIT, just after
     kill_worker    the same for the worker's own process
     clock          seconds by which this process's clock is wrong
+    boot_step      seconds by which the wall clock has stepped when this process starts
     off            protections to switch off, for negative controls: see `_OFF`
 """
 
@@ -114,7 +115,7 @@ def _without_atomic_claim() -> None:
 
         def take(c: Any) -> None:
             c.execute(ticket.update().where(ticket.c.id == row.id).values(**taken))
-            new = optuna_rows.upsert(c, attempt).values(device="cpu", **trial, **me)
+            new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
 
         self.database.write(take)
@@ -123,7 +124,48 @@ def _without_atomic_claim() -> None:
     StudySession.claim = claim  # type: ignore[method-assign]
 
 
+def _without_start_ticks() -> None:
+    """A process is told by its pid and the time of day at which it started."""
+    import psutil
+
+    from hpo.worker import identity
+
+    def process_started(pid: int) -> float | None:
+        try:
+            return psutil.Process(pid).create_time()
+        except psutil.Error:
+            return None
+
+    identity.process_started = process_started  # type: ignore[assignment]
+    identity.is_alive = lambda pid, then: abs((process_started(pid) or 0.0) - then) < 2.0  # type: ignore[assignment]
+
+
+def _without_handlers() -> None:
+    """Signals do what they usually do."""
+    if "hpo.runner.process" in " ".join(sys.orig_argv):
+        signal.signal = lambda *_: None  # type: ignore[assignment]
+
+
+def _without_looking_for_leftovers() -> None:
+    """What a dead worker's runners started is left alone."""
+    from hpo.worker import leftovers
+
+    leftovers.end_leftovers = lambda *_args, **_more: 0  # type: ignore[assignment]
+
+
+def _step_of_the_wall_clock(seconds: float) -> None:
+    """The kernel's time of boot, and with it every process's time of start, has moved."""
+    import psutil._pslinux as kernel
+
+    booted = kernel.boot_time()
+    kernel.BOOT_TIME = None
+    kernel.boot_time = lambda: booted + seconds
+
+
 _OFF = {
+    "start ticks": _without_start_ticks,
+    "handlers": _without_handlers,
+    "leftovers": _without_looking_for_leftovers,
     "fence": _without_fence,
     "take back": _without_take_back,
     "migration lock": _without_migration_lock,
@@ -144,6 +186,8 @@ def _install() -> None:
     if plan.get("clock"):
         real = time.time
         time.time = lambda: real() + plan["clock"]
+    if plan.get("boot_step"):
+        _step_of_the_wall_clock(float(plan["boot_step"]))
     for name in plan.get("off", ()):
         _OFF[name]()
 

@@ -1,6 +1,6 @@
-"""The winner's evaluation: confusion matrix, per-class table, ROC and precision-recall curves, residuals.
+"""What training showed: learning curves of all trials, and the metrics and evaluation of one.
 
-An objective's ``evaluate`` may be anybody's code, so what does not have the expected form is left out rather
+An objective's `evaluate` may be anybody's code, so what does not have the expected form is left out rather
 than trusted.
 """
 
@@ -8,14 +8,118 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
-from hpo.report.records.scores import thin
+from hpo.report.records.scores import (
+    best_trial,
+    shown_note,
+    step_name,
+    thin,
+    value_axis,
+    value_name,
+)
+from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
 
+MAX_CURVES = 300
+MAX_CURVE_POINTS = 200
+MAX_METRICS = 12
 MAX_CLASSES = 40  # of the confusion matrix
-MAX_CURVES = 10
+MAX_RATE_CURVES = 10  # one a class
 MAX_SCATTER = 1000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one trial reported, finite values only. `broken`: it also reported NaN or infinity."""
+
+    number: int
+    state: TrialStateName
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    best: bool = False
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class LearningCurves:
+    curves: tuple[Curve, ...]
+    step_name: str
+    axis: str
+    direction: Direction
+    note: str
+
+
+@dataclass(frozen=True)
+class MetricCurve:
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of one trial that share a picture: one, or several of the same unit."""
+
+    title: str
+    step_name: str
+    curves: tuple[MetricCurve, ...]
+
+
+def learning_curves(history: StudyHistory) -> LearningCurves | None:
+    """Reported values per step; None where nothing finite was reported.
+
+    At most `MAX_CURVES` trials (the best and the running ones always) with `MAX_CURVE_POINTS` steps each.
+    """
+    winner = best_trial(history) if len(history.directions) == 1 else None
+    curves = []
+    for trial in history.trials:
+        steps, values = _finite(trial.reports)
+        if not steps:
+            continue
+        broken = any(not math.isfinite(value) for value in trial.reports.values())
+        is_best = winner is not None and trial.number == winner.number
+        curves.append(Curve(trial.number, trial.state, steps, values, is_best, broken))
+    if not curves:
+        return None
+    running = sum(curve.state == "running" for curve in curves)
+    shown = thin(curves, MAX_CURVES, lambda c: c.best or (c.state == "running" and running <= MAX_CURVES))
+    note = shown_note(len(shown), len(curves), "curves")
+    return LearningCurves(shown, step_name(history), value_axis(history), history.directions[0], note)
+
+
+def metric_curves(trial: TrialRecord) -> tuple[MetricCurve, ...]:
+    """Every named metric of a trial over its steps, by name: finite values, the first `MAX_METRICS`."""
+    curves = []
+    for name in sorted(trial.metrics):
+        steps, values = _finite(trial.metrics[name])
+        if steps:
+            curves.append(MetricCurve(name, steps, values))
+    return tuple(curves[:MAX_METRICS])
+
+
+def best_metrics(history: StudyHistory) -> tuple[Metrics, ...]:
+    """Every metric of the best trial, each apart; none with several directions."""
+    best = best_trial(history) if len(history.directions) == 1 else None
+    found = metric_curves(best) if best else ()
+    return tuple(Metrics(curve.name, step_name(history), (curve,)) for curve in found)
+
+
+def metrics_by_unit(history: StudyHistory, trial: TrialRecord) -> tuple[Metrics, ...]:
+    """A trial's metrics and its reports; those that differ only by "train_" or "val_" together."""
+    if trial.reports and dict(trial.reports) not in [dict(series) for series in trial.metrics.values()]:
+        trial = replace(trial, metrics={**trial.metrics, value_name(history): trial.reports})
+    groups: dict[str, list[MetricCurve]] = {}
+    for curve in metric_curves(trial):
+        prefix = next((p for p in ("train_", "val_", "validation_") if curve.name.startswith(p)), "")
+        groups.setdefault(curve.name.removeprefix(prefix), []).append(curve)
+    return tuple(Metrics(unit, step_name(history), tuple(curves)) for unit, curves in groups.items())
+
+
+def _finite(series: Mapping[int, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    points = [(step, float(series[step])) for step in sorted(series) if math.isfinite(series[step])]
+    shown = thin(points, MAX_CURVE_POINTS)
+    return tuple(step for step, _ in shown), tuple(value for _, value in shown)
 
 
 @dataclass(frozen=True)
@@ -36,7 +140,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class RateCurve:
-    """One class's curve; ``area`` is the area under it (ROC) or its average precision (PR)."""
+    """One class's curve; `area` is the area under it (ROC) or its average precision (PR)."""
 
     name: str
     x: tuple[float, ...]
@@ -61,6 +165,16 @@ class Evaluation:
     roc: tuple[RateCurve, ...]
     pr: tuple[RateCurve, ...]
     residuals: Residuals | None
+
+
+def evaluations(history: StudyHistory) -> tuple[Evaluation | None, Evaluation | None]:
+    """What the best trial was evaluated to on the validation and on the test set."""
+    return read_evaluation(history.winner_evaluation), read_evaluation(history.test_evaluation, "test")
+
+
+def on_test_set(history: StudyHistory) -> tuple[str, float] | None:
+    """The best trial's metric on the test set, and its name: the objective's, or the first."""
+    return headline(read_evaluation(history.test_evaluation, "test"), value_name(history))
 
 
 def headline(evaluation: Evaluation | None, name: str) -> tuple[str, float] | None:
@@ -127,7 +241,7 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
 
 
 def _curves(raw: Any, x_key: str, y_key: str, area_key: str) -> tuple[RateCurve, ...]:
-    """The curves with the smallest areas where there are more than ``MAX_CURVES``, in the given order."""
+    """The curves with the smallest areas where there are more than `MAX_RATE_CURVES`, in the given order."""
     curves = []
     for item in _mappings(raw):
         xs, ys = item.get(x_key), item.get(y_key)
@@ -139,9 +253,9 @@ def _curves(raw: Any, x_key: str, y_key: str, area_key: str) -> tuple[RateCurve,
         if shown:
             name = str(item.get("class", "?"))
             curves.append(RateCurve(name, tuple(x for x, _ in shown), tuple(y for _, y in shown), area))
-    if len(curves) <= MAX_CURVES:
+    if len(curves) <= MAX_RATE_CURVES:
         return tuple(curves)
-    worst = sorted(curves, key=lambda curve: curve.area if curve.area is not None else 1.0)[:MAX_CURVES]
+    worst = sorted(curves, key=lambda curve: curve.area if curve.area is not None else 1.0)[:MAX_RATE_CURVES]
     return tuple(curve for curve in curves if curve in worst)
 
 

@@ -1,0 +1,357 @@
+"""Every chart there is, each described once; the report and the dashboard read it alike.
+
+To add one, write its record (`hpo.report.records`) and its drawing (`hpo.report.drawing`), and make an entry
+of them here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from hpo.errors import NotFoundError
+from hpo.report import text
+from hpo.report.chart import Chart, Size
+from hpo.report.drawing.landscape import contour_figure, importance_figure, parallel_figure, slice_figure
+from hpo.report.drawing.progress import (
+    best_figure,
+    edf_figure,
+    history_figure,
+    pareto_figure,
+    timeline_figure,
+)
+from hpo.report.drawing.training import (
+    confusion_figure,
+    learning_figure,
+    metrics_figure,
+    pr_figure,
+    residual_figure,
+    roc_figure,
+)
+from hpo.report.records.landscape import MAX_SLICES, contour, parallel, slices, window
+from hpo.report.records.parameters import Importances, importances
+from hpo.report.records.progress import (
+    BestSoFar,
+    Edf,
+    History,
+    best_so_far,
+    edf,
+    optimization_history,
+    pareto,
+    timeline,
+)
+from hpo.report.records.scores import Over
+from hpo.report.records.training import (
+    Confusion,
+    LearningCurves,
+    Residuals,
+    best_metrics,
+    evaluations,
+    learning_curves,
+)
+from hpo.search.history import Direction, StudyHistory
+
+
+def find(address: str) -> tuple[Chart, int, str]:
+    """A study's chart by its name, the objective (from 0) and the part: "history-2", "slice-7", "slice-2-7".
+
+    Raises:
+        NotFoundError: there is no such chart.
+    """
+    match = re.fullmatch(r"([a-z-]*[a-z])((?:-[1-9][0-9]{0,3})*)", address)
+    for chart in STUDY:
+        if match and match[1] in (chart.name, chart.address):
+            numbers = match[2].split("-")[1:]
+            part = (numbers or ["1"]).pop() if chart.parts else ""
+            objective = int(numbers.pop()) - 1 if numbers and chart.objectives == "each" else 0
+            if not numbers:
+                return chart, objective, part
+    raise NotFoundError(f"there is no chart named {address[:40]!r}")
+
+
+def _noted(sentence: str) -> Callable[[Any], str]:
+    """A caption: the sentence and the record's own note."""
+    return lambda record: text.joined(sentence, record.note)
+
+
+def _cut(values: list[float], direction: Direction) -> str:
+    """What to say where the value axis leaves out diverged trials."""
+    low, high = window(values, direction) if values else (0.0, 0.0)
+    out = sum(not low <= value <= high for value in values)
+    return f"{text.count(out, 'value')} too far off for the axis." if out else ""
+
+
+def _history_caption(record: History) -> str:
+    values = [point.value for point in record.points if point.value is not None]
+    caption = "Every trial in the order it was started; the line is the best complete trial so far."
+    return text.joined(caption, _cut(values, record.direction), record.note)
+
+
+def _edf_caption(records: Sequence[Edf]) -> str:
+    better = "right" if records[0].direction == "maximize" else "left"
+    return f"The further {better} a curve lies, the better; pruned trials count with their last report."
+
+
+def _learning_caption(record: LearningCurves) -> str:
+    broken = sum(curve.broken for curve in record.curves)
+    return text.joined(
+        "One line per trial; a triangle is where it was pruned. Click a name to hide or show it.",
+        f"{text.count(broken, 'trial')} reported NaN or infinity, left out here." if broken else "",
+        _cut([value for curve in record.curves for value in curve.values], record.direction),
+        record.note,
+    )
+
+
+def _importance_caption(record: Importances) -> str:
+    sentence = "How much a parameter decides whether a trial is among the best (PED-ANOVA)."
+    return text.joined(sentence, record.note) if record.entries else ""  # else the picture says why
+
+
+def _residual_caption(record: Residuals) -> str:
+    return "" if record.std is None else f"Standard deviation of the residuals: {text.number(record.std)}."
+
+
+def _lines(histories: Sequence[StudyHistory], over: Over) -> list[BestSoFar]:
+    return [line for history in histories if (line := best_so_far(history, over))]
+
+
+def _spread(histories: Sequence[StudyHistory]) -> list[Edf]:
+    return [record for history in histories if (record := edf(history))]
+
+
+def _epochs_figure(lines: Sequence[BestSoFar], title: str) -> go.Figure:
+    return best_figure(lines, title.replace("epoch", lines[0].step_name))
+
+
+def _numbered(records: Sequence[Any]) -> dict[str, Any]:
+    return {str(place): record for place, record in enumerate(records, start=1)}
+
+
+def _elsewhere(_parameters: int) -> int:
+    """No part on a study's page, because a trial has a page of its own."""
+    return 0
+
+
+def _evaluation(
+    name: str,
+    title: str,
+    draw: Callable[[Any, str], go.Figure],
+    caption: Callable[[Any], str],
+    height: int,
+    size: Callable[[Confusion], Size] | None = None,
+) -> Chart:
+    """A chart of the part of an evaluation that has its name; on the report one of each split."""
+    return Chart(
+        name=name,
+        title=title,
+        section="winner",
+        record=lambda history, _: {found.split: found for found in evaluations(history) if found},
+        applies=lambda record: bool(getattr(record, name)),
+        draw=lambda record, title: draw(getattr(record, name), f"{title}, {record.split} set"),
+        caption=lambda record: caption(getattr(record, name)),
+        size=lambda record: size(getattr(record, name)) if size else "half",
+        height=height,
+        objectives="any",
+        parts=_elsewhere,
+    )
+
+
+METRICS = Chart(
+    name="metric",
+    section="winner",
+    record=lambda history, _: _numbered(best_metrics(history)),
+    draw=lambda record, _: metrics_figure(record, record.title),
+    size="third",
+    height=280,
+    objectives="one",
+    parts=_elsewhere,
+)
+
+EVALUATION = (
+    _evaluation(
+        "confusion",
+        "Confusion matrix",
+        confusion_figure,
+        _noted("Rows are the true classes, numbers are samples."),
+        380,
+        lambda record: "half" if len(record.classes) <= 12 else "full",
+    ),
+    _evaluation(
+        "roc",
+        "ROC",
+        roc_figure,
+        lambda _: "Each class against all others; AUC is the area under the curve.",
+        480,
+    ),
+    _evaluation(
+        "pr",
+        "Precision and recall",
+        pr_figure,
+        lambda _: "Each class against all others; AP is the average precision.",
+        480,
+    ),
+    _evaluation("residuals", "Predicted against actual", residual_figure, _residual_caption, 420),
+)
+
+STUDY: tuple[Chart, ...] = (
+    Chart(
+        name="pareto",
+        title="Pareto front",
+        section="progress",
+        record=lambda history, _: pareto(history),
+        draw=pareto_figure,
+        caption=_noted("No trial on the front can be improved in one direction without losing in another."),
+        height=420,
+        min_width=lambda record: 900 if len(record.names) > 2 else 0,
+        objectives="several",
+    ),
+    Chart(
+        name="history",
+        address="history-1",
+        title="Optimisation history",
+        section="progress",
+        record=optimization_history,
+        applies=lambda record: bool(record.points),
+        draw=history_figure,
+        caption=_history_caption,
+        log=True,
+        outline=True,
+    ),
+    Chart(
+        name="edf",
+        title="Distribution of values",
+        section="progress",
+        record=lambda history, _: _spread([history]),
+        draw=edf_figure,
+        caption=_edf_caption,
+        size="half",
+        objectives="one",
+    ),
+    Chart(
+        name="best-epochs",
+        title="Best so far over epochs trained",
+        section="progress",
+        record=lambda history, _: _lines([history], "epochs"),
+        draw=_epochs_figure,
+        caption=lambda _: "What the search had cost when it got better.",
+        size="half",
+        objectives="one",
+    ),
+    Chart(
+        name="learning-curves",
+        address="learning",
+        title="Learning curves",
+        section="learning",
+        record=lambda history, _: learning_curves(history),
+        draw=learning_figure,
+        caption=_learning_caption,
+        height=420,
+        objectives="one",
+        log=True,
+        metric=True,
+    ),
+    Chart(
+        name="importances",
+        title="Parameter importances",
+        section="parameters",
+        record=importances,
+        applies=lambda record: record.trials > 0,
+        draw=importance_figure,
+        caption=_importance_caption,
+        size="half",
+    ),
+    Chart(
+        name="contour",
+        title="The two most important parameters",
+        section="parameters",
+        record=contour,
+        draw=lambda record, _: contour_figure(
+            record, f"{record.axis.split(' (')[0]} over {record.x.name} and {record.y.name}"
+        ),
+        caption=_noted("Smoothed over the trials (points); empty where no trial is near."),
+        size="half",
+        height=440,
+    ),
+    Chart(
+        name="parallel",
+        title="Parallel coordinates",
+        section="parameters",
+        record=parallel,
+        draw=parallel_figure,
+        caption=_noted(
+            "One line per trial, most important parameter first. Click a name to hide or show it."
+        ),
+        height=460,
+        min_width=lambda record: 92 * (len(record.parameters) + 1),  # so that names stand side by side
+    ),
+    Chart(
+        name="slice",
+        section="slices",
+        record=lambda history, objective: _numbered(slices(history, objective)),
+        draw=lambda record, ending: slice_figure(record, record.parameter.name + ending),
+        caption=_noted(""),
+        size="third",
+        height=290,
+        parts=lambda parameters: min(parameters, MAX_SLICES),
+    ),
+    METRICS,
+    *EVALUATION,
+    Chart(
+        name="best-seconds",
+        title="Best so far over time",
+        section="time",
+        record=lambda history, _: _lines([history], "seconds"),
+        draw=best_figure,
+        caption=lambda _: "Wall time since the first trial started, pauses included.",
+        objectives="one",
+    ),
+    Chart(
+        name="timeline",
+        title="Timeline by runner",
+        section="time",
+        record=lambda history, _: timeline(history),
+        applies=lambda record: bool(record.bars),
+        draw=timeline_figure,
+        caption=_noted("One bar per attempt, on the runner that worked at it."),
+        height=320,
+        min_width=lambda _: 560,
+        objectives="any",
+    ),
+)
+
+COMPARISON = (
+    Chart(
+        name="compare-trials",
+        title="Best so far over trials",
+        record=lambda histories: _lines(histories, "trials"),
+        draw=best_figure,
+        caption=lambda _: (
+            "Each line is a study; a marker is an improvement. Pruned trials count on the axis."
+        ),
+    ),
+    Chart(
+        name="compare-seconds",
+        title="Best so far over time",
+        record=lambda histories: _lines(histories, "seconds"),
+        draw=best_figure,
+        caption=lambda _: "Wall time, pauses included, so it depends on how many runners each study had.",
+    ),
+    Chart(
+        name="compare-epochs",
+        title="Best so far over epochs trained",
+        record=lambda histories: _lines(histories, "epochs"),
+        draw=_epochs_figure,
+        caption=lambda _: "Training spent by all trials together: what a search costs, whatever ran at once.",
+    ),
+    Chart(
+        name="compare-edf",
+        address="compare-values",
+        title="Distribution of values",
+        record=_spread,
+        draw=edf_figure,
+        caption=_edf_caption,
+    ),
+)

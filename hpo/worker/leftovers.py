@@ -1,0 +1,76 @@
+"""What runners start: how it is marked, and how what they left behind is found and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from hpo.worker.identity import Running, look_up
+
+MARK = "HPO_RUNNER"  # in the environment of a runner, and so of what it starts: WORKER-ID/RUNNER
+# Where `hpo` is imported from. Our processes find it here and never in the working directory (-P), where a
+# user's own hpo.py or storage.py may lie.
+_ROOT = Path(__file__).resolve().parents[2]
+_TRIES, _PAUSE = 100, 0.02  # seconds; what is being ended may still start something
+
+
+def importing_hpo() -> dict[str, str]:
+    """The environment of a process of ours that is started with -P."""
+    environment = dict(os.environ)
+    if _ROOT.name not in ("site-packages", "dist-packages"):
+        others = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)
+    return environment
+
+
+def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:
+    """SIGKILL every process of this machine with a mark that begins so, or in one of these sessions.
+
+    Returns how many there were, when they are gone or after two seconds (a process may hang in the kernel).
+
+    Args:
+        mark: a worker's id and a slash for all its runners, or all of one runner's mark.
+        sessions: pid and start ticks of runners; each leads a session, for those that lost their environment.
+    """
+    ended: set[int] = set()
+    for _ in range(_TRIES):
+        found = [process.pid for process in _left(f"{MARK}={mark}".encode(), dict(sessions))]
+        if not found:
+            break
+        ended.update(found)
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_PAUSE)
+    return len(ended)
+
+
+def _left(mark: bytes, sessions: dict[int, float]) -> Iterator[Running]:
+    for pid in psutil.pids():
+        process = look_up(pid)
+        if process is None or pid == os.getpid():
+            continue
+        if _is_of(process, sessions) or _has(pid, mark):
+            yield process
+
+
+def _is_of(process: Running, sessions: dict[int, float]) -> bool:
+    """Whether it is in one of the sessions; the pid of a leader is not given again while a session lives."""
+    began = sessions.get(process.session)
+    if began is None or process.started < began:
+        return False
+    leader = look_up(process.session)
+    return leader is None or leader.started == began
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        return any(one.startswith(mark) for one in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    except OSError:  # it has just ended, or is somebody else's
+        return False

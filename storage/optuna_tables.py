@@ -1,0 +1,167 @@
+"""Optuna's tables as SQLAlchemy Core tables, so that trials are read and written without Optuna's models.
+
+Optuna makes and migrates them; a test compares these with its models. Importing Optuna costs a command
+more than all its queries, so nothing here imports it before a distribution itself is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Enum,
+    Float,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+VERSION = "v3.2.0.a"  # of these tables, as Optuna's own migrations name it
+VERSION_TABLE = "alembic_version"
+
+
+class TrialState(StrEnum):
+    """State of an Optuna trial; its own enumeration has the same names."""
+
+    RUNNING = "RUNNING"  # somebody evaluates it, or will go on with it
+    COMPLETE = "COMPLETE"  # it has a value
+    PRUNED = "PRUNED"  # stopped early
+    FAIL = "FAIL"  # ended without a result
+    WAITING = "WAITING"  # queued in plain Optuna; what waits here is a ticket
+
+
+metadata = MetaData()
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_id", Integer, primary_key=True),
+    Column("study_name", String(512), index=True, unique=True, nullable=False),
+)
+trials = Table(
+    "trials",
+    metadata,
+    Column("trial_id", Integer, primary_key=True),
+    Column("number", Integer),
+    Column("study_id", Integer, ForeignKey("studies.study_id"), index=True),
+    Column("state", Enum(TrialState, name="trialstate"), nullable=False),
+    Column("datetime_start", DateTime),  # naive UTC
+    Column("datetime_complete", DateTime),
+)
+params = Table(
+    "trial_params",
+    metadata,
+    Column("param_id", Integer, primary_key=True),
+    Column("trial_id", Integer, ForeignKey("trials.trial_id")),
+    Column("param_name", String(512)),
+    Column("param_value", Float(53)),  # as the distribution stores it: a choice by its index
+    Column("distribution_json", Text),
+    UniqueConstraint("trial_id", "param_name"),
+)
+values = Table(
+    "trial_values",
+    metadata,
+    Column("trial_value_id", Integer, primary_key=True),
+    Column("trial_id", Integer, ForeignKey("trials.trial_id"), nullable=False),
+    Column("objective", Integer, nullable=False),  # index of the direction
+    Column("value", Float(53)),
+    Column("value_type", Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype"), nullable=False),
+    UniqueConstraint("trial_id", "objective"),
+)
+reports = Table(
+    "trial_intermediate_values",
+    metadata,
+    Column("trial_intermediate_value_id", Integer, primary_key=True),
+    Column("trial_id", Integer, ForeignKey("trials.trial_id"), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("intermediate_value", Float(53)),
+    Column(
+        "intermediate_value_type",
+        Enum("FINITE", "INF_POS", "INF_NEG", "NAN", name="trialintermediatevaluetype"),
+        nullable=False,
+    ),
+    UniqueConstraint("trial_id", "step"),
+)
+
+
+def _attributes(owner: str) -> Table:
+    return Table(
+        f"trial_{owner}_attributes",
+        metadata,
+        Column(f"trial_{owner}_attribute_id", Integer, primary_key=True),
+        Column("trial_id", Integer, ForeignKey("trials.trial_id")),
+        Column("key", String(512)),
+        Column("value_json", Text),
+        UniqueConstraint("trial_id", "key"),
+    )
+
+
+user_attributes = _attributes("user")
+system_attributes = _attributes("system")
+
+
+def stored(value: float) -> tuple[float | None, str]:
+    """A value or report as its two columns hold it: finite numbers stand, others are named."""
+    if math.isnan(value):
+        return None, "NAN"
+    if math.isinf(value):
+        return None, "INF_POS" if value > 0 else "INF_NEG"
+    return value, "FINITE"
+
+
+@lru_cache(maxsize=4096)
+def external(distribution_json: str) -> Callable[[float], Any]:
+    """What turns a stored parameter into the value that the objective got."""
+    found = json.loads(distribution_json)
+    kind = str(found.get("name") or found.get("type")).lower()  # the short form names a type
+    if kind.startswith("categorical"):
+        choices = found.get("attributes", found)["choices"]
+        return lambda stored: choices[int(stored)]
+    return int if kind.startswith("int") else lambda stored: stored
+
+
+class Distributions(Mapping[str, "BaseDistribution"]):
+    """A trial's distributions by parameter, kept as stored; Optuna is imported when one is looked at."""
+
+    def __init__(self, stored: Mapping[str, str]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> BaseDistribution:
+        return _distribution(self._stored[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Distributions):
+            return self._stored == other._stored
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@lru_cache(maxsize=4096)
+def _distribution(distribution_json: str) -> BaseDistribution:
+    from optuna.distributions import json_to_distribution
+
+    return json_to_distribution(distribution_json)

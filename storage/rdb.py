@@ -1,0 +1,51 @@
+"""Optuna's storage on our engine. Importing this module imports Optuna."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy import orm
+from sqlalchemy.engine import URL, Engine
+
+from storage import engine as engines
+from storage.errors import SchemaError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class EngineStorage(RDBStorage):
+    """Optuna's storage on an engine that is open, over tables whose version is known to be right.
+
+    Its own constructor opens a second engine and reads Optuna's revision scripts by alembic, which takes
+    as long as all other imports of a runner. A test compares what the two leave behind.
+    """
+
+    def __init__(self, url: URL, engine: Engine) -> None:
+        self.url = url.render_as_string(hide_password=False)
+        self.engine = engine
+        self.engine_kwargs = engines.engine_options(url)
+        self.scoped_session = orm.scoped_session(orm.sessionmaker(bind=engine))
+        self.skip_compatibility_check = True
+        self.heartbeat_interval = self.grace_period = None
+        self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
+        self._version_manager = None  # type: ignore[assignment]  # only `upgrade` needs one
+
+
+def check_tables(url: URL, *, create: bool) -> None:
+    """Have Optuna say whether it can use its tables; `create` makes those that are missing.
+
+    Raises:
+        SchemaError: they are of another version.
+    """
+    try:
+        looked = RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs=engines.engine_options(url),
+            skip_table_creation=not create,
+        )
+    except RuntimeError as error:  # Optuna's compatibility check
+        raise SchemaError(
+            f"Optuna's tables in {engines.redacted(url)} are of another version. {error}"
+        ) from error
+    looked.remove_session()
+    looked.engine.dispose()

@@ -1,0 +1,67 @@
+"""The statements that run all day find their rows by an index, however long the queue is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from storage import leases, tickets
+from storage.engine import Database
+from tests.support.shared import LEASE, Opener, Party, make_study
+
+QUEUED = 5_000
+
+VERBS: dict[str, tuple[Callable[[sa.Connection, Database, Party], Any], str, str]] = {
+    "claim": (
+        lambda c, database, one: tickets.claim_next(c, database.clock, one.study.id, one.id, 1, "cpu", LEASE),
+        "ORDER BY hpo_ticket.priority DESC",
+        "ix_hpo_ticket_waiting",
+    ),
+    "reaping": (
+        lambda c, database, _: leases.reap_expired(c, database.clock),
+        "hpo_ticket.lease_until <",
+        "ix_hpo_ticket_leased",
+    ),
+}
+
+
+@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_statement_uses_its_partial_index(
+    database: Database, party: Opener, verb: str, failed: bool
+) -> None:
+    """Also for a worker with failures, which looks for what has not failed on it first."""
+    call, marks, index = VERBS[verb]
+    study = make_study(database, QUEUED)
+    one = party(study)
+    one.begin()
+    if failed:
+        one.writer.fail("ValueError: no")
+        one.begin()
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+    seen: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if marks in statement:
+            seen.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        database.write(lambda c: call(c, database, one))
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    assert seen
+    explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "
+    for statement, parameters in seen:
+        with database.engine.connect() as connection:
+            plan = "\n".join(
+                str(tuple(row)) for row in connection.exec_driver_sql(explain + statement, parameters)
+            )
+        assert index in plan, plan
+        assert "TEMP B-TREE FOR ORDER BY" not in plan or verb == "reaping", plan
+        assert "Sort" not in plan or verb == "reaping", plan

@@ -1,0 +1,71 @@
+"""A trial's time is time worked: the sum of its attempts, wherever it is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpo.studies import attempts, listing
+from hpo.studies.live import LiveStudy
+from hpo.studies.reading import history
+from storage.engine import Database
+from storage.records import StudyRow
+from tests.support.shared import LEASE, Opener, let_expire, make_study
+
+SPEC = {"directions": ["maximize"], "space": {}}
+NEAR = 2.0  # seconds a test may take
+
+
+def told(database: Database, study: StudyRow) -> list[float | None]:
+    """The first trial's time as each reader tells it: the table, the whole history, the one in memory."""
+    (line, *_) = listing.list_trials(database, study, sort="number").lines
+    return [
+        line.seconds,
+        history(database, study.name).trials[0].seconds,
+        LiveStudy(database, study).refresh().trials[0].seconds,
+    ]
+
+
+def test_the_wait_between_two_attempts_is_not_time_worked(database: Database, party: Opener) -> None:
+    study = make_study(database, 1, spec=SPEC, retry_failed=1)
+    one = party(study)
+    for pause in (60, 0):
+        one.begin()
+        database.clock.offset += 5
+        one.writer.fail("ValueError: no")
+        assert told(database, study) == [pytest.approx(5 if pause else 10, abs=NEAR)] * 3
+        database.clock.offset += pause
+    listed = attempts.attempts_of(database, study, 0)
+    assert [item["seconds"] for item in listed] == [pytest.approx(5, abs=NEAR)] * 2
+    first, second = history(database, study.name).trials[0].spans
+    assert first.ended is not None
+    assert (second.started - first.ended).total_seconds() == pytest.approx(60, abs=NEAR)
+
+
+def test_an_attempt_that_is_buried_hours_later_worked_until_its_lease_ended(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, 1, spec=SPEC)
+    party(study).begin()
+    database.clock.offset += 8 * 3600
+    assert let_expire(database) == 1
+    assert told(database, study) == [pytest.approx(LEASE, abs=NEAR)] * 3
+
+
+def test_the_table_counts_what_runs_and_sorts_by_time_worked(database: Database, party: Opener) -> None:
+    """A trial with a long wait between two short attempts comes behind one that worked longer."""
+    study = make_study(database, 2, spec=SPEC, retry_failed=1)
+    one = party(study)
+    one.begin()
+    database.clock.offset += 20
+    one.complete()
+    for pause in (60, 0):
+        one.begin()
+        if pause:
+            one.writer.fail("ValueError: no")
+        database.clock.offset += pause
+    database.clock.offset += 5
+    lines = listing.list_trials(database, study, sort="-seconds").lines
+    assert [(line.number, line.seconds, line.state) for line in lines] == [
+        (0, pytest.approx(20, abs=NEAR), "complete"),
+        (1, pytest.approx(5, abs=NEAR), "running"),
+    ]
