@@ -17,8 +17,8 @@ from hpo.studies import creation, reading, steering, tables
 from hpo.studies.evaluation import evaluate
 from hpo.studies.warm_start import warm_start
 from hpo.wiring import open_storage
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 
 if TYPE_CHECKING:
     import optuna

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.settings import Settings
-from storage.artifacts import IMPATIENT_SECONDS, ArtifactStore
-from storage.engine import Database
-from storage.errors import (
+from storage.database.engine import Database
+from storage.database.errors import (
     ArtifactError,
     BadArtifactUrlError,
     BadStorageUrlError,
@@ -21,7 +20,8 @@ from storage.errors import (
     StudyExistsError,
     UnknownStudyError,
 )
-from storage.migrate import open_database
+from storage.database.migrate import open_database
+from storage.files.artifacts import IMPATIENT_SECONDS, ArtifactStore
 
 _MEANING: dict[type[StorageError], type[HpoError]] = {
     BadStorageUrlError: UserError,

@@ -60,8 +60,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _unexpected(error: Exception) -> int:
     """A database that went away is the user's to mend; anything else is our bug, with its traceback."""
-    from storage.engine import is_unreachable
-    from storage.errors import StorageError
+    from storage.database.engine import is_unreachable
+    from storage.database.errors import StorageError
 
     if isinstance(error, StorageError) or is_unreachable(error):
         print(

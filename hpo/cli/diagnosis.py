@@ -15,8 +15,8 @@ from typing import Any
 from hpo.errors import HpoError
 from hpo.settings import Settings
 from hpo.spec import StudySpec
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 
 _ROUND_TRIPS = 5
 _CLOCKS_APART = 5.0  # seconds; more is worth a note, though nothing depends on it
@@ -102,7 +102,7 @@ def _driver(version: str | None, wanted: str) -> Finding:
 def _database(settings: Settings) -> tuple[Database | None, list[Finding]]:
     """The database if it can be used, and what was found of it."""
     from hpo.wiring import open_storage
-    from storage.migrate import HEAD
+    from storage.database.migrate import HEAD
 
     try:
         database = open_storage(settings, create=False)
@@ -185,7 +185,7 @@ def _objective(spec: StudySpec, folder: Path, pinned: Mapping[str, Any] | None) 
 def _artifacts(url: str) -> list[Finding]:
     """Write a scratch file, read it back, remove it; and the room there is."""
     from hpo.wiring import open_artifacts
-    from storage.errors import ArtifactError
+    from storage.database.errors import ArtifactError
 
     key, content = f"doctor-{uuid.uuid4().hex[:8]}", b"hpo doctor"
     try:

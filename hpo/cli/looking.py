@@ -15,8 +15,8 @@ from hpo.errors import ExitCode, NotFoundError, UserError
 
 if TYPE_CHECKING:
     from hpo.search.history import StudyHistory, TrialRecord
-    from storage.engine import Database
-    from storage.records import StudyRow
+    from storage.database.engine import Database
+    from storage.database.records import StudyRow
 
 TrialArgument = Annotated[
     str, typer.Argument(metavar="STUDY/TRIAL", help="A trial by number, for example digits/17.")

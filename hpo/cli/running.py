@@ -27,8 +27,8 @@ from hpo.errors import ExitCode, UserError
 if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.worker.limits import Limits
-    from storage.engine import Database
-    from storage.records import StudyRow
+    from storage.database.engine import Database
+    from storage.database.records import StudyRow
 
 CodeOption = Annotated[
     Path | None,

@@ -14,8 +14,8 @@ from hpo.cli.output import say
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from storage.engine import Database
-    from storage.records import StudyRow, StudyState
+    from storage.database.engine import Database
+    from storage.database.records import StudyRow, StudyState
 
 
 @app.command()

@@ -18,8 +18,8 @@ from rich.text import Text
 from hpo.cli.terminal import Terminal
 from hpo.runner.messages import Ended, Leaving, Reported, Started
 from hpo.studies.progress import Progress, snapshot
-from storage.engine import Database
-from storage.errors import StorageError
+from storage.database.engine import Database
+from storage.database.errors import StorageError
 
 _REFRESH = 1.0  # seconds between looks at the database
 

@@ -11,8 +11,8 @@ from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError, UserError
 from hpo.spec.reading import read_scalar
 from hpo.studies import creation, reading, steering
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 
 MAX_MORE = 1_000_000  # trials added at once
 MAX_NUMBER = 1_000_000_000  # of a trial; what a database's integer holds

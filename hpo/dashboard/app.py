@@ -34,7 +34,7 @@ from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode, templates
 from hpo.studies.attempts import read_log
-from storage.engine import Database
+from storage.database.engine import Database
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from hpo.dashboard.access import make_access
-from storage.engine import Database
+from storage.database.engine import Database
 
 
 @contextmanager

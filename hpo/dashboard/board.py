@@ -16,8 +16,8 @@ from hpo.studies.live import LiveStudy
 from hpo.studies.outline import outline
 from hpo.studies.overview import list_page
 from hpo.studies.reading import get_study
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 
 MAX_STUDIES = 12  # histories kept in memory
 WARMED = 3  # running studies read at the start

@@ -26,7 +26,7 @@ from hpo.report.records.training import read_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
 from hpo.search.history import StudyHistory, TrialRecord
 from hpo.studies.trials import metrics_of
-from storage.records import StudyRow
+from storage.database.records import StudyRow
 
 KEPT = 200  # drawn charts in memory
 SOON = 2.0  # seconds until what was drawn in outline is asked for again

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from hpo.dashboard.guard import path_of
 from hpo.errors import DatabaseError
-from storage.engine import is_unreachable, reason
+from storage.database.engine import is_unreachable, reason
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from sqlalchemy.engine import Connection
 
 from hpo.dashboard.board import Board
 from hpo.worker.neighbours import bury_dead, neighbours
-from storage import workers
-from storage.engine import Database
-from storage.errors import StorageError
-from storage.witness import Witness
-from storage.workers import Neighbour
+from storage.database.engine import Database
+from storage.database.errors import StorageError
+from storage.queue import workers
+from storage.queue.witness import Witness
+from storage.queue.workers import Neighbour
 
 log = logging.getLogger(__name__)
 

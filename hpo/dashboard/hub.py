@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 
 from hpo.errors import DatabaseError
 from hpo.studies.changes import Pulse, changed, take_pulse
-from storage.engine import Database, Patience, is_unreachable, unreachable
+from storage.database.engine import Database, Patience, is_unreachable, unreachable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

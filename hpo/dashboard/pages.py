@@ -21,8 +21,8 @@ from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_js
 from hpo.studies.outline import sample
 from hpo.studies.trials import read_trial
 from hpo.wiring import telling
-from storage.launches import LaunchRow, all_launches
-from storage.records import StudyRow, StudyState
+from storage.database.records import StudyRow, StudyState
+from storage.queue.launches import LaunchRow, all_launches
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8

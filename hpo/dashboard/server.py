@@ -20,7 +20,7 @@ from hpo.dashboard.access import LINK_SECONDS, OneTimeLink, is_loopback, make_ac
 from hpo.dashboard.app import build_app, make_board
 from hpo.dashboard.board import Board
 from hpo.errors import UserError
-from storage.engine import Database
+from storage.database.engine import Database
 
 
 def serve(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpo.errors import HpoError, UserError
-from storage.local_files import LocalFiles
+from storage.files.local_files import LocalFiles
 
 LAUNCHERS = ("local", "ray", "slurm")
 STORAGE_VARIABLE = "HPO_STORAGE"  # where a worker looks for the storage URL

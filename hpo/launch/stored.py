@@ -11,11 +11,11 @@ from hpo.errors import HpoError, NotFoundError, UserError
 from hpo.launch.base import LaunchedWorker, Order, WorkerLife, find
 from hpo.studies.tables import iso
 from hpo.wiring import telling
-from storage import launches
-from storage.clock import to_datetime
-from storage.engine import Database
-from storage.launches import LaunchRow
-from storage.records import StudyRow
+from storage.database.clock import to_datetime
+from storage.database.engine import Database
+from storage.database.records import StudyRow
+from storage.queue import launches
+from storage.queue.launches import LaunchRow
 
 
 @dataclass(frozen=True)

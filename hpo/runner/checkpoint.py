@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from hpo.weights import dump_state, read_state
-from storage.artifacts import ArtifactStore
-from storage.checkpoints import Saved, file_name, newest
-from storage.errors import ArtifactError
+from storage.database.errors import ArtifactError
+from storage.files.artifacts import ArtifactStore
+from storage.files.checkpoints import Saved, file_name, newest
 
 log = logging.getLogger(__name__)
 

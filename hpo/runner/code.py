@@ -9,9 +9,9 @@ from sqlalchemy.engine import Connection
 
 from hpo.errors import CodeDiffersError
 from hpo.fingerprint import differences, other_hpo
-from storage import studies
-from storage.engine import Database
-from storage.records import StudyRow, TicketState
+from storage.database.engine import Database
+from storage.database.records import StudyRow, TicketState
+from storage.queue import studies
 
 
 class CodeGuard:

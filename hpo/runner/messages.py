@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.records import Lease
+from storage.database.records import Lease
 
 GAVE_UP = 75  # exit status of a runner that had to leave an attempt: its database was away or unusable
 

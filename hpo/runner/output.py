@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from storage.artifacts import ArtifactStore
-from storage.errors import ArtifactError
-from storage.local_files import LocalFiles
+from storage.database.errors import ArtifactError
+from storage.files.artifacts import ArtifactStore
+from storage.files.local_files import LocalFiles
 
 LOG_NAME = "log.txt"
 MIRROR_SECONDS = 5.0  # between two uploads of a log that grows

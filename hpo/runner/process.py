@@ -41,9 +41,9 @@ class Runner:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         from hpo.runner.session import StudySession
         from hpo.wiring import telling
-        from storage.attempts import AttemptWriter
-        from storage.engine import Patience
-        from storage.errors import DatabaseFaultError, DatabaseUnreachableError, UnknownStudyError
+        from storage.database.engine import Patience
+        from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError, UnknownStudyError
+        from storage.queue.attempts import AttemptWriter
 
         database = self._connect(boot)
         self._database = database

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage import checkpoints
-from storage.artifacts import ArtifactStore
-from storage.errors import ArtifactError
-from storage.records import TicketState
+from storage.database.errors import ArtifactError
+from storage.database.records import TicketState
+from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
 

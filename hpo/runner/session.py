@@ -35,10 +35,8 @@ from hpo.search.samplers import make_sampler, needs_stored_trial, suggest, uncac
 from hpo.search.space import distribution
 from hpo.spec import Keep, StudySpec, resolve
 from hpo.wiring import open_artifacts
-from storage import checkpoints, retention, studies, tickets
-from storage.attempts import AttemptWriter
-from storage.engine import Database
-from storage.errors import (
+from storage.database.engine import Database
+from storage.database.errors import (
     ArtifactError,
     ArtifactsAwayError,
     DatabaseFaultError,
@@ -46,9 +44,12 @@ from storage.errors import (
     LeaseLostError,
     UnknownStudyError,
 )
-from storage.kept_files import KeptFile
-from storage.optuna_rows import Trial
-from storage.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
+from storage.database.records import AttemptState, Claim, NothingToClaim, StudyRow, TicketState
+from storage.files import checkpoints, retention
+from storage.files.kept_files import KeptFile
+from storage.queue import studies, tickets
+from storage.queue.attempts import AttemptWriter
+from storage.queue.optuna_rows import Trial
 
 log = logging.getLogger(__name__)
 Send = Callable[[Any], None]

@@ -17,11 +17,11 @@ from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.search.diverged import for_pruner, for_sampler
 from hpo.spec import StudySpec
-from storage import checkpoints
-from storage.artifacts import ArtifactStore, check_name, digest
-from storage.attempts import AttemptWriter
-from storage.errors import LeaseLostError
-from storage.kept_files import KeptFile
+from storage.database.errors import LeaseLostError
+from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore, check_name, digest
+from storage.files.kept_files import KeptFile
+from storage.queue.attempts import AttemptWriter
 
 
 class RunningTrial(optuna.Trial):

@@ -25,7 +25,7 @@ class AttemptSpan:
     """When one attempt worked, and where. Times are timezone-aware UTC from the database's clock."""
 
     number: int
-    state: str  # a `storage.records.AttemptState`
+    state: str  # a `storage.database.records.AttemptState`
     lane: str  # "<worker>/<runner>"
     started: datetime
     ended: datetime | None = None  # None while it runs

@@ -10,13 +10,13 @@ from sqlalchemy.engine import Connection
 from hpo.errors import HpoError
 from hpo.studies.tables import iso
 from hpo.wiring import open_artifacts, telling
-from storage import checkpoints, kept_files
-from storage import workers as worker_store
-from storage.clock import to_datetime
-from storage.engine import Database
-from storage.errors import ArtifactError
-from storage.records import StudyRow
-from storage.tables import artifact, attempt, ticket, worker
+from storage.database.clock import to_datetime
+from storage.database.engine import Database
+from storage.database.errors import ArtifactError
+from storage.database.records import StudyRow
+from storage.database.tables import artifact, attempt, ticket, worker
+from storage.files import checkpoints, kept_files
+from storage.queue import workers as worker_store
 
 
 def attempts_of(database: Database, row: StudyRow, trial: int) -> list[dict[str, Any]]:

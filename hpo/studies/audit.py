@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from hpo.wiring import telling
-from storage import optuna_tables, outcomes
-from storage.engine import Database
-from storage.optuna_tables import TrialState
-from storage.records import AttemptState, StudyRow, StudyState, TicketState
-from storage.tables import attempt, ticket
+from storage.database import optuna_tables
+from storage.database.engine import Database
+from storage.database.optuna_tables import TrialState
+from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.database.tables import attempt, ticket
+from storage.queue import outcomes
 
 _OPEN = (TicketState.QUEUED, TicketState.RUNNING)
 _trials = optuna_tables.trials

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from hpo.wiring import telling
-from storage import optuna_tables
-from storage.engine import Database
-from storage.tables import artifact, study, ticket, worker
+from storage.database import optuna_tables
+from storage.database.engine import Database
+from storage.database.tables import artifact, study, ticket, worker
 
 _reports = optuna_tables.reports
 _trials = optuna_tables.trials

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.spec import StudySpec
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 
 
 def worker_command(database: Database, row: StudyRow, code: str = "DIR") -> str:

@@ -15,11 +15,11 @@ from hpo.spec import StudySpec, spec_differences
 from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts, telling
-from storage import outcomes, studies, tickets
-from storage import seconds as seconds_of
-from storage.engine import Database
-from storage.errors import StudyExistsError, UnknownStudyError
-from storage.records import StudyRow, StudyState
+from storage.database.engine import Database
+from storage.database.errors import StudyExistsError, UnknownStudyError
+from storage.database.records import StudyRow, StudyState
+from storage.queue import outcomes, studies, tickets
+from storage.queue import seconds as seconds_of
 
 
 def create(

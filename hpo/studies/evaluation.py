@@ -18,9 +18,10 @@ from hpo.spec import StudySpec, resolve
 from hpo.studies import reading
 from hpo.weights import read_state
 from hpo.wiring import open_artifacts, telling
-from storage import checkpoints, kept_files, studies
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
+from storage.files import checkpoints, kept_files
+from storage.queue import studies
 
 
 @dataclass(frozen=True)

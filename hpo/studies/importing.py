@@ -24,9 +24,9 @@ from hpo.spec.points import check_partial_point, missing_names
 from hpo.spec.problems import dotted, listed
 from hpo.studies import creation
 from hpo.studies.sources import Observed, Source
-from storage.engine import Database
-from storage.optuna_rows import DIVERGED
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
+from storage.queue.optuna_rows import DIVERGED
 
 NO_OBJECTIVE = "no_objective_was_named"  # a module nobody has: such a study can be read, not continued
 _SHOWN = 10  # sentences about trials that do not fit

@@ -13,11 +13,11 @@ from hpo.errors import UserError
 from hpo.search.history import STATES, TrialStateName
 from hpo.studies.trials import end_column
 from hpo.wiring import telling
-from storage import optuna_tables
-from storage.engine import Database
-from storage.optuna_tables import TrialState
-from storage.records import StudyRow, TicketState
-from storage.tables import attempt, ticket, worker
+from storage.database import optuna_tables
+from storage.database.engine import Database
+from storage.database.optuna_tables import TrialState
+from storage.database.records import StudyRow, TicketState
+from storage.database.tables import attempt, ticket, worker
 
 _trials = optuna_tables.trials
 _values = optuna_tables.values

@@ -14,10 +14,11 @@ from hpo.studies.outline import SAMPLED
 from hpo.studies.reading import best_of, read_evaluation
 from hpo.studies.trials import CHUNK, read_metrics, read_records
 from hpo.wiring import telling
-from storage import optuna_tables, studies, tickets
-from storage.clock import to_datetime
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database import optuna_tables
+from storage.database.clock import to_datetime
+from storage.database.engine import Database
+from storage.database.records import StudyRow
+from storage.queue import studies, tickets
 
 _trials = optuna_tables.trials
 _reports = optuna_tables.reports

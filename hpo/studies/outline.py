@@ -16,11 +16,11 @@ from hpo.search.history import Direction, StudyHistory, TrialRecord
 from hpo.studies.reading import best_of, read_evaluation
 from hpo.studies.trials import end_column, read_metrics, read_records
 from hpo.wiring import telling
-from storage import optuna_tables
-from storage.clock import to_datetime
-from storage.engine import Database
-from storage.optuna_tables import TrialState
-from storage.records import StudyRow
+from storage.database import optuna_tables
+from storage.database.clock import to_datetime
+from storage.database.engine import Database
+from storage.database.optuna_tables import TrialState
+from storage.database.records import StudyRow
 
 _trials = optuna_tables.trials
 _values = optuna_tables.values

@@ -11,10 +11,10 @@ from sqlalchemy.engine import Connection
 from hpo.errors import UserError
 from hpo.studies.progress import Progress, snapshot
 from hpo.wiring import telling
-from storage import optuna_tables
-from storage.engine import Database
-from storage.records import StudyRow, StudyState, TicketState
-from storage.tables import study, ticket
+from storage.database import optuna_tables
+from storage.database.engine import Database
+from storage.database.records import StudyRow, StudyState, TicketState
+from storage.database.tables import study, ticket
 
 _values = optuna_tables.values
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import optuna_tables, seconds, studies, tickets
-from storage.engine import Database
-from storage.records import Counts, StudyRow, TicketState
-from storage.tables import ticket
+from storage.database import optuna_tables
+from storage.database.engine import Database
+from storage.database.records import Counts, StudyRow, TicketState
+from storage.database.tables import ticket
+from storage.queue import seconds, studies, tickets
 
 _values = optuna_tables.values
 

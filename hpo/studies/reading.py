@@ -14,12 +14,12 @@ from hpo.errors import HpoError, NotFoundError
 from hpo.search.history import Direction, StudyHistory, TrialRecord
 from hpo.studies.trials import read_metrics, read_records
 from hpo.wiring import open_artifacts, telling
-from storage import studies, tickets
-from storage.clock import to_datetime
-from storage.engine import Database
-from storage.errors import ArtifactError, ArtifactsAwayError, UnknownStudyError
-from storage.records import Counts, StudyRow
-from storage.tables import artifact, attempt
+from storage.database.clock import to_datetime
+from storage.database.engine import Database
+from storage.database.errors import ArtifactError, ArtifactsAwayError, UnknownStudyError
+from storage.database.records import Counts, StudyRow
+from storage.database.tables import artifact, attempt
+from storage.queue import studies, tickets
 
 
 def get_study(database: Database, name: str) -> StudyRow:

@@ -24,7 +24,7 @@ from hpo.spec import CategoricalParameter, StudySpec
 from hpo.spec.problems import listed, nearest
 from hpo.spec.reading import read_scalar
 from hpo.wiring import telling
-from storage.engine import engine_options, parse_url, reason, redacted
+from storage.database.engine import engine_options, parse_url, reason, redacted
 
 _STATES = {
     "complete": TrialState.COMPLETE,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from hpo.errors import HpoError, UserError
 from hpo.wiring import open_artifacts, telling
-from storage import checkpoints, outcomes, studies
-from storage.engine import Database
-from storage.errors import ArtifactError
-from storage.records import StudyRow, StudyState
+from storage.database.engine import Database
+from storage.database.errors import ArtifactError
+from storage.database.records import StudyRow, StudyState
+from storage.files import checkpoints
+from storage.queue import outcomes, studies
 
 
 def pause(database: Database, row: StudyRow) -> StudyState:

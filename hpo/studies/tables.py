@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo.search.history import StudyHistory, TrialRecord
 from hpo.studies.reading import best_of
-from storage.records import Counts, StudyRow
+from storage.database.records import Counts, StudyRow
 
 
 def study_json(row: StudyRow, found: Counts, history: StudyHistory) -> dict[str, Any]:

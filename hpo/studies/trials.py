@@ -14,12 +14,13 @@ from sqlalchemy.engine import Connection
 
 from hpo.search.history import ENDED, AttemptSpan, TrialRecord, TrialStateName
 from hpo.wiring import telling
-from storage import optuna_rows, optuna_tables
-from storage.clock import to_datetime
-from storage.engine import Database
-from storage.optuna_tables import TrialState
-from storage.records import StudyRow, TicketState
-from storage.tables import attempt, metric, ticket, worker
+from storage.database import optuna_tables
+from storage.database.clock import to_datetime
+from storage.database.engine import Database
+from storage.database.optuna_tables import TrialState
+from storage.database.records import StudyRow, TicketState
+from storage.database.tables import attempt, metric, ticket, worker
+from storage.queue import optuna_rows
 
 _trials = optuna_tables.trials
 _values = optuna_tables.values

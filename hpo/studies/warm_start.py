@@ -17,7 +17,7 @@ from hpo.spec import StudySpec
 from hpo.spec.points import check_partial_point, check_value
 from hpo.spec.problems import dotted
 from hpo.studies import reading
-from storage.engine import Database
+from storage.database.engine import Database
 
 
 @dataclass(frozen=True)

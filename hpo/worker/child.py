@@ -19,7 +19,7 @@ from hpo.worker.devices import Share
 from hpo.worker.identity import process_started
 from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
 from hpo.worker.turns import Assignment
-from storage.records import Lease
+from storage.database.records import Lease
 
 KILL_AFTER = 5.0  # seconds in which a runner notices that its lease is lost
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

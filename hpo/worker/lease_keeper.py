@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from hpo.worker.neighbours import bury_dead, neighbours
-from storage import leases, studies, workers
-from storage.engine import Database
-from storage.errors import StorageError, UnknownStudyError
-from storage.records import Lease, WorkerState
-from storage.sqlite_lock import held_by, is_stopped, write_lock_holder
-from storage.witness import Witness
-from storage.workers import Neighbour
+from storage.database.engine import Database
+from storage.database.errors import StorageError, UnknownStudyError
+from storage.database.records import Lease, WorkerState
+from storage.database.sqlite_lock import held_by, is_stopped, write_lock_holder
+from storage.queue import leases, studies, workers
+from storage.queue.witness import Witness
+from storage.queue.workers import Neighbour
 
 log = logging.getLogger(__name__)
 

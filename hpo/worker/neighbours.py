@@ -9,9 +9,9 @@ from sqlalchemy.engine import Connection
 
 from hpo.worker.identity import host_key, is_alive
 from hpo.worker.leftovers import end_leftovers
-from storage import workers
-from storage.engine import Database
-from storage.workers import Neighbour
+from storage.database.engine import Database
+from storage.queue import workers
+from storage.queue.workers import Neighbour
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from hpo.fingerprint import versions
 from hpo.worker.devices import Share
 from hpo.worker.identity import Identity
 from hpo.worker.neighbours import bury_dead, neighbours
-from storage import studies, workers
-from storage.engine import Database
-from storage.errors import StorageError
-from storage.records import WorkerState
-from storage.workers import Neighbour
+from storage.database.engine import Database
+from storage.database.errors import StorageError
+from storage.database.records import WorkerState
+from storage.queue import studies, workers
+from storage.queue.workers import Neighbour
 
 log = logging.getLogger(__name__)
 

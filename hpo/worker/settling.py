@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from hpo.runner.messages import Started
-from storage import outcomes, workers
-from storage.attempts import end_if_live
-from storage.engine import Database
-from storage.errors import DatabaseFaultError, DatabaseUnreachableError
+from storage.database.engine import Database
+from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError
+from storage.queue import outcomes, workers
+from storage.queue.attempts import end_if_live
 
 log = logging.getLogger(__name__)
 

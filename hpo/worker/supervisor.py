@@ -39,8 +39,8 @@ from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.settling import Settlements
 from hpo.worker.signals import Signals
 from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
-from storage.engine import Database, Patience
-from storage.records import WorkerState
+from storage.database.engine import Database, Patience
+from storage.database.records import WorkerState
 
 log = logging.getLogger(__name__)
 

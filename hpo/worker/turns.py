@@ -15,10 +15,10 @@ from typing import Protocol
 from sqlalchemy.engine import Connection
 
 from hpo.spec import StudySpec
-from storage import studies, waiting
-from storage.engine import Database
-from storage.errors import DatabaseUnreachableError, UnknownStudyError
-from storage.waiting import Open
+from storage.database.engine import Database
+from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
+from storage.queue import studies, waiting
+from storage.queue.waiting import Open
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ import psutil
 from playwright.sync_api import Browser, BrowserType, Page, sync_playwright
 from playwright.sync_api import TimeoutError as TookTooLong
 
-from storage.records import StudyRow
+from storage.database.records import StudyRow
 from tests.bench.big_study import fill
 from tests.support.browser import CHROMIUM_ARGS, find_chromium
 from tests.support.ports import free_port

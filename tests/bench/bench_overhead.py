@@ -51,9 +51,9 @@ def ours(url: str, name: str, trials: int, seed: int) -> list[float]:
     from hpo.runner.interrupt import StopFlag
     from hpo.runner.messages import Boot
     from hpo.runner.session import StudySession
-    from storage import studies, workers
-    from storage.attempts import AttemptWriter
-    from storage.migrate import open_database
+    from storage.database.migrate import open_database
+    from storage.queue import studies, workers
+    from storage.queue.attempts import AttemptWriter
 
     database = open_database(url)
     worker = f"bench-{seed}-{time.time_ns()}"[:32]
@@ -128,7 +128,7 @@ def measure(url: str, artifacts: str, processes: int, trials: int, rounds: int) 
     from hpo.settings import Settings
     from hpo.spec import StudySpec
     from hpo.studies.creation import create
-    from storage.migrate import open_database
+    from storage.database.migrate import open_database
 
     database = open_database(url)
     name = f"ours-{processes}"

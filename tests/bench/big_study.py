@@ -13,9 +13,9 @@ from optuna.storages._rdb import models
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.studies.creation import create
-from storage.migrate import open_database
-from storage.records import StudyRow
-from storage.tables import attempt, metric, ticket, worker
+from storage.database.migrate import open_database
+from storage.database.records import StudyRow
+from storage.database.tables import attempt, metric, ticket, worker
 
 
 def fill(url: str, trials: int, epochs: int) -> StudyRow:

@@ -16,8 +16,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from storage.records import AttemptState
-from storage.tables import worker
+from storage.database.records import AttemptState
+from storage.database.tables import worker
 from tests.cluster.seen import audit_line, checkpoint_on, resumed, trials_on
 from tests.faults.lab import Lab
 from tests.support.command import HpoProcess

@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage.records import WorkerState
-from storage.tables import worker
+from storage.database.records import WorkerState
+from storage.database.tables import worker
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.seen import audit_line
 from tests.faults.lab import Lab

@@ -6,8 +6,8 @@ import re
 
 import sqlalchemy as sa
 
-from storage.records import AttemptState
-from storage.tables import attempt, worker
+from storage.database.records import AttemptState
+from storage.database.tables import attempt, worker
 from tests.faults.lab import Lab
 
 

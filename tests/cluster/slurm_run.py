@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage import launches
-from storage.records import AttemptState
+from storage.database.records import AttemptState
+from storage.queue import launches
 from tests.cluster.seen import audit_line, checkpoint_on, resumed, trials_on
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.faults.lab import Lab

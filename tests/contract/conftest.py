@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.migrate import open_database
+from storage.database.migrate import open_database
 from tests.support.stores import database, party
 
 __all__ = ["database", "party", "url"]

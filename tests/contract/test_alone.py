@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from storage.engine import Database
-from storage.records import Claim, NothingToClaim, StudyState, TicketState
+from storage.database.engine import Database
+from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
 from tests.support.shared import (
     Opener,
     Party,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from storage import outcomes, studies
-from storage.attempts import end_if_live
-from storage.engine import Database
-from storage.records import TicketState
-from storage.tables import attempt, ticket
+from storage.database.engine import Database
+from storage.database.records import TicketState
+from storage.database.tables import attempt, ticket
+from storage.queue import outcomes, studies
+from storage.queue.attempts import end_if_live
 from tests.support.shared import Opener, attempts_of, make_study, ticket_row, ticket_states
 
 

@@ -11,10 +11,10 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.studies.audit import Audit, audit
-from storage import studies
-from storage.engine import Database
-from storage.records import StudyRow
-from storage.tables import attempt, study, ticket
+from storage.database.engine import Database
+from storage.database.records import StudyRow
+from storage.database.tables import attempt, study, ticket
+from storage.queue import studies
 from tests.support.shared import Opener, lose, make_study
 
 _trials: Any = models.TrialModel.__table__

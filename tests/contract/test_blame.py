@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from storage.blame import BLAMED
-from storage.engine import Database
-from storage.records import Claim, StudyRow, WorkerState
-from storage.tables import worker
+from storage.database.engine import Database
+from storage.database.records import Claim, StudyRow, WorkerState
+from storage.database.tables import worker
+from storage.queue.blame import BLAMED
 from tests.support.shared import Opener, Party, make_study, ticket_states
 
 

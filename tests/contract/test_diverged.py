@@ -19,13 +19,13 @@ from hpo.studies.outline import outline
 from hpo.studies.reading import counts, history
 from hpo.studies.sources import read_csv, read_optuna
 from hpo.studies.tables import study_json
-from storage import kept_files
-from storage.blame import BAD_START
-from storage.engine import Database
-from storage.kept_files import KeptFile
-from storage.optuna_rows import DIVERGED
-from storage.records import StudyState, TicketState, WorkerState
-from storage.tables import worker
+from storage.database.engine import Database
+from storage.database.records import StudyState, TicketState, WorkerState
+from storage.database.tables import worker
+from storage.files import kept_files
+from storage.files.kept_files import KeptFile
+from storage.queue.blame import BAD_START
+from storage.queue.optuna_rows import DIVERGED
 from tests.support.shared import (
     Opener,
     Party,

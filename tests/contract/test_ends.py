@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 
 from hpo.studies.audit import audit
-from storage import optuna_rows, seconds, studies, workers
-from storage.blame import BAD_START, BAD_STARTS
-from storage.engine import Database
-from storage.records import NothingToClaim, StudyRow, StudyState, TicketState
-from storage.tables import attempt, metric, ticket
+from storage.database.engine import Database
+from storage.database.records import NothingToClaim, StudyRow, StudyState, TicketState
+from storage.database.tables import attempt, metric, ticket
+from storage.queue import optuna_rows, seconds, studies, workers
+from storage.queue.blame import BAD_START, BAD_STARTS
 from tests.support.shared import (
     LEASE,
     Opener,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from hpo.worker.turns import POLL, EveryStudy
-from storage import studies, workers
-from storage.engine import Database
-from storage.records import NothingToClaim, StudyRow, StudyState, WorkerState
-from storage.waiting import open_studies
+from storage.database.engine import Database
+from storage.database.records import NothingToClaim, StudyRow, StudyState, WorkerState
+from storage.queue import studies, workers
+from storage.queue.waiting import open_studies
 from tests.support.shared import Opener, Party, make_study, state_of, steer, ticket_states
 
 TURN = 60.0
@@ -163,7 +163,7 @@ def test_a_study_that_nobody_concluded_is_ended_by_who_looks_for_work(
 
 
 def reopened(database: Database, row: StudyRow) -> None:
-    from storage.tables import study as table
+    from storage.database.tables import study as table
 
     database.write(lambda c: c.execute(table.update().where(table.c.id == row.id).values(state="running")))
 

@@ -13,10 +13,11 @@ from hpo.errors import UserError
 from hpo.studies import creation, steering
 from hpo.studies.audit import audit
 from hpo.studies.reading import counts
-from storage import checkpoints, retention, studies
-from storage.artifacts import ArtifactStore
-from storage.engine import Database
-from storage.records import NothingToClaim, StudyRow, StudyState, TicketState
+from storage.database.engine import Database
+from storage.database.records import NothingToClaim, StudyRow, StudyState, TicketState
+from storage.files import checkpoints, retention
+from storage.files.artifacts import ArtifactStore
+from storage.queue import studies
 from tests.support.shared import Opener, Party, lose, make_study, state_of, steer, ticket_row, ticket_states
 
 End = Callable[[Database, StudyRow], Any]
@@ -161,7 +162,7 @@ def test_an_ended_study_gives_nothing_of_what_waits(database: Database, party: O
 
 def test_a_study_whose_tickets_wait_though_it_is_finished_can_be_resumed(database: Database) -> None:
     """As a version before this one left them behind."""
-    from storage.tables import study as table
+    from storage.database.tables import study as table
 
     study = make_study(database, 2)
     stranded = {"state": "finished", "ended_why": "all trials done"}

@@ -20,7 +20,7 @@ from hpo.studies.creation import extend, find
 from hpo.studies.importing import Imported, derived_spec, import_study
 from hpo.studies.reading import best_of, counts, history
 from hpo.studies.sources import read_csv, read_optuna
-from storage.engine import Database
+from storage.database.engine import Database
 from tests.support.shared import Opener
 
 SETTINGS = Settings(artifacts="memory://imported")

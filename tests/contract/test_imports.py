@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from storage.engine import Database
-from storage.kept_files import KeptFile
+from storage.database.engine import Database
+from storage.files.kept_files import KeptFile
 from tests.support.command import hpo_environment
 from tests.support.shared import Opener, make_study
 

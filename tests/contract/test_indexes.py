@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from storage import leases, tickets
-from storage.engine import Database
+from storage.database.engine import Database
+from storage.queue import leases, tickets
 from tests.support.shared import LEASE, Opener, Party, make_study
 
 QUEUED = 5_000

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from storage import checkpoints, kept_files, retention
-from storage.artifacts import ArtifactStore, digest
-from storage.engine import Database
-from storage.kept_files import CHECKPOINT, MODEL
-from storage.records import TicketState
+from storage.database.engine import Database
+from storage.database.records import TicketState
+from storage.files import checkpoints, kept_files, retention
+from storage.files.artifacts import ArtifactStore, digest
+from storage.files.kept_files import CHECKPOINT, MODEL
 from tests.support.kept import finished, keep, spec, weights
 from tests.support.shared import Opener, lose, make_study
 

@@ -11,13 +11,13 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine.interfaces import CacheStats
 
-from storage import leases, workers
-from storage.engine import Database
-from storage.errors import LeaseLostError
-from storage.fence import Fence
-from storage.kept_files import KeptFile
-from storage.records import TicketState
-from storage.tables import artifact, metric
+from storage.database.engine import Database
+from storage.database.errors import LeaseLostError
+from storage.database.records import TicketState
+from storage.database.tables import artifact, metric
+from storage.files.kept_files import KeptFile
+from storage.queue import leases, workers
+from storage.queue.fence import Fence
 from tests.support.shared import (
     LEASE,
     SPACE,

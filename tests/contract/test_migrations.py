@@ -10,19 +10,19 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from storage import engine as engines
-from storage import migrate
-from storage.errors import NoTablesError, SchemaError
-from storage.migrate import VERSION_TABLE, open_database
-from storage.records import AttemptState, StudyState, TicketState, WorkerState
-from storage.tables import attempt, metadata, study, ticket
+from storage.database import engine as engines
+from storage.database import migrate
+from storage.database.errors import NoTablesError, SchemaError
+from storage.database.migrate import VERSION_TABLE, open_database
+from storage.database.records import AttemptState, StudyState, TicketState, WorkerState
+from storage.database.tables import attempt, metadata, study, ticket
 from tests.support.shared import Party, make_study
 
 PROCESSES = 6
 _START = """
 import sys
-from storage.errors import StudyExistsError
-from storage.migrate import open_database
+from storage.database.errors import StudyExistsError
+from storage.database.migrate import open_database
 from tests.support.shared import make_study
 print("ready", flush=True)
 sys.stdin.readline()

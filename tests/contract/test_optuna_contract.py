@@ -11,10 +11,10 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.testing.pytest_storages import StorageTestCase
 
-from storage.engine import Database
-from storage.fence import Fence
-from storage.migrate import open_database
-from storage.shared_storage import SharedStorage
+from storage.database.engine import Database
+from storage.database.migrate import open_database
+from storage.queue.fence import Fence
+from storage.queue.shared_storage import SharedStorage
 from tests.support.shared import Opener, Party, make_study
 
 

@@ -13,11 +13,11 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Column, Enum, ForeignKeyConstraint, Table
 
-from storage import migrate, optuna_tables
-from storage.engine import Database, make_engine, parse_url
-from storage.errors import SchemaError
-from storage.migrate import open_database
-from storage.rdb import EngineStorage
+from storage.database import migrate, optuna_tables
+from storage.database.engine import Database, make_engine, parse_url
+from storage.database.errors import SchemaError
+from storage.database.migrate import open_database
+from storage.database.rdb import EngineStorage
 from tests.support.shared import make_study
 
 _JSON = [

@@ -18,9 +18,9 @@ from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
 from hpo.studies.trials import read_trial
-from storage import checkpoints
-from storage.engine import Database
-from storage.records import StudyRow, TicketState
+from storage.database.engine import Database
+from storage.database.records import StudyRow, TicketState
+from storage.files import checkpoints
 from tests.support.shared import Opener, Party, attempts_of, lose, ticket_row, ticket_states
 
 # What the other worker does while this one's trial runs; the objectives below find it here.

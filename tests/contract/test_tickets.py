@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
-from storage import leases, studies, workers
-from storage.engine import Database
-from storage.errors import StudyExistsError
-from storage.records import NothingToClaim, StudyState, TicketState, WorkerState
-from storage.tables import ticket
+from storage.database.engine import Database
+from storage.database.errors import StudyExistsError
+from storage.database.records import NothingToClaim, StudyState, TicketState, WorkerState
+from storage.database.tables import ticket
+from storage.queue import leases, studies, workers
 from tests.support.shared import (
     LEASE,
     Opener,

@@ -7,8 +7,8 @@ import pytest
 from hpo.studies import attempts, listing
 from hpo.studies.live import LiveStudy
 from hpo.studies.reading import history
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 from tests.support.shared import LEASE, Opener, let_expire, make_study
 
 SPEC = {"directions": ["maximize"], "space": {}}

@@ -18,10 +18,10 @@ from hpo.spec import StudySpec, parse_spec
 from hpo.studies.creation import create, create_or_continue
 from hpo.studies.reading import history
 from hpo.studies.warm_start import WarmStart, warm_start
-from storage import studies
-from storage.engine import Database
-from storage.records import TicketState
-from storage.tables import ticket
+from storage.database.engine import Database
+from storage.database.records import TicketState
+from storage.database.tables import ticket
+from storage.queue import studies
 from tests.support.shared import Opener
 
 SETTINGS = Settings(artifacts="memory://warm")

@@ -12,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.dashboard.housekeeping import look_after
-from storage import leases, workers
-from storage.engine import Database
-from storage.records import TicketState, WorkerState
-from storage.tables import ticket, worker
-from storage.witness import Witness, boot_seconds
+from storage.database.engine import Database
+from storage.database.records import TicketState, WorkerState
+from storage.database.tables import ticket, worker
+from storage.queue import leases, workers
+from storage.queue.witness import Witness, boot_seconds
 from tests.support.shared import LEASE, Opener, Party, make_study, ticket_row
 
 BEAT = LEASE / 3

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import build_app, make_board
 from hpo.dashboard.board import Board
-from storage.engine import Database
-from storage.migrate import open_database
+from storage.database.engine import Database
+from storage.database.migrate import open_database
 from tests.dashboard.seeded import seed
 
 TOKEN, VIEW_TOKEN = "the token of the tests", "the view token of the tests"

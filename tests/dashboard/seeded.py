@@ -11,10 +11,10 @@ from optuna.storages import get_storage
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.studies.creation import create
-from storage.artifacts import ArtifactStore
-from storage.engine import Database
-from storage.kept_files import KeptFile
-from storage.records import StudyRow, TicketState
+from storage.database.engine import Database
+from storage.database.records import StudyRow, TicketState
+from storage.files.artifacts import ArtifactStore
+from storage.files.kept_files import KeptFile
 from tests.support.shared import Party
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -75,7 +75,7 @@ def seed(database: Database, url: str, folder: Path, name: str = "digits", **cha
 
 
 def _keep(party: Party, row: StudyRow, number: int, name: str, content: bytes) -> None:
-    from storage import checkpoints
+    from storage.files import checkpoints
 
     store = ArtifactStore(row.artifacts)
     folder = f"{checkpoints.trial_key(row.uid, row.name, number)}/1"

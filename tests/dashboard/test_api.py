@@ -18,8 +18,8 @@ from hpo.dashboard.board import Board
 from hpo.report.records import progress, scores
 from hpo.studies import commands, outline, reading
 from hpo.studies.live import LiveStudy
-from storage import launches
-from storage.engine import Database
+from storage.database.engine import Database
+from storage.queue import launches
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 GETS = {

@@ -19,8 +19,8 @@ from hpo.dashboard.app import make_board
 from hpo.dashboard.server import Server
 from hpo.settings import Settings
 from hpo.studies.creation import create
-from storage.engine import Database
-from storage.migrate import open_database
+from storage.database.engine import Database
+from storage.database.migrate import open_database
 from tests.dashboard.conftest import TOKEN, VIEW_TOKEN
 from tests.dashboard.seeded import HOSTILE, make_spec
 from tests.support.browser import DESK, PHONE, Tab

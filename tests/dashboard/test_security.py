@@ -18,11 +18,12 @@ from hpo.dashboard.access import Access, make_access
 from hpo.dashboard.app import routes
 from hpo.dashboard.board import Board
 from hpo.errors import UserError
-from storage import checkpoints, studies
-from storage.artifacts import ArtifactStore
-from storage.engine import Database
-from storage.studies import NewStudy
-from storage.tables import metadata
+from storage.database.engine import Database
+from storage.database.tables import metadata
+from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore
+from storage.queue import studies
+from storage.queue.studies import NewStudy
 from tests.dashboard.conftest import BASE, TOKEN, VIEW_TOKEN
 from tests.dashboard.seeded import HOSTILE, make_spec
 

@@ -13,8 +13,8 @@ from hpo.dashboard.app import build_app, make_board
 from hpo.studies.attempts import attempts_of, read_log
 from hpo.studies.evaluation import evaluate
 from hpo.studies.reading import get_study, history
-from storage.engine import Database
-from storage.migrate import open_database
+from storage.database.engine import Database
+from storage.database.migrate import open_database
 from tests.end_to_end.workplace import Workplace
 from tests.support.s3 import S3Server
 from tests.support.waiting import wait_until

@@ -11,10 +11,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 
-from storage import leases, migrate, tickets
-from storage.errors import SchemaError
-from storage.migrate import VERSION_TABLE, open_database
-from storage.records import NothingToClaim
+from storage.database import migrate
+from storage.database.errors import SchemaError
+from storage.database.migrate import VERSION_TABLE, open_database
+from storage.database.records import NothingToClaim
+from storage.queue import leases, tickets
 from tests.support.command import look, run_hpo
 from tests.support.pg import PgServer
 

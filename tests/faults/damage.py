@@ -13,8 +13,8 @@ from typing import Any
 
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.weights import dump_state
-from storage.artifacts import ArtifactStore
-from storage.checkpoints import file_name
+from storage.files.artifacts import ArtifactStore
+from storage.files.checkpoints import file_name
 from tests.faults.lab import Lab
 from tests.faults.rows import Scale
 

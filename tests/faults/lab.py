@@ -24,10 +24,10 @@ from hpo.settings import Settings
 from hpo.spec import load_spec
 from hpo.studies import creation
 from hpo.studies.audit import Audit, audit
-from storage.engine import Database
-from storage.migrate import open_database
-from storage.records import StudyRow
-from storage.tables import attempt, ticket
+from storage.database.engine import Database
+from storage.database.migrate import open_database
+from storage.database.records import StudyRow
+from storage.database.tables import attempt, ticket
 from tests.support.command import HpoProcess
 from tests.support.waiting import wait_until
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import psutil
 
 from hpo.studies import creation, steering
-from storage import workers
-from storage.records import WorkerState
+from storage.database.records import WorkerState
+from storage.queue import workers
 from tests.faults.lab import GRACE, LEASE, Lab
 from tests.support.pg import PgServer
 from tests.support.proxy import TcpProxy

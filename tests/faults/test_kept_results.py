@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hpo.runner.results import FILE, Finished, find, keep, remove
-from storage.artifacts import ArtifactStore
-from storage.records import TicketState
+from storage.database.records import TicketState
+from storage.files.artifacts import ArtifactStore
 
 TRIAL = "study-00000000/3"
 RESULT = Finished(TicketState.COMPLETE, (0.5,), 1e6, {4: {"loss": float("nan"), "accuracy": 0.9}})

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from storage.engine import Database
-from storage.migrate import open_database
+from storage.database.engine import Database
+from storage.database.migrate import open_database
 from tests.support.pg import PgServer
 from tests.support.stores import database, party
 from tests.support.waiting import wait_until

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from storage.engine import Database
-from storage.errors import DatabaseFaultError
-from storage.records import TicketState
-from storage.tables import ticket
+from storage.database.engine import Database
+from storage.database.errors import DatabaseFaultError
+from storage.database.records import TicketState
+from storage.database.tables import ticket
 from tests.support.pg import PgServer
 from tests.support.shared import Opener, Party, make_study, reopen, ticket_row
 

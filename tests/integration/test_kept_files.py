@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from storage import kept_files, retention
-from storage.artifacts import ArtifactStore, digest
-from storage.engine import Database
-from storage.kept_files import MODEL, KeptFile
+from storage.database.engine import Database
+from storage.files import kept_files, retention
+from storage.files.artifacts import ArtifactStore, digest
+from storage.files.kept_files import MODEL, KeptFile
 from tests.integration.conftest import Stage
 from tests.support.kept import finished, spec, weights
 from tests.support.shared import Opener, make_study

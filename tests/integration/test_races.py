@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from storage import kept_files, leases, outcomes, studies, tickets, workers
-from storage.attempts import end_if_live
-from storage.engine import Database
-from storage.errors import LeaseLostError
-from storage.kept_files import KeptFile
-from storage.records import Claim, NothingToClaim, StudyRow, StudyState, TicketState
+from storage.database.engine import Database
+from storage.database.errors import LeaseLostError
+from storage.database.records import Claim, NothingToClaim, StudyRow, StudyState, TicketState
+from storage.files import kept_files
+from storage.files.kept_files import KeptFile
+from storage.queue import leases, outcomes, studies, tickets, workers
+from storage.queue.attempts import end_if_live
 from tests.integration.conftest import Stage
 from tests.support.shared import (
     LEASE,

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from storage.engine import Patience
-from storage.errors import DatabaseUnreachableError
+from storage.database.engine import Patience
+from storage.database.errors import DatabaseUnreachableError
 from tests.support.ports import free_port
 
 

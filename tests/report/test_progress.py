@@ -10,7 +10,7 @@ from hpo.report.drawing import theme
 from hpo.report.drawing.progress import history_figure
 from hpo.report.records import landscape, progress, scores, summary, training
 from hpo.studies import tables
-from storage.records import AttemptState
+from storage.database.records import AttemptState
 from tests.report.histories import searched, span, study, trial
 
 NAN, INF = math.nan, math.inf

@@ -6,12 +6,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage import checkpoints, kept_files
-from storage.artifacts import ArtifactStore, digest
-from storage.engine import Database
-from storage.kept_files import MODEL, KeptFile
-from storage.records import StudyRow, TicketState
-from storage.tables import artifact
+from storage.database.engine import Database
+from storage.database.records import StudyRow, TicketState
+from storage.database.tables import artifact
+from storage.files import checkpoints, kept_files
+from storage.files.artifacts import ArtifactStore, digest
+from storage.files.kept_files import MODEL, KeptFile
 from tests.support.shared import Party
 
 

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.storages._rdb import models
 
-from storage import leases, outcomes, studies, tickets, workers
-from storage.attempts import AttemptWriter, Trial
-from storage.clock import Clock
-from storage.engine import Database, parse_url
-from storage.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
-from storage.tables import attempt, metadata, ticket
+from storage.database.clock import Clock
+from storage.database.engine import Database, parse_url
+from storage.database.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
+from storage.database.tables import attempt, metadata, ticket
+from storage.queue import leases, outcomes, studies, tickets, workers
+from storage.queue.attempts import AttemptWriter, Trial
 
 LEASE = 30.0  # seconds; tests shift the clock instead of waiting
 SPACE = {"x": FloatDistribution(0.0, 1.0)}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from storage.clock import Clock
-from storage.engine import Database
-from storage.records import StudyRow
+from storage.database.clock import Clock
+from storage.database.engine import Database
+from storage.database.records import StudyRow
 from tests.support.shared import Opener, Party, empty, reopen
 
 

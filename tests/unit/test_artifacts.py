@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.artifact_errors import may_pass, sentence
-from storage.artifacts import ArtifactStore, check_name
-from storage.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
+from storage.database.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
+from storage.files.artifact_errors import may_pass, sentence
+from storage.files.artifacts import ArtifactStore, check_name
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -82,7 +82,7 @@ def test_a_driver_that_is_not_installed_is_told_by_its_extra():
     """And nothing of it is imported for a directory."""
     code = """
 import sys
-from storage.artifacts import ArtifactStore
+from storage.files.artifacts import ArtifactStore
 ArtifactStore("file:///tmp")
 assert "s3fs" not in sys.modules and "botocore" not in sys.modules
 sys.modules["s3fs"] = None

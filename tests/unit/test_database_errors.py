@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from storage.engine import Patience, is_fault, is_unreachable
-from storage.errors import DatabaseFaultError
+from storage.database.engine import Patience, is_fault, is_unreachable
+from storage.database.errors import DatabaseFaultError
 
 AWAY = {
     "08": ["08000", "08003", "08006", "08P01"],

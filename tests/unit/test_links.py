@@ -14,10 +14,10 @@ import pytest
 from hpo.launch.base import last_lines, read_beside
 from hpo.runner import results
 from hpo.runner.output import captured
-from storage import checkpoints
-from storage.artifacts import ArtifactStore
-from storage.errors import ArtifactError
-from storage.records import TicketState
+from storage.database.errors import ArtifactError
+from storage.database.records import TicketState
+from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore
 
 SECRET = b"the dashboard's token"
 KEY = "study/3/1/log.txt"

@@ -13,9 +13,9 @@ import pytest
 from hpo.cli.terminal import Terminal
 from hpo.cli.view import LiveView
 from hpo.runner.messages import Started
-from storage.engine import Database
-from storage.migrate import open_database
-from storage.records import Lease
+from storage.database.engine import Database
+from storage.database.migrate import open_database
+from storage.database.records import Lease
 from tests.support.screen import Screen
 from tests.support.shared import make_study
 from tests.support.waiting import wait_until

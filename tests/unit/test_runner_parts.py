@@ -14,8 +14,8 @@ from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged
 from hpo.weights import dump_state, read_state
 from objectives.errors import DivergedError
-from storage.artifacts import ArtifactStore
-from storage.checkpoints import newest
+from storage.files.artifacts import ArtifactStore
+from storage.files.checkpoints import newest
 
 
 @pytest.mark.parametrize("value", [1, 0.5, numpy.float32(0.5), torch.tensor(0.5), True])

@@ -16,7 +16,7 @@ from hpo.search.prior import prior_trials
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import needs_stored_trial, suggest
 from hpo.spec import StudySpec, parse_spec
-from storage.optuna_rows import DIVERGED
+from storage.queue.optuna_rows import DIVERGED
 from tests.unit.test_search_samplers import provisional
 
 CLIFF = 0.1  # above this learning rate training explodes

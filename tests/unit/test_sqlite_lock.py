@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from hpo.worker.lease_keeper import LeaseKeeper
-from storage.engine import Database
-from storage.errors import DatabaseUnreachableError
-from storage.migrate import open_database
-from storage.sqlite_lock import write_lock_holder
+from storage.database.engine import Database
+from storage.database.errors import DatabaseUnreachableError
+from storage.database.migrate import open_database
+from storage.database.sqlite_lock import write_lock_holder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="Linux alone shows who holds a lock")
 

@@ -65,9 +65,9 @@ def _without_fence() -> None:
     """Writes are not checked against the lease."""
     import sqlalchemy as sa
 
-    from storage import leases
-    from storage.fence import Fence
-    from storage.tables import ticket
+    from storage.database.tables import ticket
+    from storage.queue import leases
+    from storage.queue.fence import Fence
 
     def check(connection: Any, lease: Any) -> Any:
         return connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
@@ -78,7 +78,7 @@ def _without_fence() -> None:
 
 def _without_take_back() -> None:
     """The tickets of dead workers and runners stay with them."""
-    from storage import outcomes
+    from storage.queue import outcomes
 
     outcomes.lose = lambda *_args, **_more: None  # type: ignore[assignment]
 
@@ -87,7 +87,7 @@ def _without_migration_lock() -> None:
     """Everybody who finds an empty database makes its tables."""
     from contextlib import nullcontext
 
-    from storage import migrate
+    from storage.database import migrate
 
     migrate._lock = lambda _url: nullcontext()  # type: ignore[assignment]
 
@@ -97,8 +97,8 @@ def _without_atomic_claim() -> None:
     import sqlalchemy as sa
 
     from hpo.runner.session import StudySession
-    from storage import optuna_rows, tickets
-    from storage.tables import attempt, ticket
+    from storage.database.tables import attempt, ticket
+    from storage.queue import optuna_rows, tickets
 
     real = StudySession.claim
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import checkpoints, kept_files
-from storage.artifacts import IMPATIENT_SECONDS, ArtifactStore
-from storage.engine import Database
-from storage.errors import ArtifactError, ArtifactsAwayError
-from storage.records import AttemptState, StudyRow, TicketState
-from storage.tables import attempt, ticket
+from storage.database.engine import Database
+from storage.database.errors import ArtifactError, ArtifactsAwayError
+from storage.database.records import AttemptState, StudyRow, TicketState
+from storage.database.tables import attempt, ticket
+from storage.files import checkpoints, kept_files
+from storage.files.artifacts import IMPATIENT_SECONDS, ArtifactStore
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _OBJECT = re.compile(checkpoints.OBJECTS + r"/[0-9a-f]{2}/[0-9a-f]{64}\.(\d+)\.(
 def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callable[[], int | None]) -> None:
     """Remove the weights of trials that are over and not among the best, and what was replaced.
 
-    Safe beside others (see `storage.kept_files`). What the store cannot remove now is removed by a
+    Safe beside others (see `storage.files.kept_files`). What the store cannot remove now is removed by a
     later call; this never fails.
 
     Args:

@@ -9,9 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import blame, locks, outcomes, seconds
-from storage.clock import Clock
-from storage.records import (
+from storage.database.clock import Clock
+from storage.database.records import (
     AttemptState,
     Claim,
     Counts,
@@ -21,7 +20,8 @@ from storage.records import (
     TicketState,
     WorkerState,
 )
-from storage.tables import attempt, is_queued, ticket, worker
+from storage.database.tables import attempt, is_queued, ticket, worker
+from storage.queue import blame, locks, outcomes, seconds
 
 ENQUEUED = 1  # priority of a point a person asked for
 

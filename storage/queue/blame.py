@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import locks
-from storage.records import AttemptState, StudyState, TicketState, WorkerState
-from storage.tables import attempt, study, ticket, worker
+from storage.database.records import AttemptState, StudyState, TicketState, WorkerState
+from storage.database.tables import attempt, study, ticket, worker
+from storage.queue import locks
 
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 BLAMED = 3  # settings that succeeded elsewhere

@@ -12,9 +12,9 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from storage.engine import Database
-from storage.errors import LeaseLostError
-from storage.fence import Fence
+from storage.database.engine import Database
+from storage.database.errors import LeaseLostError
+from storage.queue.fence import Fence
 
 T = TypeVar("T")
 

@@ -28,9 +28,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from storage.artifact_errors import may_pass, sentence
-from storage.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
-from storage.local_files import LocalFiles
+from storage.database.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
+from storage.files.artifact_errors import may_pass, sentence
+from storage.files.local_files import LocalFiles
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import optuna_rows, optuna_tables
-from storage.clock import Clock
-from storage.optuna_tables import TrialState
-from storage.records import AttemptState, StudyRow, StudyState, TicketState
-from storage.tables import attempt, study, ticket
+from storage.database import optuna_tables
+from storage.database.clock import Clock
+from storage.database.optuna_tables import TrialState
+from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.database.tables import attempt, study, ticket
+from storage.queue import optuna_rows
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

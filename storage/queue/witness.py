@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
-from storage import leases, workers
-from storage.engine import Database, is_unreachable
+from storage.database.engine import Database, is_unreachable
+from storage.queue import leases, workers
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

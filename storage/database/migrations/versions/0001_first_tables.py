@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import storage.tables
+import storage.database.tables
 
 revision = "0001"
 down_revision = None
@@ -17,7 +17,7 @@ def upgrade() -> None:
         sa.Column("trial_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("step", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("value", storage.tables.AnyFloat(precision=53), nullable=True),
+        sa.Column("value", storage.database.tables.AnyFloat(precision=53), nullable=True),
         sa.PrimaryKeyConstraint("trial_id", "name", "step", name=op.f("pk_hpo_metric")),
     )
     op.create_table(

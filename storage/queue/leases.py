@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from storage import locks, outcomes
-from storage.clock import Clock
-from storage.errors import LeaseLostError
-from storage.records import Lease, TicketState
-from storage.tables import is_running, study, ticket, worker
+from storage.database.clock import Clock
+from storage.database.errors import LeaseLostError
+from storage.database.records import Lease, TicketState
+from storage.database.tables import is_running, study, ticket, worker
+from storage.queue import locks, outcomes
 
 
 @dataclass(frozen=True)

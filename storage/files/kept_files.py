@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import optuna_tables
-from storage.clock import Clock
-from storage.optuna_tables import TrialState
-from storage.tables import artifact
+from storage.database import optuna_tables
+from storage.database.clock import Clock
+from storage.database.optuna_tables import TrialState
+from storage.database.tables import artifact
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
 CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model

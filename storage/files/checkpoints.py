@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.artifacts import ArtifactStore, digest
-from storage.errors import ArtifactError, ArtifactsAwayError
-from storage.kept_files import CHECKPOINT, KeptFile
+from storage.database.errors import ArtifactError, ArtifactsAwayError
+from storage.files.artifacts import ArtifactStore, digest
+from storage.files.kept_files import CHECKPOINT, KeptFile
 
 log = logging.getLogger(__name__)
 

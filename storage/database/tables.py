@@ -1,6 +1,6 @@
 """Our tables. Optuna's own tables stand beside them in the same database and stay Optuna's.
 
-Times are seconds since the epoch by the database's clock (`storage.clock`). `optuna_study_id` and
+Times are seconds since the epoch by the database's clock (`storage.database.clock`). `optuna_study_id` and
 `trial_id` point into Optuna's tables without a foreign key, so that Optuna may migrate its own.
 """
 
@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from storage.records import AttemptState, StudyState, TicketState, WorkerState
+from storage.database.records import AttemptState, StudyState, TicketState, WorkerState
 
 metadata = MetaData(
     naming_convention={

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import history_rows, locks, optuna_rows, outcomes, tickets
-from storage import seconds as seconds_of
-from storage.clock import Clock
-from storage.engine import Database
-from storage.errors import StudyExistsError, UnknownStudyError
-from storage.records import Lease, StudyRow, StudyState, TicketState
-from storage.tables import artifact, is_queued, metric, study, ticket
+from storage.database.clock import Clock
+from storage.database.engine import Database
+from storage.database.errors import StudyExistsError, UnknownStudyError
+from storage.database.records import Lease, StudyRow, StudyState, TicketState
+from storage.database.tables import artifact, is_queued, metric, study, ticket
+from storage.history import history_rows
+from storage.queue import locks, optuna_rows, outcomes, tickets
+from storage.queue import seconds as seconds_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -315,7 +316,7 @@ def pinned_code(
 
 
 def _hold(connection: Connection, study_id: int) -> sa.Row[Any]:
-    """The study's row, held (`storage.locks`).
+    """The study's row, held (`storage.queue.locks`).
 
     Raises:
         UnknownStudyError: it was deleted.

@@ -7,8 +7,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy import orm
 from sqlalchemy.engine import URL, Engine
 
-from storage import engine as engines
-from storage.errors import SchemaError
+from storage.database import engine as engines
+from storage.database.errors import SchemaError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

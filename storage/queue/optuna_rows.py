@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import optuna_tables
-from storage.optuna_tables import TrialState
+from storage.database import optuna_tables
+from storage.database.optuna_tables import TrialState
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import outcomes
-from storage.clock import Clock
-from storage.records import StudyState, TicketState
-from storage.tables import study, ticket
+from storage.database.clock import Clock
+from storage.database.records import StudyState, TicketState
+from storage.database.tables import study, ticket
+from storage.queue import outcomes
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How an attempt ends, and what becomes of its ticket, its trial, its worker and its study.
 
 Every verb runs inside the caller's transaction, which holds the study's row and then the ticket's
-(`leases.check_last`; `storage.locks` says in which order).
+(`leases.check_last`; `storage.queue.locks` says in which order).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import blame, kept_files, locks, optuna_rows, seconds
-from storage.clock import Clock
-from storage.errors import LeaseLostError
-from storage.optuna_tables import TrialState
-from storage.records import AttemptState, Lease, StudyState, TicketState
-from storage.tables import attempt, study, ticket
+from storage.database.clock import Clock
+from storage.database.errors import LeaseLostError
+from storage.database.optuna_tables import TrialState
+from storage.database.records import AttemptState, Lease, StudyState, TicketState
+from storage.database.tables import attempt, study, ticket
+from storage.files import kept_files
+from storage.queue import blame, locks, optuna_rows, seconds
 
 _LONGEST_BACKOFF = 60.0  # seconds
 

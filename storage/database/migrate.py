@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
-from storage import engine as engines
-from storage import optuna_tables
-from storage.clock import Clock
-from storage.engine import Database
-from storage.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
-from storage.records import WorkerState
-from storage.tables import worker
+from storage.database import engine as engines
+from storage.database import optuna_tables
+from storage.database.clock import Clock
+from storage.database.engine import Database
+from storage.database.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
+from storage.database.records import WorkerState
+from storage.database.tables import worker
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -136,7 +136,7 @@ def _revision(database: Database) -> str | None:
 
 
 def _check_optunas(database: Database, *, create: bool) -> None:
-    from storage.rdb import check_tables
+    from storage.database.rdb import check_tables
 
     database.patience(database.url, lambda: check_tables(database.url, create=create))
 

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.clock import Clock
-from storage.tables import launch, study
+from storage.database.clock import Clock
+from storage.database.tables import launch, study
 
 
 @dataclass(frozen=True)

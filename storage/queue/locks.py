@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.tables import study, ticket, worker
+from storage.database.tables import study, ticket, worker
 
 
 def hold_study(connection: Connection, study_id: int) -> sa.Row[Any] | None:

@@ -7,9 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.clock import Clock
-from storage.records import StudyRow, TicketState
-from storage.tables import study, ticket
+from storage.database.clock import Clock
+from storage.database.records import StudyRow, TicketState
+from storage.database.tables import study, ticket
 
 
 def used(connection: Connection, clock: Clock, row: StudyRow | sa.Row[Any]) -> float:

@@ -1,9 +1,9 @@
-"""Alembic's entry point: runs on the connection that `storage.migrate` hands it."""
+"""Alembic's entry point: runs on the connection that `storage.database.migrate` hands it."""
 
 from alembic import context
 
-from storage.migrate import VERSION_TABLE
-from storage.tables import metadata
+from storage.database.migrate import VERSION_TABLE
+from storage.database.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

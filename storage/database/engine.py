@@ -23,14 +23,14 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from storage.clock import Clock
-from storage.errors import (
+from storage.database.clock import Clock
+from storage.database.errors import (
     BadStorageUrlError,
     DatabaseFaultError,
     DatabaseUnreachableError,
     StorageError,
 )
-from storage.sqlite_lock import held_by
+from storage.database.sqlite_lock import held_by
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -300,7 +300,7 @@ class Database:
         """Optuna's storage, made when somebody asks for it: what only looks or steers needs none."""
         with self._opening:
             if self._rdb is None:
-                from storage.rdb import EngineStorage
+                from storage.database.rdb import EngineStorage
 
                 self._rdb = EngineStorage(self.url, self.engine)
             return self._rdb

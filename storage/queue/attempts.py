@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import kept_files, leases, optuna_rows, outcomes
-from storage.engine import Database
-from storage.errors import DatabaseUnreachableError, LeaseLostError
-from storage.fence import Fence
-from storage.kept_files import KeptFile
-from storage.optuna_rows import Trial
-from storage.optuna_tables import TrialState
-from storage.records import AttemptState, Claim, Lease, TicketState
-from storage.shared_storage import SharedStorage
-from storage.tables import attempt, metric, ticket
+from storage.database.engine import Database
+from storage.database.errors import DatabaseUnreachableError, LeaseLostError
+from storage.database.optuna_tables import TrialState
+from storage.database.records import AttemptState, Claim, Lease, TicketState
+from storage.database.tables import attempt, metric, ticket
+from storage.files import kept_files
+from storage.files.kept_files import KeptFile
+from storage.queue import leases, optuna_rows, outcomes
+from storage.queue.fence import Fence
+from storage.queue.optuna_rows import Trial
+from storage.queue.shared_storage import SharedStorage
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -287,7 +288,7 @@ class AttemptWriter:
 
 
 def end_if_live(connection: Connection, lease: Lease, verb: Callable[[Connection], None]) -> bool:
-    """A supervisor ends a runner's attempt with one of `storage.outcomes`; False when it was over already."""
+    """A supervisor ends a runner's attempt by a verb of `outcomes`; False when it was over already."""
     try:
         leases.check_last(connection, lease)
     except LeaseLostError:

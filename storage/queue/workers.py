@@ -10,11 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage import leases
-from storage.clock import Clock
-from storage.optuna_rows import upsert
-from storage.records import Lease, TicketState, WorkerState
-from storage.tables import attempt, study, ticket, witness, worker
+from storage.database.clock import Clock
+from storage.database.records import Lease, TicketState, WorkerState
+from storage.database.tables import attempt, study, ticket, witness, worker
+from storage.queue import leases
+from storage.queue.optuna_rows import upsert
 
 LOST_AFTER = 2.0  # leases: silence after which a worker is shown as lost
 

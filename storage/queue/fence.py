@@ -17,10 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
-from storage import leases
-from storage.engine import Database, intend_to_write
-from storage.errors import LeaseLostError
-from storage.records import Lease
+from storage.database.engine import Database, intend_to_write
+from storage.database.errors import LeaseLostError
+from storage.database.records import Lease
+from storage.queue import leases
 
 _fenced: ContextVar[bool] = ContextVar("fenced", default=False)
 
