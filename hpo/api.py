@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UserError
-from hpo.search.history import StudyHistory, TrialRecord
 from hpo.settings import Settings
 from hpo.spec import StudySpec, load_spec, parse_spec
-from hpo.studies import audit as auditing
-from hpo.studies import creation, reading, steering, tables
+from hpo.studies import answers, creation, reading, steering, tables
 from hpo.studies.evaluation import evaluate
 from hpo.studies.warm_start import warm_start
-from hpo.wiring import open_storage
+from hpo.wiring import open_storage, speaking, telling
 from storage.database.engine import Database
 from storage.database.records import StudyRow
+from storage.history.audit import Audit, audit
+from storage.history.records import StudyHistory, TrialRecord
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
 
+@speaking
 class Study:
     """One stored study. Everything is read from the database when asked for, so it is never stale."""
 
@@ -62,8 +63,9 @@ class Study:
 
     def show(self) -> dict[str, Any]:
         """State, budget, counts and best, as `hpo show --format json` prints them."""
-        row = self._row()
-        return tables.study_json(row, reading.counts(self._database, row), self.history())
+        database, name = self._database, self._row().name
+        found = database.read(lambda connection: answers.study_detail(connection, database, name))
+        return dict(answers.plain(found))
 
     def trials(self) -> pd.DataFrame:
         """One row a trial."""
@@ -81,14 +83,12 @@ class Study:
         history = self.history()
         if len(history.directions) > 1:
             raise UserError(f"{self.name} has several directions; its best trials are in .pareto")
-        winners = reading.best_of(history.trials, history.directions)
-        return winners[0] if winners else None
+        return history.best
 
     @property
     def pareto(self) -> list[TrialRecord]:
         """Completed trials that no other beats in every direction."""
-        history = self.history()
-        return reading.best_of(history.trials, history.directions)
+        return list(self.history().winners)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the report (default: `report-NAME.html` here); returns its path."""
@@ -100,9 +100,10 @@ class Study:
         """The winner on the test set, measured once."""
         return evaluate(self._database, self._row(), Path(code))
 
-    def audit(self) -> auditing.Audit:
+    def audit(self) -> Audit:
         """Whether the invariants held, from the database."""
-        return auditing.audit(self._database, self._row())
+        row = self._row()
+        return self._database.read(lambda connection: audit(connection, row))
 
     def enqueue(self, point: Mapping[str, Any]) -> int:
         """Have a point tried next; returns its ticket's number."""
@@ -176,6 +177,7 @@ def create(
     else:
         validated = parse_spec(spec)
     database = open_storage(settings)
-    warm = None if from_study is None else warm_start(database, validated, from_study, top)
-    row, _ = creation.create_or_continue(database, validated, settings, warm)
+    with telling():
+        warm = None if from_study is None else warm_start(database, validated, from_study, top)
+        row, _ = creation.create_or_continue(database, validated, settings, warm)
     return Study(database, row.name)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from types import FunctionType
+from typing import Any, TypeVar
 
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.settings import Settings
@@ -23,6 +26,8 @@ from storage.database.errors import (
 from storage.database.migrate import open_database
 from storage.files.artifacts import IMPATIENT_SECONDS, ArtifactStore
 
+T = TypeVar("T")
+
 _MEANING: dict[type[StorageError], type[HpoError]] = {
     BadStorageUrlError: UserError,
     DatabaseUnreachableError: DatabaseError,
@@ -35,14 +40,38 @@ _MEANING: dict[type[StorageError], type[HpoError]] = {
 }
 
 
+def told(error: StorageError) -> HpoError:
+    """An error of the storage as a person reads it, with its exit code."""
+    meaning = next((_MEANING[kind] for kind in type(error).__mro__ if kind in _MEANING), HpoError)
+    return meaning(str(error))
+
+
 @contextmanager
 def telling() -> Iterator[None]:
-    """Storage errors that pass become errors of the service, with their exit codes; the cause is kept."""
+    """Storage errors that pass become errors of the service; the cause is kept. For surfaces alone."""
     try:
         yield
     except StorageError as error:
-        meaning = next((_MEANING[kind] for kind in type(error).__mro__ if kind in _MEANING), HpoError)
-        raise meaning(str(error)) from error
+        raise told(error) from error
+
+
+def speaking(surface: type[T]) -> type[T]:
+    """A class whose methods and properties raise what a person reads."""
+    for name, member in vars(surface).items():
+        if isinstance(member, property) and member.fget is not None:
+            setattr(surface, name, property(_speaking(member.fget)))
+        elif isinstance(member, FunctionType):
+            setattr(surface, name, _speaking(member))
+    return surface
+
+
+def _speaking(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def told_call(*args: Any, **options: Any) -> Any:
+        with telling():
+            return call(*args, **options)
+
+    return told_call
 
 
 def open_storage(settings: Settings, *, create: bool = True) -> Database:

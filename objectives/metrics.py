@@ -126,3 +126,45 @@ def _regression(name: str, scores: Tensor, targets: Tensor, top_k: int) -> Tenso
 
 def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(value)
+
+
+class Hits:
+    """How many samples are predicted rightly while they are trained on; of a mixture, by its shares.
+
+    Batches are looked at many at once: a look at each would be a tenth of a small model's epoch.
+    """
+
+    HELD = 1 << 20  # scores
+
+    def __init__(self, labels: Callable[[Tensor], Tensor]) -> None:
+        self._labels = labels  # scores [B, K] -> predicted classes [B]
+        self._held: list[tuple[Tensor, ...]] = []
+        self._scores = 0
+        self._samples = 0
+        self._right: Tensor | None = None
+
+    def add(self, outputs: Tensor, targets: Tensor, mixture: tuple[Tensor, Tensor] | None = None) -> None:
+        """Count a batch: scores [B, K], classes [B]; of a mixture also the others and the shares [B]."""
+        self._held.append((outputs, targets, *(mixture or ())))
+        self._scores += outputs.numel()
+        if self._scores > self.HELD:
+            self._look()
+
+    def share(self) -> float:
+        """The share of the samples counted, between 0 and 1."""
+        self._look()
+        return 0.0 if self._right is None else self._right.item() / self._samples
+
+    def _look(self) -> None:
+        if not self._held:
+            return
+        outputs, targets, *mixture = (torch.cat(column) for column in zip(*self._held, strict=True))
+        predicted = self._labels(outputs)
+        right = (predicted == targets).double()
+        if mixture:
+            others, shares = mixture
+            right = torch.lerp((predicted == others).double(), right, shares.double())
+        self._right = right.sum() if self._right is None else self._right + right.sum()
+        self._samples += len(targets)
+        self._held.clear()
+        self._scores = 0

@@ -18,6 +18,7 @@ from objectives.augment import mix
 from objectives.checkpoints import Saver, copy_weights, resume
 from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
+from objectives.metrics import Hits
 from objectives.protocol import Trial
 from objectives.setup import Setup
 from objectives.stopping import Progress
@@ -39,15 +40,15 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
 
     while progress.stopped is None:
         started = time.perf_counter()
-        hits: list[Tensor] = []
+        hits = Hits(setup.loss.labels) if setup.task == "classification" else None
         train_loss = train_epoch(trial, setup, progress.epoch + 1, hits)
         seconds = time.perf_counter() - started
         values = measure(setup, setup.validation, names_per_epoch(setup))
         if not math.isfinite(values["loss"]):
             raise DivergedError(progress.epoch + 1, values["loss"])
 
-        if hits:
-            progress.train_accuracy = torch.cat(hits).double().mean().item()
+        if hits is not None:
+            progress.train_accuracy = hits.share()
         if progress.record(setup.config, setup.monitor, train_loss, seconds, values):
             best = copy_weights(setup.model)
         watched = values[setup.monitor.name]
@@ -66,11 +67,10 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
     return progress, best
 
 
-def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: list[Tensor] | None = None) -> float:
+def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: Hits | None = None) -> float:
     """Train on every sample once; return the mean loss of the epoch.
 
-    Into `hits` goes for each batch of a classification whether each sample [B] was predicted rightly, in the
-    midst of training; of a mixture, by the shares. The device is waited for once, at the end.
+    `hits` counts what is predicted rightly in the midst of it. The device is waited for once, at the end.
 
     Raises:
         DivergedError: that loss is not finite.
@@ -97,10 +97,8 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: list[Tensor] | Non
             loss = setup.loss.mixed(outputs.float(), targets, others, shares)  # 3. loss
         else:
             loss = setup.loss(outputs.float(), targets)
-        if hits is not None and setup.task == "classification":
-            predicted = setup.loss.labels(outputs.detach())
-            right = predicted == targets
-            hits.append(torch.lerp((predicted == others).float(), right.float(), shares) if mixed else right)
+        if hits is not None:
+            hits.add(outputs.detach(), targets, (others, shares) if mixed else None)
         total.add_(loss.detach(), alpha=weights[number])
         loss = loss + penalty(setup) if setup.penalised else loss
         torch.autograd.backward(scaler.scale(loss if share == 1 else loss * share))  # 4. backward

@@ -55,6 +55,12 @@ def test_import_rules_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_service_knows_none_of_optunas_private_tables() -> None:
+    """No import rule can name them, for they are part of another package."""
+    named = [path for path in (ROOT / "hpo").rglob("*.py") if "_rdb" in path.read_text()]
+    assert not named
+
+
 def declared_layers() -> set[str]:
     """The modules named in the contract that orders the packages of hpo."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

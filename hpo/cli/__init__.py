@@ -63,12 +63,14 @@ def _unexpected(error: Exception) -> int:
     from storage.database.engine import is_unreachable
     from storage.database.errors import StorageError
 
-    if isinstance(error, StorageError) or is_unreachable(error):
-        print(
-            f"hpo: {error}" if isinstance(error, StorageError) else "hpo: the database went away",
-            file=sys.stderr,
-        )
-        return ExitCode.NO_DATABASE if is_unreachable(error) else ExitCode.FAILED
+    if isinstance(error, StorageError):
+        from hpo.wiring import told
+
+        print(f"hpo: {error}", file=sys.stderr)
+        return told(error).exit_code
+    if is_unreachable(error):
+        print("hpo: the database went away", file=sys.stderr)
+        return ExitCode.NO_DATABASE
     import traceback
 
     traceback.print_exc()

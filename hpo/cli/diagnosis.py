@@ -113,21 +113,15 @@ def _database(settings: Settings) -> tuple[Database | None, list[Finding]]:
     apart = 0.0
     for _ in range(_ROUND_TRIPS):
         began, before = time.perf_counter(), time.time()
-        theirs = database.read(lambda connection: connection.scalar(_now(database)))
+        theirs = database.read(database.clock.read)
         waits.append(time.perf_counter() - began)
-        apart = float(theirs or 0.0) - (before + time.time()) / 2
+        apart = theirs - (before + time.time()) / 2
     took = statistics.median(waits) * 1000
     return database, [
         Finding("database", "ok", f"{database.shown_url}, {took:.1f} ms a read (median of {_ROUND_TRIPS})"),
         Finding("schema", "ok", f"version {HEAD}, as this hpo needs it"),
         _clock(apart),
     ]
-
-
-def _now(database: Database) -> Any:
-    import sqlalchemy as sa
-
-    return sa.select(database.clock.now())
 
 
 def _clock(apart: float) -> Finding:
@@ -140,10 +134,11 @@ def _clock(apart: float) -> Finding:
 
 def _study(database: Database, name: str) -> tuple[StudyRow | None, list[Finding]]:
     from hpo.studies.reading import get_study
+    from storage.database.errors import StorageError
 
     try:
         row = get_study(database, name)
-    except HpoError as error:
+    except (HpoError, StorageError) as error:
         return None, [Finding("study", "wrong", str(error))]
     return row, [Finding("study", "ok", f"{row.name} is {row.state}")]
 

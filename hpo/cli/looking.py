@@ -14,9 +14,9 @@ from hpo.cli.output import cell, print_json, print_rows, print_table, say
 from hpo.errors import ExitCode, NotFoundError, UserError
 
 if TYPE_CHECKING:
-    from hpo.search.history import StudyHistory, TrialRecord
-    from storage.database.engine import Database
+    from storage.database.engine import Database, Transaction
     from storage.database.records import StudyRow
+    from storage.history.records import StudyHistory, TrialRecord
 
 TrialArgument = Annotated[
     str, typer.Argument(metavar="STUDY/TRIAL", help="A trial by number, for example digits/17.")
@@ -34,23 +34,31 @@ def open_existing(storage: str | None) -> Database:
 @app.command("ls")
 def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """List the studies of a database."""
-    from hpo.studies.progress import snapshot
-    from hpo.studies.reading import list_studies
+    from hpo.studies import answers
+    from storage.queue.studies import all_studies
 
     database = open_existing(storage)
+
+    def read(connection: Transaction) -> list[answers.Study]:
+        return [answers.study(connection, database, row.name) for row in all_studies(connection)]
+
+    found = database.read(read)
+    if format_ is Format.JSON:
+        print_json(answers.plain(found))
+        return
     rows = []
-    for row in list_studies(database):
-        now = snapshot(database, row.name)
+    for study in found:
+        single = study.best if isinstance(study.best, answers.Best) else None
         rows.append(
             {
-                "name": row.name,
-                "state": row.state.value,
-                "sampler": row.spec["sampler"]["name"],
-                "done": now.counts.ended,
-                "budget": row.budget_trials,
-                "running": now.counts.running,
-                "best": now.best_value,
-                "trial": now.best_number,
+                "name": study.name,
+                "state": study.state,
+                "sampler": study.sampler["name"],
+                "done": study.done,
+                "budget": study.budget.trials,
+                "running": study.running,
+                "best": None if single is None else single.value,
+                "trial": None if single is None else single.number,
             }
         )
     print_rows(
@@ -64,26 +72,31 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
 @app.command()
 def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """Show one study: state, budget, counts, best."""
-    from hpo.studies import reading, tables
+    from hpo.studies import answers, reading
 
     database = open_existing(storage)
-    row = reading.get_study(database, study)
-    history = reading.history(database, study, evaluated=False)
-    found = tables.study_json(row, reading.counts(database, row), history)
+    name = reading.get_study(database, study).name
+    detail = database.read(lambda connection: answers.study_detail(connection, database, name))
+    found = answers.plain(detail)
     if format_ is Format.JSON:
         print_json(found)
-    else:
-        print_table(("", ""), [(key, value) for key, value in found.items()])
+        return
+    left_out = ("spec", "test_evaluation", "best_params", "best_so_far", "done", "running", "seconds_used")
+    print_table(("", ""), [(key, value) for key, value in found.items() if key not in left_out])
 
 
 @app.command()
 def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """List a study's trials with their parameters, values, attempts and workers."""
-    from hpo.studies import reading, tables
+    from hpo.studies import answers, reading
+    from storage.history.trials import Part, read_trials
 
-    history = reading.history(open_existing(storage), study, evaluated=False)
+    database = open_existing(storage)
+    row = reading.get_study(database, study)
+    parts = Part.WHOLE if format_ is Format.JSON else Part.LINE
+    found = database.read(lambda connection: read_trials(connection, row, with_=parts)).values()
     if format_ is Format.JSON:
-        print_json([tables.trial_json(trial) for trial in history.trials])
+        print_json(answers.plain([answers.trial(trial) for trial in found]))
         return
     rows = [
         {
@@ -97,25 +110,22 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
             "seconds": trial.seconds,
             "error": trial.error,
         }
-        for trial in history.trials
+        for trial in found
     ]
     columns = ["number", "state", "value", "params", "steps", "attempts", "runner", "seconds"]
     if any(row["error"] for row in rows):
         columns.append("error")
-    print_rows(format_, rows, columns, f"{study} has no trials yet; {history.waiting} wait for a worker")
+    print_rows(format_, rows, columns, f"{study} has no trials yet; its tickets wait for a worker")
 
 
 @app.command()
 def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """Show one trial: parameters, reports, artifacts, every attempt with its worker and traceback."""
-    from hpo.studies import tables
-    from hpo.studies.attempts import artifacts_of, attempts_of
+    from hpo.studies import answers
 
     database = open_existing(storage)
     row, record = find_trial(database, name)
-    found = tables.trial_json(record)
-    found["attempts_list"] = attempts_of(database, row, record.number)
-    found["artifacts"] = artifacts_of(database, row, record.number)
+    found = answers.plain(answers.trial_detail(database, row, record))
     if format_ is Format.JSON:
         print_json(found)
         return
@@ -145,17 +155,17 @@ def logs(
     storage: StorageOption = None,
 ) -> None:
     """Print what a trial's attempts printed; readable on any machine that shares the artifact store."""
-    from hpo.studies.attempts import read_log
+    from hpo.studies.reading import read_log
 
     database = open_existing(storage)
     row, record = find_trial(database, name)
     seen: dict[int, int] = {}
     while True:
         _, record = find_trial(database, name)
-        ended = record.state not in ("running", "waiting")
+        ended = record.ended
         numbers = range(1, record.attempts + 1) if attempt is None else [attempt]
         for number in numbers:
-            text = read_log(database, row, record.number, number)
+            text = read_log(row, record.number, number)
             if text is None:
                 if not follow or ended:
                     say(f"attempt {number} left no log that can be read here")
@@ -180,12 +190,14 @@ def workers(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """List workers: host, pid, device, state, current trials, last beat, why one is quarantined."""
-    from hpo.studies.attempts import workers_json
+    from hpo.studies import answers
     from hpo.studies.reading import get_study
+    from storage.queue.workers import all_workers
 
     database = open_existing(storage)
-    row = None if study is None else get_study(database, study)
-    found = workers_json(database, row)
+    study_id = None if study is None else get_study(database, study).id
+    rows = database.read(lambda connection: all_workers(connection, database.clock, study_id))
+    found = answers.plain([answers.worker(row) for row in rows])
     if format_ is Format.TABLE:  # silence means something while a worker should beat
         for item in found:
             silent = item["state"] not in ("left",)
@@ -206,12 +218,12 @@ def best(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show the best trial (the Pareto front of several directions); get its parameters or weights."""
-    from hpo.search.history import why_no_best
-    from hpo.studies import reading, tables
+    from hpo.studies import answers, reading
+    from storage.history.records import why_no_best
 
     database = open_existing(storage)
     history = reading.history(database, study)
-    winners = reading.best_of(history.trials, history.directions)
+    winners = history.winners
     if not winners:
         raise NoResultError(f"{study} {why_no_best(history)}")
     several = len(history.directions) > 1
@@ -223,7 +235,7 @@ def best(
         chosen = [dict(trial.params) for trial in winners]
         print_json(chosen if several else chosen[0])
     elif format_ is Format.JSON:
-        short = [tables.best_json(trial) for trial in winners]
+        short = answers.plain([answers.best(trial) for trial in winners])
         print_json(short if several else short[0])
     elif checkpoint is None:
         print_best(history)
@@ -232,14 +244,15 @@ def best(
 @app.command()
 def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> int:
     """Prove from the database that nothing was lost or counted twice; exit 1 if something was."""
-    from hpo.studies.audit import audit as audit_study
-    from hpo.studies.audit import audit_json
+    from hpo.studies.answers import plain
     from hpo.studies.reading import get_study
+    from storage.history.audit import audit as audit_study
 
     database = open_existing(storage)
-    found = audit_study(database, get_study(database, study))
+    row = get_study(database, study)
+    found = database.read(lambda connection: audit_study(connection, row))
     if format_ is Format.JSON:
-        print_json(audit_json(found))
+        print_json(plain(found))
     else:
         print_table(
             ("", "rule", "found"),
@@ -267,23 +280,23 @@ def find_trial(database: Database, name: str) -> tuple[StudyRow, TrialRecord]:
         UserError: not of that form. NotFoundError: no such study or trial.
     """
     from hpo.studies.reading import get_study
-    from hpo.studies.trials import count_trials, read_trial
+    from storage.history.trials import count_trials, read_trial
 
     study, slash, number = name.rpartition("/")
     if not slash or not number.isdigit():
         raise UserError(f"name a trial as STUDY/NUMBER, for example digits/17; got {name!r}")
     row = get_study(database, study)
-    found = read_trial(database, row, int(number[:18]))  # what 64 bits hold
+    wanted = int(number[:18])  # what 64 bits hold
+    found = database.read(lambda connection: read_trial(connection, row, wanted))
     if found is None:
-        raise NotFoundError(f"{study} has no trial {number}; it has {count_trials(database, row)} so far")
+        count = database.read(lambda connection: count_trials(connection, row))
+        raise NotFoundError(f"{study} has no trial {number}; it has {count} so far")
     return row, found
 
 
 def print_best(history: StudyHistory) -> None:
     """The best trial or the Pareto front, with the winner's validation and test metrics."""
-    from hpo.studies.reading import best_of
-
-    winners = best_of(history.trials, history.directions)
+    winners = history.winners
     if not winners:
         return
     if len(history.directions) > 1:

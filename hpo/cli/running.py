@@ -292,18 +292,19 @@ def _wrap_up(
     """After the search: test the winner once, write the report, say what was found."""
     from hpo.cli.looking import print_best
     from hpo.errors import HpoError
-    from hpo.search.history import why_no_best
     from hpo.studies.evaluation import evaluate
-    from hpo.studies.reading import best_of, get_study, history
+    from hpo.studies.reading import get_study, history
+    from storage.database.errors import StorageError
+    from storage.history.records import why_no_best
 
     row = get_study(database, name)
     found = history(database, name)
-    completed = bool(best_of(found.trials, found.directions))
-    failed: HpoError | None = None
+    completed = bool(found.winners)
+    failed: Exception | None = None
     if test and completed and row.state.ended and len(found.directions) == 1:
         try:
             evaluate(database, row, code)
-        except HpoError as error:
+        except (HpoError, StorageError) as error:
             failed = error
         found = history(database, name)
     print_best(found)
@@ -323,11 +324,11 @@ def _wrap_up(
 def _forget_untried(database: Database, row: StudyRow) -> None:
     """A study whose objective could not be imported at all must not occupy its name."""
     from hpo.studies import steering
-    from hpo.studies.attempts import workers_json
-    from hpo.studies.reading import counts
+    from storage.queue import tickets, workers
 
-    found = counts(database, row)
-    if found.ended + found.running == 0 and len(workers_json(database, row)) <= 1:
+    found = database.read(lambda connection: tickets.counts(connection, row.id))
+    known = database.read(lambda connection: workers.all_workers(connection, database.clock, row.id))
+    if found.ended + found.running == 0 and len(known) <= 1:
         steering.delete(database, row)
 
 

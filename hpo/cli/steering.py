@@ -108,10 +108,11 @@ def delete(
 ) -> None:
     """Delete a study with its trials and artifacts."""
     from hpo.studies import reading, steering
+    from storage.queue import tickets
 
     database = open_existing(storage)
     row = reading.get_study(database, study)
-    found = reading.counts(database, row)
+    found = database.read(lambda connection: tickets.counts(connection, row.id))
     if not yes:
         trials = found.ended + found.running
         print(f"Delete {study} with {trials} trials and their artifacts? [y/N] ", end="", file=sys.stderr)

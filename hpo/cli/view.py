@@ -17,9 +17,9 @@ from rich.text import Text
 
 from hpo.cli.terminal import Terminal
 from hpo.runner.messages import Ended, Leaving, Reported, Started
-from hpo.studies.progress import Progress, snapshot
 from storage.database.engine import Database
 from storage.database.errors import StorageError
+from storage.history.lists import Progress, progress
 
 _REFRESH = 1.0  # seconds between looks at the database
 
@@ -93,7 +93,7 @@ class Lines:
 
     def _so_far(self, study: str) -> str:
         try:
-            now = snapshot(self._database, study)
+            now = self._database.once(lambda c: progress(c, self._database.clock, study))
         except StorageError:
             return ""
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
@@ -156,7 +156,7 @@ class LiveView:
     def _look(self) -> None:
         while not self._over.is_set():
             try:
-                self._progress = snapshot(self._database, self._study)
+                self._progress = self._database.once(lambda c: progress(c, self._database.clock, self._study))
             except StorageError:
                 self._progress = None
             self._over.wait(_REFRESH)

@@ -10,9 +10,10 @@ from typing import Any
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError, UserError
 from hpo.spec.reading import read_scalar
-from hpo.studies import creation, reading, steering
+from hpo.studies import creation, steering
 from storage.database.engine import Database
 from storage.database.records import StudyRow
+from storage.queue import tickets
 
 MAX_MORE = 1_000_000  # trials added at once
 MAX_NUMBER = 1_000_000_000  # of a trial; what a database's integer holds
@@ -59,12 +60,16 @@ def question(
     yes = {"sure": "1"}
     failed = ""
     if action == "retry":
-        count = reading.counts(board.database, row).failed
+        count = _failed(board.database, row)
         if not count:
             raise UserError(f"{row.name} has no failed trials")
         failed = "the failed trial" if count == 1 else f"the {count:,} failed trials"
         yes["count"] = str(count)
     return QUESTIONS[action].format(failed=failed), yes
+
+
+def _failed(database: Database, row: StudyRow) -> int:
+    return database.read(lambda connection: tickets.counts(connection, row.id)).failed
 
 
 def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
@@ -92,7 +97,7 @@ def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
         steering.retry_trial(database, row, trial)
         return Said(f"{row.name}/{trial} waits again, as a new trial")
     expected = _number(form, "count", int)
-    failed = reading.counts(database, row).failed
+    failed = _failed(database, row)
     if expected is not None and expected != failed:
         raise UserError(f"{failed:,} trials of {row.name} have failed by now, not {expected:,}; look again")
     count = steering.retry_failed(database, row)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,15 +15,19 @@ from starlette.routing import Route
 
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
+from hpo.dashboard.lists import list_studies, list_trials
 from hpo.errors import DatabaseError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode
 from hpo.report.records.summary import comparison
-from hpo.search.history import STATES
-from hpo.studies import listing, overview, tables
-from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
-from hpo.studies.audit import audit, audit_json
-from hpo.studies.reading import read_evaluation
-from hpo.studies.trials import metrics_of, read_trial
+from hpo.studies import answers
+from hpo.studies.reading import read_evaluation, read_log
+from storage.database.clock import to_datetime
+from storage.database.engine import Transaction
+from storage.database.records import StudyRow
+from storage.history.audit import Audit, audit
+from storage.history.lists import STUDY_SORTS, TRIAL_SORTS
+from storage.history.records import STATES, TrialRecord
+from storage.history.trials import Part, metrics_of, read_trial
 
 PREFIX = "/api/v1"
 MAX_SIZE = 500  # rows of one page
@@ -37,7 +40,7 @@ class Endpoint:
     path: str  # as Starlette writes it
     summary: str
     view: Callable[[Board, Request], Any]
-    shape: type[BaseModel]
+    shape: type[Any]
     query: tuple[tuple[str, str, str], ...] = ()  # (name, JSON type, description)
     method: str = "GET"
 
@@ -61,7 +64,8 @@ def _endpoint(item: Endpoint) -> Callable[[Request], Any]:
         if item.method == "POST":
             request.scope["hpo.body"] = _document(await request.body())
         found = await run_in_threadpool(item.view, board, request)
-        return Response(encode(found), media_type="application/json")
+        encoded = encode(found if isinstance(found, dict) else answers.plain(found))
+        return Response(encoded, media_type="application/json")
 
     return answer
 
@@ -88,7 +92,7 @@ async def _openapi(_request: Request) -> Response:
 
 def _studies(board: Board, request: Request) -> Any:
     query = request.query_params
-    found = overview.list_page(
+    found = list_studies(
         board.database,
         text=query.get("q", ""),
         state=query.get("state") or None,
@@ -96,91 +100,37 @@ def _studies(board: Board, request: Request) -> Any:
         page=pages.whole(query, "page", 1),
         size=_size(request, 50),
     )
-    cards = [_card(card) for card in found.cards]
-    return {"studies": cards, "total": found.total, "page": found.page, "pages": found.pages}
+    names = [card.row.name for card in found.cards]
 
+    def read(connection: Transaction) -> list[answers.Study]:
+        return [answers.study(connection, board.database, name) for name in names]
 
-def _card(card: overview.Card) -> dict[str, Any]:
-    row, counts = card.row, card.progress.counts
-    return {
-        "name": row.name,
-        "state": row.state.value,
-        "ended_why": row.ended_why,
-        "directions": list(row.spec["directions"]),
-        "sampler": row.spec["sampler"]["name"],
-        "pruner": row.spec["pruner"]["name"],
-        "budget": {
-            "trials": row.budget_trials,
-            "seconds": row.budget_seconds,
-            "target": row.budget_target,
-        },
-        "trials": tables.counts_json(counts),
-        "best": None
-        if card.progress.best_number is None
-        else {"number": card.progress.best_number, "value": card.progress.best_value},
-        "best_so_far": [list(point) for point in card.curve],
-        "seconds": round(card.progress.seconds, 3),
-        "seconds_left": card.seconds_left,
-        "created": tables.iso(pages.moment(row.created_at)),
-    }
+    return shapes.Studies(board.database.read(read), found.total, found.page, found.pages)
 
 
 def _study(board: Board, request: Request) -> Any:
-    name = request.path_params["study"]
-    card = overview.card(board.database, name)
-    best = card.progress.best_number
-    trial = None if best is None else read_trial(board.database, card.row, best)
-    return {
-        **_card(card),
-        "spec": card.row.spec,
-        "digest": card.row.digest,
-        "artifacts": card.row.artifacts,
-        "best_params": None if trial is None else dict(trial.params),
-        "test": (card.row.test_evaluation or {}).get("evaluation"),
-    }
+    name = board.row(request.path_params["study"]).name
+    return board.database.read(lambda connection: answers.study_detail(connection, board.database, name))
 
 
 def _trials(board: Board, request: Request) -> Any:
     query = request.query_params
-    found = listing.list_trials(
+    found = list_trials(
         board.database,
         board.row(request.path_params["study"]),
         sort=query.get("sort") or "number",
         state=query.get("state") or None,
         page=pages.whole(query, "page", 1),
         size=_size(request, 100),
+        with_=Part.WHOLE,
     )
-    lines = [
-        {
-            "number": line.number,
-            "state": line.state,
-            "values": tables.finite(line.values),
-            "params": dict(line.params),
-            "last_step": line.last_step,
-            "last_report": tables.finite(line.last),
-            "reports": line.epochs,
-            "seconds": line.seconds,
-            "attempts": line.attempts,
-            "worker": line.worker,
-            "device": line.device,
-            "error": line.error,
-        }
-        for line in found.lines
-    ]
-    return {"trials": lines, "total": found.total, "page": found.page, "pages": found.pages}
+    return shapes.Trials(
+        [answers.trial(record) for record in found.trials], found.total, found.page, found.pages
+    )
 
 
 def _trial(board: Board, request: Request) -> Any:
-    row, record = _found(board, request)
-    return {
-        **tables.trial_json(record),
-        "attempts_list": attempts_of(board.database, row, record.number),
-        "artifacts": [
-            {key: item[key] for key in ("name", "bytes", "sha256")}
-            for item in artifacts_of(board.database, row, record.number)
-        ],
-        "evaluation": read_evaluation(board.database, row, record.number),
-    }
+    return answers.trial_detail(board.database, *_found(board, request))
 
 
 def _trial_charts(board: Board, request: Request) -> Any:
@@ -193,14 +143,14 @@ def _trial_charts(board: Board, request: Request) -> Any:
 def _log(board: Board, request: Request) -> Any:
     row, record = _found(board, request)
     number = pages.whole(request.query_params, "attempt", max(1, record.attempts))
-    return {"attempt": number, "log": read_log(board.database, row, record.number, number)}
+    return shapes.Log(number, read_log(row, record.number, number))
 
 
-def _found(board: Board, request: Request) -> Any:
-    row = board.row(request.path_params["study"])
-    record = read_trial(board.database, row, request.path_params["trial"])
+def _found(board: Board, request: Request) -> tuple[StudyRow, TrialRecord]:
+    row, number = board.row(request.path_params["study"]), request.path_params["trial"]
+    record = board.database.read(lambda connection: read_trial(connection, row, number))
     if record is None:
-        raise NotFoundError(f"{row.name} has no trial {request.path_params['trial']}")
+        raise NotFoundError(f"{row.name} has no trial {number}")
     return row, record
 
 
@@ -222,62 +172,51 @@ def _curves(board: Board, request: Request) -> Any:
     numbers = [int(word) for word in raw.split(",") if word.isascii() and word.isdigit() and len(word) < 10]
     if not 1 <= len(numbers) <= 50:
         raise UserError("trials must name 1 to 50 trials by number, like trials=3,17")
-    found = metrics_of(board.database, board.row(request.path_params["study"]), numbers)
-    return {
-        "curves": {
-            str(number): {
-                name: [{"step": step, "value": tables.finite(value)} for step, value in series.items()]
-                for name, series in metrics.items()
-            }
+    row = board.row(request.path_params["study"])
+    found = board.database.read(lambda connection: metrics_of(connection, row, numbers))
+    return shapes.Curves(
+        {
+            str(number): {name: answers.points(series) for name, series in metrics.items()}
             for number, metrics in found.items()
         }
-    }
+    )
 
 
 def _audit(board: Board, request: Request) -> Any:
-    return audit_json(audit(board.database, board.row(request.path_params["study"])))
+    row = board.row(request.path_params["study"])
+    return board.database.read(lambda connection: audit(connection, row))
 
 
 def _workers(board: Board, request: Request) -> Any:
-    name = request.query_params.get("study")
-    return {"workers": workers_json(board.database, board.row(name) if name else None)}
+    return shapes.Workers(pages.every_worker(board, request.query_params.get("study") or None))
 
 
 def _launches(board: Board, _request: Request) -> Any:
-    plain = ("id", "study", "launcher", "host", "workers")
-    return {
-        "launches": [
-            {
-                **{name: getattr(row, name) for name in plain},
-                "created": tables.iso(pages.moment(row.created_at)),
-                "stopped": None if row.stopped_at is None else tables.iso(pages.moment(row.stopped_at)),
-            }
+    return shapes.Launches(
+        [
+            shapes.Launch(
+                row.id,
+                row.study,
+                row.launcher,
+                row.host,
+                row.workers,
+                to_datetime(row.created_at),
+                to_datetime(row.stopped_at),
+            )
             for row in pages.launched(board)
         ]
-    }
+    )
 
 
 def _compare(board: Board, request: Request) -> Any:
     histories = pages.compared(board, request.query_params.getlist("study"))
-    rows = [
-        {
-            "name": row.name,
-            "state": row.state,
-            "sampler": row.sampler,
-            "pruner": row.pruner,
-            "trials": row.trials,
-            "complete": row.complete,
-            "best": row.best,
-            "best_number": row.best_number,
-            "found_after_seconds": row.found_after_seconds,
-            "found_after_epochs": row.found_after_epochs,
-            "epochs": row.epochs,
-            "seconds": row.seconds,
-            "test": None if row.test is None else {"metric": row.test[0], "value": row.test[1]},
-        }
-        for row in comparison(tuple(histories))
-    ]
-    return {"studies": rows}
+    rows = comparison(tuple(histories))
+    return shapes.Comparison(
+        [
+            shapes.Compared(**{**vars(row), "test": None if row.test is None else shapes.Measured(*row.test)})
+            for row in rows
+        ]
+    )
 
 
 def _compare_chart(board: Board, request: Request) -> Any:
@@ -286,13 +225,17 @@ def _compare_chart(board: Board, request: Request) -> Any:
     if not histories:
         raise UserError("name the studies to compare: ?study=A&study=B")
     version = sum(board.live(history.name).version for history in histories)
-    return {"version": version, **charts.draw_comparison(histories, request.path_params["over"])}
+    return {
+        "version": version,
+        "again": None,
+        **charts.draw_comparison(histories, request.path_params["over"]),
+    }
 
 
 def _act(board: Board, request: Request) -> Any:
     form = request.scope["hpo.body"]
     said = actions.act(board, request.path_params["study"], request.path_params["action"], form)
-    return {"message": said.message}
+    return shapes.Done(said.message)
 
 
 def _size(request: Request, default: int) -> int:
@@ -318,11 +261,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (
             ("q", "string", "Part of the name."),
             ("state", "string", "running, paused, stopping, stopped or finished."),
-            ("sort", "string", f"One of {', '.join(overview.SORTS)}; '-' before it descends."),
+            ("sort", "string", f"One of {', '.join(STUDY_SORTS)}; '-' before it descends."),
             *_PAGING,
         ),
     ),
-    Endpoint(_STUDY, "One study: state, budget, counts, best, spec.", _study, shapes.Study),
+    Endpoint(_STUDY, "One study: state, budget, counts, best, spec.", _study, answers.StudyDetail),
     Endpoint(
         _STUDY + "/trials",
         "Trials, filtered, sorted and paged in SQL.",
@@ -330,11 +273,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         shapes.Trials,
         (
             ("state", "string", f"One of {', '.join(STATES)}."),
-            ("sort", "string", f"One of {', '.join(listing.SORTS)} or param:NAME; '-' before it descends."),
+            ("sort", "string", f"One of {', '.join(TRIAL_SORTS)} or param:NAME; '-' before it descends."),
             *_PAGING,
         ),
     ),
-    Endpoint(_TRIAL, "One trial: reports, metrics, attempts, files, evaluation.", _trial, shapes.TrialDetail),
+    Endpoint(
+        _TRIAL, "One trial: reports, metrics, attempts, files, evaluation.", _trial, answers.TrialDetail
+    ),
     Endpoint(_TRIAL + "/charts", "Plotly figures of one trial.", _trial_charts, shapes.Charts),
     Endpoint(
         _TRIAL + "/log",
@@ -361,7 +306,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         shapes.Curves,
         (("trials", "string", "Numbers, like 3,17."),),
     ),
-    Endpoint(_STUDY + "/audit", "Whether the invariants held.", _audit, shapes.AuditShape),
+    Endpoint(_STUDY + "/audit", "Whether the invariants held.", _audit, Audit),
     Endpoint(
         "/workers",
         "Every worker, or those of one study.",
@@ -388,7 +333,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _STUDY + "/actions/{action}",
         f"Act: {', '.join(actions.ACTIONS)}. Needs the token, not the view token.",
         _act,
-        shapes.Said,
+        shapes.Done,
         method="POST",
     ),
 )

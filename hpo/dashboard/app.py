@@ -33,8 +33,10 @@ from hpo.dashboard.stream import event_stream
 from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode, templates
-from hpo.studies.attempts import read_log
+from hpo.studies.reading import read_log
+from hpo.wiring import told
 from storage.database.engine import Database
+from storage.database.errors import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def build_app(board: Board) -> ASGIApp:
     app = Starlette(
         routes=routes(),
         lifespan=lifespan,
-        exception_handlers={HpoError: _said, HTTPException: _http, Exception: _broken},
+        exception_handlers={HpoError: _said, StorageError: _said, HTTPException: _http, Exception: _broken},
     )
     app.state.board = board
     return Guard(GZipMiddleware(app, minimum_size=2000), board.access, foreign=PREFIXES)
@@ -172,7 +174,7 @@ async def _log_file(request: Request) -> Response:
     board: Board = request.app.state.board
     study, number, attempt = (request.path_params[key] for key in ("study", "trial", "attempt"))
     row = await run_in_threadpool(board.row, study)
-    log_text = await run_in_threadpool(read_log, board.database, row, number, attempt)
+    log_text = await run_in_threadpool(read_log, row, number, attempt)
     if log_text is None:
         raise NotFoundError(
             f"trial {number} of {study} has no log of attempt {attempt} that can be read here"
@@ -225,6 +227,8 @@ async def _templates(_request: Request) -> Response:
 
 async def _said(request: Request, error: Exception) -> Response:
     """An error of ours: its sentence, and the status that fits."""
+    if isinstance(error, StorageError):
+        error = told(error)
     if isinstance(error, DatabaseError):
         request.app.state.board.hub.note_away(str(error))
         return _message(request, "The database cannot be reached", str(error), 503)

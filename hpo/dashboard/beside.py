@@ -66,6 +66,7 @@ def main(study: str, *options: str) -> None:
     from hpo.errors import HpoError
     from hpo.settings import Settings
     from hpo.wiring import open_storage
+    from storage.database.errors import StorageError
 
     def watch() -> None:
         sys.stdin.read()
@@ -89,7 +90,7 @@ def main(study: str, *options: str) -> None:
             study=study,
             open_browser="--open" in options,
         )
-    except HpoError as error:
+    except (HpoError, StorageError) as error:
         say(f"the dashboard ended: {error}")
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.hub import Hub
+from hpo.dashboard.lists import list_studies
+from hpo.dashboard.live import LiveStudy, outline
 from hpo.errors import HpoError
-from hpo.search.history import StudyHistory
-from hpo.studies.live import LiveStudy
-from hpo.studies.outline import outline
-from hpo.studies.overview import list_page
 from hpo.studies.reading import get_study
 from storage.database.engine import Database
+from storage.database.errors import StorageError
 from storage.database.records import StudyRow
+from storage.history.records import StudyHistory
 
 MAX_STUDIES = 12  # histories kept in memory
 WARMED = 3  # running studies read at the start
@@ -74,13 +74,13 @@ class Board:
 
     def warm(self, name: str) -> None:
         """Read the study into memory, because somebody will ask for its charts in a moment."""
-        with suppress(HpoError):  # whoever asks for a chart will be told
+        with suppress(HpoError, StorageError):  # whoever asks for a chart will be told
             self.history(name)
 
     def warm_recent(self) -> None:
         """Read the newest studies that run into memory before anybody asks."""
-        with suppress(HpoError):
-            running = list_page(self.database, state="running", sort="-created", size=WARMED)
+        with suppress(HpoError, StorageError):
+            running = list_studies(self.database, state="running", sort="-created", size=WARMED)
             for card in running.cards:
                 self.warm(card.row.name)
 

@@ -24,9 +24,9 @@ from hpo.report.chart import Chart, Picture
 from hpo.report.records.scores import best_trial, shown_note
 from hpo.report.records.training import read_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
-from hpo.search.history import StudyHistory, TrialRecord
-from hpo.studies.trials import metrics_of
 from storage.database.records import StudyRow
+from storage.history.records import StudyHistory, TrialRecord
+from storage.history.trials import metrics_of
 
 KEPT = 200  # drawn charts in memory
 SOON = 2.0  # seconds until what was drawn in outline is asked for again
@@ -137,7 +137,7 @@ def draw_trial(history: StudyHistory, trial: TrialRecord, evaluation: Any) -> li
 def metric_names(board: Board, row: StudyRow, history: StudyHistory) -> list[str]:
     """Names of the metrics that the newest trials with reports logged."""
     newest = [trial.number for trial in reversed(history.trials) if trial.reports][:3]
-    found = metrics_of(board.database, row, newest)
+    found = board.database.read(lambda connection: metrics_of(connection, row, newest))
     return sorted({name for metrics in found.values() for name in metrics})
 
 
@@ -152,7 +152,7 @@ def _of_metric(
     shown |= {trial.number for trial in reported if trial.state == "running"} | (
         {best.number} if best else set()
     )
-    found = metrics_of(board.database, row, shown)
+    found = board.database.read(lambda connection: metrics_of(connection, row, shown))
     trials = tuple(
         dataclasses.replace(trial, reports=found[trial.number][metric])
         for trial in reported

@@ -6,11 +6,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from sqlalchemy.engine import Connection
-
 from hpo.dashboard.board import Board
 from hpo.worker.neighbours import bury_dead, neighbours
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError
 from storage.queue import workers
 from storage.queue.witness import Witness
@@ -30,7 +28,7 @@ async def keep_house(board: Board) -> None:
 def look_after(database: Database, witness: Witness) -> None:
     """One heartbeat of the dashboard, and what follows from it."""
 
-    def ask(connection: Connection) -> tuple[Sequence[Neighbour], float | None]:
+    def ask(connection: Transaction) -> tuple[Sequence[Neighbour], float | None]:
         return neighbours(connection), workers.bear_witness(connection, database.clock)
 
     here = witness.beat(ask)

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from sqlalchemy.engine import URL
-
-from hpo.errors import DatabaseError
-from hpo.studies.changes import Pulse, changed, take_pulse
-from storage.database.engine import Database, Patience, is_unreachable, unreachable
+from storage.database.engine import Database, DatabaseUrl, Patience, is_unreachable, unreachable
+from storage.database.errors import DatabaseUnreachableError
+from storage.history.pulse import Pulse, changed, take_pulse
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +30,7 @@ def study_topic(name: str) -> str:
 class Brief(Patience):
     """One more try for a connection that had gone stale, then say so: a person is waiting for the page."""
 
-    def __call__(self, url: URL, call: Callable[[], T]) -> T:
+    def __call__(self, url: DatabaseUrl, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
@@ -123,8 +121,8 @@ class Hub:
 
     async def _look(self) -> None:
         try:
-            now = await asyncio.to_thread(take_pulse, self._database, self._pulse)
-        except DatabaseError as error:
+            now = await asyncio.to_thread(self._take_pulse)
+        except DatabaseUnreachableError as error:
             self.note_away(str(error))
             return
         except Exception:
@@ -144,6 +142,10 @@ class Hub:
                 topics.add(WORKERS)
         self._pulse = now
         self._tell(topics)
+
+    def _take_pulse(self) -> Pulse:
+        before = self._pulse
+        return self._database.read(lambda connection: take_pulse(connection, before))
 
     def _tell(self, topics: set[str]) -> None:
         if topics:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from hpo.dashboard import actions, shapes
 from hpo.dashboard.api import ENDPOINTS, PREFIX, Endpoint
@@ -24,7 +24,10 @@ _ERRORS = {
 def document() -> dict[str, Any]:
     """The whole document, the same every time."""
     used = sorted({item.shape for item in ENDPOINTS} | {shapes.Problem}, key=lambda shape: shape.__name__)
-    _, definitions = models_json_schema([(shape, "serialization") for shape in used], ref_template=_REFERENCE)
+    inputs: list[tuple[Any, Any, TypeAdapter[Any]]] = [
+        (shape, "serialization", TypeAdapter(shape)) for shape in used
+    ]
+    _, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REFERENCE)
     paths: dict[str, Any] = {}
     for item in ENDPOINTS:
         path = PREFIX + re.sub(r":\w+}", "}", item.path)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from hpo.dashboard import actions, charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
+from hpo.dashboard.lists import StudyCard, TrialPage, list_studies, list_trials, study_card
+from hpo.dashboard.live import sample
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
 from hpo.report.records.scores import value_name
 from hpo.report.records.summary import comparison
 from hpo.report.records.training import headline, read_evaluation
 from hpo.report.sections import comparable
-from hpo.search.history import STATES, StudyHistory
-from hpo.studies import commands, listing, overview, reading
-from hpo.studies.attempts import artifacts_of, attempts_of, read_log, workers_json
-from hpo.studies.outline import sample
-from hpo.studies.trials import read_trial
-from hpo.wiring import telling
+from hpo.studies import answers, commands, reading
 from storage.database.records import StudyRow, StudyState
+from storage.history.attempts import attempts_of, files_of
+from storage.history.records import STATES, StudyHistory, TrialRecord
+from storage.history.trials import read_trial
 from storage.queue.launches import LaunchRow, all_launches
+from storage.queue.workers import all_workers
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8
@@ -34,7 +34,7 @@ Query = Mapping[str, str]
 def studies(board: Board, query: Query) -> Page:
     """Every study: state, progress, best, who works on it."""
     state, sort = query.get("state") or None, query.get("sort") or "-created"
-    found = overview.list_page(
+    found = list_studies(
         board.database,
         text=query.get("q", ""),
         state=state,
@@ -53,19 +53,19 @@ def studies(board: Board, query: Query) -> Page:
 
 def study(board: Board, query: Query, name: str) -> Page:
     """One study: cards, charts, the table of trials. The charts are asked for by the browser."""
-    card = overview.card(board.database, name, curve=False)
+    card = study_card(board.database, name, curve=False)
     row = card.row
     sort, state = query.get("sort") or "-number", query.get("state") or None
-    table = listing.list_trials(
-        board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25
-    )
-    best = _best_line(board, card)
+    table = list_trials(board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25)
+    best = _best(board, card)
+    now = card.progress
+    tested = None if now.best_number is None else row.test_of(now.best_number)
     names = _value_names(board, card)
-    note = row.test_evaluation or {}
     context = {
         "row": row,
         "card": card,
-        "test": headline(read_evaluation(note.get("evaluation"), "test"), names[0]),
+        "test": headline(read_evaluation(tested, "test"), names[0]),
+        "tested": now.best_number,
         "table": table,
         "sort": sort,
         "states": STATES,
@@ -90,24 +90,24 @@ def study(board: Board, query: Query, name: str) -> Page:
 def trial(board: Board, query: Query, name: str, number: int) -> Page:
     """One trial: parameters against the best, metrics, evaluation, attempts, log, files."""
     row = board.row(name)
-    record = read_trial(board.database, row, number)
+    record = board.database.read(lambda connection: read_trial(connection, row, number))
     if record is None:
         raise NotFoundError(f"{name} has no trial {number}")
-    attempts = attempts_of(board.database, row, number)
-    wanted = whole(query, "attempt", attempts[-1]["number"] if attempts else 1)
-    log = read_log(board.database, row, number, wanted)
+    attempts = board.database.read(lambda connection: attempts_of(connection, row, number))
+    wanted = whole(query, "attempt", attempts[-1].number if attempts else 1)
+    log = reading.read_log(row, number, wanted)
     evaluation = read_evaluation(reading.read_evaluation(board.database, row, number))
-    best = _best_line(board, overview.card(board.database, name, curve=False))
+    best = _best(board, study_card(board.database, name, curve=False))
     context = {
         "row": row,
         "trial": record,
         "best": best,
         "names": list(dict.fromkeys([*record.params, *(best.params if best else {})])),
-        "attempts": attempts,
+        "attempts": [answers.attempt(attempt) for attempt in attempts],
         "attempt": wanted,
         "log": None if log is None else log[-LOG_TAIL:],
         "log_cut": log is not None and len(log) > LOG_TAIL,
-        "files": artifacts_of(board.database, row, number),
+        "files": board.database.read(lambda connection: files_of(connection, row, number)),
         "evaluation": evaluation,
         "replay": commands.enqueue_command(row, record.params),
         "step": "epoch" if "epochs" in row.spec.get("fixed", {}) else "step",
@@ -124,13 +124,13 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
 def workers(board: Board, query: Query) -> Page:
     """Every machine, and what it is at."""
     everything = query.get("all") == "1"
-    found = workers_json(board.database)
-    gone = [item for item in found if item["state"] == "left"]
-    shown = found if everything else [item for item in found if item["state"] != "left"]
-    order = {"active": 0, "draining": 1, "quarantined": 2, "lost": 3, "left": 4}
-    shown.sort(key=lambda item: (order.get(item["state"], 9), item["name"]))
+    found = every_worker(board)
+    gone = [item for item in found if item.state == "left"]
+    shown = found if everything else [item for item in found if item.state != "left"]
+    order = {"active": 0, "quarantined": 1, "lost": 2, "left": 3}
+    shown.sort(key=lambda item: (order.get(item.state, 9), item.name))
     context = {
-        "workers": [{**item, "load": _meters(item["status"])} for item in shown[:MAX_WORKERS]],
+        "workers": [(item, _meters(item.status)) for item in shown[:MAX_WORKERS]],
         "gone": len(gone),
         "everything": everything,
         "launches": launched(board)[:MAX_LAUNCHES],
@@ -139,20 +139,30 @@ def workers(board: Board, query: Query) -> Page:
     return Page("workers.html", context, parts, frozenset({WORKERS, STUDIES}))
 
 
+def every_worker(board: Board, study: str | None = None) -> list[answers.Worker]:
+    """Every worker, or those of one study.
+
+    Raises:
+        NotFoundError: no such study.
+    """
+    study_id = None if study is None else board.row(study).id
+    found = board.database.read(lambda c: all_workers(c, board.database.clock, study_id))
+    return [answers.worker(row) for row in found]
+
+
 def launched(board: Board) -> list[LaunchRow]:
     """Every launch: those that nobody stopped first, the newest of each before the others.
 
     Raises:
         DatabaseError
     """
-    with telling():
-        found = board.database.read(all_launches)
+    found = board.database.read(all_launches)
     return sorted(found, key=lambda row: (row.stopped_at is not None, -row.id))
 
 
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     """Several studies in one picture each, and a table of their best."""
-    known = overview.list_page(board.database, sort="-created", size=200)
+    known = list_studies(board.database, sort="-created", size=200)
     histories = compared(board, names)
     context = {
         "names": [history.name for history in histories],
@@ -216,29 +226,25 @@ def artifact(board: Board, name: str, number: int, file: str) -> bytes:
     return content
 
 
-def _best_line(board: Board, card: overview.Card) -> Any:
-    """The best trial's line; None without one or with several directions."""
-    if card.progress.best_number is None:
+def _best(board: Board, card: StudyCard) -> TrialRecord | None:
+    """The best trial; None without one or with several directions."""
+    number = card.progress.best_number
+    if number is None:
         return None
-    return read_trial(board.database, card.row, card.progress.best_number)
+    return board.database.read(lambda connection: read_trial(connection, card.row, number))
 
 
-def _parameters(board: Board, row: StudyRow, table: listing.TrialPage) -> int:
-    """How many parameters there are. An objective may suggest what the study file does not declare: its
-    trials tell, all of them once the history is in memory, those in the table before.
-    """
-    known = board.live(row.name).known
-    told = table.parameters if known is None else (name for trial in known.trials for name in trial.params)
-    return len({*row.spec["space"], *told})
-
-
-def _value_names(board: Board, card: overview.Card) -> list[str]:
+def _value_names(board: Board, card: StudyCard) -> list[str]:
     """What the values are called: told by a few trials while the history is not in memory."""
     row = card.row
     known = board.live(row.name).known or sample(board.database, row, card.progress.best_number)
     return [value_name(known, index) for index in range(len(row.spec["directions"]))]
 
 
-def moment(seconds: float) -> datetime:
-    """A stored time as a datetime in UTC."""
-    return datetime.fromtimestamp(seconds, UTC)
+def _parameters(board: Board, row: StudyRow, table: TrialPage) -> int:
+    """How many parameters there are. An objective may suggest what the study file does not declare: its
+    trials tell, all of them once the history is in memory, those in the table before.
+    """
+    known = board.live(row.name).known
+    told = table.parameters if known is None else (name for trial in known.trials for name in trial.params)
+    return len({*row.spec["space"], *told})

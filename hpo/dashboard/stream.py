@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from hpo.dashboard.board import Board
 from hpo.dashboard.render import Page, Part, render_parts
 from hpo.errors import DatabaseError, NotFoundError
+from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
 
 TICK = 5.0  # seconds after which a page is rendered again although nothing was told: times go on
 
@@ -36,12 +37,12 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
         while not await request.is_disconnected():
             try:
                 page, parts = await run_in_threadpool(_look, view)
-            except DatabaseError as error:
+            except (DatabaseError, DatabaseUnreachableError) as error:
                 board.hub.note_away(str(error))
                 if not told_away:
                     told_away = True
                     yield _event("away", {"why": str(error)})
-            except NotFoundError as error:
+            except (NotFoundError, UnknownStudyError) as error:
                 yield _event("gone", {"why": str(error)})
                 return
             else:

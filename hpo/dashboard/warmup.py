@@ -10,7 +10,7 @@ from hpo.dashboard.board import Board
 from hpo.dashboard.render import environment
 from hpo.report.drawing.theme import encode, templates
 from hpo.report.sections import pictures
-from hpo.search.history import StudyHistory, TrialRecord
+from storage.history.records import StudyHistory, TrialRecord
 
 QUIET = 3.0  # seconds without a request before something big begins: it would slow down who is looking
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
 from hpo.launch.base import LaunchedWorker, Order, WorkerLife, find
-from hpo.studies.tables import iso
-from hpo.wiring import telling
+from hpo.studies.answers import plain
 from storage.database.clock import to_datetime
 from storage.database.engine import Database
 from storage.database.records import StudyRow
@@ -75,8 +74,7 @@ def get(database: Database, number: int) -> LaunchRow:
     Raises:
         NotFoundError: there is none of that id.
     """
-    with telling():
-        row = database.read(lambda connection: launches.get(connection, number))
+    row = database.read(lambda connection: launches.get(connection, number))
     if row is None:
         raise NotFoundError(f"there is no launch {number}; `hpo launches` lists them")
     return row
@@ -84,8 +82,7 @@ def get(database: Database, number: int) -> LaunchRow:
 
 def list_all(database: Database, study: StudyRow | None = None) -> list[LaunchView]:
     """Every launch, or those of one study, each asked for its workers' states unless it was stopped."""
-    with telling():
-        rows = database.read(lambda c: launches.all_launches(c, None if study is None else study.id))
+    rows = database.read(lambda c: launches.all_launches(c, None if study is None else study.id))
     return [LaunchView(row, _workers(row)) for row in rows]
 
 
@@ -110,8 +107,7 @@ def stop(database: Database, row: LaunchRow, grace: float) -> None:
 
 def forget(database: Database, row: LaunchRow) -> None:
     """Note that a launch is over, without asking its launcher."""
-    with telling():
-        database.write(lambda connection: launches.mark_stopped(connection, database.clock, row.id))
+    database.write(lambda connection: launches.mark_stopped(connection, database.clock, row.id))
 
 
 def launch_json(view: LaunchView) -> dict[str, Any]:
@@ -127,8 +123,8 @@ def launch_json(view: LaunchView) -> dict[str, Any]:
             {"worker": worker.index, "state": worker.state.value, "detail": worker.detail}
             for worker in view.workers
         ],
-        "started": iso(to_datetime(row.created_at)),
-        "stopped": iso(to_datetime(row.stopped_at)),
+        "started": plain(to_datetime(row.created_at)),
+        "stopped": plain(to_datetime(row.stopped_at)),
     }
 
 

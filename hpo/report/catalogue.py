@@ -52,7 +52,7 @@ from hpo.report.records.training import (
     evaluations,
     learning_curves,
 )
-from hpo.search.history import Direction, StudyHistory
+from storage.history.records import Direction, StudyHistory
 
 
 def find(address: str) -> tuple[Chart, int, str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 
 Size = Literal["full", "half", "third"]
 TITLE_ROOM = 36  # pixels above a figure that its title takes

@@ -13,7 +13,7 @@ from hpo.report import text
 from hpo.report.records.parameters import importances
 from hpo.report.records.summary import Summary, comparison, summarize, trial_table
 from hpo.report.records.training import evaluations
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 
 MAX_ROWS = 20  # best trials listed
 

@@ -24,7 +24,7 @@ from hpo.report.records.summary import Summary, TrialTable, comparison, summariz
 from hpo.report.records.training import Evaluation, evaluations, on_test_set
 from hpo.report.sections import Section, comparison_sections, short_sections, study_sections
 from hpo.report.templating import templates
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hpo.files import write_whole
 from hpo.report.chart import Picture
 from hpo.report.drawing.theme import Theme, themed
 from hpo.report.sections import comparison_sections, short_sections, study_sections
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WIDTHS = {"full": 1100, "half": 720, "third": 560}  # CSS pixels; pictures have twice as many

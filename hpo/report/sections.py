@@ -9,7 +9,7 @@ from hpo.report import catalogue
 from hpo.report.chart import Picture
 from hpo.report.records.scores import best_trial
 from hpo.report.records.training import Evaluation, metrics_by_unit
-from hpo.search.history import StudyHistory, TrialRecord
+from storage.history.records import StudyHistory, TrialRecord
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from hpo.errors import CodeDiffersError
 from hpo.fingerprint import differences, other_hpo
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow, TicketState
 from storage.queue import studies
 
@@ -45,7 +43,7 @@ class CodeGuard:
         if self._pinned is not None:
             self.marks = self.differing + other_hpo(self.here, self._pinned)
 
-    def agree(self, state: TicketState, code: Mapping[str, Any], connection: Connection) -> None:
+    def agree(self, state: TicketState, code: Mapping[str, Any], connection: Transaction) -> None:
         """In the transaction that delivers a result of this code: it may stand beside the others.
 
         The first complete one decides what the study's code is, however many arrive together.

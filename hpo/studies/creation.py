@@ -14,7 +14,7 @@ from hpo.settings import Settings
 from hpo.spec import StudySpec, spec_differences
 from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import WarmStart
-from hpo.wiring import open_artifacts, telling
+from hpo.wiring import open_artifacts
 from storage.database.engine import Database
 from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import StudyRow, StudyState
@@ -57,8 +57,7 @@ def create(
         artifacts=settings.artifact_url(),
         prior=None if warm is None else warm.prior,
     )
-    with telling():
-        return studies.create(database, new, history)
+    return studies.create(database, new, history)
 
 
 def create_or_continue(
@@ -75,11 +74,8 @@ def create_or_continue(
         raise UserError(f"{spec.study} exists already; --from counts only when a study is made")
     if row is None:
         try:
-            with telling():
-                return create(database, spec, settings, warm), True
-        except UserError as error:
-            if not isinstance(error.__cause__, StudyExistsError):
-                raise
+            return create(database, spec, settings, warm), True
+        except StudyExistsError:
             row = find(database, spec.study)
             if row is None:
                 raise
@@ -89,11 +85,10 @@ def create_or_continue(
 
 def find(database: Database, name: str) -> StudyRow | None:
     """The study of that name, or None."""
-    with telling():
-        try:
-            return database.read(lambda connection: studies.get(connection, name))
-        except UnknownStudyError:
-            return None
+    try:
+        return database.read(lambda connection: studies.get(connection, name))
+    except UnknownStudyError:
+        return None
 
 
 def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tuple[int, str]:
@@ -109,9 +104,8 @@ def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tupl
     if spec.sampler.name == "grid":
         raise UserError(f"{row.name} is a grid; it visits every cell anyway")
     checked = check_point(spec, point)
-    with telling():
-        number = database.write_once(lambda connection: studies.enqueue(connection, row.id, checked))
-        now = database.read(lambda connection: studies.get(connection, row.name))
+    number = database.write_once(lambda connection: studies.enqueue(connection, row.id, checked))
+    now = database.read(lambda connection: studies.get(connection, row.name))
     if number is None and now.ended_why in (outcomes.TARGET_REACHED, outcomes.SECONDS_SPENT):
         raise UserError(
             f"{row.name} is {now.state} ({now.ended_why}), so nobody would try it; first {how_to_go_on(now)}"
@@ -143,8 +137,7 @@ def extend(
     if trials <= 0 and seconds is None and target is None:
         raise UserError("say what to extend: --trials +50, --seconds 7200 or --target 0.99")
     spec = StudySpec.model_validate(row.spec)
-    with telling():
-        used = database.read(lambda connection: seconds_of.used(connection, database.clock, row))
+    used = database.read(lambda connection: seconds_of.used(connection, database.clock, row))
     if seconds is not None and not (math.isfinite(seconds) and seconds > used):
         raise UserError(f"--seconds must be above the {used:.0f} used so far, got {seconds:g}")
     if target is not None and not math.isfinite(target):
@@ -164,20 +157,19 @@ def extend(
             raise UserError(f"the grid of {row.name} has {len(rest)} cells left, fewer than {trials}")
         points = list(rest[:trials])
     first = row.budget_trials if cells and trials > 0 else None
-    with telling():
-        done = database.write_once(
-            lambda connection: studies.extend(
-                connection,
-                database.clock,
-                row.id,
-                points,
-                cells=cells,
-                seconds=seconds,
-                target=target,
-                first=first,
-            )
+    done = database.write_once(
+        lambda connection: studies.extend(
+            connection,
+            database.clock,
+            row.id,
+            points,
+            cells=cells,
+            seconds=seconds,
+            target=target,
+            first=first,
         )
-        now = database.read(lambda connection: studies.get(connection, row.name))
+    )
+    now = database.read(lambda connection: studies.get(connection, row.name))
     # Somebody extended the grid meanwhile: the cells that are left are others now.
     return now if done else extend(database, now, trials=trials, seconds=seconds, target=target)
 
@@ -191,8 +183,7 @@ def standing(row: StudyRow) -> str:
 
 def tickets_left(database: Database, row: StudyRow) -> int:
     """How many tickets are neither finished nor given up."""
-    with telling():
-        found = database.read(lambda connection: tickets.counts(connection, row.id))
+    found = database.read(lambda connection: tickets.counts(connection, row.id))
     return found.waiting + found.running
 
 
@@ -201,10 +192,9 @@ def _with_keep_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRo
     keep = spec.keep.model_dump(mode="json")
     if row.spec.get("keep") == keep:
         return row
-    with telling():
-        changed = {**row.spec, "keep": keep}
-        database.write(lambda connection: studies.remember(connection, row.id, "spec", changed))
-        return database.read(lambda connection: studies.get(connection, row.name))
+    changed = {**row.spec, "keep": keep}
+    database.write(lambda connection: studies.remember(connection, row.id, "spec", changed))
+    return database.read(lambda connection: studies.get(connection, row.name))
 
 
 def _points(spec: StudySpec, taken: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:

@@ -13,14 +13,14 @@ from typing import Any
 from hpo.errors import HpoError, UserError
 from hpo.objective import load_objective
 from hpo.search.draws import training_seed
-from hpo.search.history import TrialRecord
 from hpo.spec import StudySpec, resolve
 from hpo.studies import reading
 from hpo.weights import read_state
-from hpo.wiring import open_artifacts, telling
+from hpo.wiring import open_artifacts
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
+from storage.history.records import TrialRecord
 from storage.queue import studies
 
 
@@ -57,10 +57,10 @@ def evaluate(
     """
     spec = StudySpec.model_validate(row.spec)
     history = reading.history(database, row.name)
-    winners = reading.best_of(history.trials, history.directions)
     if len(spec.directions) > 1:
         raise UserError("a study with several directions has no single winner to evaluate")
-    if not winners:
+    winner = history.best
+    if winner is None:
         raise HpoError(f"{row.name} has no completed trial yet, so there is no winner to evaluate")
     if history.test_evaluation is not None and not again:
         return history.test_evaluation
@@ -68,7 +68,6 @@ def evaluate(
     objective = load_objective(spec.objective_path, code)
     if objective.evaluate is None:
         return None
-    winner = winners[0]
     state = winner_state(database, row, winner)
     if state is None:
         raise HpoError(
@@ -92,8 +91,7 @@ def evaluate(
             f"evaluate of {spec.objective} failed on trial {winner.number}: {type(error).__name__}: {error}"
         ) from error
     note = {"trial": winner.number, "evaluation": found}
-    with telling():
-        database.write(lambda connection: studies.remember(connection, row.id, "test_evaluation", note))
+    database.write(lambda connection: studies.remember(connection, row.id, "test_evaluation", note))
     return found
 
 
@@ -108,8 +106,7 @@ def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes
         if content is not None:
             return content
     folder = checkpoints.trial_key(row.uid, row.name, trial.number)
-    with telling():
-        saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
+    saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
     return None if saved is None else saved.content
 
 

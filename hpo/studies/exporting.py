@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hpo.errors import HpoError, UserError
 from hpo.files import write_whole
-from hpo.search.history import StudyHistory
-from hpo.studies.tables import flat_rows, trial_json
+from hpo.studies import answers
+from hpo.studies.tables import flat_rows
+from storage.history.records import StudyHistory
 
 
 def export(history: StudyHistory, path: Path) -> None:
@@ -23,7 +24,9 @@ def export(history: StudyHistory, path: Path) -> None:
 
     match path.suffix.lower():
         case ".json":
-            text = json.dumps([trial_json(trial) for trial in history.trials], indent=2, allow_nan=False)
+            text = json.dumps(
+                answers.plain([answers.trial(trial) for trial in history.trials]), indent=2, allow_nan=False
+            )
             content = (text + "\n").encode()
         case ".csv":
             content = pd.DataFrame(flat_rows(history)).to_csv(index=False).encode()

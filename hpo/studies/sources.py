@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from hpo.errors import UserError
 from hpo.search.diverged import is_diverged
-from hpo.search.history import Direction
 from hpo.spec import CategoricalParameter, StudySpec
 from hpo.spec.problems import listed, nearest
 from hpo.spec.reading import read_scalar
-from hpo.wiring import telling
-from storage.database.engine import engine_options, parse_url, reason, redacted
+from storage.database.engine import parse_url
+from storage.database.errors import SchemaError
+from storage.database.rdb import open_theirs
+from storage.history.records import Direction
 
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -116,23 +116,13 @@ def _opened(place: str) -> BaseStorage:
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{place} is neither a SQLite database nor a journal of Optuna") from error
         place = f"sqlite:///{file.absolute()}"
-    with telling():
-        url = parse_url(place)
+    url = parse_url(place)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise UserError(f"there is no file {url.database}")
     try:
-        return RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=engine_options(url),
-            skip_table_creation=True,
-        )
-    except RuntimeError as error:  # Optuna's compatibility check
-        raise UserError(
-            f"{redacted(url)} was made by another version of Optuna; make a copy and run "
-            "`optuna storage upgrade --storage URL` on it"
-        ) from error
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise UserError(f"{redacted(url)} holds no Optuna studies: {reason(url, error)}") from error
+        return open_theirs(url)
+    except SchemaError as error:
+        raise UserError(str(error)) from error
 
 
 def read_csv(path: Path, spec: StudySpec) -> Source:

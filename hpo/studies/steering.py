@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpo.errors import HpoError, UserError
-from hpo.wiring import open_artifacts, telling
+from hpo.wiring import open_artifacts
 from storage.database.engine import Database
 from storage.database.errors import ArtifactError
 from storage.database.records import StudyRow, StudyState
@@ -29,8 +29,7 @@ def resume(database: Database, row: StudyRow) -> StudyState:
     """
     state = _set(database, row, StudyState.RUNNING)
     if state is StudyState.FINISHED:
-        with telling():
-            now = database.read(lambda connection: studies.get(connection, row.name))
+        now = database.read(lambda connection: studies.get(connection, row.name))
         raise UserError(f"{row.name} is finished ({now.ended_why}); {how_to_go_on(now)}")
     return state
 
@@ -53,10 +52,9 @@ def cancel(database: Database, row: StudyRow) -> int:
     Raises:
         UserError: the study has ended, and no trial waits.
     """
-    with telling():
-        running, waiting = database.write_once(
-            lambda connection: studies.cancel(connection, database.clock, row.id)
-        )
+    running, waiting = database.write_once(
+        lambda connection: studies.cancel(connection, database.clock, row.id)
+    )
     if not waiting:
         _demand_going(row, "cancel")
     return running
@@ -67,8 +65,7 @@ def retry_failed(database: Database, row: StudyRow) -> int:
 
     Diverged ones stay as they are: their settings would diverge again.
     """
-    with telling():
-        return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
+    return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
 
 
 def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
@@ -77,8 +74,7 @@ def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
     Raises:
         UserError: it has neither failed nor diverged, or waits again already.
     """
-    with telling():
-        count = database.write_once(lambda connection: studies.retry_failed(connection, row.id, trial))
+    count = database.write_once(lambda connection: studies.retry_failed(connection, row.id, trial))
     if not count:
         raise UserError(
             f"{row.name}/{trial} cannot be retried: it has neither failed nor diverged, or another trial "
@@ -92,8 +88,7 @@ def delete(database: Database, row: StudyRow) -> None:
     Raises:
         HpoError: the study is gone, but its files could not be removed.
     """
-    with telling():
-        studies.delete(database, row)
+    studies.delete(database, row)
     folder = checkpoints.study_key(row.uid, row.name)
     try:
         open_artifacts(row.artifacts).remove(folder)
@@ -121,7 +116,4 @@ def _demand_going(row: StudyRow, verb: str) -> None:
 
 
 def _set(database: Database, row: StudyRow, wanted: StudyState) -> StudyState:
-    with telling():
-        return database.write(
-            lambda connection: studies.set_state(connection, database.clock, row.id, wanted)
-        )
+    return database.write(lambda connection: studies.set_state(connection, database.clock, row.id, wanted))

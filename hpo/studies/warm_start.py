@@ -10,7 +10,6 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from hpo.errors import UserError
-from hpo.search.history import StudyHistory, TrialRecord
 from hpo.search.prior import LEARNING, MAX_PRIOR
 from hpo.search.space import distribution
 from hpo.spec import StudySpec
@@ -18,6 +17,7 @@ from hpo.spec.points import check_partial_point, check_value
 from hpo.spec.problems import dotted
 from hpo.studies import reading
 from storage.database.engine import Database
+from storage.history.records import StudyHistory, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _best_points(
 def _best_first(history: StudyHistory) -> list[TrialRecord]:
     """Complete trials, the best first by their study's own direction; with several, its front."""
     if len(history.directions) > 1:
-        return reading.best_of(history.trials, history.directions)
+        return list(history.winners)
     sign = 1.0 if history.directions[0] == "minimize" else -1.0
     done = [(sign * t.values[0], t.number, t) for t in history.trials if t.state == "complete" and t.values]
     return [trial for _, _, trial in sorted(done)]

@@ -63,7 +63,6 @@ class Child:
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
         mark = f"{boot.worker_id}/{uuid.uuid4().hex}"
         environment[MARK] = mark
-        environment.pop("HPO_STORAGE", None)  # goes through the pipe
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, "-P", "-m", "hpo.runner.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -12,10 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from hpo.worker.neighbours import bury_dead, neighbours
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError, UnknownStudyError
 from storage.database.records import Lease, WorkerState
 from storage.database.sqlite_lock import held_by, is_stopped, write_lock_holder
@@ -110,7 +108,7 @@ class LeaseKeeper(threading.Thread):
             log.warning("the database is locked%s", held_by(self._database.url))
 
     def _ask(
-        self, connection: Connection, asked: float
+        self, connection: Transaction, asked: float
     ) -> tuple[tuple[Beat, Sequence[Neighbour]], float | None]:
         clock = self._database.clock
         # Tickets before workers, as those who deliver results lock them.
@@ -120,7 +118,7 @@ class LeaseKeeper(threading.Thread):
         beat = Beat(asked, frozenset(item.lease for item in held), state, self._over(connection))
         return (beat, others), at
 
-    def _over(self, connection: Connection) -> str | None:
+    def _over(self, connection: Transaction) -> str | None:
         if self._study is None:
             return None
         try:

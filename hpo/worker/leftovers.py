@@ -21,8 +21,9 @@ _TRIES, _PAUSE = 100, 0.02  # seconds; what is being ended may still start somet
 
 
 def importing_hpo() -> dict[str, str]:
-    """The environment of a process of ours that is started with -P."""
+    """The environment of a process of ours that is started with -P: it is not told where the database is."""
     environment = dict(os.environ)
+    environment.pop("HPO_STORAGE", None)
     if _ROOT.name not in ("site-packages", "dist-packages"):
         others = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sqlalchemy.engine import Connection
-
 from hpo.worker.identity import host_key, is_alive
 from hpo.worker.leftovers import end_leftovers
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.queue import workers
 from storage.queue.workers import Neighbour
 
 log = logging.getLogger(__name__)
 
 
-def neighbours(connection: Connection) -> Sequence[Neighbour]:
+def neighbours(connection: Transaction) -> Sequence[Neighbour]:
     """The workers of this host that have not signed off, the caller among them."""
     return workers.of_host(connection, host_key())
 
@@ -35,7 +33,7 @@ def bury_dead(database: Database, among: Sequence[Neighbour]) -> None:
         if left:
             log.warning("ended %d processes that the dead worker %s left behind", left, one.name)
 
-    def bury(connection: Connection) -> None:
+    def bury(connection: Transaction) -> None:
         for one in dead:
             workers.bury(connection, database.clock, one.id)
 

@@ -6,13 +6,11 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy.engine import Connection
-
 from hpo.fingerprint import versions
 from hpo.worker.devices import Share
 from hpo.worker.identity import Identity
 from hpo.worker.neighbours import bury_dead, neighbours
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError
 from storage.database.records import WorkerState
 from storage.queue import studies, workers
@@ -31,7 +29,7 @@ def sign_on(
         DatabaseUnreachableError
     """
 
-    def write(connection: Connection) -> Sequence[Neighbour]:
+    def write(connection: Transaction) -> Sequence[Neighbour]:
         workers.register(
             connection,
             database.clock,

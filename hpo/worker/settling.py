@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from hpo.runner.messages import Started
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError
 from storage.queue import outcomes, workers
 from storage.queue.attempts import end_if_live
@@ -27,7 +25,7 @@ class Settlements:
     def __init__(self, database: Database, worker_id: str) -> None:
         self._database = database
         self._worker_id = worker_id
-        self._waiting: list[Callable[[Connection], Any]] = []
+        self._waiting: list[Callable[[Transaction], Any]] = []
         self._not_before = 0.0
 
     def __len__(self) -> int:
@@ -46,7 +44,7 @@ class Settlements:
         """A runner died between its claim and its word of it: its lease is found by worker and runner."""
         clock = self._database.clock
 
-        def free(connection: Connection) -> None:
+        def free(connection: Transaction) -> None:
             for lease in workers.leases_of_runner(connection, self._worker_id, runner):
                 end_if_live(connection, lease, partial(outcomes.lose, clock=clock, lease=lease, why=why))
 
@@ -77,6 +75,6 @@ class Settlements:
                 log.warning("a trial is freed when its lease expires: %s", error)
             self._waiting.pop(0)
 
-    def _add(self, ending: Callable[[Connection], Any]) -> None:
+    def _add(self, ending: Callable[[Transaction], Any]) -> None:
         self._waiting.append(ending)
         self.settle()

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sqlalchemy.engine import Connection
-
 from hpo.spec import StudySpec
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
 from storage.queue import studies, waiting
 from storage.queue.waiting import Open
@@ -171,7 +169,7 @@ class EveryStudy:
         if now - self._looked < (_FRESH if self._open else POLL):
             return self._open
 
-        def look(connection: Connection) -> list[Open]:
+        def look(connection: Transaction) -> list[Open]:
             return waiting.open_studies(connection, self._database.clock, self._worker_id)
 
         try:

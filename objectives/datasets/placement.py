@@ -20,6 +20,7 @@ from objectives.datasets.split import Split
 
 HOST_SHARE = 0.25  # of the free memory that one process may fill with data; runners share a machine
 DEVICE_SHARE = 0.4  # of the free memory of a GPU
+SCALED_ONCE = 64 * 2**20  # bytes that scaled images may take; larger ones stay bytes, a quarter of that
 
 
 class Rows(Dataset[tuple[Tensor, Tensor]]):
@@ -116,14 +117,14 @@ def _on_device(
     target_scaling: Scaling | None,
     chunk: int = 8192,
 ) -> AnySamples:
-    """Leave bytes as they are; scale others on the device by chunks, so that no second copy is needed."""
+    """Leave many bytes as they are; scale others there, by chunks, so that no second copy is needed."""
     if isinstance(samples, LazySamples):
         return samples
     there = scaling.to(device)
     targets = samples.targets.to(device)
     if target_scaling is not None:
         targets = target_scaling.to(device).apply(targets)
-    if samples.dtype == torch.uint8:
+    if samples.dtype == torch.uint8 and 4 * _bytes(samples) > SCALED_ONCE:
         return Samples(samples.stored.to(device), targets, there)
     inputs = torch.empty(samples.stored.shape, dtype=torch.float32, device=device)
     for start in range(0, len(inputs), chunk):

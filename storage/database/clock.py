@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float
+from sqlalchemy import ColumnElement, Float, select
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -41,6 +42,10 @@ class Clock:
     def now(self) -> ColumnElement[float]:
         """SQL expression for the current time, in seconds since the epoch."""
         return database_now() + self.offset if self.offset else database_now()
+
+    def read(self, connection: Connection) -> float:
+        """The current time, in seconds since the epoch."""
+        return float(connection.scalar(select(self.now())) or 0.0)
 
 
 def to_datetime(seconds: float | None) -> datetime | None:

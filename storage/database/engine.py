@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Transaction = Connection  # what a verb of the storage works in; `hpo` knows no SQLAlchemy
+DatabaseUrl = URL
 
 IMPATIENT_SECONDS = 5.0  # how long a command waits for a database before it says so
 _write_intent: ContextVar[bool] = ContextVar("write_intent", default=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import optuna
+import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from sqlalchemy import orm
 from sqlalchemy.engine import URL, Engine
@@ -49,3 +50,26 @@ def check_tables(url: URL, *, create: bool) -> None:
         ) from error
     looked.remove_session()
     looked.engine.dispose()
+
+
+def open_theirs(url: URL) -> RDBStorage:
+    """The storage of somebody else's Optuna studies, to read.
+
+    Raises:
+        SchemaError: it was made by another version of Optuna, or holds no studies.
+    """
+    try:
+        return RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs=engines.engine_options(url),
+            skip_table_creation=True,
+        )
+    except RuntimeError as error:  # Optuna's compatibility check
+        raise SchemaError(
+            f"{engines.redacted(url)} was made by another version of Optuna; make a copy and run "
+            "`optuna storage upgrade --storage URL` on it"
+        ) from error
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise SchemaError(
+            f"{engines.redacted(url)} holds no Optuna studies: {engines.reason(url, error)}"
+        ) from error

@@ -109,6 +109,12 @@ class StudyRow:
             ended_why=row.ended_why,
         )
 
+    def test_of(self, trial: int) -> Mapping[str, Any] | None:
+        """What was measured on the test set, when it was this trial; a former winner's tells nothing."""
+        note = self.test_evaluation or {}
+        found = note.get("evaluation") if note.get("trial") == trial else None
+        return found if isinstance(found, dict) else None
+
 
 @dataclass(frozen=True)
 class Lease:

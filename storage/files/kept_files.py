@@ -14,17 +14,16 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database import optuna_tables
 from storage.database.clock import Clock
-from storage.database.optuna_tables import TrialState
+from storage.database.optuna_tables import TrialState, trials, values
 from storage.database.tables import artifact
+from storage.history.records import front_of_values
+from storage.history.trials import ranked
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
 CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model
 WEIGHTS = (MODEL, CHECKPOINT)
 
-_trials = optuna_tables.trials
-_values = optuna_tables.values
 live = artifact.c.name.not_like("~%")
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -91,14 +90,14 @@ def release_beaten(
     """
     weights = connection.execute(
         sa.select(artifact.c.id, artifact.c.trial_id)
-        .join(_trials, _trials.c.trial_id == artifact.c.trial_id)
-        .where(artifact.c.study_id == study_id, artifact.c.name.in_(WEIGHTS), _trials.c.state.in_(_OVER))
+        .join(trials, trials.c.trial_id == artifact.c.trial_id)
+        .where(artifact.c.study_id == study_id, artifact.c.name.in_(WEIGHTS), trials.c.state.in_(_OVER))
     ).all()
     if best is None or not weights:
         return
     holders = {row.trial_id for row in weights}
     if len(directions) == 1:
-        kept = _first(connection, optuna_study_id, directions[0], best)
+        kept = set(connection.scalars(ranked(optuna_study_id, directions[0]).limit(best)))
     else:
         kept = _front(connection, optuna_study_id, directions, holders)
     beaten = [row.id for row in weights if row.trial_id not in kept]
@@ -152,37 +151,17 @@ def _release(connection: Connection, which: sa.ColumnElement[bool]) -> None:
     connection.execute(artifact.update().where(which, live).values(name=mark))
 
 
-def _first(connection: Connection, optuna_study_id: int, direction: str, count: int) -> set[int]:
-    value = _values.c.value
-    order = value.desc() if direction == "maximize" else value.asc()
-    return set(
-        connection.scalars(
-            sa.select(_trials.c.trial_id)
-            .join(_values, (_values.c.trial_id == _trials.c.trial_id) & (_values.c.objective == 0))
-            .where(_trials.c.study_id == optuna_study_id, _trials.c.state == TrialState.COMPLETE)
-            .order_by(value.is_(None), order, _trials.c.number)
-            .limit(count)
-        )
-    )
-
-
 def _front(
     connection: Connection, optuna_study_id: int, directions: Sequence[str], among: set[int]
 ) -> set[int]:
     """Those of `among` that no complete trial beats."""
-    signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
     rows = connection.execute(
-        sa.select(_values.c.trial_id, _values.c.objective, _values.c.value)
-        .join(_trials, _trials.c.trial_id == _values.c.trial_id)
-        .where(_trials.c.study_id == optuna_study_id, _trials.c.state == TrialState.COMPLETE)
-        .order_by(_values.c.trial_id, _values.c.objective)
+        sa.select(values.c.trial_id, values.c.value)
+        .join(trials, trials.c.trial_id == values.c.trial_id)
+        .where(trials.c.study_id == optuna_study_id, trials.c.state == TrialState.COMPLETE)
+        .order_by(values.c.trial_id, values.c.objective)
     )
-    losses: dict[int, tuple[float, ...]] = {}
+    points: dict[int, tuple[float, ...]] = {}
     for row in rows:
-        losses[row.trial_id] = (*losses.get(row.trial_id, ()), signs[row.objective] * row.value)
-    points = set(losses.values())
-
-    def beaten(mine: tuple[float, ...]) -> bool:
-        return any(p != mine and all(a <= b for a, b in zip(p, mine, strict=True)) for p in points)
-
-    return {trial for trial in among if trial in losses and not beaten(losses[trial])}
+        points[row.trial_id] = (*points.get(row.trial_id, ()), row.value)
+    return among & front_of_values(points, directions)

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from hpo.studies.audit import Audit, audit
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.database.tables import attempt, study, ticket
+from storage.history.audit import Audit, audit
 from storage.queue import studies
 from tests.support.shared import Opener, lose, make_study
 
@@ -22,7 +22,7 @@ Damage = Callable[[sa.Connection, StudyRow], Any]
 
 
 def audited(database: Database) -> Audit:
-    return audit(database, database.read(lambda c: studies.get(c, "study")))
+    return database.read(lambda c: audit(c, studies.get(c, "study")))
 
 
 def finished(database: Database, party: Opener) -> StudyRow:

@@ -9,21 +9,22 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from hpo.dashboard import lists as listing
+from hpo.dashboard.live import outline
 from hpo.errors import UserError
 from hpo.settings import Settings
 from hpo.spec import parse_spec
-from hpo.studies import listing, steering
-from hpo.studies.audit import audit
+from hpo.studies import answers, steering
 from hpo.studies.importing import derived_spec, import_study
-from hpo.studies.outline import outline
-from hpo.studies.reading import counts, history
+from hpo.studies.reading import history
 from hpo.studies.sources import read_csv, read_optuna
-from hpo.studies.tables import study_json
 from storage.database.engine import Database
 from storage.database.records import StudyState, TicketState, WorkerState
 from storage.database.tables import worker
 from storage.files import kept_files
 from storage.files.kept_files import KeptFile
+from storage.history.audit import audit
+from storage.queue import tickets
 from storage.queue.blame import BAD_START
 from storage.queue.optuna_rows import DIVERGED
 from tests.support.shared import (
@@ -58,9 +59,9 @@ def test_it_is_spent_budget_and_not_tried_again(database: Database, party: Opene
     assert found.system_attrs == {DIVERGED: True}
     one.finish_one()
     assert state_of(database, study) is StudyState.FINISHED
-    found_now = counts(database, study)
+    found_now = database.read(lambda c: tickets.counts(c, study.id))
     assert (found_now.complete, found_now.diverged, found_now.failed, found_now.ended) == (1, 1, 0, 2)
-    checked = audit(database, study)
+    checked = database.read(lambda c: audit(c, study))
     assert checked.holds
     assert (checked.results, checked.diverged, checked.failed, checked.missing) == (1, 1, 0, 0)
 
@@ -138,11 +139,11 @@ def test_every_reader_shows_it_by_its_name(database: Database, party: Opener) ->
     assert whole.trials[0].values is None
     assert [trial.state for trial in outline(database, study).trials] == states
     page = listing.list_trials(database, study, sort="number")
-    assert [(line.state, line.error) for line in page.lines[:1]] == [("diverged", WHY)]
+    assert [(line.state, line.error) for line in page.trials[:1]] == [("diverged", WHY)]
     for state in ("diverged", "failed"):
-        assert [line.state for line in listing.list_trials(database, study, state=state).lines] == [state]
-    shown = study_json(study, counts(database, study), whole)["trials"]
-    assert (shown["diverged"], shown["failed"], shown["complete"], shown["waiting"]) == (1, 1, 1, 1)
+        assert [line.state for line in listing.list_trials(database, study, state=state).trials] == [state]
+    shown = database.read(lambda c: answers.study(c, database, study.name)).trials
+    assert (shown.diverged, shown.failed, shown.complete, shown.waiting) == (1, 1, 1, 1)
 
 
 def test_it_keeps_no_weights_however_many_the_study_keeps(database: Database, party: Opener) -> None:
@@ -184,4 +185,4 @@ def test_it_comes_over_with_an_import(database: Database, party: Opener, tmp_pat
     again = import_study(database, settings, derived_spec(source, "again", "m")[0], source)
     assert [trial.state for trial in history(database, "again").trials] == states
     assert ticket_states(database, again.row) == states
-    assert audit(database, again.row).holds
+    assert database.read(lambda c: audit(c, again.row)).holds

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 
-from hpo.studies.audit import audit
 from storage.database.engine import Database
 from storage.database.records import NothingToClaim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, metric, ticket
+from storage.history.audit import audit
 from storage.queue import optuna_rows, seconds, studies, workers
 from storage.queue.blame import BAD_START, BAD_STARTS
 from tests.support.shared import (
@@ -157,7 +157,7 @@ def test_a_finished_study_keeps_what_failed_on_a_worker_that_is_quarantined_late
     assert isinstance(refused, NothingToClaim)
     assert "quarantined" in refused.why
     assert (state_of(database, short), ticket_states(database, short)) == ("finished", ["failed"] * 2)
-    assert audit(database, database.read(lambda c: studies.get(c, "short"))).holds
+    assert database.read(lambda c: audit(c, studies.get(c, "short"))).holds
     for row in others:
         assert set(ticket_states(database, row)) == {"queued"}
 

@@ -11,17 +11,21 @@ from optuna.trial import TrialState
 
 from hpo.errors import UserError
 from hpo.studies import creation, steering
-from hpo.studies.audit import audit
-from hpo.studies.reading import counts
 from storage.database.engine import Database
 from storage.database.records import NothingToClaim, StudyRow, StudyState, TicketState
 from storage.files import checkpoints, retention
 from storage.files.artifacts import ArtifactStore
-from storage.queue import studies
+from storage.history.audit import Audit, audit
+from storage.queue import studies, tickets
 from tests.support.shared import Opener, Party, lose, make_study, state_of, steer, ticket_row, ticket_states
 
 End = Callable[[Database, StudyRow], Any]
 GoOn = Callable[[Database, StudyRow], Any]
+
+
+def audited(database: Database, study: StudyRow) -> Audit:
+    row = read(database, study)
+    return database.read(lambda c: audit(c, row))
 
 
 def read(database: Database, study: StudyRow) -> StudyRow:
@@ -81,8 +85,9 @@ def test_what_was_given_back_before_an_end_goes_on_after_it(
     assert state_of(database, study) == state
     assert ticket_row(database, claim.lease).state == TicketState.QUEUED
     assert other.writer.storage.get_trial(trial.id).state is TrialState.RUNNING
-    assert audit(database, read(database, study)).holds
-    shown = counts(database, read(database, study))
+    assert audited(database, study).holds
+    ended = read(database, study).state
+    shown = database.read(lambda c: tickets.counts(c, study.id)).shown_in(ended)
     assert shown.waiting == (1 if state == "finished" else 3), (
         "a finished study's untried tickets wait for nobody"
     )
@@ -94,7 +99,7 @@ def test_what_was_given_back_before_an_end_goes_on_after_it(
     for _ in range(2):
         other.finish_one(0.3)
     assert ticket_states(database, study) == ["complete"] * 4
-    assert (state_of(database, study), audit(database, read(database, study)).holds) == ("finished", True)
+    assert (state_of(database, study), audited(database, study).holds) == ("finished", True)
 
 
 def test_the_checkpoints_of_what_waits_stay_when_the_study_ends(
@@ -143,7 +148,7 @@ def test_cancel_ends_what_runs_and_what_was_given_back(
     assert steering.cancel(database, read(database, study)) == (1 if before == "running" else 0)
     assert ticket_states(database, study) == ["cancelled", "queued", "queued"]
     assert one.writer.storage.get_trial(trial.id).state is TrialState.FAIL
-    assert audit(database, read(database, study)).holds
+    assert audited(database, study).holds
     assert state_of(database, study) is StudyState.STOPPED
     with pytest.raises(UserError, match="nothing to cancel"):
         steering.cancel(database, read(database, study))
@@ -167,10 +172,10 @@ def test_a_study_whose_tickets_wait_though_it_is_finished_can_be_resumed(databas
     study = make_study(database, 2)
     stranded = {"state": "finished", "ended_why": "all trials done"}
     database.write(lambda c: c.execute(table.update().where(table.c.id == study.id).values(**stranded)))
-    found = audit(database, read(database, study))
+    found = audited(database, study)
     assert (found.holds, found.missing) == (False, 2)
     assert steering.resume(database, read(database, study)) is StudyState.RUNNING
-    assert audit(database, read(database, study)).holds
+    assert audited(database, study).holds
 
 
 def test_a_finished_study_says_how_it_goes_on(database: Database, party: Opener) -> None:

@@ -15,12 +15,14 @@ from optuna.storages.journal import JournalFileBackend
 from hpo.errors import SpecError, UserError
 from hpo.settings import Settings
 from hpo.spec import StudySpec, parse_spec
-from hpo.studies.audit import audit
 from hpo.studies.creation import extend, find
 from hpo.studies.importing import Imported, derived_spec, import_study
-from hpo.studies.reading import best_of, counts, history
+from hpo.studies.reading import history
 from hpo.studies.sources import read_csv, read_optuna
 from storage.database.engine import Database
+from storage.database.errors import BadStorageUrlError, StudyExistsError
+from storage.history.audit import audit
+from storage.queue import tickets
 from tests.support.shared import Opener
 
 SETTINGS = Settings(artifacts="memory://imported")
@@ -100,8 +102,8 @@ def test_an_optuna_study_comes_over_whole(database: Database, theirs: str) -> No
     assert copied.best_trial.number == original.best_trial.number
     found = history(database, "theirs")
     assert [trial.state for trial in found.trials].count("pruned") == 2
-    assert best_of(found.trials, found.directions)[0].number == original.best_trial.number
-    assert audit(database, imported.row).holds
+    assert found.winners[0].number == original.best_trial.number
+    assert database.read(lambda c: audit(c, imported.row)).holds
     assert imported.row.state == "finished"
     assert set(StudySpec.model_validate(imported.row.spec).space) == {"x", "layers", "optimizer"}
 
@@ -112,9 +114,9 @@ def test_an_imported_study_goes_on_where_it_was(database: Database, theirs: str,
     worker = party(row)
     for number in (11, 12):
         assert worker.finish_one().number == number
-    found = counts(database, row)
+    found = database.read(lambda c: tickets.counts(c, row.id))
     assert (found.complete, found.pruned, found.failed, found.waiting) == (10, 2, 1, 0)
-    assert audit(database, row).holds
+    assert database.read(lambda c: audit(c, row)).holds
 
 
 def test_trials_of_several_shapes_leave_the_space_to_the_objective(
@@ -141,7 +143,7 @@ def test_a_table_comes_over_with_its_states(database: Database, write: Any) -> N
         ("pruned", None, {"x": 3.0, "layers": 1, "optimizer": "adam"}),
         ("failed", None, {"x": 4.0, "layers": 1, "optimizer": "adam"}),
     ]
-    assert audit(database, imported.row).holds
+    assert database.read(lambda c: audit(c, imported.row)).holds
     assert imported.row.budget_trials == 4, "the budget of the study file does not count"
 
 
@@ -205,7 +207,7 @@ def test_a_study_that_cannot_take_it_is_a_sentence(database: Database, theirs: s
     with pytest.raises(UserError, match="a grid's trials are its cells"):
         import_study(database, SETTINGS, spec(sampler="grid", space={"layers": SPACE["layers"]}), source)
     take(database, theirs)
-    with pytest.raises(UserError, match="a study named theirs exists already"):
+    with pytest.raises(StudyExistsError, match="a study named theirs exists already"):
         take(database, theirs)
     with pytest.raises(SpecError):
         derived_spec(source, "../up", None)
@@ -228,5 +230,5 @@ def test_a_source_that_is_none_is_a_sentence(
     monkeypatch.chdir(tmp_path)
     Path("text.log").write_text("hello\nworld\n")
     sqlite3.connect("empty.db").execute("CREATE TABLE t (a)").connection.close()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises((UserError, BadStorageUrlError), match=told):
         read_optuna(place, study)

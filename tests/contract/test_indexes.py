@@ -22,7 +22,7 @@ VERBS: dict[str, tuple[Callable[[sa.Connection, Database, Party], Any], str, str
         "ix_hpo_ticket_waiting",
     ),
     "reaping": (
-        lambda c, database, _: leases.reap_expired(c, database.clock),
+        lambda c, database, _: leases.reap_expired(c, database.clock, leases.Sight()),
         "hpo_ticket.lease_until <",
         "ix_hpo_ticket_leased",
     ),

@@ -16,7 +16,6 @@ from storage.database.errors import NoTablesError, SchemaError
 from storage.database.migrate import VERSION_TABLE, open_database
 from storage.database.records import AttemptState, StudyState, TicketState, WorkerState
 from storage.database.tables import attempt, metadata, study, ticket
-from tests.support.shared import Party, make_study
 
 PROCESSES = 6
 _START = """
@@ -75,37 +74,6 @@ def test_the_migrations_make_the_tables_that_the_code_declares(storage_url: str)
     database.close()
 
 
-def test_seconds_that_went_on_while_nobody_worked_are_taken_back(storage_url: str) -> None:
-    """Version 0.1 let them count after Ctrl-C; what runs at the upgrade goes on counting."""
-    database = open_database(storage_url)
-    resting, at_work = (make_study(database, 2, name=name, budget_seconds=100.0) for name in ("a", "b"))
-    for row in (resting, at_work):
-        one = Party(storage_url, row)
-        one.begin()
-        if row is resting:
-            one.writer.release("drained")
-        one.close()
-    started = sa.text("UPDATE hpo_study SET clock_started_at = 1000, seconds_used = 5")
-    ended = sa.text("UPDATE hpo_attempt SET ended_at = 1020 WHERE state = 'released'")
-    database.write(lambda c: (c.execute(started), c.execute(ended)))
-    database.close()
-    with migrate._plain_engine(database.url) as plain, plain.connect() as connection:
-        config = migrate._config()
-        config.attributes["connection"] = connection
-        command.stamp(config, "0002")
-        for name in ("study_id_state_trial_id", "waiting", "leased"):
-            connection.execute(sa.text(f"DROP INDEX ix_hpo_ticket_{name}"))
-        old = "ix_hpo_ticket_study_id_state_priority_number"
-        connection.execute(sa.text(f"CREATE INDEX {old} ON hpo_ticket (study_id, state, priority, number)"))
-        connection.commit()
-    upgraded = open_database(storage_url)
-    kept = upgraded.read(
-        lambda c: c.execute(sa.text("SELECT seconds_used, clock_started_at FROM hpo_study ORDER BY id")).all()
-    )
-    upgraded.close()
-    assert [tuple(row) for row in kept] == [(25.0, None), (5.0, 1000.0)]
-
-
 _OLD_ROWS = """
 INSERT INTO hpo_study (id, uid, name, optuna_study_id, state, spec, digest, seed, maximize, retry_lost,
   retry_failed, artifacts, created_at, seconds_used)
@@ -117,16 +85,38 @@ INSERT INTO hpo_attempt (id, ticket_id, number, trial_id, worker_id, runner, dev
 """
 
 
-def of_the_version_before(url: str) -> None:
-    """The tables of revision 0002, with a study, a ticket and an attempt."""
+def of_the_version_before(url: str, rows: str = _OLD_ROWS) -> None:
+    """The tables of revision 0002 with these rows: by default a study, a ticket and an attempt."""
     parsed = engines.parse_url(url)
     with migrate._plain_engine(parsed) as plain, plain.connect() as connection:
         config = migrate._config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")
-        for statement in _OLD_ROWS.split(";"):
+        for statement in rows.split(";"):
             connection.exec_driver_sql(statement)
         connection.commit()
+
+
+_STUDIES_OF_SECONDS = """
+INSERT INTO hpo_study (id, uid, name, optuna_study_id, state, spec, digest, seed, maximize, retry_lost,
+  retry_failed, artifacts, created_at, seconds_used, clock_started_at)
+  VALUES (2, 'v', 'resting', 2, 'running', '{}', 'd', 0, 1, 3, 0, 'a', 0.1, 5, 1000),
+  (3, 'w', 'at work', 3, 'running', '{}', 'd', 0, 1, 3, 0, 'a', 0.1, 5, 1000);
+INSERT INTO hpo_ticket (id, study_id, number, state, priority, cell, attempt, lost, failed, rejected)
+  VALUES (8, 2, 0, 'queued', 0, 0, 1, 0, 0, 0), (9, 3, 0, 'running', 0, 0, 1, 0, 0, 0);
+INSERT INTO hpo_attempt (id, ticket_id, number, worker_id, runner, device, state, started_at, ended_at)
+  VALUES (10, 8, 1, 'w', 0, 'cpu', 'released', 1000, 1020), (11, 9, 1, 'w', 0, 'cpu', 'running', 1000, NULL)
+"""
+
+
+def test_seconds_that_went_on_while_nobody_worked_are_taken_back(storage_url: str) -> None:
+    """Version 0.1 let them count after Ctrl-C; what runs at the upgrade goes on counting."""
+    of_the_version_before(storage_url, _STUDIES_OF_SECONDS)
+    upgraded = open_database(storage_url)
+    query = sa.select(study.c.seconds_used, study.c.clock_started_at).where(study.c.id > 1)
+    kept = upgraded.read(lambda c: c.execute(query.order_by(study.c.id)).all())
+    upgraded.close()
+    assert [tuple(row) for row in kept] == [(25.0, None), (5.0, 1000.0)]
 
 
 def test_a_migration_keeps_every_row_and_every_index(storage_url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from hpo.runner.session import StudySession
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
-from hpo.studies.trials import read_trial
 from storage.database.engine import Database
 from storage.database.records import StudyRow, TicketState
 from storage.files import checkpoints
+from storage.history.trials import read_trial
 from tests.support.shared import Opener, Party, attempts_of, lose, ticket_row, ticket_states
 
 # What the other worker does while this one's trial runs; the objectives below find it here.
@@ -122,7 +123,7 @@ def test_a_second_code_that_is_allowed_is_marked_on_its_trial(
     assert other.run_one().values == (2.0,)
     marks = []
     for number in (0, 1):
-        record = read_trial(database, study, number)
+        record = database.read(partial(read_trial, row=study, number=number))
         assert record is not None
         marks.append(record.user_attrs.get("code_mismatch"))
     assert marks[1] is None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.studies import attempts, listing
-from hpo.studies.live import LiveStudy
+from hpo.dashboard import lists
+from hpo.dashboard.live import LiveStudy
+from hpo.studies import answers
 from hpo.studies.reading import history
 from storage.database.engine import Database
 from storage.database.records import StudyRow
+from storage.history.attempts import attempts_of
 from tests.support.shared import LEASE, Opener, let_expire, make_study
 
 SPEC = {"directions": ["maximize"], "space": {}}
@@ -17,9 +19,9 @@ NEAR = 2.0  # seconds a test may take
 
 def told(database: Database, study: StudyRow) -> list[float | None]:
     """The first trial's time as each reader tells it: the table, the whole history, the one in memory."""
-    (line, *_) = listing.list_trials(database, study, sort="number").lines
+    page = lists.list_trials(database, study, sort="number")
     return [
-        line.seconds,
+        page.trials[0].seconds_until(page.now),
         history(database, study.name).trials[0].seconds,
         LiveStudy(database, study).refresh().trials[0].seconds,
     ]
@@ -34,8 +36,8 @@ def test_the_wait_between_two_attempts_is_not_time_worked(database: Database, pa
         one.writer.fail("ValueError: no")
         assert told(database, study) == [pytest.approx(5 if pause else 10, abs=NEAR)] * 3
         database.clock.offset += pause
-    listed = attempts.attempts_of(database, study, 0)
-    assert [item["seconds"] for item in listed] == [pytest.approx(5, abs=NEAR)] * 2
+    listed = database.read(lambda c: attempts_of(c, study, 0))
+    assert [answers.attempt(item).seconds for item in listed] == [pytest.approx(5, abs=NEAR)] * 2
     first, second = history(database, study.name).trials[0].spans
     assert first.ended is not None
     assert (second.started - first.ended).total_seconds() == pytest.approx(60, abs=NEAR)
@@ -64,8 +66,8 @@ def test_the_table_counts_what_runs_and_sorts_by_time_worked(database: Database,
             one.writer.fail("ValueError: no")
         database.clock.offset += pause
     database.clock.offset += 5
-    lines = listing.list_trials(database, study, sort="-seconds").lines
-    assert [(line.number, line.seconds, line.state) for line in lines] == [
+    page = lists.list_trials(database, study, sort="-seconds")
+    assert [(trial.number, trial.seconds_until(page.now), trial.state) for trial in page.trials] == [
         (0, pytest.approx(20, abs=NEAR), "complete"),
         (1, pytest.approx(5, abs=NEAR), "running"),
     ]

@@ -9,17 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from sqlalchemy.engine import Connection
 from starlette.testclient import TestClient
 
-from hpo.dashboard import actions, api, openapi, shapes
+from hpo.dashboard import actions, api, openapi
+from hpo.dashboard import live as outlines
 from hpo.dashboard.board import Board
+from hpo.dashboard.live import LiveStudy
 from hpo.report.records import progress, scores
-from hpo.studies import commands, outline, reading
-from hpo.studies.live import LiveStudy
+from hpo.studies import commands, reading
 from storage.database.engine import Database
-from storage.queue import launches
+from storage.queue import launches, studies
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 GETS = {
@@ -56,6 +58,14 @@ def test_every_route_is_documented() -> None:
     assert len(api.routes()) == len(api.ENDPOINTS) + 2
 
 
+def demand_shape(found: Any, shape: str) -> None:
+    """`found` has what the document says of this shape, and nothing else."""
+    components = openapi.document()["components"]
+    for schema in components["schemas"].values():
+        schema["additionalProperties"] = False
+    jsonschema.validate(found, {"$ref": f"#/components/schemas/{shape}", "components": components})
+
+
 @pytest.mark.parametrize(
     "item", [item for item in api.ENDPOINTS if item.method == "GET"], ids=lambda i: i.path
 )
@@ -67,14 +77,14 @@ def test_answers_are_of_the_documented_shape(item: api.Endpoint, viewer: TestCli
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
-    item.shape.model_validate(json.loads(answer.text, parse_constant=refuse))
+    demand_shape(json.loads(answer.text, parse_constant=refuse), item.shape.__name__)
 
 
 def test_errors_are_of_the_documented_shape(owner: TestClient) -> None:
     for path in ("/studies/nix", "/studies/digits/trials/999", "/studies?sort=x", "/nothing"):
         answer = owner.get(api.PREFIX + path)
         assert answer.status_code in (400, 404)
-        shapes.Problem.model_validate(answer.json())
+        demand_shape(answer.json(), "Problem")
 
 
 def test_trials_are_sorted_filtered_and_paged(viewer: TestClient) -> None:
@@ -244,9 +254,9 @@ def test_the_history_in_memory_is_the_one_in_the_database(
 def test_a_study_in_outline_shows_the_same_history(database: Database) -> None:
     """The first picture is drawn from the values alone; it is the one the whole history gives."""
     row = reading.get_study(database, "digits")
-    whole, rough = reading.history(database, "digits"), outline.outline(database, row)
+    whole, rough = reading.history(database, "digits"), outlines.outline(database, row)
     assert progress.optimization_history(rough) == progress.optimization_history(whole)
-    assert scores.value_name(outline.sample(database, row, 9)) == scores.value_name(whole) == "accuracy"
+    assert scores.value_name(outlines.sample(database, row, 9)) == scores.value_name(whole) == "accuracy"
 
 
 def test_the_first_chart_does_not_wait_for_the_whole_history(viewer: TestClient, board: Board) -> None:
@@ -283,3 +293,17 @@ def on_change(database: Database, sqlite_url: str) -> Callable[[], None]:
         party.close()
 
     return work
+
+
+def test_a_former_winners_test_result_is_nobodys(viewer: TestClient, database: Database) -> None:
+    """After a new best trial neither page nor API shows what the one before was measured at."""
+    row = reading.get_study(database, "digits")
+
+    def measured(trial: int) -> Any:
+        note = {"trial": trial, "evaluation": {"split": "test", "metrics": {"accuracy": 0.123456}}}
+        database.write(lambda c: studies.remember(c, row.id, "test_evaluation", note))
+        found = viewer.get("/api/v1/studies/digits").json()["test"]
+        return found, "measured once" in viewer.get("/studies/digits", headers={"Accept": "text/html"}).text
+
+    assert measured(9) == ({"accuracy": 0.123456}, True), "9 is the best"
+    assert measured(0) == (None, False)

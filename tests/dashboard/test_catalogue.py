@@ -18,7 +18,7 @@ from hpo.report.drawing.theme import encode, finish
 from hpo.report.page import render
 from hpo.report.records.training import evaluations
 from hpo.report.sections import SECTIONS, pictures, study_sections, trial_pictures
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 from tests.report.histories import searched, study, trial, two_directions
 
 

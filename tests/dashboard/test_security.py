@@ -396,7 +396,7 @@ def test_no_traceback_or_sql_in_an_answer(
     def broken(*_: object) -> None:
         raise RuntimeError("SELECT secret FROM somewhere")
 
-    monkeypatch.setattr("hpo.dashboard.pages.workers_json", broken)
+    monkeypatch.setattr("hpo.dashboard.pages.every_worker", broken)
     with caplog.at_level(logging.ERROR):
         answer = owner.get("/workers", headers=HTML)
     assert answer.status_code == 500

@@ -130,7 +130,12 @@ def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
     complete = {deed for deed, trial in by_deed.items() if trial["state"] == "complete"}
     assert complete == {"well", "so so"}
     shown = shared_place.show("deeds")
-    assert shown["best"] == {"number": by_deed["well"]["number"], "values": [0.5], "params": {"how": "well"}}
+    assert shown["best"] == {
+        "number": by_deed["well"]["number"],
+        "value": 0.5,
+        "values": [0.5],
+        "params": {"how": "well"},
+    }
     assert shown["trials"] == {
         "complete": 2,
         "pruned": 0,

@@ -26,6 +26,6 @@ def test_a_table_is_taken_over_and_mistakes_exit_2(place: Workplace) -> None:
     assert "row 4: value must be a number, got oops" in refused.err
     place.write("rows.csv", "x,value\n1,1\n2,4\n")
     place.hpo("import", spec.name, "--csv", "rows.csv", "--into", "other").check()
-    assert place.show("other")["best"] == {"number": 0, "values": [1.0], "params": {"x": 1.0}}
+    assert place.show("other")["best"] == {"number": 0, "value": 1.0, "values": [1.0], "params": {"x": 1.0}}
     for wrong in ([], ["--csv", "rows.csv"], [spec.name, "--csv", "rows.csv", "--optuna", "x.db"]):
         place.hpo("import", *wrong).check(2)

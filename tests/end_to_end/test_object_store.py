@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import build_app, make_board
-from hpo.studies.attempts import attempts_of, read_log
 from hpo.studies.evaluation import evaluate
-from hpo.studies.reading import get_study, history
+from hpo.studies.reading import get_study, history, read_log
 from storage.database.engine import Database
 from storage.database.migrate import open_database
+from storage.history.attempts import attempts_of
 from tests.end_to_end.workplace import Workplace
 from tests.support.s3 import S3Server
 from tests.support.waiting import wait_until
@@ -94,9 +94,9 @@ def test_a_killed_worker_s_trial_goes_on_elsewhere_and_the_bucket_holds_all_ther
     second.hpo("worker", "far", "--runners", "1").check()
 
     row = get_study(database, "far")
-    attempts = attempts_of(database, row, 0)
-    assert [(a["state"], a["resumed_from"]) for a in attempts] == [("lost", None), ("complete", 3)]
-    assert "begins after epoch 3" in (read_log(database, row, 0, 2) or "")
+    attempts = database.read(lambda c: attempts_of(c, row, 0))
+    assert [(a.state, a.resumed_from) for a in attempts] == [("lost", None), ("complete", 3)]
+    assert "begins after epoch 3" in (read_log(row, 0, 2) or "")
     with TestClient(
         build_app(make_board(database, Access("t" * 20, "v" * 20), lease=15.0)),
         base_url="http://127.0.0.1:8080",
@@ -129,7 +129,7 @@ def test_a_short_outage_of_the_store_fails_no_trial(
         run.wait(90).check()
     trials = history(database, "far").trials
     assert [(trial.state, trial.attempts) for trial in trials] == [("complete", 1)] * 2
-    assert "is away (try 1)" in (read_log(database, get_study(database, "far"), 0, 1) or "")
+    assert "is away (try 1)" in (read_log(get_study(database, "far"), 0, 1) or "")
 
 
 def test_a_store_that_is_not_there_is_told_before_the_first_trial(place: Workplace) -> None:

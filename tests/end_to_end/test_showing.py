@@ -67,7 +67,7 @@ def test_show_has_what_scripts_rely_on(shown: Workplace) -> None:
         "state": "finished",
         "directions": ["maximize"],
         "trials": {"complete": 2, "pruned": 2, "failed": 2, "diverged": 0, "running": 0, "waiting": 0},
-        "best": {"number": 3, "values": [2.0], "params": {"x": 2.0, "kind": "fine"}},
+        "best": {"number": 3, "value": 2.0, "values": [2.0], "params": {"x": 2.0, "kind": "fine"}},
     }.items() <= found.items()
     assert found["sampler"]["name"] == "grid"
     assert found["pruner"]["name"] == "none"

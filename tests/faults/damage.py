@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.weights import dump_state
 from storage.files.artifacts import ArtifactStore
@@ -70,18 +72,13 @@ def plant(store: ArtifactStore, step: int, content: bytes) -> None:
 @contextmanager
 def full_disk(store: ArtifactStore) -> Iterator[None]:
     """Nothing more can be written."""
-    real = store._files.open
 
-    def no_room(path: str, mode: str = "rb", **more: Any) -> Any:
-        if "w" in mode:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(path, mode, **more)
+    def no_room(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    store._files.open = no_room
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._files, "write", no_room)
         yield
-    finally:
-        store._files.open = real
 
 
 @contextmanager

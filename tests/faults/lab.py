@@ -23,11 +23,11 @@ import yaml
 from hpo.settings import Settings
 from hpo.spec import load_spec
 from hpo.studies import creation
-from hpo.studies.audit import Audit, audit
 from storage.database.engine import Database
 from storage.database.migrate import open_database
 from storage.database.records import StudyRow
 from storage.database.tables import attempt, ticket
+from storage.history.audit import Audit, audit
 from tests.support.command import HpoProcess
 from tests.support.waiting import wait_until
 
@@ -306,7 +306,7 @@ class Lab:
         assert self.row is not None
         row = creation.find(self.open(), self.row.name)
         assert row is not None
-        return audit(self.open(), row)
+        return self.open().read(lambda connection: audit(connection, row))
 
     def states(self) -> Mapping[str, int]:
         """Tickets by state."""

@@ -371,7 +371,7 @@ BAD = {
 
 def bad_objectives(lab: Lab, scale: Scale) -> str:
     """Whatever an objective does, its attempt says so, the worker lives, and it is never the best."""
-    from hpo.studies.reading import best_of, history
+    from hpo.studies.reading import history
 
     kinds = ["good", *BAD, "fine"]
     lab.create(
@@ -388,7 +388,7 @@ def bad_objectives(lab: Lab, scale: Scale) -> str:
     for kind, sentence in BAD.items():
         assert by_kind[kind].state == ("diverged" if kind == "nan" else "failed"), by_kind[kind]
         assert sentence in str(by_kind[kind].error), by_kind[kind].error
-    assert {trial.params["kind"] for trial in best_of(found.trials, found.directions)} <= {"good", "fine"}
+    assert {trial.params["kind"] for trial in found.winners} <= {"good", "fine"}
     return f"{len(BAD)} kinds of failure recorded, worker alive, 2 good trials"
 
 

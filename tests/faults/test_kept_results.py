@@ -39,9 +39,9 @@ def test_a_trial_pruned_before_any_report_has_no_value(store: ArtifactStore) -> 
 
 
 def test_that_a_trial_diverged_is_kept_with_what_said_so(store: ArtifactStore) -> None:
-    keep(store, TRIAL, 1, Finished(TicketState.DIVERGED, None, 1.0, {}, "the loss is nan"))
+    keep(store, TRIAL, 1, Finished(TicketState.DIVERGED, None, 1.0, {}, error="the loss is nan"))
     found = find(store, TRIAL, before_attempt=2, directions=1)
-    assert found == Finished(TicketState.DIVERGED, None, 1.0, {}, "the loss is nan")
+    assert found == Finished(TicketState.DIVERGED, None, 1.0, {}, error="the loss is nan")
 
 
 @pytest.mark.parametrize(

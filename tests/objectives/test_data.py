@@ -357,8 +357,13 @@ def test_a_regression_through_a_loader_equals_one_in_memory() -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", ["standardize", "minmax", "none"])
-def test_images_stay_bytes_and_their_batches_are_scaled_as_ever(kind: str, channels_last: bool) -> None:
-    """A quarter of the memory, and the same bits as scaling everything beforehand."""
+def test_images_stay_bytes_and_their_batches_are_scaled_as_ever(
+    kind: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the memory, and the same bits as scaling everything beforehand, as is done with few."""
+    few = prepared(preparation=kind, model="cnn", channels_last=channels_last)
+    forget()
+    monkeypatch.setattr(placement, "SCALED_ONCE", 0)
     setup = prepared(preparation=kind, model="cnn", channels_last=channels_last)
     train = setup.data.train
     assert isinstance(train, Samples)
@@ -369,7 +374,11 @@ def test_images_stay_bytes_and_their_batches_are_scaled_as_ever(kind: str, chann
     order = setup.batches.order(1)
     assert torch.equal(torch.cat([inputs for inputs, _ in setup.batches.shuffled(1)]), scaled[order])
     assert torch.equal(torch.cat([inputs for inputs, _ in setup.batches.in_order()]), scaled)
+    assert isinstance(few.data.train, Samples)
+    assert torch.equal(few.data.train.stored, scaled)
+    assert torch.equal(torch.cat([inputs for inputs, _ in few.batches.shuffled(1)]), scaled[order])
     assert torch.equal(train.stored, before)
+    forget()
 
 
 def test_tables_are_scaled_once() -> None:

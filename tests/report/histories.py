@@ -17,7 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.search.history import AttemptSpan, Direction, StudyHistory, TrialRecord, TrialStateName
+from storage.history.records import AttemptSpan, Direction, StudyHistory, TrialRecord, TrialStateName
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from hpo.report.page import write_report
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 from tests.report.histories import searched, study, trial, two_directions
 from tests.support.browser import DESK, PHONE, Tab
 

@@ -12,7 +12,7 @@ from hpo.report.drawing.progress import best_figure
 from hpo.report.records import progress
 from hpo.report.records.parameters import Axis
 from hpo.report.sections import comparison_sections, study_sections
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 from tests.report.histories import searched, study, trial, two_directions
 
 NAN, INF = float("nan"), float("inf")

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hpo.report.records import landscape, parameters, summary
-from hpo.search.history import StudyHistory
+from storage.history.records import StudyHistory
 from tests.report.histories import searched, study, trial
 
 

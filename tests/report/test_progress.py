@@ -9,7 +9,7 @@ import pytest
 from hpo.report.drawing import theme
 from hpo.report.drawing.progress import history_figure
 from hpo.report.records import landscape, progress, scores, summary, training
-from hpo.studies import tables
+from hpo.studies import answers, tables
 from storage.database.records import AttemptState
 from tests.report.histories import searched, span, study, trial
 
@@ -173,7 +173,7 @@ def test_a_trials_time_is_time_worked_wherever_it_is_told() -> None:
     assert summary.summarize(history).busy_seconds == 0.75
     assert summary.summarize(history).seconds == 30.25
     assert tables.flat_rows(history)[0]["seconds"] == 0.75
-    assert tables.trial_json(history.trials[0])["seconds"] == 0.75
+    assert answers.trial(history.trials[0]).seconds == 0.75
 
 
 def test_the_time_of_a_trial_that_runs_is_not_known_yet() -> None:

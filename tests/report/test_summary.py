@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpo.report.records import summary, training
-from hpo.search.history import why_no_best
+from storage.history.records import why_no_best
 from tests.report.histories import evaluation, searched, study, trial, two_directions
 
 

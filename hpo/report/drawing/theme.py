@@ -21,7 +21,7 @@ import plotly.utils
 from hpo.report import text
 from hpo.report.records.landscape import window
 from hpo.report.records.parameters import Axis
-from hpo.search.history import Direction
+from storage.history.records import Direction
 
 Theme = Literal["light", "dark"]
 

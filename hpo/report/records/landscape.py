@@ -12,7 +12,7 @@ import numpy as np
 from hpo.report import text
 from hpo.report.records.parameters import Axis, axes, most_important
 from hpo.report.records.scores import Score, best_trial, ranked, scores, shown_note, thin, value_axis
-from hpo.search.history import Direction, StudyHistory
+from storage.history.records import Direction, StudyHistory
 
 MAX_SLICE_POINTS = 800
 MAX_LINES = 250

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from hpo.report import text
 from hpo.report.records.scores import Score, scores, thin
-from hpo.search.history import Direction, StudyHistory, TrialRecord
+from storage.history.records import Direction, StudyHistory, TrialRecord
 
 MIN_TRIALS = 8
 MAX_TRIALS = 2000

@@ -19,7 +19,7 @@ from hpo.report.records.scores import (
     value_axis,
     value_name,
 )
-from hpo.search.history import ENDED, Direction, StudyHistory, TrialRecord, TrialStateName
+from storage.history.records import ENDED, Direction, StudyHistory, TrialRecord, TrialStateName
 
 MAX_STEPS = 500  # improvements of one best-so-far line
 MAX_BARS = 1500

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from hpo.search.history import Direction, StudyHistory, TrialRecord
+from storage.history.records import Direction, StudyHistory, TrialRecord
 
 T = TypeVar("T")
 

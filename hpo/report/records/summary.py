@@ -21,7 +21,7 @@ from hpo.report.records.scores import (
     value_name,
 )
 from hpo.report.records.training import on_test_set
-from hpo.search.history import ENDED, STATES, STEADIER, StudyHistory, TrialRecord, TrialStateName
+from storage.history.records import ENDED, STATES, STEADIER, StudyHistory, TrialRecord, TrialStateName
 
 MAX_ROWS = 1000
 

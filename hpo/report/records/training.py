@@ -19,7 +19,7 @@ from hpo.report.records.scores import (
     value_axis,
     value_name,
 )
-from hpo.search.history import Direction, StudyHistory, TrialRecord, TrialStateName
+from storage.history.records import Direction, StudyHistory, TrialRecord, TrialStateName
 
 MAX_CURVES = 300
 MAX_CURVE_POINTS = 200

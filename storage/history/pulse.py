@@ -9,15 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from hpo.wiring import telling
-from storage.database import optuna_tables
-from storage.database.engine import Database
+from storage.database.optuna_tables import reports, trials
 from storage.database.tables import artifact, study, ticket, worker
-
-_reports = optuna_tables.reports
-_trials = optuna_tables.trials
-
-OVERLAP = 200  # ids looked at again: on PostgreSQL a lower id may be committed after a higher one
+from storage.history.trials import OVERLAP, newest_report
 
 
 @dataclass(frozen=True)
@@ -29,23 +23,15 @@ class Pulse:
     last_report: int = 0  # id
 
 
-def take_pulse(database: Database, before: Pulse | None = None) -> Pulse:
-    """Signatures of every study and of the workers now.
-
-    Raises:
-        DatabaseError
-    """
-    with telling():
-        return database.read(lambda connection: _look(connection, before or Pulse()))
-
-
 def changed(before: Pulse, now: Pulse) -> set[str]:
     """Names of the studies that changed, appeared or went."""
     names = before.studies.keys() | now.studies.keys()
     return {name for name in names if before.studies.get(name) != now.studies.get(name)}
 
 
-def _look(connection: Connection, before: Pulse) -> Pulse:
+def take_pulse(connection: Connection, before: Pulse | None = None) -> Pulse:
+    """Signatures of every study and of the workers now; `before` is the last look."""
+    before = before or Pulse()
     counts: dict[int, list[Any]] = defaultdict(list)
     for row in connection.execute(
         sa.select(
@@ -67,13 +53,13 @@ def _look(connection: Connection, before: Pulse) -> Pulse:
             ).group_by(artifact.c.study_id)
         )
     }
-    last_report = connection.scalar(sa.select(sa.func.max(_reports.c.trial_intermediate_value_id))) or 0
-    reports = _reports_of(connection, before, last_report)
+    last_report = newest_report(connection)
+    reported = _reports_of(connection, before, last_report)
     columns = [c for c in study.c if c.name not in ("spec", "code")]
     studies: dict[str, Any] = {}
     for row in connection.execute(sa.select(*columns)):
         old = before.studies.get(row.name)
-        newest = reports.get(row.optuna_study_id, old[-1] if old else 0)
+        newest = reported.get(row.optuna_study_id, old[-1] if old else 0)
         studies[row.name] = (tuple(row), tuple(counts[row.id]), files.get(row.id), newest)
     beats = tuple(
         tuple(row)
@@ -90,9 +76,9 @@ def _reports_of(connection: Connection, before: Pulse, last: int) -> dict[int, A
         return {}
     since = before.last_report - OVERLAP if before.studies else last - OVERLAP
     found = connection.execute(
-        sa.select(_trials.c.study_id, sa.func.max(_reports.c.trial_intermediate_value_id), sa.func.count())
-        .join(_trials, _trials.c.trial_id == _reports.c.trial_id)
-        .where(_reports.c.trial_intermediate_value_id > since)
-        .group_by(_trials.c.study_id)
+        sa.select(trials.c.study_id, sa.func.max(reports.c.trial_intermediate_value_id), sa.func.count())
+        .join(trials, trials.c.trial_id == reports.c.trial_id)
+        .where(reports.c.trial_intermediate_value_id > since)
+        .group_by(trials.c.study_id)
     )
     return {study_id: (newest, count) for study_id, newest, count in found}

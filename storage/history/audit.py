@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from hpo.wiring import telling
-from storage.database import optuna_tables
-from storage.database.engine import Database
-from storage.database.optuna_tables import TrialState
+from storage.database.optuna_tables import TrialState, trials
 from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, ticket
 from storage.queue import outcomes
 
 _OPEN = (TicketState.QUEUED, TicketState.RUNNING)
-_trials = optuna_tables.trials
 
 
 @dataclass(frozen=True)
@@ -35,6 +29,7 @@ class Check:
 class Audit:
     """What the database says of a study."""
 
+    holds: bool
     study: str
     tickets: int
     results: int  # complete or pruned
@@ -44,31 +39,18 @@ class Audit:
     failed: int  # shown as failed or cancelled, never silently skipped
     rejected_writes: int
     attempts_per_ticket: dict[int, int]  # attempts -> tickets
-    checks: tuple[Check, ...]
-
-    @property
-    def holds(self) -> bool:
-        return all(check.holds for check in self.checks)
+    checks: list[Check]
 
 
-def audit(database: Database, row: StudyRow) -> Audit:
-    """Check one study's tickets, attempts and Optuna's trials against each other.
-
-    Raises:
-        DatabaseError
-    """
-    with telling():
-        return database.read(lambda connection: _audit(connection, row))
-
-
-def _audit(connection: Connection, row: StudyRow) -> Audit:
+def audit(connection: Connection, row: StudyRow) -> Audit:
+    """Check one study's tickets, attempts and Optuna's trials against each other."""
     found = connection.execute(sa.select(ticket).where(ticket.c.study_id == row.id)).all()
     attempts = connection.execute(
         sa.select(attempt).join(ticket, attempt.c.ticket_id == ticket.c.id).where(ticket.c.study_id == row.id)
     ).all()
     optuna_trials = {
         trial.trial_id: trial.state
-        for trial in connection.execute(sa.select(_trials).where(_trials.c.study_id == row.optuna_study_id))
+        for trial in connection.execute(sa.select(trials).where(trials.c.study_id == row.optuna_study_id))
     }
     done = [t for t in found if t.state in (TicketState.COMPLETE, TicketState.PRUNED)]
     delivered = Counter(
@@ -95,7 +77,7 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
     failed = sum(t.state in (TicketState.FAILED, TicketState.CANCELLED) for t in found)
     missing = len(found) - len(done) - diverged - failed if all_done else 0
     budget = row.budget_trials
-    checks = (
+    checks = [
         Check(
             "number of tickets = the budget",
             budget is None or len(found) == budget,
@@ -128,8 +110,9 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
             missing == 0,
             f"{missing} tickets wait; `hpo resume {row.name}` has them tried" if missing else "0 missing",
         ),
-    )
+    ]
     return Audit(
+        holds=all(check.holds for check in checks),
         study=row.name,
         tickets=len(found),
         results=len(done),
@@ -141,10 +124,3 @@ def _audit(connection: Connection, row: StudyRow) -> Audit:
         attempts_per_ticket=dict(sorted(Counter(t.attempt for t in found).items())),
         checks=checks,
     )
-
-
-def audit_json(found: Audit) -> dict[str, Any]:
-    """The audit as plain values."""
-    plain = dataclasses.asdict(found)
-    plain["attempts_per_ticket"] = {str(key): value for key, value in found.attempts_per_ticket.items()}
-    return {"holds": found.holds, **plain}

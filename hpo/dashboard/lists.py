@@ -1,0 +1,142 @@
+"""What the lists of studies and of trials show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from hpo.errors import UserError
+from hpo.studies.answers import seconds_left
+from storage.database.clock import to_datetime
+from storage.database.engine import Database, Transaction
+from storage.database.records import StudyRow, StudyState
+from storage.history import lists
+from storage.history.lists import STUDY_SORTS, TRIAL_SORTS, Progress, progress
+from storage.history.records import STATES, TrialRecord
+from storage.history.trials import Part, read_trials
+
+
+@dataclass(frozen=True)
+class StudyCard:
+    """One study in the list."""
+
+    progress: Progress
+    curve: tuple[tuple[int, float], ...]  # (trial number, best so far) at each improvement
+    seconds_left: float | None  # a guess from the pace so far; None: nothing to guess from
+
+    @property
+    def row(self) -> StudyRow:
+        return self.progress.row
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """One page of studies."""
+
+    cards: tuple[StudyCard, ...]
+    total: int  # that match the filter
+    page: int  # 1-based
+    pages: int
+
+
+@dataclass(frozen=True)
+class TrialPage:
+    """One page of trials."""
+
+    trials: tuple[TrialRecord, ...]
+    total: int  # that match the filter
+    page: int  # 1-based
+    pages: int
+    parameters: tuple[str, ...]
+    now: datetime | None  # by the database's clock, for attempts that run
+
+
+def list_studies(
+    database: Database,
+    *,
+    text: str = "",
+    state: str | None = None,
+    sort: str = "-created",
+    page: int = 1,
+    size: int = 20,
+) -> StudyPage:
+    """Studies whose name contains `text`, in `state`; `sort` is one of `STUDY_SORTS`, "-" before it descends.
+
+    Raises:
+        UserError: an unknown state or order.
+    """
+    if state is not None and state not in list(StudyState):
+        raise UserError(f"state must be one of {', '.join(StudyState)}, got {state[:40]!r}")
+    key = sort.removeprefix("-")
+    if key not in STUDY_SORTS:
+        raise UserError(f"sort must be one of {', '.join(STUDY_SORTS)}, got {key[:40]!r}")
+
+    def read(connection: Transaction) -> tuple[tuple[StudyCard, ...], int]:
+        names, total = lists.page_of_studies(
+            connection,
+            text=text,
+            state=None if state is None else StudyState(state),
+            sort=key,
+            descending=sort.startswith("-"),
+            page=page,
+            size=size,
+        )
+        return tuple(_card(connection, database, name, curve=True) for name in names), total
+
+    cards, total = database.read(read)
+    return StudyPage(cards, total, page, max(1, -(-total // size)))
+
+
+def study_card(database: Database, name: str, *, curve: bool = True) -> StudyCard:
+    """One study of the list; without its `curve` where that is not shown.
+
+    Raises:
+        UnknownStudyError
+    """
+    return database.read(lambda connection: _card(connection, database, name, curve=curve))
+
+
+def list_trials(
+    database: Database,
+    row: StudyRow,
+    *,
+    sort: str = "-number",
+    state: str | None = None,
+    page: int = 1,
+    size: int = 25,
+    with_: Part = Part.LINE,
+) -> TrialPage:
+    """Trials of a study; `sort` is one of `TRIAL_SORTS` or "param:NAME", "-" before it descends.
+
+    Raises:
+        UserError: an unknown order or state.
+    """
+    key = sort.removeprefix("-")
+    if key not in TRIAL_SORTS and not key.startswith("param:"):
+        raise UserError(f"sort must be one of {', '.join(TRIAL_SORTS)} or param:NAME, got {key[:40]!r}")
+    if state is not None and state not in STATES:
+        raise UserError(f"state must be one of {', '.join(STATES)}, got {state[:40]!r}")
+
+    def read(connection: Transaction) -> TrialPage:
+        ids, total = lists.page_of_trials(
+            connection,
+            database.clock,
+            row,
+            state=state,
+            sort=key,
+            descending=sort.startswith("-"),
+            page=page,
+            size=size,
+        )
+        found = read_trials(connection, row, ids, with_=with_)
+        trials = tuple(found[i] for i in ids)
+        names = dict.fromkeys([*row.spec.get("space", {}), *(n for trial in trials for n in trial.params)])
+        now = to_datetime(database.clock.read(connection))
+        return TrialPage(trials, total, page, max(1, -(-total // size)), tuple(names), now)
+
+    return database.read(read)
+
+
+def _card(connection: Transaction, database: Database, name: str, *, curve: bool) -> StudyCard:
+    now = progress(connection, database.clock, name)
+    return StudyCard(now, lists.improvements(connection, now.row) if curve else (), seconds_left(now))

@@ -1,0 +1,140 @@
+"""Histories in memory: read once, a big one first in outline, then brought up to date with what changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hpo.studies.reading import read_evaluation
+from storage.database.engine import Database, Transaction
+from storage.database.records import Counts, StudyRow
+from storage.history.records import StudyHistory, TrialRecord
+from storage.history.trials import (
+    Part,
+    changed_since,
+    first_complete,
+    history_of,
+    ids_of,
+    newest_report,
+    read_metrics,
+    read_trials,
+)
+from storage.queue import studies, tickets
+
+SAMPLED = 12  # complete trials that are read whole, to tell what the objective's value is called
+
+
+class LiveStudy:
+    """One study. `refresh` reads what is new and returns the whole history; safe to call from any thread.
+
+    Records of trials that did not change are the same objects as before. Named metrics are not kept but
+    for a few trials; evaluations are read when the winner changes.
+    """
+
+    def __init__(self, database: Database, row: StudyRow) -> None:
+        self.row = row
+        self.version = 0  # rises with every change
+        self._database = database
+        self._lock = threading.Lock()
+        self._records: dict[int, TrialRecord] = {}  # by Optuna's trial id
+        self._open: set[int] = set()  # trials that have not ended
+        self._sampled: set[int] = set()
+        self._last_report = 0
+        self._history: StudyHistory | None = None
+        self._counts: Counts | None = None
+        self._evaluation: tuple[int, Mapping[str, Any]] | None = None  # of which trial
+
+    @property
+    def known(self) -> StudyHistory | None:
+        """The history as of the last `refresh`; None before the first."""
+        return self._history
+
+    def refresh(self) -> StudyHistory:
+        """The history as it is now.
+
+        Raises:
+            UnknownStudyError: the study was deleted.
+            DatabaseUnreachableError
+        """
+        with self._lock:
+            row, counts, changed = self._database.read(self._read)
+            if self._history is None or changed or row != self.row or self._counts != counts:
+                self.row, self._counts = row, counts
+                self.version += 1
+                self._history = history_of(
+                    row, self._records.values(), counts=counts, winner_evaluation=self._evaluate
+                )
+            return self._history
+
+    def _read(self, connection: Transaction) -> tuple[StudyRow, Counts, bool]:
+        row = studies.get(connection, self.row.name)
+        if row.uid != self.row.uid:  # deleted, and another one has its name now
+            self._records, self._open, self._sampled = {}, set(), set()
+            self._history = self._evaluation = None
+        touched = self._touched(connection, row) if self._records else None
+        if touched is None:
+            self._last_report = newest_report(connection)
+        found = read_trials(connection, row, touched, with_=Part.WHOLE & ~Part.METRICS)
+        for i in self._sampled & found.keys():
+            found[i] = dataclasses.replace(found[i], metrics=self._records[i].metrics)
+        new = {i: record for i, record in found.items() if self._records.get(i) != record}
+        if new:
+            self._records.update(new)
+            self._open -= new.keys()
+            self._open |= {i for i, record in new.items() if not record.ended}
+            self._sample_metrics(connection)
+        return row, tickets.counts(connection, row.id), bool(new)
+
+    def _touched(self, connection: Transaction, row: StudyRow) -> set[int]:
+        """Ids of trials that are new, have not ended, or reported since the last look."""
+        last = newest_report(connection)
+        since = None if last == self._last_report else self._last_report
+        new, reported = changed_since(connection, row, newest=max(self._records), last_report=since)
+        self._last_report = last
+        return (new - self._records.keys()) | (reported & self._records.keys()) | self._open
+
+    def _sample_metrics(self, connection: Transaction) -> None:
+        """Read the named metrics of the first few complete trials, once."""
+        complete = (i for i, record in self._records.items() if record.state == "complete")
+        for i in list(complete)[:SAMPLED]:
+            if i not in self._sampled and len(self._sampled) < SAMPLED:
+                self._sampled.add(i)
+                metrics = read_metrics(connection, [i])[i]
+                self._records[i] = dataclasses.replace(self._records[i], metrics=metrics)
+
+    def _evaluate(self, number: int) -> Mapping[str, Any] | None:
+        if self._evaluation is None or self._evaluation[0] != number:
+            found = read_evaluation(self._database, self.row, number)
+            self._evaluation = None if found is None else (number, found)
+        return None if self._evaluation is None else self._evaluation[1]
+
+
+def outline(database: Database, row: StudyRow) -> StudyHistory:
+    """Numbers, states and values of the trials that ended; a pruned one's last report; a few whole ones.
+
+    The values' names, the history of a search, its best and its Pareto front come out as they do from the
+    whole history, at a tenth of the price.
+    """
+
+    def read(connection: Transaction) -> Collection[TrialRecord]:
+        ended = read_trials(connection, row, with_=Part.OUTLINE, ended=True)
+        return (ended | read_trials(connection, row, first_complete(connection, row, SAMPLED))).values()
+
+    return _history(database, row, database.read(read))
+
+
+def sample(database: Database, row: StudyRow, best: int | None) -> StudyHistory:
+    """The first few complete trials, whole, and the `best`: what tells how the values are called."""
+
+    def read(connection: Transaction) -> Collection[TrialRecord]:
+        numbers = [] if best is None else [best]
+        ids = {*first_complete(connection, row, SAMPLED), *ids_of(connection, row, numbers).values()}
+        return read_trials(connection, row, ids).values()
+
+    return _history(database, row, database.read(read))
+
+
+def _history(database: Database, row: StudyRow, trials: Collection[TrialRecord]) -> StudyHistory:
+    return history_of(row, trials, winner_evaluation=lambda number: read_evaluation(database, row, number))

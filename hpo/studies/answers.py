@@ -1,0 +1,380 @@
+"""What is answered, typed once: `--format json`, the API and its OpenAPI document are made of these.
+
+Plain dataclasses, so that a command that lists something imports no validation; `plain` makes JSON of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from hpo.studies.reading import read_evaluation
+from storage.database.clock import to_datetime
+from storage.database.engine import Database, Transaction
+from storage.database.records import Counts, StudyRow, StudyState
+from storage.history import lists
+from storage.history.attempts import AttemptRow, FileRow, attempts_of, files_of
+from storage.history.lists import Progress
+from storage.history.records import Direction, StudyStateName, TrialRecord, TrialStateName
+from storage.history.trials import Part, history_of, read_trials
+from storage.queue.workers import WorkerRow
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a field says, for the OpenAPI document."""
+
+    description: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Called by pydantic, which is asked for the document alone."""
+        return {**handler(schema), "description": self.description}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A study's budget; what is met first ends the study."""
+
+    trials: int | None
+    seconds: float | None
+    target: float | None
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """Trials by state."""
+
+    complete: int
+    pruned: int
+    failed: Annotated[int, Says("Failed or cancelled.")]
+    diverged: int
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Best:
+    """A best trial in short."""
+
+    number: int
+    value: Annotated[float | None, Says("Of the first direction.")]
+    values: list[float | None]
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a list."""
+
+    name: str
+    state: StudyStateName
+    ended_why: str | None
+    objective: str
+    directions: list[Direction]
+    sampler: Annotated[dict[str, Any], Says("Its name and options.")]
+    pruner: Annotated[dict[str, Any], Says("Its name and options.")]
+    budget: Budget
+    trials: TrialCounts
+    done: Annotated[int, Says("Trials that ended.")]
+    running: int
+    best: Annotated[Best | list[Best] | None, Says("Several directions: the Pareto front.")]
+    best_so_far: Annotated[list[tuple[int, float]], Says("(trial number, value) at each improvement.")]
+    seconds: Annotated[float, Says("Search time, pauses left out.")]
+    seconds_left: Annotated[float | None, Says("A guess from the pace so far.")]
+    created: Annotated[datetime | None, Says("ISO 8601, UTC.")]
+
+
+@dataclass(frozen=True)
+class StudyDetail(Study):
+    """One study."""
+
+    spec: Annotated[dict[str, Any], Says("The study file as validated.")]
+    keep: Any
+    digest: str
+    artifacts: Annotated[str, Says("URL of the artifact store.")]
+    best_params: Annotated[dict[str, Any] | None, Says("null with several directions.")]
+    test: Annotated[dict[str, Any] | None, Says("The winner's metrics on the test set, measured once.")]
+    test_evaluation: Annotated[dict[str, Any] | None, Says("All that was measured there.")]
+    seconds_used: Annotated[float, Says("As `seconds`.")]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a series."""
+
+    step: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial."""
+
+    number: int
+    state: TrialStateName
+    values: Annotated[list[float | None] | None, Says("One a direction; null until complete.")]
+    params: dict[str, Any]
+    attempts: int
+    ticket: int
+    worker: Annotated[str | None, Says("Of the last attempt.")]
+    runner: str | None
+    device: str | None
+    started: datetime | None
+    finished: datetime | None
+    seconds: Annotated[float | None, Says("Time worked, all attempts together.")]
+    last_step: int | None
+    last_report: float | None
+    reports: list[Point]
+    metrics: dict[str, list[Point]]
+    user_attrs: dict[str, Any]
+    error: Annotated[str | None, Says("The last line of what ended the last attempt.")]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a trial."""
+
+    number: int
+    state: str
+    worker: str
+    runner: int
+    device: str
+    resumed_from: Annotated[int | None, Says("Step of the checkpoint it went on from.")]
+    started: datetime | None
+    ended: datetime | None
+    seconds: float | None
+    peak_memory: Annotated[float | None, Says("Bytes.")]
+    error: Annotated[str | None, Says("The whole traceback, or what ended it.")]
+
+
+@dataclass(frozen=True)
+class File:
+    """One file kept with a trial."""
+
+    name: str
+    bytes: int
+    sha256: str
+    path: Annotated[str, Says("Relative to the study's artifact store.")]
+
+
+@dataclass(frozen=True)
+class TrialDetail(Trial):
+    """One trial with all that is kept of it."""
+
+    attempts_list: list[Attempt]
+    artifacts: list[File]
+    evaluation: Annotated[dict[str, Any] | None, Says("Of its best epoch on the validation set.")]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker."""
+
+    id: str
+    name: str
+    host: str
+    pid: int
+    devices: list[str]
+    state: Literal["active", "draining", "left", "lost", "quarantined"]
+    study: str | None
+    trials: list[str]
+    started: datetime | None
+    last_beat: datetime | None
+    silent_for: Annotated[float, Says("Seconds since the last beat.")]
+    reason: str | None
+    versions: dict[str, Any]
+    status: Annotated[dict[str, Any], Says("What each runner is at, and the machine's load.")]
+    good_attempts: int
+    bad_attempts: int
+
+
+def plain(answer: Any) -> Any:
+    """An answer as JSON's types: NaN and infinities are None, times ISO 8601 in UTC."""
+    if isinstance(answer, float):
+        return answer if math.isfinite(answer) else None
+    if isinstance(answer, datetime):
+        return answer.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
+        return {each.name: plain(getattr(answer, each.name)) for each in dataclasses.fields(answer)}
+    if isinstance(answer, Mapping):
+        return {key: plain(item) for key, item in answer.items()}
+    if isinstance(answer, Sequence) and not isinstance(answer, str | bytes):
+        return [plain(item) for item in answer]
+    return answer
+
+
+def study(connection: Transaction, database: Database, name: str) -> Study:
+    """One study as a list shows it.
+
+    Raises:
+        UnknownStudyError
+    """
+    return Study(**_study(connection, lists.progress(connection, database.clock, name)))
+
+
+def study_detail(connection: Transaction, database: Database, name: str) -> StudyDetail:
+    """One study.
+
+    Raises:
+        UnknownStudyError
+    """
+    now = lists.progress(connection, database.clock, name)
+    row, fields = now.row, _study(connection, now)
+    best = fields["best"]
+    tested = None if now.best_number is None else row.test_of(now.best_number)
+    return StudyDetail(
+        **fields,
+        spec=dict(row.spec),
+        keep=row.spec.get("keep"),
+        digest=row.digest,
+        artifacts=row.artifacts,
+        best_params=best.params if isinstance(best, Best) else None,
+        test=None if tested is None else tested.get("metrics"),
+        test_evaluation=None if tested is None else dict(tested),
+        seconds_used=fields["seconds"],
+    )
+
+
+def best(trial: TrialRecord) -> Best:
+    """A best trial in short."""
+    values: list[float | None] = list(trial.values or ())
+    return Best(trial.number, values[0] if values else None, values, dict(trial.params))
+
+
+def trial(record: TrialRecord) -> Trial:
+    """One trial as lists, exports and pages give it."""
+    return Trial(**_trial(record))
+
+
+def trial_detail(database: Database, row: StudyRow, record: TrialRecord) -> TrialDetail:
+    """One trial with its attempts, files and evaluation."""
+
+    def read(connection: Transaction) -> tuple[list[AttemptRow], list[FileRow]]:
+        return attempts_of(connection, row, record.number), files_of(connection, row, record.number)
+
+    attempts, files = database.read(read)
+    evaluation = read_evaluation(database, row, record.number) if files else None
+    return TrialDetail(
+        **_trial(record),
+        attempts_list=[attempt(found) for found in attempts],
+        artifacts=[File(**dataclasses.asdict(file)) for file in files],
+        evaluation=None if evaluation is None else dict(evaluation),
+    )
+
+
+def attempt(row: AttemptRow) -> Attempt:
+    """One attempt at a trial."""
+    worked = None
+    if row.started is not None and row.ended is not None:
+        worked = round(max(0.0, (row.ended - row.started).total_seconds()), 3)
+    return Attempt(**{each.name: getattr(row, each.name) for each in dataclasses.fields(row)}, seconds=worked)
+
+
+def worker(row: WorkerRow) -> Worker:
+    """One worker."""
+    return Worker(
+        id=row.id,
+        name=row.name,
+        host=row.host,
+        pid=row.pid,
+        devices=list(row.devices),
+        state=row.state.value,
+        study=row.study,
+        trials=list(row.trials),
+        started=to_datetime(row.started_at),
+        last_beat=to_datetime(row.beat_at),
+        silent_for=round(max(row.silent_for, 0.0), 1),
+        reason=row.reason,
+        versions=dict(row.versions),
+        status=dict(row.status),
+        good_attempts=row.good_attempts,
+        bad_attempts=row.bad_attempts,
+    )
+
+
+def points(series: Mapping[int, float]) -> list[Point]:
+    """A series by step."""
+    return [Point(step, value) for step, value in series.items()]
+
+
+def seconds_left(now: Progress) -> float | None:
+    """Seconds until the budget is spent at the pace so far; None when it does not run or is new."""
+    if now.row.state is not StudyState.RUNNING:
+        return None
+    guesses = []
+    if now.row.budget_trials is not None and now.counts.ended and now.seconds > 0:
+        open_trials = max(0, now.row.budget_trials - now.counts.ended)
+        guesses.append(now.seconds / now.counts.ended * open_trials)
+    if now.row.budget_seconds is not None:
+        guesses.append(max(0.0, now.row.budget_seconds - now.seconds))
+    return min(guesses, default=None)
+
+
+def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
+    row = now.row
+    winners = [best(record) for record in _winners(connection, now)]
+    return {
+        "name": row.name,
+        "state": row.state.value,
+        "ended_why": row.ended_why,
+        "objective": row.spec["objective"],
+        "directions": list(row.spec["directions"]),
+        "sampler": dict(row.spec["sampler"]),
+        "pruner": dict(row.spec["pruner"]),
+        "budget": Budget(row.budget_trials, row.budget_seconds, row.budget_target),
+        "trials": _counts(now.counts),
+        "done": now.counts.ended,
+        "running": now.counts.running,
+        "best": winners if len(row.spec["directions"]) > 1 else next(iter(winners), None),
+        "best_so_far": list(lists.improvements(connection, row)),
+        "seconds": round(now.seconds, 3),
+        "seconds_left": seconds_left(now),
+        "created": to_datetime(row.created_at),
+    }
+
+
+def _winners(connection: Transaction, now: Progress) -> tuple[TrialRecord, ...]:
+    """The best trial, or with several directions the Pareto front, with parameters."""
+    if len(now.row.spec["directions"]) > 1:
+        found = read_trials(connection, now.row, with_=Part.PARAMS, ended=True)
+        return history_of(now.row, found.values()).winners
+    ids = [] if now.best_id is None else [now.best_id]
+    return tuple(read_trials(connection, now.row, ids, with_=Part.PARAMS).values())
+
+
+def _counts(found: Counts) -> TrialCounts:
+    return TrialCounts(
+        complete=found.complete,
+        pruned=found.pruned,
+        failed=found.failed + found.cancelled,
+        diverged=found.diverged,
+        running=found.running,
+        waiting=found.waiting,
+    )
+
+
+def _trial(record: TrialRecord) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "state": record.state,
+        "values": None if record.values is None else list(record.values),
+        "params": dict(record.params),
+        "attempts": record.attempts,
+        "ticket": record.ticket,
+        "worker": record.worker,
+        "runner": record.runner,
+        "device": record.device,
+        "started": record.started,
+        "finished": record.finished,
+        "seconds": None if record.seconds is None else round(record.seconds, 3),
+        "last_step": record.last_step,
+        "last_report": record.last_report,
+        "reports": points(record.reports),
+        "metrics": {name: points(series) for name, series in record.metrics.items()},
+        "user_attrs": dict(record.user_attrs),
+        "error": record.error,
+    }

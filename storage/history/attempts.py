@@ -1,0 +1,93 @@
+"""Attempts at a trial and the files kept with it, as stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage.database.clock import to_datetime
+from storage.database.records import StudyRow
+from storage.database.tables import artifact, attempt, ticket, worker
+from storage.files import kept_files
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One attempt. Times are timezone-aware UTC from the database's clock."""
+
+    number: int
+    state: str
+    worker: str  # its name
+    runner: int
+    device: str
+    resumed_from: int | None  # step of the checkpoint it went on from
+    started: datetime | None
+    ended: datetime | None
+    peak_memory: float | None  # bytes
+    error: str | None  # the whole traceback, or what ended it
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One file kept with a trial."""
+
+    name: str
+    bytes: int
+    sha256: str
+    path: str  # relative to the study's artifact store
+
+
+def attempts_of(connection: Connection, row: StudyRow, trial: int) -> list[AttemptRow]:
+    """Every attempt at the trial of this number, oldest first."""
+    query = (
+        sa.select(attempt, worker.c.name)
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
+        .outerjoin(worker, attempt.c.worker_id == worker.c.id)
+        .where(ticket.c.study_id == row.id, attempt.c.trial_number == trial)
+        .order_by(attempt.c.number)
+    )
+    return [
+        AttemptRow(
+            number=found.number,
+            state=found.state,
+            worker=found.name or found.worker_id,
+            runner=found.runner,
+            device=found.device,
+            resumed_from=found.resumed_from,
+            started=to_datetime(found.started_at),
+            ended=to_datetime(found.ended_at),
+            peak_memory=found.peak_memory,
+            error=found.error,
+        )
+        for found in connection.execute(query)
+    ]
+
+
+def files_of(connection: Connection, row: StudyRow, trial: int) -> list[FileRow]:
+    """Files kept with the trial of this number, by name."""
+    return [_file(found) for found in connection.execute(_files(row, trial).order_by(artifact.c.name))]
+
+
+def file_of(connection: Connection, row: StudyRow, trial: int, name: str) -> FileRow | None:
+    """The file of that name kept with the trial of this number; None when there is none."""
+    found = connection.execute(_files(row, trial).where(artifact.c.name == name)).first()
+    return None if found is None else _file(found)
+
+
+def _files(row: StudyRow, trial: int) -> sa.Select[Any]:
+    ids = (
+        sa.select(attempt.c.trial_id)
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
+        .where(ticket.c.study_id == row.id, attempt.c.trial_number == trial)
+    )
+    return sa.select(artifact).where(
+        artifact.c.study_id == row.id, artifact.c.trial_id.in_(ids), kept_files.live
+    )
+
+
+def _file(found: Any) -> FileRow:
+    return FileRow(found.name, found.bytes, found.sha256, found.path)

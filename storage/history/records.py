@@ -1,0 +1,165 @@
+"""What a study did so far, as frozen records: what tables, charts, reports and notebooks read.
+
+Which trial is the best, and which stand on the front, is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+TrialStateName = Literal["complete", "pruned", "failed", "diverged", "running", "waiting"]
+StudyStateName = Literal["running", "paused", "stopping", "stopped", "finished"]
+Direction = Literal["minimize", "maximize"]
+
+ENDED: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "diverged")
+STATES: tuple[TrialStateName, ...] = (*ENDED, "running", "waiting")
+STEADIER = (
+    "Lower the high end of the learning rate's range, or make the training steadier: clip gradients, warm up"
+)
+
+
+@dataclass(frozen=True)
+class AttemptSpan:
+    """When one attempt worked, and where. Times are timezone-aware UTC from the database's clock."""
+
+    number: int
+    state: str  # a `storage.database.records.AttemptState`
+    lane: str  # "<worker>/<runner>"
+    started: datetime
+    ended: datetime | None = None  # None while it runs
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial. Times are timezone-aware UTC from the database's clock."""
+
+    number: int
+    state: TrialStateName
+    values: tuple[float, ...] | None  # one a direction; None until complete
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    reports: Mapping[int, float] = field(default_factory=dict)  # step -> reported value
+    metrics: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # name -> step -> value
+    user_attrs: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 1
+    spans: tuple[AttemptSpan, ...] = ()  # of every attempt, oldest first
+    ticket: int = 0  # index of the ticket in its study
+    worker: str | None = None  # "host:pid" style name of the last attempt's worker
+    runner: str | None = None  # "<worker>/<n>" of the last attempt
+    device: str | None = None
+    started: datetime | None = None  # start of the first attempt
+    finished: datetime | None = None
+    error: str | None = None  # last line of the last failed attempt's traceback, or the signal
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ENDED
+
+    @property
+    def last_step(self) -> int | None:
+        """The largest reported step."""
+        return max(self.reports, default=None)
+
+    @property
+    def last_report(self) -> float | None:
+        """The finite value at the largest step that has one; None where there is none."""
+        finite = [step for step, value in self.reports.items() if math.isfinite(value)]
+        return self.reports[max(finite)] if finite else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time worked: what its attempts took together, without the waits between; None while one runs."""
+        return self.seconds_until(None)
+
+    def seconds_until(self, now: datetime | None) -> float | None:
+        """Time worked, an attempt that runs counted until `now`."""
+        ends = [span.ended or now for span in self.spans]
+        if not ends or None in ends:
+            return None
+        return sum(
+            max(0.0, (e - s.started).total_seconds()) for e, s in zip(ends, self.spans, strict=True) if e
+        )
+
+
+@dataclass(frozen=True)
+class StudyHistory:
+    """A study and its trials, in order of their numbers."""
+
+    name: str
+    state: StudyStateName
+    directions: tuple[Direction, ...]
+    spec: Mapping[str, Any]  # the study file as validated, JSON types only
+    trials: tuple[TrialRecord, ...]
+    created: datetime | None = None
+    waiting: int = 0  # tickets nobody has started yet
+    budget_trials: int | None = None  # number of tickets; None when only seconds or target end the study
+    winner_evaluation: Mapping[str, Any] | None = None  # validation set, of the best ("evaluation.json")
+    test_evaluation: Mapping[str, Any] | None = None  # test set, of the best, measured once
+
+    @cached_property
+    def best(self) -> TrialRecord | None:
+        """The best complete trial; None without one, or with several directions."""
+        return best_of(self.trials, self.directions[0]) if len(self.directions) == 1 else None
+
+    @cached_property
+    def winners(self) -> tuple[TrialRecord, ...]:
+        """The best trial, or with several directions the Pareto front; () without a complete trial."""
+        if len(self.directions) > 1:
+            return front_of(self.trials, self.directions)
+        return () if self.best is None else (self.best,)
+
+
+def best_of(trials: Iterable[TrialRecord], direction: Direction, objective: int = 0) -> TrialRecord | None:
+    """The complete trial with the best finite value, the earliest of equals; None without one."""
+    sign = -1.0 if direction == "maximize" else 1.0
+    done = [(sign * t.values[objective], t.number, t) for t in trials if t.values and _counts(t.values)]
+    return min(done, key=lambda item: item[:2])[2] if done else None
+
+
+def front_of(trials: Iterable[TrialRecord], directions: Sequence[Direction]) -> tuple[TrialRecord, ...]:
+    """The complete trials that no other beats in every direction, by number."""
+    done = {trial.number: trial for trial in trials if trial.values and _counts(trial.values)}
+    front = front_of_values({number: trial.values or () for number, trial in done.items()}, directions)
+    return tuple(done[number] for number in sorted(front))
+
+
+def front_of_values(values: Mapping[int, tuple[float, ...]], directions: Sequence[str]) -> set[int]:
+    """Keys of the points that no other point beats: nowhere worse and somewhere better.
+
+    Sorted by the first direction, a point can only be beaten by one before it; so each is compared with
+    the front found so far alone.
+    """
+    signs = [-1.0 if direction == "maximize" else 1.0 for direction in directions]
+    losses = {key: tuple(s * v for s, v in zip(signs, point, strict=True)) for key, point in values.items()}
+    front: list[tuple[float, ...]] = []
+    found = set()
+    for key, mine in sorted(losses.items(), key=lambda item: (item[1], item[0])):
+        if not any(
+            other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in front
+        ):
+            front.append(mine)
+            found.add(key)
+    return found
+
+
+def _counts(values: tuple[float, ...]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+def why_no_best(history: StudyHistory) -> str:
+    """Why a study has no best trial, after its name: "has no completed trial: ..."."""
+    ends = [trial.state for trial in history.trials if trial.state in ENDED]
+    diverged = ends.count("diverged")
+    if not diverged:
+        return "has no completed trial"
+    many = f"all {diverged:,}" if diverged == len(ends) else f"{diverged:,} of {len(ends):,}"
+    return f"has no completed trial: {many} diverged. {STEADIER}"

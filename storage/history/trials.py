@@ -1,0 +1,415 @@
+"""The one reader of trials: one, some, or all of a study, column by column, from Optuna's tables and ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from enum import Flag, auto
+from types import MappingProxyType
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage.database.clock import to_datetime
+from storage.database.optuna_tables import (
+    Distributions,
+    TrialState,
+    external,
+    params,
+    reports,
+    user_attributes,
+    values,
+)
+from storage.database.optuna_tables import trials as optuna_trials
+from storage.database.records import AttemptState, Counts, StudyRow, TicketState
+from storage.database.tables import attempt, metric, ticket, worker
+from storage.history.records import (
+    ENDED,
+    AttemptSpan,
+    Direction,
+    StudyHistory,
+    TrialRecord,
+    TrialStateName,
+)
+from storage.queue import optuna_rows
+
+CHUNK = 500  # ids in one IN (...)
+OVERLAP = 200  # report ids looked at again
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_SHOWN: dict[str, TrialStateName] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+_NAMED = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
+_VALUE_KIND = sa.type_coerce(values.c.value_type, sa.String)  # as text: an Enum for each of 200,000 rows
+_REPORT_KIND = sa.type_coerce(reports.c.intermediate_value_type, sa.String)  # takes longer than the query
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})  # shared: five empty dicts a trial are half the time
+
+Mine = Callable[[Any], Any]  # a column of trial ids -> the condition that picks the trials
+
+
+class Part(Flag):
+    """What is read of a trial beside its number, state and values."""
+
+    PARAMS = auto()
+    REPORTS = auto()
+    LAST_REPORT = auto()  # of pruned trials, the last finite one: what they count with in pictures
+    METRICS = auto()
+    ATTRIBUTES = auto()
+    ATTEMPTS = auto()  # who worked at it, when, and what went wrong
+    WHOLE = PARAMS | REPORTS | METRICS | ATTRIBUTES | ATTEMPTS
+    LINE = PARAMS | REPORTS | ATTEMPTS  # what a line of a table shows
+    OUTLINE = LAST_REPORT  # what the first picture of a big study shows
+
+
+def read_trials(
+    connection: Connection,
+    row: StudyRow,
+    ids: Collection[int] | None = None,
+    *,
+    with_: Part = Part.WHOLE,
+    ended: bool = False,
+) -> dict[int, TrialRecord]:
+    """The trials of these ids (Optuna's), or all of the study, by id in the order they were made.
+
+    Args:
+        connection: of a read transaction, so that the tables are read as of one moment.
+        row: the study.
+        ids: None reads every trial of the study.
+        with_: what is read of each; the rest is empty.
+        ended: leave out trials that have not ended.
+    """
+    if ids is None:
+        every = sa.select(optuna_trials.c.trial_id).where(optuna_trials.c.study_id == row.optuna_study_id)
+        if ended:
+            every = every.where(optuna_trials.c.state.in_(_OVER))
+        return _read(connection, lambda column: column.in_(every), with_)
+    found: dict[int, TrialRecord] = {}
+    for chunk in _chunks(ids):
+        found.update(_read(connection, _among(chunk), with_))
+    return found
+
+
+def ids_of(connection: Connection, row: StudyRow, numbers: Collection[int]) -> dict[int, int]:
+    """Optuna's ids by trial number; those that the study does not have are left out."""
+    return {
+        found.number: found.trial_id
+        for chunk in _chunks(numbers)
+        for found in connection.execute(
+            sa.select(optuna_trials.c.trial_id, optuna_trials.c.number).where(
+                optuna_trials.c.study_id == row.optuna_study_id, optuna_trials.c.number.in_(chunk)
+            )
+        )
+    }
+
+
+def read_trial(connection: Connection, row: StudyRow, number: int) -> TrialRecord | None:
+    """One trial, whole; None when there is none of that number."""
+    ids = ids_of(connection, row, [number]).values()
+    return next(iter(read_trials(connection, row, ids).values()), None)
+
+
+def ranked(optuna_study_id: int, direction: str) -> sa.Select[Any]:
+    """Complete trials with a finite value, the best first, the earliest of equals: id, number, value."""
+    order = values.c.value.desc() if direction == "maximize" else values.c.value.asc()
+    return (
+        sa.select(optuna_trials.c.trial_id, optuna_trials.c.number, values.c.value)
+        .join(values, (values.c.trial_id == optuna_trials.c.trial_id) & (values.c.objective == 0))
+        .where(
+            optuna_trials.c.study_id == optuna_study_id,
+            optuna_trials.c.state == TrialState.COMPLETE,
+            values.c.value_type == "FINITE",
+        )
+        .order_by(order, optuna_trials.c.number)
+    )
+
+
+def count_trials(connection: Connection, row: StudyRow) -> int:
+    """How many trials the study has, in whatever state."""
+    count = sa.select(sa.func.count()).where(optuna_trials.c.study_id == row.optuna_study_id)
+    return int(connection.scalar(count) or 0)
+
+
+def first_complete(connection: Connection, row: StudyRow, count: int) -> list[int]:
+    """Optuna's ids of the first few complete trials."""
+    mine = sa.select(optuna_trials.c.trial_id).where(
+        optuna_trials.c.study_id == row.optuna_study_id, optuna_trials.c.state == TrialState.COMPLETE
+    )
+    return list(connection.scalars(mine.order_by(optuna_trials.c.trial_id).limit(count)))
+
+
+def newest_report(connection: Connection) -> int:
+    """The highest id of a report in the database; 0 without one."""
+    return connection.scalar(sa.select(sa.func.max(reports.c.trial_intermediate_value_id))) or 0
+
+
+def changed_since(
+    connection: Connection, row: StudyRow, *, newest: int, last_report: int | None
+) -> tuple[set[int], set[int]]:
+    """Ids (Optuna's) of trials about as new as `newest` or newer, and of those that reported since.
+
+    On PostgreSQL a lower id may be committed after a higher one, so both look back a little. `last_report`
+    None: nobody reported.
+    """
+    mine = sa.select(optuna_trials.c.trial_id).where(optuna_trials.c.study_id == row.optuna_study_id)
+    new = set(connection.scalars(mine.where(optuna_trials.c.trial_id > newest - CHUNK)))
+    if last_report is None:
+        return new, set()
+    since = reports.c.trial_intermediate_value_id > last_report - OVERLAP
+    return new, set(connection.scalars(sa.select(reports.c.trial_id).where(since).distinct()))
+
+
+def metrics_of(
+    connection: Connection, row: StudyRow, numbers: Collection[int]
+) -> dict[int, dict[str, dict[int, float]]]:
+    """Named metrics of these trials: number -> name -> step -> value."""
+    wanted = ids_of(connection, row, numbers)
+    found = read_metrics(connection, wanted.values())
+    return {number: found[trial_id] for number, trial_id in wanted.items()}
+
+
+def read_metrics(connection: Connection, ids: Collection[int]) -> dict[int, dict[str, dict[int, float]]]:
+    """Named metrics of the trials of these ids (Optuna's): id -> name -> step -> value."""
+    found: dict[int, dict[str, dict[int, float]]] = {trial_id: {} for trial_id in ids}
+    for chunk in _chunks(ids):
+        found.update(_read_metrics(connection, _among(chunk)))
+    return found
+
+
+def history_of(
+    row: StudyRow,
+    trials: Collection[TrialRecord],
+    *,
+    counts: Counts | None = None,
+    winner_evaluation: Callable[[int], Mapping[str, Any] | None] = lambda number: None,
+) -> StudyHistory:
+    """The study with these trials.
+
+    Args:
+        row: the study.
+        trials: in any order.
+        counts: its tickets; None: nobody asks how many wait.
+        winner_evaluation: reads what the best trial, by its number, left of its validation.
+    """
+    history = StudyHistory(
+        name=row.name,
+        state=row.state.value,
+        directions=cast(tuple[Direction, ...], tuple(row.spec["directions"])),
+        spec=row.spec,
+        trials=tuple(sorted(trials, key=lambda trial: trial.number)),
+        created=to_datetime(row.created_at),
+        waiting=0 if counts is None else counts.shown_in(row.state).untried,
+        budget_trials=row.budget_trials,
+    )
+    if history.best is None:
+        return history
+    number = history.best.number
+    return dataclasses.replace(
+        history, winner_evaluation=winner_evaluation(number), test_evaluation=row.test_of(number)
+    )
+
+
+def state_column() -> Any:
+    """A trial's state as people see it, of Optuna's trials outer-joined with our tickets.
+
+    Optuna's RUNNING is ours only while somebody holds the lease, its FAIL may be a setting that diverged.
+    """
+    return sa.case(
+        (optuna_trials.c.state == TrialState.COMPLETE, "complete"),
+        (optuna_trials.c.state == TrialState.PRUNED, "pruned"),
+        (optuna_rows.diverged(), "diverged"),
+        (optuna_trials.c.state == TrialState.FAIL, "failed"),
+        (ticket.c.state == TicketState.RUNNING, "running"),
+        else_="waiting",
+    )
+
+
+def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRecord]:
+    """The trials that `mine` picks."""
+    valued = _read_values(connection, mine)
+    chosen, distributions = _read_params(connection, mine) if Part.PARAMS in with_ else ({}, {})
+    reported = _read_reports(connection, mine) if Part.REPORTS in with_ else {}
+    if Part.LAST_REPORT in with_:
+        reported = _last_reports(connection, mine)
+    named = _read_metrics(connection, mine) if Part.METRICS in with_ else {}
+    noted = _read_attributes(connection, mine) if Part.ATTRIBUTES in with_ else {}
+    tries = _read_attempts(connection, mine) if Part.ATTEMPTS in with_ else {}
+    diverged = _diverged(connection, mine)
+    held = _held(connection, mine)
+    base = sa.select(
+        optuna_trials.c.trial_id, optuna_trials.c.number, sa.type_coerce(optuna_trials.c.state, sa.String)
+    )
+    base = base.where(mine(optuna_trials.c.trial_id)).order_by(optuna_trials.c.trial_id)
+    records = {}
+    for trial_id, number, state in _tuples(connection, base):
+        shown = _SHOWN.get(state) or ("running" if trial_id in held else "waiting")
+        if shown == "failed" and trial_id in diverged:
+            shown = "diverged"
+        records[trial_id] = _with_attempts(
+            TrialRecord(
+                number=number,
+                state=shown,
+                values=valued.get(trial_id) if shown == "complete" else None,
+                params=chosen.get(trial_id, _NOTHING),
+                distributions=distributions.get(trial_id, _NOTHING),
+                reports=reported.get(trial_id, _NOTHING),
+                metrics=named.get(trial_id, _NOTHING),
+                user_attrs=noted.get(trial_id, _NOTHING),
+            ),
+            tries.get(trial_id, []) if Part.ATTEMPTS in with_ else None,
+        )
+    return records
+
+
+def _with_attempts(record: TrialRecord, attempts: list[Any] | None) -> TrialRecord:
+    """The record with who worked at it and when; None: that was not read."""
+    if attempts is None:
+        return record
+    if not attempts:
+        return dataclasses.replace(record, attempts=0, ticket=record.number)
+    first, last = attempts[0], attempts[-1]
+    name = last.worker or last.worker_id
+    return dataclasses.replace(
+        record,
+        attempts=len(attempts),
+        spans=tuple(_span(found) for found in attempts),
+        ticket=last.ticket,
+        worker=name,
+        runner=f"{name}/{last.runner}",
+        device=last.device,
+        started=to_datetime(first.started_at),
+        finished=to_datetime(last.ended_at) if record.state in ENDED else None,
+        error=_last_error(attempts) if record.state != "complete" else None,
+    )
+
+
+def _read_values(connection: Connection, mine: Mine) -> dict[int, tuple[float, ...]]:
+    found: dict[int, tuple[float, ...]] = defaultdict(tuple)
+    query = sa.select(values.c.trial_id, values.c.value, _VALUE_KIND).where(mine(values.c.trial_id))
+    for trial_id, value, kind in _tuples(connection, query.order_by(values.c.trial_id, values.c.objective)):
+        found[trial_id] += (_NAMED.get(kind, value),)
+    return found
+
+
+def _read_params(
+    connection: Connection, mine: Mine
+) -> tuple[dict[int, dict[str, Any]], dict[int, Distributions]]:
+    chosen: dict[int, dict[str, Any]] = defaultdict(dict)
+    stored: dict[int, dict[str, str]] = defaultdict(dict)
+    texts: dict[str, str] = {}  # each once, however many trials have it
+    query = sa.select(
+        params.c.trial_id, params.c.param_name, params.c.param_value, params.c.distribution_json
+    )
+    query = query.where(mine(params.c.trial_id)).order_by(params.c.param_id)
+    for trial_id, name, value, text in _tuples(connection, query):
+        stored[trial_id][name] = texts.setdefault(text, text)
+        chosen[trial_id][name] = external(text)(value)
+    return chosen, {trial_id: Distributions(found) for trial_id, found in stored.items()}
+
+
+def _read_reports(connection: Connection, mine: Mine) -> dict[int, dict[int, float]]:
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    query = sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value, _REPORT_KIND)
+    query = query.where(mine(reports.c.trial_id)).order_by(reports.c.trial_id, reports.c.step)
+    for trial_id, step, value, kind in _tuples(connection, query):
+        found[trial_id][step] = value if value is not None else _NAMED[kind]
+    return found
+
+
+def _last_reports(connection: Connection, mine: Mine) -> dict[int, dict[int, float]]:
+    """Of each pruned trial, the report at the largest step whose value is finite."""
+    newest = (
+        sa.select(reports.c.trial_id, sa.func.max(reports.c.step).label("step"))
+        .join(optuna_trials, optuna_trials.c.trial_id == reports.c.trial_id)
+        .where(
+            mine(reports.c.trial_id),
+            optuna_trials.c.state == TrialState.PRUNED,
+            reports.c.intermediate_value_type == "FINITE",
+        )
+        .group_by(reports.c.trial_id)
+        .subquery()
+    )
+    on = (reports.c.trial_id == newest.c.trial_id) & (reports.c.step == newest.c.step)
+    query = sa.select(newest.c.trial_id, newest.c.step, reports.c.intermediate_value).join(reports, on)
+    return {trial_id: {step: value} for trial_id, step, value in _tuples(connection, query)}
+
+
+def _read_metrics(connection: Connection, mine: Mine) -> dict[int, dict[str, dict[int, float]]]:
+    found: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
+    columns = (metric.c.trial_id, metric.c.name, metric.c.step, metric.c.value)
+    query = sa.select(*columns).where(mine(metric.c.trial_id)).order_by(metric.c.step)
+    for trial_id, name, step, value in connection.execute(query).all():
+        if value is not None:
+            found[trial_id].setdefault(name, {})[step] = value
+    return found
+
+
+def _read_attributes(connection: Connection, mine: Mine) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    table = user_attributes
+    query = sa.select(table.c.trial_id, table.c.key, table.c.value_json).where(mine(table.c.trial_id))
+    for trial_id, key, text in _tuples(connection, query.order_by(table.c.trial_user_attribute_id)):
+        found[trial_id][key] = json.loads(text)
+    return found
+
+
+def _read_attempts(connection: Connection, mine: Mine) -> dict[int, list[Any]]:
+    """Every attempt of each trial, oldest first, with its ticket's number and its worker's name."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    query = (
+        sa.select(attempt, ticket.c.number.label("ticket"), worker.c.name.label("worker"))
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
+        .outerjoin(worker, attempt.c.worker_id == worker.c.id)
+        .where(mine(attempt.c.trial_id))
+        .order_by(attempt.c.number)
+    )
+    for row in connection.execute(query).all():
+        found[row.trial_id].append(row)
+    return found
+
+
+def _held(connection: Connection, mine: Mine) -> set[int]:
+    """Trials whose ticket is leased."""
+    leased = ticket.c.state == TicketState.RUNNING
+    return set(connection.scalars(sa.select(ticket.c.trial_id).where(mine(ticket.c.trial_id), leased)))
+
+
+def _diverged(connection: Connection, mine: Mine) -> set[int]:
+    """Trials whose setting diverged."""
+    found = sa.select(optuna_trials.c.trial_id).where(mine(optuna_trials.c.trial_id), optuna_rows.diverged())
+    return set(connection.scalars(found))
+
+
+def _tuples(connection: Connection, query: sa.Select[Any]) -> list[Any]:
+    """The driver's own tuples, for columns that need no conversion.
+
+    SQLAlchemy's rows of 200,000 reports take longer than the query, and the garbage collector, which need
+    not look into tuples of numbers, visits each of them.
+    """
+    cursor = connection.execute(query).cursor
+    return [] if cursor is None else list(cursor.fetchall())
+
+
+def _span(found: Any) -> AttemptSpan:
+    started = to_datetime(found.started_at)
+    assert started is not None
+    lane = f"{found.worker or found.worker_id}/{found.runner}"
+    return AttemptSpan(found.number, found.state, lane, started, to_datetime(found.ended_at))
+
+
+def _last_error(attempts: list[Any]) -> str | None:
+    """Last line of what ended the last attempt that was not given back."""
+    for found in reversed(attempts):
+        if found.error and found.state != AttemptState.RELEASED:
+            return str(found.error).strip().splitlines()[-1][:500]
+    return None
+
+
+def _among(chunk: list[int]) -> Mine:
+    return lambda column: column.in_(chunk)
+
+
+def _chunks(ids: Collection[int]) -> list[list[int]]:
+    ordered = sorted(ids)
+    return [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
