@@ -81,7 +81,6 @@ class Hub:
         self._wanted = asyncio.Event()
         self._pulse: Pulse | None = None
         self.away: str | None = None  # why the database cannot be reached
-        self.looks = 0
         self.closed = False  # the server is going: streams end by themselves
 
     @contextmanager
@@ -128,7 +127,6 @@ class Hub:
         except Exception:
             log.exception("the database could not be looked at")
             return
-        self.looks += 1
         topics: set[str] = set()
         if self.away is not None:
             self.away = None

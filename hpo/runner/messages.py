@@ -14,7 +14,6 @@ class Boot:
     """Worker to runner, once: who it is and where it works."""
 
     worker_id: str
-    worker_name: str
     runner: int
     device: str  # "cpu" or "cuda:0" as the runner sees it
     shown_device: str  # as people see it, "cuda:1" for the machine's second card
@@ -115,4 +114,3 @@ class Leaving:
 
 
 ToRunner = Run | Drain | Abandon | Quit
-ToWorker = Ready | Started | Reported | Ended | NoTicket | Broken

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,12 +99,3 @@ def _flush() -> None:
             stream.flush()
         except (OSError, ValueError):  # closed by the objective
             continue
-
-
-def traceback_of(error: BaseException) -> str:
-    """The traceback from the objective on: without our own frame that called it."""
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    if isinstance(error, SystemExit):
-        text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
-    return text

@@ -179,7 +179,7 @@ class Worker:
     host: str
     pid: int
     devices: list[str]
-    state: Literal["active", "draining", "left", "lost", "quarantined"]
+    state: Literal["active", "left", "lost", "quarantined"]
     study: str | None
     trials: list[str]
     started: datetime | None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -49,7 +49,6 @@ class Child:
     last_value: float | None = None
     why_killed: str | None = None  # set when the worker itself ends it
     abandoned: float | None = None  # when it was told that its lease is lost; monotonic
-    born: float = field(default_factory=time.monotonic)
 
     @classmethod
     def spawn(cls, index: int, share: Share, boot: Boot, assignment: Assignment) -> Child:

@@ -12,7 +12,6 @@ from hpo.worker.identity import Identity
 from hpo.worker.neighbours import bury_dead, neighbours
 from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError
-from storage.database.records import WorkerState
 from storage.queue import studies, workers
 from storage.queue.workers import Neighbour
 
@@ -51,7 +50,7 @@ def sign_on(
 
 def sign_off(database: Database, me: Identity, *, hurry: bool) -> None:
     """Record that the worker left in good order; `hurry`: a database that is away is not waited for."""
-    verb = partial(workers.set_state, clock=database.clock, worker_id=me.id, state=WorkerState.LEFT)
+    verb = partial(workers.sign_off, clock=database.clock, worker_id=me.id)
     try:
         if hurry:
             database.once(verb, write=True)

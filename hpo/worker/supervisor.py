@@ -102,7 +102,6 @@ class Worker:
         self._draining: str | None = None
         self._outcome: Outcome | None = None
         self._settlements = Settlements(database, self.identity.id)
-        self._keeper: LeaseKeeper | None = None
 
     def run(self) -> Outcome:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
@@ -119,7 +118,6 @@ class Worker:
                 runners=lambda: [child.process.pid for child in list(self._children.values())],
                 wake=signals.wake_fd,
             )
-            self._keeper = keeper
             keeper.start()
             try:
                 while self._children or self._draining is None:
@@ -142,7 +140,6 @@ class Worker:
         share = self._shares[runner]
         boot = Boot(
             worker_id=self.identity.id,
-            worker_name=self.identity.name,
             runner=runner,
             device=share.device,
             shown_device=share.shown,

@@ -95,7 +95,7 @@ def _send_older_workers_away(connection: Connection) -> None:
     """
     connection.execute(
         worker.update()
-        .where(worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]))
+        .where(worker.c.state == WorkerState.ACTIVE)
         .values(
             state=WorkerState.QUARANTINED,
             reason="its version of hpo is older than the database, which was upgraded; upgrade hpo on this "

@@ -54,7 +54,6 @@ class WorkerState(StrEnum):
     """State of a worker."""
 
     ACTIVE = "active"  # beats
-    DRAINING = "draining"  # finishes what it runs, then leaves
     LEFT = "left"  # went in good order
     LOST = "lost"  # stopped beating
     QUARANTINED = "quarantined"  # every attempt of its own failed; it gets no more tickets

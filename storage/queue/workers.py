@@ -114,14 +114,16 @@ def bear_witness(connection: Connection, clock: Clock) -> float:
     return float(connection.execute(beat.returning(witness.c.beat_at)).scalar_one())
 
 
-def set_state(connection: Connection, clock: Clock, worker_id: str, state: WorkerState) -> None:
-    """Draining, or left in good order. A quarantined worker stays so."""
+def sign_off(connection: Connection, clock: Clock, worker_id: str) -> None:
+    """The worker left in good order. A quarantined one stays so."""
     connection.execute(
         worker.update()
         .where(worker.c.id == worker_id)
         .values(
-            state=sa.case((worker.c.state == WorkerState.QUARANTINED, worker.c.state), else_=state.value),
-            ended_at=clock.now() if state is WorkerState.LEFT else None,
+            state=sa.case(
+                (worker.c.state == WorkerState.QUARANTINED, worker.c.state), else_=WorkerState.LEFT.value
+            ),
+            ended_at=clock.now(),
         )
     )
 
@@ -149,7 +151,7 @@ def mark_silent(connection: Connection, clock: Clock, sight: leases.Sight) -> No
     silent = (
         sa.select(worker.c.id)
         .where(
-            worker.c.state.in_([WorkerState.ACTIVE, WorkerState.DRAINING]),
+            worker.c.state == WorkerState.ACTIVE,
             length <= sight.watched,
             sa.or_(too_long, worker.c.beat_at > clock.now() + length),  # since then the clock went back
         )

@@ -75,7 +75,7 @@ def ours(url: str, name: str, trials: int, seed: int) -> list[float]:
         )
 
     database.write(register)
-    boot = Boot(worker, worker, 0, "cpu", "cpu", url, str(ROOT), lease=3600.0)
+    boot = Boot(worker, 0, "cpu", "cpu", url, str(ROOT), lease=3600.0)
     session = StudySession(database, AttemptWriter(database), boot, name)
     stop = StopFlag()
     _ready()

@@ -63,7 +63,7 @@ class Runner:
         folder.mkdir()
         (folder / "mine.py").write_text(OBJECTIVE.format(value=value, pruned=pruned))
         url = one.database.url.render_as_string(hide_password=False)
-        boot = Boot(one.id, one.name, 0, "cpu", "cpu", url, str(folder), lease=30.0, allow_mismatch=allow)
+        boot = Boot(one.id, 0, "cpu", "cpu", url, str(folder), lease=30.0, allow_mismatch=allow)
         self.said: list[Any] = []
         self.session = StudySession(one.database, one.writer, boot, one.study.name)
 

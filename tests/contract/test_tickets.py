@@ -272,7 +272,7 @@ def test_a_silent_worker_is_shown_as_lost_and_comes_back(database: Database, par
 def test_a_worker_that_signed_off_is_not_taken_for_dead(database: Database, party: Opener) -> None:
     """A neighbour may see its process end before it has read that the worker left."""
     one = party(make_study(database, 1))
-    database.write(lambda c: workers.set_state(c, database.clock, one.id, WorkerState.LEFT))
+    database.write(lambda c: workers.sign_off(c, database.clock, one.id))
     database.write(lambda c: workers.bury(c, database.clock, one.id))
     (row,) = database.read(lambda c: workers.all_workers(c, database.clock))
     assert row.state is WorkerState.LEFT

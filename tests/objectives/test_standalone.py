@@ -12,11 +12,10 @@ import optuna
 import pytest
 import torch
 
-from objectives import LocalTrial, Trial
 from objectives.classifier import objective
 from objectives.errors import ConfigError
-from objectives.protocol import Checkpoint
-from objectives.standalone import LocalCheckpoint
+from objectives.protocol import Checkpoint, Trial
+from objectives.standalone import LocalCheckpoint, LocalTrial
 from tests.objectives.helpers import QUICK, classify
 
 
@@ -29,13 +28,6 @@ def test_local_trial_keeps_the_protocol() -> None:
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, objectives; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
-    import objectives
-
-    with pytest.raises(AttributeError, match="nothing_here"):
-        _ = objectives.nothing_here
 
 
 def test_suggestions_come_from_the_config_then_from_the_seed() -> None:
@@ -136,13 +128,6 @@ def test_a_study_that_would_search_for_the_worst_is_refused(
     trial = LocalTrial({**QUICK, **settings}, optuna_trial=study.ask())
     with pytest.raises(ConfigError, match=message):
         objective(trial)
-
-
-def test_every_exported_name_is_there() -> None:
-    import objectives
-
-    assert all(getattr(objectives, name) is not None for name in objectives.__all__)
-    assert set(objectives.__all__) <= set(dir(objectives))
 
 
 def test_the_objective_of_the_documentation_learns() -> None:

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    _diverged()
+    _states()
     _index_tickets()
     _let_seconds_rest()
     _clocks()
@@ -54,15 +54,17 @@ def _let_seconds_rest() -> None:
     )
 
 
-def _diverged() -> None:
-    """`diverged` is a state of tickets and attempts."""
-    states = {
+def _states() -> None:
+    """`diverged` is a state of tickets and attempts; no worker was ever `draining`."""
+    known = {
         "hpo_ticket": "'queued', 'running', 'complete', 'pruned', 'failed', 'diverged', 'cancelled'",
         "hpo_attempt": (
             "'running', 'complete', 'pruned', 'failed', 'diverged', 'lost', 'released', 'cancelled'"
         ),
+        "hpo_worker": "'active', 'left', 'lost', 'quarantined'",
     }
-    for table, allowed in states.items():
+    op.execute("UPDATE hpo_worker SET state = 'active' WHERE state = 'draining'")
+    for table, allowed in known.items():
         name = op.f(f"ck_{table}_state")
         with op.batch_alter_table(table) as batch:
             batch.drop_constraint(name, type_="check")
