@@ -11,9 +11,9 @@ from hpo.errors import HpoError, UserError
 
 
 def write_whole(path: Path, content: str | bytes, what: str) -> Path:
-    """Write beside ``path``, flush to the disk, rename over it; missing directories are made.
+    """Write beside `path`, flush to the disk, rename over it; missing directories are made.
 
-    Raises UserError where ``path`` is a directory, HpoError (with the old file untouched and nothing left
+    Raises UserError where `path` is a directory, HpoError (with the old file untouched and nothing left
     behind) where the system refuses: no space, no permission, a file where a directory should be.
     """
     if path.is_dir():

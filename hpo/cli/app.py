@@ -74,5 +74,3 @@ GpusOption = Annotated[
 ]
 PerGpuOption = Annotated[int, typer.Option("--per-gpu", help="Runners that share one card.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
-
-from hpo.cli import importing, launching, looking, running, sharing, steering  # noqa: E402, F401 -- they add their commands to `app`

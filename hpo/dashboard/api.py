@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +15,7 @@ from starlette.routing import Route
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
 from hpo.dashboard.lists import list_studies, list_trials
+from hpo.dashboard.openapi import Endpoint, document
 from hpo.errors import DatabaseError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode
 from hpo.report.records.summary import comparison
@@ -31,18 +31,6 @@ from storage.history.trials import Part, metrics_of, read_trial
 
 PREFIX = "/api/v1"
 MAX_SIZE = 500  # rows of one page
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One operation: where, what it does, what it takes and gives."""
-
-    path: str  # as Starlette writes it
-    summary: str
-    view: Callable[[Board, Request], Any]
-    shape: type[Any]
-    query: tuple[tuple[str, str, str], ...] = ()  # (name, JSON type, description)
-    method: str = "GET"
 
 
 def routes() -> list[Route]:
@@ -85,9 +73,7 @@ async def _nothing(request: Request) -> Response:
 
 
 async def _openapi(_request: Request) -> Response:
-    from hpo.dashboard.openapi import document
-
-    return Response(json.dumps(document(), indent=2), media_type="application/json")
+    return Response(json.dumps(document(ENDPOINTS, PREFIX), indent=2), media_type="application/json")
 
 
 def _studies(board: Board, request: Request) -> Any:

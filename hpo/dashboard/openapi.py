@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
+from starlette.requests import Request
 
 from hpo.dashboard import actions, shapes
-from hpo.dashboard.api import ENDPOINTS, PREFIX, Endpoint
+from hpo.dashboard.board import Board
 
 _REFERENCE = "#/components/schemas/{model}"
 _ERRORS = {
@@ -21,16 +24,28 @@ _ERRORS = {
 }
 
 
-def document() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Endpoint:
+    """One operation: where, what it does, what it takes and gives."""
+
+    path: str  # as Starlette writes it
+    summary: str
+    view: Callable[[Board, Request], Any]
+    shape: type[Any]
+    query: tuple[tuple[str, str, str], ...] = ()  # (name, JSON type, description)
+    method: str = "GET"
+
+
+def document(endpoints: Sequence[Endpoint], prefix: str) -> dict[str, Any]:
     """The whole document, the same every time."""
-    used = sorted({item.shape for item in ENDPOINTS} | {shapes.Problem}, key=lambda shape: shape.__name__)
+    used = sorted({item.shape for item in endpoints} | {shapes.Problem}, key=lambda shape: shape.__name__)
     inputs: list[tuple[Any, Any, TypeAdapter[Any]]] = [
         (shape, "serialization", TypeAdapter(shape)) for shape in used
     ]
     _, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REFERENCE)
     paths: dict[str, Any] = {}
-    for item in ENDPOINTS:
-        path = PREFIX + re.sub(r":\w+}", "}", item.path)
+    for item in endpoints:
+        path = prefix + re.sub(r":\w+}", "}", item.path)
         paths.setdefault(path, {})[item.method.lower()] = _operation(item)
     return {
         "openapi": "3.1.0",
@@ -125,4 +140,6 @@ _BODY: dict[str, Any] = {
 
 
 if __name__ == "__main__":
-    print(json.dumps(document(), indent=2))
+    from hpo.dashboard import api
+
+    print(json.dumps(document(api.ENDPOINTS, api.PREFIX), indent=2))
