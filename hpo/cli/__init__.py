@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hpo.cli import importing, launching, looking, running, sharing, steering  # noqa: F401 -- they add their commands to `app`
+from hpo.cli import importing, launching, queries, running, sharing, steering  # noqa: F401 -- they add their commands to `app`
 from hpo.cli.app import app
 from hpo.errors import ExitCode, HpoError
 

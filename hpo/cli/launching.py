@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
-from hpo.cli.looking import open_existing
 from hpo.cli.output import print_json, print_rows, say
+from hpo.cli.queries import open_existing
 from hpo.errors import UserError
 
 LEAVING = 10.0  # seconds beyond a worker's own grace period, for its last words to the database

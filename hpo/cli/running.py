@@ -290,7 +290,7 @@ def _wrap_up(
     database: Database, name: str, code: Path, report: Path | None, write: bool, test: bool, outcome: int
 ) -> int:
     """After the search: test the winner once, write the report, say what was found."""
-    from hpo.cli.looking import print_best
+    from hpo.cli.queries import print_best
     from hpo.errors import HpoError
     from hpo.studies.evaluation import evaluate
     from hpo.studies.reading import get_study, history

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from hpo.cli.app import Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
-from hpo.cli.looking import open_existing
 from hpo.cli.output import print_json, print_rows, print_table, say
+from hpo.cli.queries import open_existing
 from hpo.errors import ExitCode, UserError
 
 database_app = typer.Typer(help="The database itself.", no_args_is_help=True)

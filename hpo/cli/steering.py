@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.cli.app import StorageOption, StudyArgument, app
-from hpo.cli.looking import open_existing
 from hpo.cli.output import say
+from hpo.cli.queries import open_existing
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def retry(
 
     A trial that diverged would do so again, so it is queued by its number alone: STUDY/N.
     """
-    from hpo.cli.looking import find_trial
+    from hpo.cli.queries import find_trial
     from hpo.studies import reading, steering
 
     database = open_existing(storage)

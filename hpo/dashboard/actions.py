@@ -20,14 +20,14 @@ MAX_NUMBER = 1_000_000_000  # of a trial; what a database's integer holds
 
 
 @dataclass(frozen=True)
-class Said:
+class ActionResult:
     """What was done, as a sentence; `gone`: the study is no longer there."""
 
     message: str
     gone: bool = False
 
 
-def act(board: Board, study: str, action: str, form: Mapping[str, Any]) -> Said:
+def act(board: Board, study: str, action: str, form: Mapping[str, Any]) -> ActionResult:
     """Do one action of `ACTIONS`.
 
     Raises:
@@ -72,39 +72,39 @@ def _failed(database: Database, row: StudyRow) -> int:
     return database.read(lambda connection: tickets.counts(connection, row.id)).failed
 
 
-def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
-    return Said(f"{row.name} is {steering.pause(database, row)}")
+def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
+    return ActionResult(f"{row.name} is {steering.pause(database, row)}")
 
 
-def _resume(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
-    return Said(f"{row.name} is {steering.resume(database, row)}")
+def _resume(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
+    return ActionResult(f"{row.name} is {steering.resume(database, row)}")
 
 
-def _stop(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
-    return Said(f"{row.name} is {steering.stop(database, row)}; running trials finish first")
+def _stop(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
+    return ActionResult(f"{row.name} is {steering.stop(database, row)}; running trials finish first")
 
 
-def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> Said:
+def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
     ended = steering.cancel(database, row)
-    return Said(f"{row.name} is cancelled; {ended} running trials were ended")
+    return ActionResult(f"{row.name} is cancelled; {ended} running trials were ended")
 
 
-def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
+def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
     trial = _number(form, "trial", int)
     if trial is not None:
         if not 0 <= trial < MAX_NUMBER:
             raise UserError(f"{row.name} has no trial {str(trial)[:40]}")
         steering.retry_trial(database, row, trial)
-        return Said(f"{row.name}/{trial} waits again, as a new trial")
+        return ActionResult(f"{row.name}/{trial} waits again, as a new trial")
     expected = _number(form, "count", int)
     failed = _failed(database, row)
     if expected is not None and expected != failed:
         raise UserError(f"{failed:,} trials of {row.name} have failed by now, not {expected:,}; look again")
     count = steering.retry_failed(database, row)
-    return Said(f"{count} failed trials wait again" if count else f"{row.name} has no failed trials")
+    return ActionResult(f"{count} failed trials wait again" if count else f"{row.name} has no failed trials")
 
 
-def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
+def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
     trials = _number(form, "trials", int) or 0
     if trials < 0 or trials > MAX_MORE:
         raise UserError(f"trials must be between 1 and {MAX_MORE:,}, got {trials}")
@@ -112,15 +112,15 @@ def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
     if seconds is not None and not 0 < seconds < 1e9:
         raise UserError(f"seconds must be above 0, got {seconds:g}")
     after = creation.extend(database, row, trials=trials, seconds=seconds, target=target)
-    return Said(creation.standing(after))
+    return ActionResult(creation.standing(after))
 
 
-def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Said:
+def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
     point = form.get("point", "")
     if not isinstance(point, Mapping):
         point = _read_point(str(point))
     number, when = creation.enqueue(database, row, point)
-    return Said(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
+    return ActionResult(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
 
 
 def _read_point(text: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _number(form: Mapping[str, Any], name: str, kind: Callable[[str], Any]) -> A
         raise UserError(f"{name} must be {what}, got {str(raw)[:40]!r}") from None
 
 
-ACTIONS: dict[str, Callable[[Database, StudyRow, Mapping[str, Any]], Said]] = {
+ACTIONS: dict[str, Callable[[Database, StudyRow, Mapping[str, Any]], ActionResult]] = {
     "pause": _pause,
     "resume": _resume,
     "stop": _stop,

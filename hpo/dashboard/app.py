@@ -24,10 +24,10 @@ from hpo.dashboard import actions, api, pages
 from hpo.dashboard.access import Access, Role
 from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
-from hpo.dashboard.foreign import PREFIXES, OptunaDashboard
 from hpo.dashboard.guard import Guard, path_of, session_of
 from hpo.dashboard.housekeeping import keep_house
-from hpo.dashboard.hub import Brief, Hub
+from hpo.dashboard.hub import Hub, RetryOnce
+from hpo.dashboard.optunas_dashboard import PREFIXES, OptunaDashboard
 from hpo.dashboard.render import Page, environment, render
 from hpo.dashboard.stream import event_stream
 from hpo.dashboard.warmup import prepare, warm_up
@@ -45,7 +45,7 @@ View = Callable[[Board, Request], Page]
 
 def make_board(database: Database, access: Access, *, lease: float = 15.0) -> Board:
     """What the pages share. It makes `database` impatient."""
-    database.patience = Brief()
+    database.patience = RetryOnce()
     return Board(database, access, Hub(database), lease)
 
 

@@ -27,7 +27,7 @@ def study_topic(name: str) -> str:
     return f"study:{name}"
 
 
-class Brief(Patience):
+class RetryOnce(Patience):
     """One more try for a connection that had gone stale, then say so: a person is waiting for the page."""
 
     def __call__(self, url: DatabaseUrl, call: Callable[[], T]) -> T:
