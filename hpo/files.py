@@ -10,6 +10,11 @@ from pathlib import Path
 from hpo.errors import HpoError, UserError
 
 
+def file_name(study: str) -> str:
+    """A study's name as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in study).strip(".") or "study"
+
+
 def write_whole(path: Path, content: str | bytes, what: str) -> Path:
     """Write beside `path`, flush to the disk, rename over it; missing directories are made.
 

@@ -202,13 +202,14 @@ def enqueue(
 ) -> None:
     """Have a point tried next; names left out are left to the sampler. The budget stays exact."""
     from hpo.settings import Settings
+    from hpo.spec.reading import read_point
     from hpo.studies.creation import enqueue as enqueue_point
     from hpo.studies.reading import get_study
     from hpo.wiring import open_storage
 
     database = open_storage(Settings.from_environment(storage), create=False)
     row = get_study(database, study)
-    values = _point(point)
+    values = read_point(point)
     number, when = enqueue_point(database, row, values)
     if format_ is Format.JSON:
         print_json({"study": row.name, "ticket": number, "point": values})
@@ -222,19 +223,6 @@ def schema() -> None:
     from hpo.spec import json_schema
 
     print_json(json_schema())
-
-
-def _point(texts: list[str]) -> dict[str, Any]:
-    """`lr=0.01 optimizer=adam` as a point; values are read as a study file reads them."""
-    from hpo.spec.reading import read_scalar
-
-    point: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"{text!r} is not NAME=VALUE, for example lr=0.01")
-        point[name.strip()] = read_scalar(value.strip())
-    return point
 
 
 def _limits(count: int | None, idle_timeout: str | None, until: str | None) -> Limits:
@@ -309,9 +297,10 @@ def _wrap_up(
         found = history(database, name)
     print_best(found)
     if write:
+        from hpo.files import file_name
         from hpo.report.page import write_report  # plotly and more: seconds that --no-report saves
 
-        path = write_report([found], report or Path(f"report-{_file_name(name)}.html"))
+        path = write_report([found], report or Path(f"report-{file_name(name)}.html"))
         print(f"report: {path}")
     if failed is not None:
         raise failed
@@ -330,7 +319,3 @@ def _forget_untried(database: Database, row: StudyRow) -> None:
     known = database.read(lambda connection: workers.all_workers(connection, database.clock, row.id))
     if found.ended + found.running == 0 and len(known) <= 1:
         steering.delete(database, row)
-
-
-def _file_name(study: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in study).strip(".") or "study"

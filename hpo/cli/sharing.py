@@ -38,6 +38,7 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """Write a report that opens offline; several studies are compared in one."""
+    from hpo.files import file_name
     from hpo.report.markdown import write_markdown
     from hpo.report.page import write_report
     from hpo.report.pictures import write_pngs
@@ -45,7 +46,8 @@ def report(
 
     database = open_existing(storage)
     histories = [reading.history(database, name) for name in dict.fromkeys(studies)]
-    path = output or Path("report-" + "-".join(_slug(history.name) for history in histories)[:100] + ".html")
+    names = "-".join(file_name(history.name) for history in histories)
+    path = output or Path(f"report-{names[:100]}.html")
     if path.suffix.lower() in (".md", ".markdown"):
         print(write_markdown(histories, path))
     else:
@@ -176,7 +178,3 @@ def upgrade(storage: StorageOption = None) -> None:
 
     database = open_storage(Settings.from_environment(storage))
     say(f"{database.shown_url} is up to date")
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "study"

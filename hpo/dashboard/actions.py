@@ -9,7 +9,7 @@ from typing import Any
 
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError, UserError
-from hpo.spec.reading import read_scalar
+from hpo.spec.reading import read_point
 from hpo.studies import creation, steering
 from storage.database.engine import Database
 from storage.database.records import StudyRow
@@ -118,22 +118,9 @@ def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Actio
 def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
     point = form.get("point", "")
     if not isinstance(point, Mapping):
-        point = _read_point(str(point))
+        point = read_point(str(point).replace(",", " ").split())
     number, when = creation.enqueue(database, row, point)
     return ActionResult(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
-
-
-def _read_point(text: str) -> dict[str, Any]:
-    """`lr=0.01 optimizer=adam`, or one a line; values are read as a study file reads them."""
-    point: dict[str, Any] = {}
-    for word in text.replace(",", " ").split():
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise UserError(f"{word[:60]!r} is not NAME=VALUE, for example lr=0.01")
-        point[name] = read_scalar(value)
-    if not point:
-        raise UserError("name at least one parameter, for example lr=0.01")
-    return point
 
 
 def _number(form: Mapping[str, Any], name: str, kind: Callable[[str], Any]) -> Any:

@@ -7,13 +7,13 @@ brackets and expands aliases without limit. Here the events of its parser are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from hpo.errors import SpecError
+from hpo.errors import SpecError, UserError
 from hpo.spec.problems import Path, shown, spec_error
 
 MAX_BYTES = 1_000_000
@@ -223,3 +223,20 @@ class _Open:
         self._holder[self._key] = value
         self._key = _NO_KEY
         return path
+
+
+def read_point(words: Iterable[str]) -> dict[str, Any]:
+    """`lr=0.01 optimizer=adam` as a point; values are read as a study file reads them.
+
+    Raises:
+        UserError: a word of another form, or none.
+    """
+    point: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"{word[:60]!r} is not NAME=VALUE, for example lr=0.01")
+        point[name.strip()] = read_scalar(value.strip())
+    if not point:
+        raise UserError("name at least one parameter, for example lr=0.01")
+    return point
