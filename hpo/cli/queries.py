@@ -90,11 +90,13 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
     """List a study's trials with their parameters, values, attempts and workers."""
     from hpo.studies import answers, reading
     from storage.history.trials import Part, read_trials
+    from storage.queue import tickets
 
     database = open_existing(storage)
     row = reading.get_study(database, study)
     parts = Part.WHOLE if format_ is Format.JSON else Part.LINE
     found = database.read(lambda connection: read_trials(connection, row, with_=parts)).values()
+    waiting = database.read(lambda connection: tickets.counts(connection, row.id)).shown_in(row.state).waiting
     if format_ is Format.JSON:
         print_json(answers.plain([answers.trial(trial) for trial in found]))
         return
@@ -115,7 +117,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
     columns = ["number", "state", "value", "params", "steps", "attempts", "runner", "seconds"]
     if any(row["error"] for row in rows):
         columns.append("error")
-    print_rows(format_, rows, columns, f"{study} has no trials yet; its tickets wait for a worker")
+    print_rows(format_, rows, columns, f"{study} has no trials yet; {waiting} wait for a worker")
 
 
 @app.command()
