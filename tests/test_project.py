@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,14 @@ def test_import_rules_hold() -> None:
     command = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_import_rules_see_every_module() -> None:
+    """A folder without __init__.py would be no part of the graph that they are checked in."""
+    seen = grimp.build_graph("hpo", "objectives", "storage").modules
+    files = (path for package in ("hpo", "objectives", "storage") for path in (ROOT / package).rglob("*.py"))
+    modules = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files)
+    assert {module.removesuffix(".__init__") for module in modules} <= seen
 
 
 def test_the_service_knows_none_of_optunas_private_tables() -> None:

@@ -35,6 +35,7 @@ def open_existing(storage: str | None) -> Database:
 def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """List the studies of a database."""
     from hpo.studies import answers
+    from storage.history.lists import Progress, progress
     from storage.queue.studies import all_studies
 
     database = open_existing(storage)
@@ -42,25 +43,25 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
     def read(connection: Transaction) -> list[answers.Study]:
         return [answers.study(connection, database, row.name) for row in all_studies(connection)]
 
-    found = database.read(read)
+    def look(connection: Transaction) -> list[Progress]:
+        return [progress(connection, database.clock, row.name) for row in all_studies(connection)]
+
     if format_ is Format.JSON:
-        print_json(answers.plain(found))
+        print_json(answers.plain(database.read(read)))
         return
-    rows = []
-    for study in found:
-        single = study.best if isinstance(study.best, answers.Best) else None
-        rows.append(
-            {
-                "name": study.name,
-                "state": study.state,
-                "sampler": study.sampler["name"],
-                "done": study.done,
-                "budget": study.budget.trials,
-                "running": study.running,
-                "best": None if single is None else single.value,
-                "trial": None if single is None else single.number,
-            }
-        )
+    rows = [
+        {
+            "name": now.row.name,
+            "state": now.row.state.value,
+            "sampler": now.row.spec["sampler"]["name"],
+            "done": now.counts.ended,
+            "budget": now.row.budget_trials,
+            "running": now.counts.running,
+            "best": now.best_value,
+            "trial": now.best_number,
+        }
+        for now in database.read(look)
+    ]
     print_rows(
         format_,
         rows,

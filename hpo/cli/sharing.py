@@ -70,7 +70,7 @@ def export(
     kind = output.suffix.lower().removeprefix(".")
     if kind not in list(ExportFormat):
         raise UserError(f"{output}: the file's ending decides its form; use .csv, .json or .parquet")
-    history = reading.history(open_existing(storage), study)
+    history = reading.history(open_existing(storage), study, evaluated=False)
     write(history, output)
     say(f"{len(history.trials)} trials of {study} written to {output}")
 

@@ -22,7 +22,6 @@ from hpo.report.records.summary import comparison
 from hpo.studies import answers
 from hpo.studies.reading import read_evaluation, read_log
 from storage.database.clock import to_datetime
-from storage.database.engine import Transaction
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
 from storage.history.lists import STUDY_SORTS, TRIAL_SORTS
@@ -80,18 +79,14 @@ def _studies(board: Board, request: Request) -> Any:
     query = request.query_params
     found = list_studies(
         board.database,
+        answers.study,
         text=query.get("q", ""),
         state=query.get("state") or None,
         sort=query.get("sort") or "-created",
         page=pages.whole(query, "page", 1),
         size=_size(request, 50),
     )
-    names = [card.row.name for card in found.cards]
-
-    def read(connection: Transaction) -> list[answers.Study]:
-        return [answers.study(connection, board.database, name) for name in names]
-
-    return shapes.Studies(board.database.read(read), found.total, found.page, found.pages)
+    return shapes.Studies(list(found.studies), found.total, found.page, found.pages)
 
 
 def _study(board: Board, request: Request) -> Any:
@@ -111,7 +106,7 @@ def _trials(board: Board, request: Request) -> Any:
         with_=Part.WHOLE,
     )
     return shapes.Trials(
-        [answers.trial(record) for record in found.trials], found.total, found.page, found.pages
+        [answers.trial(record, found.now) for record in found.trials], found.total, found.page, found.pages
     )
 
 

@@ -80,9 +80,11 @@ class Board:
     def warm_recent(self) -> None:
         """Read the newest studies that run into memory before anybody asks."""
         with suppress(HpoError, StorageError):
-            running = list_studies(self.database, state="running", sort="-created", size=WARMED)
-            for card in running.cards:
-                self.warm(card.row.name)
+            running = list_studies(
+                self.database, lambda _connection, _database, name: name, state="running", size=WARMED
+            )
+            for name in running.studies:
+                self.warm(name)
 
     def history(self, name: str) -> tuple[StudyHistory, int]:
         """The history as it is now, and its version in this process. Raises NotFoundError, DatabaseError."""

@@ -21,8 +21,8 @@ from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
 from hpo.report import catalogue
 from hpo.report.chart import Chart, Picture
-from hpo.report.records.scores import best_trial, shown_note
-from hpo.report.records.training import read_evaluation
+from hpo.report.records.scores import shown_note
+from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
 from storage.database.records import StudyRow
 from storage.history.records import StudyHistory, TrialRecord
@@ -130,7 +130,7 @@ def draw_comparison(histories: Sequence[StudyHistory], over: str) -> dict[str, A
 
 def draw_trial(history: StudyHistory, trial: TrialRecord, evaluation: Any) -> list[dict[str, Any]]:
     """Every chart of one trial: its reports, its metrics by unit, and what it was evaluated to."""
-    drawn = trial_pictures(history, trial, read_evaluation(evaluation))
+    drawn = trial_pictures(history, trial, parse_evaluation(evaluation))
     return [{"id": picture.id, **_result(picture)} for picture in drawn]
 
 
@@ -148,7 +148,7 @@ def _of_metric(
     reported = [trial for trial in history.trials if trial.reports]
     stride = max(1, math.ceil(len(reported) / MAX_METRIC_CURVES))
     shown = {trial.number for trial in reported[::stride]}
-    best = best_trial(history)
+    best = history.best
     shown |= {trial.number for trial in reported if trial.state == "running"} | (
         {best.number} if best else set()
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from hpo.errors import UserError
 from hpo.studies.answers import seconds_left
@@ -14,6 +16,8 @@ from storage.history import lists
 from storage.history.lists import STUDY_SORTS, TRIAL_SORTS, Progress, progress
 from storage.history.records import STATES, TrialRecord
 from storage.history.trials import Part, read_trials
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,10 @@ class StudyCard:
 
 
 @dataclass(frozen=True)
-class StudyPage:
+class StudyPage(Generic[T]):
     """One page of studies."""
 
-    cards: tuple[StudyCard, ...]
+    studies: tuple[T, ...]
     total: int  # that match the filter
     page: int  # 1-based
     pages: int
@@ -53,14 +57,17 @@ class TrialPage:
 
 def list_studies(
     database: Database,
+    of: Callable[[Transaction, Database, str], T],
     *,
     text: str = "",
     state: str | None = None,
     sort: str = "-created",
     page: int = 1,
     size: int = 20,
-) -> StudyPage:
-    """Studies whose name contains `text`, in `state`; `sort` is one of `STUDY_SORTS`, "-" before it descends.
+) -> StudyPage[T]:
+    """What `of` tells of the studies whose name contains `text`, in `state`.
+
+    `sort` is one of `STUDY_SORTS`, "-" before it descends.
 
     Raises:
         UserError: an unknown state or order.
@@ -71,7 +78,7 @@ def list_studies(
     if key not in STUDY_SORTS:
         raise UserError(f"sort must be one of {', '.join(STUDY_SORTS)}, got {key[:40]!r}")
 
-    def read(connection: Transaction) -> tuple[tuple[StudyCard, ...], int]:
+    def read(connection: Transaction) -> tuple[tuple[T, ...], int]:
         names, total = lists.page_of_studies(
             connection,
             text=text,
@@ -81,10 +88,10 @@ def list_studies(
             page=page,
             size=size,
         )
-        return tuple(_card(connection, database, name, curve=True) for name in names), total
+        return tuple(of(connection, database, name) for name in names), total
 
-    cards, total = database.read(read)
-    return StudyPage(cards, total, page, max(1, -(-total // size)))
+    studies, total = database.read(read)
+    return StudyPage(studies, total, page, max(1, -(-total // size)))
 
 
 def study_card(database: Database, name: str, *, curve: bool = True) -> StudyCard:
@@ -93,7 +100,7 @@ def study_card(database: Database, name: str, *, curve: bool = True) -> StudyCar
     Raises:
         UnknownStudyError
     """
-    return database.read(lambda connection: _card(connection, database, name, curve=curve))
+    return database.read(lambda connection: card_of(connection, database, name, curve=curve))
 
 
 def list_trials(
@@ -137,6 +144,7 @@ def list_trials(
     return database.read(read)
 
 
-def _card(connection: Transaction, database: Database, name: str, *, curve: bool) -> StudyCard:
+def card_of(connection: Transaction, database: Database, name: str, *, curve: bool = True) -> StudyCard:
+    """As `study_card`, in a transaction."""
     now = progress(connection, database.clock, name)
     return StudyCard(now, lists.improvements(connection, now.row) if curve else (), seconds_left(now))

@@ -8,19 +8,19 @@ from typing import Any
 from hpo.dashboard import actions, charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
-from hpo.dashboard.lists import StudyCard, TrialPage, list_studies, list_trials, study_card
+from hpo.dashboard.lists import StudyCard, TrialPage, card_of, list_studies, list_trials, study_card
 from hpo.dashboard.live import sample
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
 from hpo.report.records.scores import value_name
 from hpo.report.records.summary import comparison
-from hpo.report.records.training import headline, read_evaluation
+from hpo.report.records.training import headline, parse_evaluation
 from hpo.report.sections import comparable
 from hpo.studies import answers, commands, reading
 from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
 from storage.history.records import STATES, StudyHistory, TrialRecord
-from storage.history.trials import read_trial
+from storage.history.trials import Part, read_trial, read_trials
 from storage.queue.launches import LaunchRow, all_launches
 from storage.queue.workers import all_workers
 
@@ -36,6 +36,7 @@ def studies(board: Board, query: Query) -> Page:
     state, sort = query.get("state") or None, query.get("sort") or "-created"
     found = list_studies(
         board.database,
+        card_of,
         text=query.get("q", ""),
         state=state,
         sort=sort,
@@ -64,7 +65,7 @@ def study(board: Board, query: Query, name: str) -> Page:
     context = {
         "row": row,
         "card": card,
-        "test": headline(read_evaluation(tested, "test"), names[0]),
+        "test": headline(parse_evaluation(tested, "test"), names[0]),
         "tested": now.best_number,
         "table": table,
         "sort": sort,
@@ -96,7 +97,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
     attempts = board.database.read(lambda connection: attempts_of(connection, row, number))
     wanted = whole(query, "attempt", attempts[-1].number if attempts else 1)
     log = reading.read_log(row, number, wanted)
-    evaluation = read_evaluation(reading.read_evaluation(board.database, row, number))
+    evaluation = parse_evaluation(reading.read_evaluation(board.database, row, number))
     best = _best(board, study_card(board.database, name, curve=False))
     context = {
         "row": row,
@@ -162,11 +163,11 @@ def launched(board: Board) -> list[LaunchRow]:
 
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     """Several studies in one picture each, and a table of their best."""
-    known = list_studies(board.database, sort="-created", size=200)
+    known = list_studies(board.database, lambda _connection, _database, name: name, size=200)
     histories = compared(board, names)
     context = {
         "names": [history.name for history in histories],
-        "known": [card.row.name for card in known.cards],
+        "known": list(known.studies),
         "rows": comparison(tuple(histories)),
         "comparable": comparable(histories),
         "slots": charts.comparison_slots(),
@@ -228,10 +229,11 @@ def artifact(board: Board, name: str, number: int, file: str) -> bytes:
 
 def _best(board: Board, card: StudyCard) -> TrialRecord | None:
     """The best trial; None without one or with several directions."""
-    number = card.progress.best_number
-    if number is None:
+    best = card.progress.best_id
+    if best is None:
         return None
-    return board.database.read(lambda connection: read_trial(connection, card.row, number))
+    found = board.database.read(lambda c: read_trials(c, card.row, [best], with_=Part.PARAMS))
+    return found.get(best)
 
 
 def _value_names(board: Board, card: StudyCard) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -92,11 +92,6 @@ def query(current: Mapping[str, Any], **changes: Any) -> str:
     merged = {**current, **changes}
     kept = {key: value for key, value in merged.items() if value not in (None, "")}
     return "?" + urlencode(kept)
-
-
-def studies_query(names: Sequence[str]) -> str:
-    """`?study=A&study=B`."""
-    return "?" + urlencode([("study", name) for name in names])
 
 
 def sparkline(curve: tuple[tuple[int, float], ...], end: int) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from hpo.report import catalogue
 from hpo.report.chart import Picture
-from hpo.report.records.scores import best_trial
 from hpo.report.records.training import Evaluation, metrics_by_unit
 from storage.history.records import StudyHistory, TrialRecord
 
@@ -39,7 +38,7 @@ SECTIONS = (
 
 def study_sections(history: StudyHistory) -> tuple[Section, ...]:
     """Every section that has something to show for one study."""
-    best = best_trial(history) if len(history.directions) == 1 else None
+    best = history.best
     titles = {"winner": f"The best trial ({best.number})"} if best else {}
     return tuple(
         Section(section.id, titles.get(section.id, section.title), section.intro, drawn)

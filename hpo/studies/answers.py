@@ -82,6 +82,7 @@ class Study:
     done: Annotated[int, Says("Trials that ended.")]
     running: int
     best: Annotated[Best | list[Best] | None, Says("Several directions: the Pareto front.")]
+    trial: Annotated[int | None, Says("Number of the best trial; null with several directions.")]
     best_so_far: Annotated[list[tuple[int, float]], Says("(trial number, value) at each improvement.")]
     seconds: Annotated[float, Says("Search time, pauses left out.")]
     seconds_left: Annotated[float | None, Says("A guess from the pace so far.")]
@@ -245,9 +246,9 @@ def best(trial: TrialRecord) -> Best:
     return Best(trial.number, values[0] if values else None, values, dict(trial.params))
 
 
-def trial(record: TrialRecord) -> Trial:
-    """One trial as lists, exports and pages give it."""
-    return Trial(**_trial(record))
+def trial(record: TrialRecord, now: datetime | None = None) -> Trial:
+    """One trial as lists, exports and pages give it; an attempt that runs counts until `now`."""
+    return Trial(**_trial(record, now))
 
 
 def trial_detail(database: Database, row: StudyRow, record: TrialRecord) -> TrialDetail:
@@ -330,6 +331,7 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
         "done": now.counts.ended,
         "running": now.counts.running,
         "best": winners if len(row.spec["directions"]) > 1 else next(iter(winners), None),
+        "trial": now.best_number,
         "best_so_far": list(lists.improvements(connection, row)),
         "seconds": round(now.seconds, 3),
         "seconds_left": seconds_left(now),
@@ -340,9 +342,11 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
 def _winners(connection: Transaction, now: Progress) -> tuple[TrialRecord, ...]:
     """The best trial, or with several directions the Pareto front, with parameters."""
     if len(now.row.spec["directions"]) > 1:
-        found = read_trials(connection, now.row, with_=Part.PARAMS, ended=True)
-        return history_of(now.row, found.values()).winners
-    ids = [] if now.best_id is None else [now.best_id]
+        ended = read_trials(connection, now.row, with_=Part(0), ended=True)
+        front = {winner.number for winner in history_of(now.row, ended.values()).winners}
+        ids = [trial_id for trial_id, record in ended.items() if record.number in front]
+    else:
+        ids = [] if now.best_id is None else [now.best_id]
     return tuple(read_trials(connection, now.row, ids, with_=Part.PARAMS).values())
 
 
@@ -357,7 +361,8 @@ def _counts(found: Counts) -> TrialCounts:
     )
 
 
-def _trial(record: TrialRecord) -> dict[str, Any]:
+def _trial(record: TrialRecord, now: datetime | None = None) -> dict[str, Any]:
+    seconds = record.seconds_until(now)
     return {
         "number": record.number,
         "state": record.state,
@@ -370,7 +375,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "device": record.device,
         "started": record.started,
         "finished": record.finished,
-        "seconds": None if record.seconds is None else round(record.seconds, 3),
+        "seconds": None if seconds is None else round(seconds, 3),
         "last_step": record.last_step,
         "last_report": record.last_report,
         "reports": points(record.reports),

@@ -56,7 +56,7 @@ def evaluate(
         HpoError: no trial is complete, the winner's weights are not there, or `evaluate` raised.
     """
     spec = StudySpec.model_validate(row.spec)
-    history = reading.history(database, row.name)
+    history = reading.history(database, row.name, evaluated=False)
     if len(spec.directions) > 1:
         raise UserError("a study with several directions has no single winner to evaluate")
     winner = history.best

@@ -68,7 +68,7 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
 
     Raises:
         ArtifactsAwayError: the artifact store is away.
-        BadArtifactUrlError: it cannot be used from here.
+        UserError: it cannot be used from here.
     """
     found = database.read(lambda connection: file_of(connection, row, number, name))
     if found is None:
@@ -87,5 +87,5 @@ def read_log(row: StudyRow, trial: int, attempt: int) -> str | None:
     key = f"{checkpoints.trial_key(row.uid, row.name, trial)}/{attempt}/log.txt"
     try:
         return open_artifacts(row.artifacts).get(key).decode(errors="replace")
-    except ArtifactError:
+    except (ArtifactError, UserError):  # it is away, needs a driver that is not here, or has none
         return None

@@ -45,7 +45,7 @@ def warm_start(database: Database, spec: StudySpec, other: str, top: int) -> War
         raise UserError(f"{spec.study} is a grid, which visits every cell anyway: leave --from out")
     if top < 0:
         raise UserError(f"--top must be 0 or more, got {top}")
-    history = reading.history(database, other)
+    history = reading.history(database, other, evaluated=False)
     theirs = StudySpec.model_validate(history.spec)
     points, notes = _best_points(spec, history, top)
     prior, said = _prior(spec, theirs, history)

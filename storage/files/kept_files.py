@@ -156,12 +156,16 @@ def _front(
 ) -> set[int]:
     """Those of `among` that no complete trial beats."""
     rows = connection.execute(
-        sa.select(values.c.trial_id, values.c.value)
+        sa.select(values.c.trial_id, values.c.value, values.c.value_type)
         .join(trials, trials.c.trial_id == values.c.trial_id)
         .where(trials.c.study_id == optuna_study_id, trials.c.state == TrialState.COMPLETE)
         .order_by(values.c.trial_id, values.c.objective)
     )
     points: dict[int, tuple[float, ...]] = {}
+    infinite = set()
     for row in rows:
         points[row.trial_id] = (*points.get(row.trial_id, ()), row.value)
-    return among & front_of_values(points, directions)
+        if row.value_type != "FINITE":
+            infinite.add(row.trial_id)
+    finite = {trial: point for trial, point in points.items() if trial not in infinite}
+    return among & front_of_values(finite, directions)

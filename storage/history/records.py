@@ -121,13 +121,17 @@ class StudyHistory:
 def best_of(trials: Iterable[TrialRecord], direction: Direction, objective: int = 0) -> TrialRecord | None:
     """The complete trial with the best finite value, the earliest of equals; None without one."""
     sign = -1.0 if direction == "maximize" else 1.0
-    done = [(sign * t.values[objective], t.number, t) for t in trials if t.values and _counts(t.values)]
+    done = [
+        (sign * trial.values[objective], trial.number, trial)
+        for trial in trials
+        if trial.state == "complete" and trial.values and math.isfinite(trial.values[objective])
+    ]
     return min(done, key=lambda item: item[:2])[2] if done else None
 
 
 def front_of(trials: Iterable[TrialRecord], directions: Sequence[Direction]) -> tuple[TrialRecord, ...]:
     """The complete trials that no other beats in every direction, by number."""
-    done = {trial.number: trial for trial in trials if trial.values and _counts(trial.values)}
+    done = {t.number: t for t in trials if t.state == "complete" and t.values and _counts(t.values)}
     front = front_of_values({number: trial.values or () for number, trial in done.items()}, directions)
     return tuple(done[number] for number in sorted(front))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -307,3 +308,9 @@ def test_a_former_winners_test_result_is_nobodys(viewer: TestClient, database: D
 
     assert measured(9) == ({"accuracy": 0.123456}, True), "9 is the best"
     assert measured(0) == (None, False)
+
+
+def test_a_store_whose_driver_is_not_here_costs_the_log_alone(database: Database) -> None:
+    row = dataclasses.replace(reading.get_study(database, "digits"), artifacts="gs://bucket/hpo")
+    assert reading.read_log(row, 0, 1) is None
+    assert reading.read_evaluation(database, row, 9) is None

@@ -18,7 +18,7 @@ NAN, INF = math.nan, math.inf
 
 def test_of_tied_trials_the_lowest_number_is_best() -> None:
     history = study(trial(0, 0.5), trial(1, 0.9), trial(2, 0.9))
-    best = scores.best_trial(history)
+    best = history.best
     assert best is not None
     assert best.number == 1
 
@@ -26,7 +26,7 @@ def test_of_tied_trials_the_lowest_number_is_best() -> None:
 @pytest.mark.parametrize(("direction", "number"), [("maximize", 2), ("minimize", 0)])
 def test_best_follows_the_direction(direction: str, number: int) -> None:
     history = study(trial(0, -1.0), trial(1, 0.0), trial(2, 3.0), directions=(direction,))  # type: ignore[arg-type]
-    best = scores.best_trial(history)
+    best = history.best
     assert best is not None
     assert best.number == number
 
@@ -35,7 +35,7 @@ def test_best_follows_the_direction(direction: str, number: int) -> None:
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_a_value_that_is_not_finite_is_never_best(value: float, direction: str) -> None:
     history = study(trial(0, value), trial(1, 0.1), directions=(direction,))  # type: ignore[arg-type]
-    best = scores.best_trial(history)
+    best = history.best
     assert best is not None
     assert best.number == 1
 

@@ -90,7 +90,7 @@ def test_comparison_has_a_row_per_study() -> None:
 
 
 def test_evaluation_reads_the_whole_format() -> None:
-    found = training.read_evaluation(evaluation())
+    found = training.parse_evaluation(evaluation())
     assert found is not None
     assert found.split == "validation"
     assert found.confusion is not None
@@ -100,7 +100,7 @@ def test_evaluation_reads_the_whole_format() -> None:
 
 
 def test_evaluation_of_a_regression_has_residuals() -> None:
-    found = training.read_evaluation(
+    found = training.parse_evaluation(
         {"split": "test", "predicted": [1.0, 2.0], "actual": [1.5, 2.5], "residual_std": 0.1}
     )
     assert found is not None
@@ -109,7 +109,7 @@ def test_evaluation_of_a_regression_has_residuals() -> None:
 
 
 def test_what_an_objective_got_wrong_in_its_evaluation_is_left_out() -> None:
-    found = training.read_evaluation(
+    found = training.parse_evaluation(
         {
             "metrics": {"accuracy": "high", "loss": float("nan"), "f1": 0.5},
             "confusion_matrix": [[1, 2], [3]],
@@ -125,7 +125,7 @@ def test_a_large_confusion_matrix_keeps_the_classes_with_most_errors() -> None:
     size = 100
     matrix = [[10 if row == column else 0 for column in range(size)] for row in range(size)]
     matrix[70][71] = 9
-    found = training.read_evaluation({"confusion_matrix": matrix})
+    found = training.parse_evaluation({"confusion_matrix": matrix})
     assert found is not None
     assert found.confusion is not None
     assert len(found.confusion.classes) == 40

@@ -11,8 +11,8 @@ import numpy as np
 
 from hpo.report import text
 from hpo.report.records.parameters import Axis, axes, most_important
-from hpo.report.records.scores import Score, best_trial, ranked, scores, shown_note, thin, value_axis
-from storage.history.records import Direction, StudyHistory
+from hpo.report.records.scores import Score, ranked, scores, shown_note, thin, value_axis
+from storage.history.records import Direction, StudyHistory, best_of
 
 MAX_SLICE_POINTS = 800
 MAX_LINES = 250
@@ -83,7 +83,7 @@ class Contour:
 def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
     """One slice per varied parameter, most important first; pruned trials with their last report, marked."""
     found = scores(history, objective)
-    winner = best_trial(history, objective)
+    winner = best_of(history.trials, history.directions[objective], objective)
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
     made = []
     for name in most_important(history, objective)[:MAX_SLICES]:

@@ -10,7 +10,6 @@ from hpo.report.records.scores import (
     Over,
     final_value,
     is_better,
-    last_report,
     origin,
     scores,
     shown_note,
@@ -19,7 +18,14 @@ from hpo.report.records.scores import (
     value_axis,
     value_name,
 )
-from storage.history.records import ENDED, Direction, StudyHistory, TrialRecord, TrialStateName
+from storage.history.records import (
+    ENDED,
+    Direction,
+    StudyHistory,
+    TrialRecord,
+    TrialStateName,
+    front_of_values,
+)
 
 MAX_STEPS = 500  # improvements of one best-so-far line
 MAX_BARS = 1500
@@ -167,7 +173,7 @@ def optimization_history(history: StudyHistory, objective: int = 0) -> History:
         if trial.state == "complete":
             points.append(HistoryPoint(trial.number, final_value(trial, objective), "complete"))
         elif trial.state == "pruned" and len(history.directions) == 1:
-            points.append(HistoryPoint(trial.number, last_report(trial), "pruned"))
+            points.append(HistoryPoint(trial.number, trial.last_report, "pruned"))
         elif trial.state in ("failed", "diverged"):
             points.append(HistoryPoint(trial.number, None, trial.state))
     best = best_so_far(history, "trials", objective)
@@ -198,21 +204,20 @@ def pareto(history: StudyHistory) -> Pareto | None:
     """
     if len(history.directions) < 2:
         return None
-    signs = [-1.0 if direction == "maximize" else 1.0 for direction in history.directions]
+    count = len(history.directions)
     found: list[tuple[int, tuple[float, ...]]] = []
     for trial in history.trials:
-        values = [final_value(trial, index) for index in range(len(signs))]
+        values = [final_value(trial, index) for index in range(count)]
         finite = tuple(value for value in values if value is not None)
-        if len(finite) == len(signs):
+        if len(finite) == count:
             found.append((trial.number, finite))
     if not found:
         return None
-    costs = {n: tuple(s * v for s, v in zip(signs, values, strict=True)) for n, values in found}
-    members = _front(costs)
+    members = front_of_values(dict(found), history.directions)
     points = [ParetoPoint(number, values, number in members) for number, values in found]
     front = thin([p for p in points if p.on_front], MAX_FRONT)
     rest = thin([p for p in points if not p.on_front], MAX_POINTS)
-    indices = range(len(signs))
+    indices = range(count)
     return Pareto(
         tuple(sorted((*front, *rest), key=lambda p: p.number)),
         tuple(value_name(history, i) for i in indices),
@@ -220,23 +225,6 @@ def pareto(history: StudyHistory) -> Pareto | None:
         history.directions,
         shown_note(len(front) + len(rest), len(points)),
     )
-
-
-def _front(costs: dict[int, tuple[float, ...]]) -> set[int]:
-    """Numbers of the points nothing dominates, all directions minimised.
-
-    In lexicographic order a point can only be dominated by one before it, so each is compared with the front
-    found so far.
-    """
-    front: dict[int, tuple[float, ...]] = {}
-    for number, cost in sorted(costs.items(), key=lambda item: (item[1], item[0])):
-        dominated = any(
-            other != cost and all(o <= c for o, c in zip(other, cost, strict=True))
-            for other in front.values()
-        )
-        if not dominated:
-            front[number] = cost
-    return set(front)
 
 
 def timeline(history: StudyHistory) -> Timeline | None:

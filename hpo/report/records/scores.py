@@ -42,12 +42,6 @@ def final_value(trial: TrialRecord, objective: int = 0) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def last_report(trial: TrialRecord) -> float | None:
-    """The finite value at the largest reported step; None where there is none."""
-    finite = [step for step, value in trial.reports.items() if math.isfinite(value)]
-    return float(trial.reports[max(finite)]) if finite else None
-
-
 def scores(history: StudyHistory, objective: int = 0, *, pruned: bool = True) -> tuple[Score, ...]:
     """Every trial with a finite value, in order of numbers; pruned ones with their last report."""
     found = []
@@ -56,7 +50,7 @@ def scores(history: StudyHistory, objective: int = 0, *, pruned: bool = True) ->
         if value is not None:
             found.append(Score(trial, value))
         elif pruned and trial.state == "pruned" and len(history.directions) == 1:
-            reported = last_report(trial)
+            reported = trial.last_report
             if reported is not None:
                 found.append(Score(trial, reported, pruned=True))
     return tuple(found)
@@ -67,15 +61,6 @@ def is_better(value: float, than: float | None, direction: Direction) -> bool:
     if than is None:
         return True
     return value > than if direction == "maximize" else value < than
-
-
-def best_trial(history: StudyHistory, objective: int = 0) -> TrialRecord | None:
-    """The complete trial with the best finite value, the lowest number of equals; None without one."""
-    best: Score | None = None
-    for score in scores(history, objective, pruned=False):
-        if is_better(score.value, best.value if best else None, history.directions[objective]):
-            best = score
-    return best.trial if best else None
 
 
 def ranked(found: Iterable[Score], direction: Direction) -> list[Score]:
@@ -112,7 +97,7 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
 
 def _evaluated_name(history: StudyHistory) -> str | None:
     """The first metric of the best trial's validation that equals its value; None where none does."""
-    best, evaluation = best_trial(history), history.winner_evaluation
+    best, evaluation = history.best, history.winner_evaluation
     metrics = evaluation.get("metrics") if isinstance(evaluation, Mapping) else None
     value = final_value(best) if best else None
     if value is None or not isinstance(metrics, Mapping):

@@ -11,9 +11,7 @@ from hpo.report import text
 from hpo.report.records.parameters import axes
 from hpo.report.records.progress import best_so_far, pareto
 from hpo.report.records.scores import (
-    best_trial,
     final_value,
-    last_report,
     origin,
     ranked,
     scores,
@@ -21,7 +19,15 @@ from hpo.report.records.scores import (
     value_name,
 )
 from hpo.report.records.training import on_test_set
-from storage.history.records import ENDED, STATES, STEADIER, StudyHistory, TrialRecord, TrialStateName
+from storage.history.records import (
+    ENDED,
+    STATES,
+    STEADIER,
+    StudyHistory,
+    TrialRecord,
+    TrialStateName,
+    best_of,
+)
 
 MAX_ROWS = 1000
 
@@ -91,8 +97,7 @@ def summarize(history: StudyHistory) -> Summary:
     counts = Counter(trial.state for trial in history.trials)
     counts["waiting"] += history.waiting
     front = pareto(history)
-    single = len(history.directions) == 1
-    best = best_trial(history) if single else None
+    best = history.best
     partial = Summary(
         name=history.name,
         state=history.state,
@@ -125,7 +130,7 @@ def part_name(history: StudyHistory, part: str) -> str:
 def trial_table(history: StudyHistory) -> TrialTable:
     """One row per trial, by number; the best `MAX_ROWS` where there are more."""
     names = tuple(axis.name for axis in axes(history))
-    winner = best_trial(history) if len(history.directions) == 1 else None
+    winner = history.best
     found = pareto(history)
     front = {point.number for point in found.front} if found else set()
     trials = list(history.trials)
@@ -142,7 +147,7 @@ def trial_table(history: StudyHistory) -> TrialTable:
             trial.number,
             trial.state,
             tuple(final_value(trial, index) for index in range(len(history.directions))),
-            last_report(trial),
+            trial.last_report,
             len(trial.reports),
             trial.seconds,
             trial.attempts,
@@ -162,7 +167,7 @@ def comparison(histories: tuple[StudyHistory, ...]) -> tuple[ComparisonRow, ...]
 
 
 def _comparison_row(history: StudyHistory) -> ComparisonRow:
-    best = best_trial(history)
+    best = best_of(history.trials, history.directions[0])
     after = {over: best_so_far(history, over) for over in ("epochs", "seconds")}
     facts = summarize(history)
     epochs, seconds = after["epochs"], after["seconds"]

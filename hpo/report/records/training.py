@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
 from hpo.report.records.scores import (
-    best_trial,
     shown_note,
     step_name,
     thin,
@@ -71,7 +70,7 @@ def learning_curves(history: StudyHistory) -> LearningCurves | None:
 
     At most `MAX_CURVES` trials (the best and the running ones always) with `MAX_CURVE_POINTS` steps each.
     """
-    winner = best_trial(history) if len(history.directions) == 1 else None
+    winner = history.best
     curves = []
     for trial in history.trials:
         steps, values = _finite(trial.reports)
@@ -100,7 +99,7 @@ def metric_curves(trial: TrialRecord) -> tuple[MetricCurve, ...]:
 
 def best_metrics(history: StudyHistory) -> tuple[Metrics, ...]:
     """Every metric of the best trial, each apart; none with several directions."""
-    best = best_trial(history) if len(history.directions) == 1 else None
+    best = history.best
     found = metric_curves(best) if best else ()
     return tuple(Metrics(curve.name, step_name(history), (curve,)) for curve in found)
 
@@ -169,12 +168,12 @@ class Evaluation:
 
 def evaluations(history: StudyHistory) -> tuple[Evaluation | None, Evaluation | None]:
     """What the best trial was evaluated to on the validation and on the test set."""
-    return read_evaluation(history.winner_evaluation), read_evaluation(history.test_evaluation, "test")
+    return parse_evaluation(history.winner_evaluation), parse_evaluation(history.test_evaluation, "test")
 
 
 def on_test_set(history: StudyHistory) -> tuple[str, float] | None:
     """The best trial's metric on the test set, and its name: the objective's, or the first."""
-    return headline(read_evaluation(history.test_evaluation, "test"), value_name(history))
+    return headline(parse_evaluation(history.test_evaluation, "test"), value_name(history))
 
 
 def headline(evaluation: Evaluation | None, name: str) -> tuple[str, float] | None:
@@ -185,7 +184,7 @@ def headline(evaluation: Evaluation | None, name: str) -> tuple[str, float] | No
     return chosen, evaluation.metrics[chosen]
 
 
-def read_evaluation(
+def parse_evaluation(
     raw: Mapping[str, Any] | None, default_split: Literal["validation", "test"] = "validation"
 ) -> Evaluation | None:
     """The evaluation's readable parts; None where there is nothing."""

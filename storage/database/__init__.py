@@ -1,0 +1,1 @@
+"""Opened: engine, clock, tables (ours and Optuna's), migrations, records, errors."""

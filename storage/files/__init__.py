@@ -1,0 +1,1 @@
+"""What lies beside the database: artifacts, checkpoints, kept files and how long they stay."""

@@ -1,0 +1,1 @@
+"""What changes: studies, tickets, leases, attempts, outcomes, workers. One transaction a verb."""
