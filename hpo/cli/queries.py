@@ -34,19 +34,20 @@ def open_existing(storage: str | None) -> Database:
 @app.command("ls")
 def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """List the studies of a database."""
-    from hpo.studies import answers
     from storage.history.lists import Progress, progress
     from storage.queue.studies import all_studies
 
     database = open_existing(storage)
 
-    def read(connection: Transaction) -> list[answers.Study]:
-        return [answers.study(connection, database, row.name) for row in all_studies(connection)]
-
     def look(connection: Transaction) -> list[Progress]:
         return [progress(connection, database.clock, row.name) for row in all_studies(connection)]
 
     if format_ is Format.JSON:
+        from hpo.studies import answers
+
+        def read(connection: Transaction) -> list[answers.Study]:
+            return [answers.study(connection, database, row.name) for row in all_studies(connection)]
+
         print_json(answers.plain(database.read(read)))
         return
     rows = [

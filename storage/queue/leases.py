@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session
 
 from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError
 from storage.database.records import Lease, TicketState
 from storage.database.tables import is_running, study, ticket, worker
 from storage.queue import locks, outcomes
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session  # takes as long to import as a short command's queries
 
 
 @dataclass(frozen=True)
