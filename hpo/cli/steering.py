@@ -69,10 +69,15 @@ def retry(
     if "/" in target:
         row, record = find_trial(database, target)
         steering.retry_trial(database, row, record.number)
-        say(f"{target} waits again")
+        say(f"{target} waits again{steering.unless_going(database, row)}")
         return
-    count = steering.retry_failed(database, reading.get_study(database, target))
-    say(f"{count} failed trials of {target} wait again" if count else f"{target} has no failed trials")
+    row = reading.get_study(database, target)
+    count = steering.retry_failed(database, row)
+    say(
+        f"{count} failed trials of {target} wait again{steering.unless_going(database, row)}"
+        if count
+        else f"{target} has no failed trials"
+    )
 
 
 @app.command()

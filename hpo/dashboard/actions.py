@@ -95,13 +95,19 @@ def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Action
         if not 0 <= trial < MAX_NUMBER:
             raise UserError(f"{row.name} has no trial {str(trial)[:40]}")
         steering.retry_trial(database, row, trial)
-        return ActionResult(f"{row.name}/{trial} waits again, as a new trial")
+        return ActionResult(
+            f"{row.name}/{trial} waits again, as a new trial{steering.unless_going(database, row)}"
+        )
     expected = _number(form, "count", int)
     failed = _failed(database, row)
     if expected is not None and expected != failed:
         raise UserError(f"{failed:,} trials of {row.name} have failed by now, not {expected:,}; look again")
     count = steering.retry_failed(database, row)
-    return ActionResult(f"{count} failed trials wait again" if count else f"{row.name} has no failed trials")
+    return ActionResult(
+        f"{count} failed trials wait again{steering.unless_going(database, row)}"
+        if count
+        else f"{row.name} has no failed trials"
+    )
 
 
 def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:

@@ -417,12 +417,3 @@ def _started() -> Any:
     import datetime
 
     return datetime.datetime.fromtimestamp(time.time())
-
-
-def _last_report(running: RunningTrial) -> tuple[float, ...] | None:
-    """A pruned trial's value is its last report, as in Optuna; None when there is none or it is NaN."""
-    reports = running._cached_frozen_trial.intermediate_values
-    if not reports:
-        return None
-    last = reports[max(reports)]
-    return None if last != last else (last,)

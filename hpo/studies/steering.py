@@ -65,7 +65,16 @@ def retry_failed(database: Database, row: StudyRow) -> int:
 
     Diverged ones stay as they are: their settings would diverge again.
     """
-    return database.write_once(lambda connection: studies.retry_failed(connection, row.id))
+    return database.write_once(lambda connection: studies.retry_failed(connection, database.clock, row.id))
+
+
+def unless_going(database: Database, row: StudyRow) -> str:
+    """What to add to "waits again" where the study does not run: why, and what lets it go on."""
+    now = database.read(lambda connection: studies.get(connection, row.name))
+    if now.state is StudyState.RUNNING:
+        return ""
+    why = f" ({now.ended_why})" if now.ended_why else ""
+    return f". {row.name} is {now.state}{why}; {how_to_go_on(now)}"
 
 
 def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
@@ -74,7 +83,9 @@ def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
     Raises:
         UserError: it has neither failed nor diverged, or waits again already.
     """
-    count = database.write_once(lambda connection: studies.retry_failed(connection, row.id, trial))
+    count = database.write_once(
+        lambda connection: studies.retry_failed(connection, database.clock, row.id, trial)
+    )
     if not count:
         raise UserError(
             f"{row.name}/{trial} cannot be retried: it has neither failed nor diverged, or another trial "

@@ -91,6 +91,8 @@ class LeaseKeeper(threading.Thread):
             bury_dead(self._database, others)
         except StorageError as error:
             log.warning("dead workers of this host keep their trials for now: %s", error)
+        except Exception:  # or the thread would end, and every lease with it
+            log.exception("dead workers of this host keep their trials for now")
         self._witness.reap()
 
     def _look_for_who_blocks(self) -> None:

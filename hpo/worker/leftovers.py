@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ MARK = "HPO_RUNNER"  # in the environment of a runner, and so of what it starts:
 # Where `hpo` is imported from. Our processes find it here and never in the working directory (-P), where a
 # user's own hpo.py or storage.py may lie.
 _ROOT = Path(__file__).resolve().parents[2]
-_TRIES, _PAUSE = 100, 0.02  # seconds; what is being ended may still start something
+_LONGEST, _PAUSE = 2.0, 0.02  # seconds; what is being ended may still start something
 
 
 def importing_hpo() -> dict[str, str]:
@@ -39,26 +40,33 @@ def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:
         mark: a worker's id and a slash for all its runners, or all of one runner's mark.
         sessions: pid and start ticks of runners; each leads a session, for those that lost their environment.
     """
+    until = time.monotonic() + _LONGEST
+    left = partial(_left, f"{MARK}={mark}".encode(), dict(sessions))
+    found = left(psutil.pids())
     ended: set[int] = set()
-    for _ in range(_TRIES):
-        found = [process.pid for process in _left(f"{MARK}={mark}".encode(), dict(sessions))]
-        if not found:
-            break
+    while found:
         ended.update(found)
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        if time.monotonic() >= until:
+            break
         time.sleep(_PAUSE)
+        # A look at every process is dear where there are thousands: only when these are gone, and at the end.
+        waiting = time.monotonic() < until
+        found = (left(found) if waiting else []) or left(psutil.pids())
     return len(ended)
 
 
-def _left(mark: bytes, sessions: dict[int, float]) -> Iterator[Running]:
-    for pid in psutil.pids():
+def _left(mark: bytes, sessions: dict[int, float], among: Iterable[int]) -> list[int]:
+    found = []
+    for pid in among:
         process = look_up(pid)
         if process is None or pid == os.getpid():
             continue
         if _is_of(process, sessions) or _has(pid, mark):
-            yield process
+            found.append(pid)
+    return found
 
 
 def _is_of(process: Running, sessions: dict[int, float]) -> bool:

@@ -45,7 +45,11 @@ def sign_on(
         )
         return neighbours(connection)
 
-    bury_dead(database, database.write(write))
+    others = database.write(write)
+    try:
+        bury_dead(database, others)
+    except StorageError as error:  # the worker is registered, and its heartbeats bury them
+        log.warning("dead workers of this host keep their trials for now: %s", error)
 
 
 def sign_off(database: Database, me: Identity, *, hurry: bool) -> None:

@@ -40,13 +40,17 @@ class Settlements:
             verb = partial(outcomes.lose, clock=clock, lease=lease, why=why)
         self._add(partial(end_if_live, lease=lease, verb=verb))
 
-    def died_unannounced(self, runner: int, why: str) -> None:
-        """A runner died between its claim and its word of it: its lease is found by worker and runner."""
+    def died_unannounced(self, runner: int, why: str, *, gave_up: bool) -> None:
+        """A runner died between its claim and its word of it: its lease is found by worker and runner.
+
+        `gave_up`: it could not use the database, which counts against nothing.
+        """
         clock = self._database.clock
+        end = outcomes.release if gave_up else outcomes.lose
 
         def free(connection: Transaction) -> None:
             for lease in workers.leases_of_runner(connection, self._worker_id, runner):
-                end_if_live(connection, lease, partial(outcomes.lose, clock=clock, lease=lease, why=why))
+                end_if_live(connection, lease, partial(end, clock=clock, lease=lease, why=why))
 
         self._add(free)
 

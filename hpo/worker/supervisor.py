@@ -45,6 +45,7 @@ from storage.database.records import WorkerState
 log = logging.getLogger(__name__)
 
 _BOOT_TRIES = 3  # runners in a row that die before they start a trial
+_GAVE_UP = "its runner could not use the database"
 
 
 @dataclass(frozen=True)
@@ -228,14 +229,16 @@ class Worker:
         current = child.current
         child.close()
         del self._children[child.index]
-        if current is not None and child.process.returncode == GAVE_UP:
-            self._settlements.given_back(current, "its runner could not use the database")
+        gave_up = child.process.returncode == GAVE_UP
+        if current is not None and gave_up:
+            self._settlements.given_back(current, _GAVE_UP)
         elif current is not None:
             why, blame = child.how_it_died()
             self._settlements.died(current, why, blame=blame)
             self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
         elif child.asked:
-            self._settlements.died_unannounced(child.index, child.how_it_died()[0])
+            why = _GAVE_UP if gave_up else child.how_it_died()[0]
+            self._settlements.died_unannounced(child.index, why, gave_up=gave_up)
         if current is None and child.never_worked:
             self._boot_failures[child.assignment.uid] += 1
             if self._boot_failures[child.assignment.uid] >= _BOOT_TRIES:

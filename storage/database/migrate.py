@@ -48,7 +48,7 @@ def open_database(url_text: str, *, create: bool = True, clock: Clock | None = N
         if revision != HEAD:
             _demand_creation(database, revision, create=create)
             with _lock(url):
-                upgrade(url)
+                database.patience(url, lambda: upgrade(url))
                 _check_optunas(database, create=True)
     except BaseException:
         database.close()
@@ -82,6 +82,10 @@ def upgrade(url: URL) -> None:
         config.attributes["connection"] = connection
         logging.getLogger("alembic").setLevel(logging.WARNING)
         if _version(connection, VERSION_TABLE) not in (None, HEAD):
+            if url.get_backend_name() == "postgresql":
+                # Before any row: who is at work holds tickets, which we need, and waits for its worker's row.
+                tables = "hpo_study, hpo_ticket, hpo_attempt, hpo_worker"
+                connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             _send_older_workers_away(connection)
         command.upgrade(config, "head")
         connection.commit()

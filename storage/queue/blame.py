@@ -8,6 +8,7 @@ worker after the other begins badly and nobody brings a result, the study is at 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -96,7 +97,7 @@ def failed(connection: Connection, row: sa.Row[Any], error: str) -> bool:
         here = begins and bad_start(connection, one.id, row.study_id) > 0
         at_fault = begins and not one.good_attempts and bad_start(connection, one.id) >= 2
     if here or at_fault or quarantined:
-        _give_back_failures_of(connection, one.id, row.study_id, everywhere=at_fault)
+        _give_back_failures_of(connection, [one.id], row.study_id, everywhere=at_fault)
     connection.execute(
         worker.update().where(worker.c.id == one.id).values(bad_attempts=worker.c.bad_attempts + 1)
     )
@@ -113,8 +114,8 @@ def succeeded(connection: Connection, row: sa.Row[Any]) -> None:
     and they are more than the attempts that went well on it.
     """
     at_fault = _at_fault(connection, row) if row.failed else {}
-    for worker_id in at_fault:
-        _give_back_failures_of(connection, worker_id, row.study_id, everywhere=True)
+    if at_fault:
+        _give_back_failures_of(connection, at_fault, row.study_id, everywhere=True)
     locks.hold_workers(connection, [row.worker_id, *at_fault])
     connection.execute(
         worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
@@ -173,15 +174,16 @@ def _quarantine(connection: Connection, worker_id: str, reason: str) -> None:
 
 
 def _give_back_failures_of(
-    connection: Connection, worker_id: str, study_id: int, *, everywhere: bool
+    connection: Connection, worker_ids: Iterable[str], study_id: int, *, everywhere: bool
 ) -> None:
-    """Tickets that failed on this worker, and on none in good standing, are queued again with a new trial.
+    """Tickets that failed on these workers, and on none in good standing, are queued again with a new trial.
 
     Those of this study, whose row is held; `everywhere`: of others too. A finished study keeps its
     failures: nobody works at it any more, and `hpo retry` lets it go on. So does one that is busy just now.
     """
+    at_fault = sorted(worker_ids)
     here = sa.select(attempt.c.ticket_id).where(
-        attempt.c.worker_id == worker_id, attempt.c.state == AttemptState.FAILED
+        attempt.c.worker_id.in_(at_fault), attempt.c.state == AttemptState.FAILED
     )
     elsewhere = (
         sa.select(attempt.c.ticket_id)
@@ -189,7 +191,7 @@ def _give_back_failures_of(
         .where(
             attempt.c.state == AttemptState.FAILED,
             worker.c.state != WorkerState.QUARANTINED,
-            worker.c.id != worker_id,
+            worker.c.id.not_in(at_fault),
         )
     )
     studies = [study_id]

@@ -29,6 +29,7 @@ TARGET_REACHED = "target reached"
 SECONDS_SPENT = "budget of seconds spent"
 BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT)
 BY_HAND = "stopped by hand"
+FOR_GOOD = (*BY_BUDGET, BY_HAND)  # no later result lets a study that is stopping so go on
 FAILING = "nothing but failures"  # ... on so many workers
 
 

@@ -133,7 +133,7 @@ def set_state(connection: Connection, clock: Clock, study_id: int, wanted: Study
         values = {"state": wanted}
     elif wanted is StudyState.RUNNING and _can_resume(connection, row):
         values = {"state": wanted, "ended_at": None, "ended_why": None}
-    elif wanted is StudyState.STOPPING and not state.ended and state is not StudyState.STOPPING:
+    elif wanted is StudyState.STOPPING and not state.ended and row.ended_why not in outcomes.FOR_GOOD:
         values = {"state": wanted, "ended_why": outcomes.BY_HAND}
     if values:
         connection.execute(study.update().where(study.c.id == study_id).values(**values))
@@ -249,10 +249,11 @@ def extend(
     return True
 
 
-def retry_failed(connection: Connection, study_id: int, trial: int | None = None) -> int:
+def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int | None = None) -> int:
     """Queue every failed ticket again, or that of one trial, with a new trial; returns how many.
 
-    A diverged one is queued by its trial alone: its setting would diverge again. An ended study runs again.
+    A diverged one is queued by its trial alone: its setting would diverge again. An ended study runs again,
+    but not where a result meets its target, or its seconds are spent.
     """
     row = _hold(connection, study_id)
     failed = (ticket.c.study_id == study_id) & (ticket.c.state == TicketState.FAILED)
@@ -278,6 +279,7 @@ def retry_failed(connection: Connection, study_id: int, trial: int | None = None
             .where(study.c.id == study_id)
             .values(state=StudyState.RUNNING, ended_at=None, ended_why=None)
         )
+        _go_on(connection, clock, study_id)
     return int(found.rowcount)
 
 

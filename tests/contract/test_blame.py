@@ -73,6 +73,29 @@ def test_a_setting_that_fails_everywhere_is_at_fault(database: Database, party: 
     assert standing(database, one) == standing(database, two) == (WorkerState.ACTIVE, None)
 
 
+def test_what_failed_on_two_workers_that_are_found_at_fault_at_once_is_given_back(
+    database: Database, party: Opener
+) -> None:
+    """Neither is in good standing: what one of them failed speaks as little for the setting as the other."""
+    study = make_study(database, None, retry_failed=2)
+    bad, worse, good = (party(study, name) for name in ("bad", "worse", "good"))
+    bad.finish_one()
+    worse.finish_one()
+
+    def fail(one: Party) -> int:
+        claim, _ = one.begin()
+        one.writer.fail("OSError: the disk of this machine")
+        database.clock.offset += 2  # over the pause before the next attempt
+        return claim.number
+
+    assert fail(bad) == fail(worse) == fail(bad)
+    assert ticket_states(database, study)[2] == "failed"
+    for _ in range(BLAMED):
+        assert fail(bad) == fail(worse) == good.finish_one().number
+    assert standing(database, bad)[0] == standing(database, worse)[0] == WorkerState.QUARANTINED
+    assert ticket_states(database, study)[2] == "queued"
+
+
 def test_what_failed_on_a_worker_comes_to_it_last(database: Database, party: Opener) -> None:
     study = make_study(database, 3, retry_failed=1)
     one, two = party(study, "one"), party(study, "two")

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 
+from hpo.studies import steering
 from storage.database.engine import Database
 from storage.database.records import NothingToClaim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, metric, ticket
@@ -55,7 +56,7 @@ def test_a_retry_lets_a_study_that_is_stopping_go_on(database: Database, party: 
     one.writer.fail("ValueError: no")
     two.begin()
     steer(database, study, StudyState.STOPPING)
-    assert database.write(lambda connection: studies.retry_failed(connection, study.id)) == 1
+    assert database.write(lambda connection: studies.retry_failed(connection, database.clock, study.id)) == 1
     assert state_of(database, study) is StudyState.RUNNING
 
 
@@ -138,6 +139,52 @@ def test_a_result_that_comes_last_lets_a_failing_study_go_on(database: Database,
     row = database.read(lambda connection: studies.get(connection, study.name))
     assert (row.state, row.ended_why) == (StudyState.RUNNING, None)
     sound.finish_one()
+
+
+def test_a_stop_by_hand_holds_where_a_study_was_stopping_because_all_failed(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, 100)
+    sound = party(study, "sound")
+    sound.begin()
+    restarting(party, study, BAD_STARTS)
+    assert steer(database, study, StudyState.STOPPING) is StudyState.STOPPING
+    sound.complete()
+    row = database.read(lambda connection: studies.get(connection, study.name))
+    assert (row.state, row.ended_why) == (StudyState.STOPPED, "stopped by hand")
+
+
+def test_a_stop_by_hand_does_not_hide_that_the_target_was_reached(database: Database, party: Opener) -> None:
+    study = make_study(database, 3, budget_target=0.9)
+    one, other = party(study), party(study)
+    one.begin()
+    other.begin()
+    one.complete(0.95)
+    assert steer(database, study, StudyState.STOPPING) is StudyState.STOPPING
+    other.complete(0.1)
+    assert state_of(database, study) is StudyState.FINISHED
+
+
+@pytest.mark.parametrize("budget", ["target", "seconds"])
+def test_a_retry_does_not_run_what_a_spent_budget_left(
+    database: Database, party: Opener, budget: str
+) -> None:
+    spent = {"budget_target": 0.9} if budget == "target" else {"budget_seconds": 10.0}
+    study = make_study(database, 9, **spent)
+    one, other = party(study, "one"), party(study, "other")
+    one.begin()
+    one.writer.fail("ValueError: no")
+    one.begin()
+    database.clock.offset += 11
+    one.complete(0.95)
+    assert isinstance(other.try_claim(), NothingToClaim)
+    assert state_of(database, study) is StudyState.FINISHED
+    assert steering.retry_failed(database, study) == 1
+    assert state_of(database, study) is StudyState.FINISHED
+    assert f"`hpo extend study --{budget}" in steering.unless_going(database, study)
+    more = {"target": 0.99} if budget == "target" else {"seconds": 99.0}
+    database.write(lambda c: studies.extend(c, database.clock, study.id, [], cells=False, **more))
+    assert other.claim().retry_of == 0
 
 
 def test_a_finished_study_keeps_what_failed_on_a_worker_that_is_quarantined_later(
@@ -223,6 +270,35 @@ def test_seconds_go_on_while_another_still_works(database: Database, party: Open
     other.complete()
     database.clock.offset += 100
     assert_used(database, study, 40)
+
+
+def test_seconds_worked_after_an_outage_count_whoever_is_first_to_write(
+    database: Database, party: Opener
+) -> None:
+    """Every lease expired meanwhile; one delivers before the other, which goes on, has renewed its own."""
+    study = make_study(database, 9, budget_seconds=1000.0)
+    one, other = party(study, "one"), party(study, "other")
+    one.begin()
+    other.begin()
+    database.clock.offset += 2 * LEASE
+    one.complete()
+    other.work(60)
+    assert_used(database, study, 2 * LEASE + 60)
+
+
+def test_seconds_of_who_worked_beside_a_silent_worker_count_to_its_own_end(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, 9, budget_seconds=1000.0)
+    one, silent = party(study, "one"), party(study, "silent")
+    one.begin()
+    silent.begin()
+    one.work(4 * LEASE)
+    one.complete()
+    database.clock.offset += 500
+    assert_used(database, study, 4 * LEASE)
+    assert let_expire(database) == 1
+    assert_used(database, study, 4 * LEASE)
 
 
 def test_seconds_go_on_at_a_resume_while_somebody_works(database: Database, party: Opener) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -16,8 +17,18 @@ from storage.database.errors import NoTablesError, SchemaError
 from storage.database.migrate import VERSION_TABLE, open_database
 from storage.database.records import AttemptState, StudyState, TicketState, WorkerState
 from storage.database.tables import attempt, metadata, study, ticket
+from tests.support.pg import PgServer
+from tests.support.waiting import wait_until
 
 PROCESSES = 6
+
+
+class DeadlockError(Exception):
+    """As the driver says it."""
+
+    sqlstate = "40P01"
+
+
 _START = """
 import sys
 from storage.database.errors import StudyExistsError
@@ -140,6 +151,48 @@ def test_a_migration_keeps_every_row_and_every_index(storage_url: str) -> None:
         assert declared <= {index["name"] for index in found.get_indexes(table.name)}
         assert found.get_unique_constraints(table.name)
     database.close()
+
+
+@pytest.mark.postgres
+def test_an_upgrade_and_a_heartbeat_of_an_older_worker_do_not_wait_for_each_other(
+    pg_server: PgServer,
+) -> None:
+    """The heartbeat holds its tickets, and goes on to its worker's row."""
+    url = pg_server.create_database()
+    of_the_version_before(url)
+    older = sa.create_engine(engines.parse_url(url), poolclass=sa.NullPool)
+    with ThreadPoolExecutor(1) as beside, older.connect() as beat:
+        beat.execute(sa.text("SELECT id FROM hpo_ticket FOR UPDATE")).all()
+        upgrading = beside.submit(open_database, url)
+        wait_until(lambda: pg_server.blocked(url) >= 1, 20, what="the upgrade waits")
+        held = beat.execute(
+            sa.text(
+                "SELECT relation::regclass::text FROM pg_locks WHERE granted "
+                "AND relation = 'hpo_worker'::regclass AND pid != pg_backend_pid()"
+            )
+        ).all()
+        beat.execute(sa.text("UPDATE hpo_worker SET reason = 'beat'"))
+        beat.commit()
+        upgrading.result(60).close()
+    assert held == [], "nobody's heartbeat waits for an upgrade that waits for it"
+    pg_server.drop_database(url)
+
+
+def test_an_upgrade_that_the_server_ended_for_a_deadlock_is_tried_again(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_the_version_before(storage_url)
+    upgrade, tries = migrate.upgrade, []
+
+    def ended_once(url: sa.URL) -> None:
+        tries.append(url)
+        if len(tries) == 1:
+            raise sa.exc.OperationalError("LOCK TABLE", None, DeadlockError("deadlock detected"))
+        upgrade(url)
+
+    monkeypatch.setattr(migrate, "upgrade", ended_once)
+    open_database(storage_url).close()
+    assert len(tries) == 2
 
 
 def test_the_database_accepts_every_state_and_no_other(storage_url: str) -> None:

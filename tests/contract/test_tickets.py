@@ -157,7 +157,7 @@ def test_retry_gives_failed_tickets_a_new_trial(database: Database, party: Opene
     _, trial = one.begin()
     one.writer.fail("Traceback: boom")
     assert state_of(database, study) is StudyState.FINISHED
-    assert database.write(lambda connection: studies.retry_failed(connection, study.id)) == 1
+    assert database.write(lambda connection: studies.retry_failed(connection, database.clock, study.id)) == 1
     again = one.claim()
     assert (again.trial_id, again.retry_of) == (None, trial.number)
 
@@ -192,7 +192,7 @@ def test_one_failed_trial_is_retried_and_the_others_stay(database: Database, par
     for _ in range(3):
         one.begin()
         one.writer.fail("boom")
-    retry = partial(studies.retry_failed, study_id=study.id, trial=1)
+    retry = partial(studies.retry_failed, clock=database.clock, study_id=study.id, trial=1)
     assert database.write(retry) == 1
     assert ticket_states(database, study) == ["failed", "queued", "failed"]
     assert state_of(database, study) is StudyState.RUNNING

@@ -260,8 +260,8 @@ def test_the_last_two_ends_at_once_end_the_study(
 
 
 WAKE: dict[str, Callable[[Any, Database, StudyRow], Any]] = {
-    "retry": lambda c, _, study: studies.retry_failed(c, study.id),
-    "retry of one trial": lambda c, _, study: studies.retry_failed(c, study.id, 0),
+    "retry": lambda c, database, study: studies.retry_failed(c, database.clock, study.id),
+    "retry of one trial": lambda c, database, study: studies.retry_failed(c, database.clock, study.id, 0),
     "extend": lambda c, database, study: studies.extend(c, database.clock, study.id, [None], cells=False),
 }
 
@@ -298,7 +298,7 @@ def test_a_verb_that_queues_tickets_beside_the_studys_end_strands_none(
 ENDS: dict[str, Callable[[Any, Database, Party, StudyRow], Any]] = {
     "cancel": lambda c, database, _, study: studies.cancel(c, database.clock, study.id),
     "stop": lambda c, database, _, study: studies.set_state(c, database.clock, study.id, StudyState.STOPPING),
-    "retry": lambda c, _, __, study: studies.retry_failed(c, study.id),
+    "retry": lambda c, database, _, study: studies.retry_failed(c, database.clock, study.id),
     "extend": lambda c, database, _, study: studies.extend(c, database.clock, study.id, [None], cells=False),
     "enqueue": lambda c, _, __, study: studies.enqueue(c, study.id, {"x": 0.5}),
     "claim": lambda c, database, one, study: tickets.claim_next(

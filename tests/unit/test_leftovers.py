@@ -9,10 +9,12 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hpo.worker import leftovers
 from hpo.worker.identity import process_started
 from hpo.worker.leftovers import MARK, end_leftovers
 from tests.support.waiting import wait_until
@@ -58,6 +60,28 @@ def test_a_session_whose_leader_took_over_the_pid_is_left_alone(sleeper: Any) ->
     for wrong in (started - 100, started + 100):
         assert end_leftovers(f"{uuid.uuid4().hex}/", [(leader.pid, wrong)]) == 0
     assert leader.poll() is None
+
+
+def test_a_process_that_cannot_be_killed_holds_nobody_up_for_long(
+    sleeper: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a look at thousands of processes takes a while, few are had: heartbeats wait for this."""
+    hangs, now, looks = sleeper("hangs/1"), [0.0], []
+
+    def every() -> list[int]:
+        looks.append(now[0])
+        now[0] += 0.5
+        return [hangs.pid]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(leftovers, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(leftovers, "psutil", SimpleNamespace(pids=every))
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    assert end_leftovers("hangs/") == 1
+    assert now[0] < 3
+    assert len(looks) == 2
 
 
 _WORKER = """
