@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `hpo trials ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    gc.freeze()  # else Python looks for cycles among all modules before it exits: a third of `hpo ls`
+    if "torch" not in sys.modules:  # whose bindings complain of what is left when they go
+        gc.freeze()  # else Python looks for cycles among all modules before it exits: a third of `hpo ls`
     sys.exit(status)
 
 
