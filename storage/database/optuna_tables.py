@@ -98,20 +98,24 @@ reports = Table(
 )
 
 
-def _attributes(owner: str) -> Table:
+def _attributes(owner: str, kind: str) -> Table:
+    key = f"{owner}_id"
+    owners = {"trial": "trials.trial_id", "study": "studies.study_id"}
     return Table(
-        f"trial_{owner}_attributes",
+        f"{owner}_{kind}_attributes",
         metadata,
-        Column(f"trial_{owner}_attribute_id", Integer, primary_key=True),
-        Column("trial_id", Integer, ForeignKey("trials.trial_id")),
+        Column(f"{owner}_{kind}_attribute_id", Integer, primary_key=True),
+        Column(key, Integer, ForeignKey(owners[owner])),
         Column("key", String(512)),
         Column("value_json", Text),
-        UniqueConstraint("trial_id", "key"),
+        UniqueConstraint(key, "key"),
     )
 
 
-user_attributes = _attributes("user")
-system_attributes = _attributes("system")
+user_attributes = _attributes("trial", "user")
+system_attributes = _attributes("trial", "system")
+study_user_attributes = _attributes("study", "user")
+study_system_attributes = _attributes("study", "system")
 
 
 def stored(value: float) -> tuple[float | None, str]:

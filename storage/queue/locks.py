@@ -11,7 +11,7 @@ On SQLite a writer has the database to itself, and none of this is seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,6 +36,13 @@ def hold_study_of(connection: Connection, ticket_id: int) -> sa.Row[Any] | None:
     return connection.execute(
         sa.select(study).where(study.c.id == its).with_for_update(key_share=True)
     ).first()
+
+
+def hold_studies_of(connection: Connection, tickets: Collection[int]) -> None:
+    """The studies of these tickets, by id."""
+    theirs = sa.select(ticket.c.study_id).where(ticket.c.id.in_(sorted(tickets)))
+    found = sa.select(study.c.id).where(study.c.id.in_(theirs)).order_by(study.c.id)
+    connection.execute(found.with_for_update(key_share=True)).all()
 
 
 def hold_free_studies(connection: Connection, which: sa.ColumnElement[bool]) -> list[int]:
