@@ -234,6 +234,10 @@ def test_a_look_that_finds_nothing_new_is_two_statements(database: Database, par
     with statements(database) as sent:
         refreshed(known, database)
     assert sum(text.startswith("SELECT") for text in sent) == 2
+    known.put(known.trials()[-1])
+    with statements(database) as sent:
+        refreshed(known, database, rungs=True, params=True)
+    assert sum(text.startswith("SELECT") for text in sent) == 2, "nothing to ask about one's own"
 
 
 def test_a_trial_of_this_process_is_left_alone_until_it_has_ended(database: Database, party: Opener) -> None:
@@ -368,23 +372,34 @@ def test_what_is_put_while_a_refresh_reads_stays(database: Database, party: Open
     assert told(known.get(trial.id)) == told(mine)
 
 
-def test_a_drop_while_a_refresh_reads_is_not_forgotten(database: Database, party: Opener) -> None:
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_trial_taken_or_dropped_while_a_refresh_reads_its_rungs_stays_so(
+    database: Database, party: Opener, dropped: bool
+) -> None:
+    """What the refresh read is older: one's own is kept as it was put, a dropped one is read once more."""
     study = make_study(database, 1)
     _, trial = party(study).begin()
     known = new(database, study)
-    plain(database, study).add_trial(finished(TrialState.COMPLETE, value=0.5))
     mine = copy.deepcopy(known.get(trial.id))
-    mine.state, mine.values = TrialState.COMPLETE, [7.0]
+    mine.intermediate_values[1] = 0.5
+    database.rdb.set_trial_system_attr(trial.id, "completed_rung_0", 0.1)
+    read: list[int] = []
 
     def meanwhile(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        if "trial_params" in statement and not known.get(trial.id).state.is_finished():
+        if "FROM trial_system_attributes" in statement and not read:
+            read.append(1)
             known.put(mine)
-            known.drop(trial.id)
+            if dropped:
+                known.drop(trial.id)
 
-    sa.event.listen(database.engine, "before_cursor_execute", meanwhile)
+    sa.event.listen(database.engine, "after_cursor_execute", meanwhile)
     refreshed(known, database, rungs=True)
-    sa.event.remove(database.engine, "before_cursor_execute", meanwhile)
-    assert shown(refreshed(known, database)) == stored(database, study)
+    sa.event.remove(database.engine, "after_cursor_execute", meanwhile)
+    assert read
+    assert told(known.get(trial.id)) == told(mine)
+    database.rdb.set_trial_system_attr(trial.id, "completed_rung_1", 0.2)
+    refreshed(known, database)
+    assert shown(known) == (stored(database, study) if dropped else [told(mine)])
 
 
 def test_several_threads_refresh_at_once(database: Database, party: Opener) -> None:
