@@ -145,7 +145,7 @@ class Distributions(Mapping[str, "BaseDistribution"]):
         self._stored = stored
 
     def __getitem__(self, name: str) -> BaseDistribution:
-        return _distribution(self._stored[name])
+        return distribution(self._stored[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored
@@ -165,7 +165,7 @@ class Distributions(Mapping[str, "BaseDistribution"]):
 
 
 @lru_cache(maxsize=4096)
-def _distribution(distribution_json: str) -> BaseDistribution:
+def distribution(distribution_json: str) -> BaseDistribution:
     from optuna.distributions import json_to_distribution
 
     return json_to_distribution(distribution_json)

@@ -41,9 +41,9 @@ CHUNK = 500  # ids in one IN (...)
 OVERLAP = 200  # report ids looked at again
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _SHOWN: dict[str, TrialStateName] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-_NAMED = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
-_VALUE_KIND = sa.type_coerce(values.c.value_type, sa.String)  # as text: an Enum for each of 200,000 rows
-_REPORT_KIND = sa.type_coerce(reports.c.intermediate_value_type, sa.String)  # takes longer than the query
+NAMED = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
+VALUE_KIND = sa.type_coerce(values.c.value_type, sa.String)  # as text: an Enum for each of 200,000 rows
+REPORT_KIND = sa.type_coerce(reports.c.intermediate_value_type, sa.String)  # takes longer than the query
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})  # shared: five empty dicts a trial are half the time
 
 Mine = Callable[[Any], Any]  # a column of trial ids -> the condition that picks the trials
@@ -86,7 +86,7 @@ def read_trials(
             every = every.where(optuna_trials.c.state.in_(_OVER))
         return _read(connection, lambda column: column.in_(every), with_)
     found: dict[int, TrialRecord] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         found.update(_read(connection, _among(chunk), with_))
     return found
 
@@ -95,7 +95,7 @@ def ids_of(connection: Connection, row: StudyRow, numbers: Collection[int]) -> d
     """Optuna's ids by trial number; those that the study does not have are left out."""
     return {
         found.number: found.trial_id
-        for chunk in _chunks(numbers)
+        for chunk in chunks(numbers)
         for found in connection.execute(
             sa.select(optuna_trials.c.trial_id, optuna_trials.c.number).where(
                 optuna_trials.c.study_id == row.optuna_study_id, optuna_trials.c.number.in_(chunk)
@@ -172,7 +172,7 @@ def metrics_of(
 def read_metrics(connection: Connection, ids: Collection[int]) -> dict[int, dict[str, dict[int, float]]]:
     """Named metrics of the trials of these ids (Optuna's): id -> name -> step -> value."""
     found: dict[int, dict[str, dict[int, float]]] = {trial_id: {} for trial_id in ids}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         found.update(_read_metrics(connection, _among(chunk)))
     return found
 
@@ -242,7 +242,7 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
     )
     base = base.where(mine(optuna_trials.c.trial_id)).order_by(optuna_trials.c.trial_id)
     records = {}
-    for trial_id, number, state in _tuples(connection, base):
+    for trial_id, number, state in tuples(connection, base):
         shown = _SHOWN.get(state) or ("running" if trial_id in held else "waiting")
         if shown == "failed" and trial_id in diverged:
             shown = "diverged"
@@ -286,9 +286,9 @@ def _with_attempts(record: TrialRecord, attempts: list[Any] | None) -> TrialReco
 
 def _read_values(connection: Connection, mine: Mine) -> dict[int, tuple[float, ...]]:
     found: dict[int, tuple[float, ...]] = defaultdict(tuple)
-    query = sa.select(values.c.trial_id, values.c.value, _VALUE_KIND).where(mine(values.c.trial_id))
-    for trial_id, value, kind in _tuples(connection, query.order_by(values.c.trial_id, values.c.objective)):
-        found[trial_id] += (_NAMED.get(kind, value),)
+    query = sa.select(values.c.trial_id, values.c.value, VALUE_KIND).where(mine(values.c.trial_id))
+    for trial_id, value, kind in tuples(connection, query.order_by(values.c.trial_id, values.c.objective)):
+        found[trial_id] += (NAMED.get(kind, value),)
     return found
 
 
@@ -302,7 +302,7 @@ def _read_params(
         params.c.trial_id, params.c.param_name, params.c.param_value, params.c.distribution_json
     )
     query = query.where(mine(params.c.trial_id)).order_by(params.c.param_id)
-    for trial_id, name, value, text in _tuples(connection, query):
+    for trial_id, name, value, text in tuples(connection, query):
         stored[trial_id][name] = texts.setdefault(text, text)
         chosen[trial_id][name] = external(text)(value)
     return chosen, {trial_id: Distributions(found) for trial_id, found in stored.items()}
@@ -310,10 +310,10 @@ def _read_params(
 
 def _read_reports(connection: Connection, mine: Mine) -> dict[int, dict[int, float]]:
     found: dict[int, dict[int, float]] = defaultdict(dict)
-    query = sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value, _REPORT_KIND)
+    query = sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value, REPORT_KIND)
     query = query.where(mine(reports.c.trial_id)).order_by(reports.c.trial_id, reports.c.step)
-    for trial_id, step, value, kind in _tuples(connection, query):
-        found[trial_id][step] = value if value is not None else _NAMED[kind]
+    for trial_id, step, value, kind in tuples(connection, query):
+        found[trial_id][step] = value if value is not None else NAMED[kind]
     return found
 
 
@@ -332,7 +332,7 @@ def _last_reports(connection: Connection, mine: Mine) -> dict[int, dict[int, flo
     )
     on = (reports.c.trial_id == newest.c.trial_id) & (reports.c.step == newest.c.step)
     query = sa.select(newest.c.trial_id, newest.c.step, reports.c.intermediate_value).join(reports, on)
-    return {trial_id: {step: value} for trial_id, step, value in _tuples(connection, query)}
+    return {trial_id: {step: value} for trial_id, step, value in tuples(connection, query)}
 
 
 def _read_metrics(connection: Connection, mine: Mine) -> dict[int, dict[str, dict[int, float]]]:
@@ -349,7 +349,7 @@ def _read_attributes(connection: Connection, mine: Mine) -> dict[int, dict[str, 
     found: dict[int, dict[str, Any]] = defaultdict(dict)
     table = user_attributes
     query = sa.select(table.c.trial_id, table.c.key, table.c.value_json).where(mine(table.c.trial_id))
-    for trial_id, key, text in _tuples(connection, query.order_by(table.c.trial_user_attribute_id)):
+    for trial_id, key, text in tuples(connection, query.order_by(table.c.trial_user_attribute_id)):
         found[trial_id][key] = json.loads(text)
     return found
 
@@ -381,13 +381,15 @@ def _diverged(connection: Connection, mine: Mine) -> set[int]:
     return set(connection.scalars(found))
 
 
-def _tuples(connection: Connection, query: sa.Select[Any]) -> list[Any]:
+def tuples(
+    connection: Connection, query: sa.Select[Any], given: Mapping[str, Any] | None = None
+) -> list[Any]:
     """The driver's own tuples, for columns that need no conversion.
 
     SQLAlchemy's rows of 200,000 reports take longer than the query, and the garbage collector, which need
     not look into tuples of numbers, visits each of them.
     """
-    cursor = connection.execute(query).cursor
+    cursor = connection.execute(query, given).cursor
     return [] if cursor is None else list(cursor.fetchall())
 
 
@@ -410,6 +412,7 @@ def _among(chunk: list[int]) -> Mine:
     return lambda column: column.in_(chunk)
 
 
-def _chunks(ids: Collection[int]) -> list[list[int]]:
+def chunks(ids: Collection[int]) -> list[list[int]]:
+    """In order, so many at a time as fit into one statement."""
     ordered = sorted(ids)
     return [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
