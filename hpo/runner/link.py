@@ -44,7 +44,9 @@ class ForkedError(RuntimeError):
 class Link:
     """Says what an attempt has to say, and hears the worker in a thread of its own."""
 
-    def __init__(self, channel: Channel, stop: StopFlag, on_end: Callable[[], Any] = lambda: os._exit(1)) -> None:
+    def __init__(
+        self, channel: Channel, stop: StopFlag, on_end: Callable[[], Any] = lambda: os._exit(1)
+    ) -> None:
         self.orders: queue.SimpleQueue[Boot | Task | Quit] = queue.SimpleQueue()
         self._channel = channel
         self._stop = stop

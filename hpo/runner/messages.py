@@ -253,7 +253,9 @@ class Finish:
     error: str | None = None
     peak_memory: float | None = None  # bytes
     reports: dict[int, float] = field(default_factory=dict)  # of a result that was kept: not written yet
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by step: logged since the last report
+    metrics: dict[int, dict[str, float]] = field(
+        default_factory=dict
+    )  # by step: logged since the last report
     weights: tuple[str, str, str, int] | None = None  # the fields of a KeptFile
     set_aside: bool = False  # out of memory beside others: tried again with the device to itself
     code: dict[str, Any] | None = None  # what a kept result ran on; None: what this runner has

@@ -185,7 +185,10 @@ class Session:
         """
         peak = devices.peak_memory(self.boot.device)
         unsent = running.take_unsent()
-        everything = {step: {**running.metrics.get(step, {}), **unsent.get(step, {})} for step in {*running.metrics, *unsent}}
+        everything = {
+            step: {**running.metrics.get(step, {}), **unsent.get(step, {})}
+            for step in {*running.metrics, *unsent}
+        }
         result = results.Finished(state, values, peak, everything, self.code, error, running.reports)
         is_kept = False
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo.runner.link import Link
 from hpo.runner.messages import (
@@ -37,7 +36,7 @@ class PipeStorage(StudyView):
         self._own = own
         self._version = 0
         self._copies: dict[int, FrozenTrial] = {}
-        super().__init__(name, STUDY_ID, directions, self._trials, self._trial)
+        super().__init__(name, STUDY_ID, directions, self._kept_up, self._one)
 
     def refuse(self, what: str) -> NoReturn:
         raise NotAnObjectivesError(
@@ -45,17 +44,17 @@ class PipeStorage(StudyView):
             "log, set attributes, read the study, stop() it and enqueue_trial()"
         )
 
-    def _trials(self) -> list[FrozenTrial]:
+    def _kept_up(self) -> list[FrozenTrial]:
         self._version, newer = self._link.ask(ReadStudy, self._version)
         for trial in newer:
             self._copies[trial.number] = trial
         self._copies[self._own.number] = self._own
         return [self._copies[number] for number in sorted(self._copies)]
 
-    def _trial(self, trial_id: int) -> FrozenTrial:
+    def _one(self, trial_id: int) -> FrozenTrial:
         if trial_id == self._own._trial_id:
             return self._own
-        return next(trial for trial in self._trials() if trial._trial_id == trial_id)
+        return next(trial for trial in self._kept_up() if trial._trial_id == trial_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """The study's user attributes as they are now."""
@@ -127,7 +126,9 @@ class PipeStudy(optuna.Study):
         if skip_if_exists and self._should_skip_enqueue(params):
             return
         if self._link.ask(EnqueuePoint, dict(params)) is None:
-            raise ValueError(f"study {self.study_name} has no ticket left for a further point; `hpo extend` adds some")
+            raise ValueError(
+                f"study {self.study_name} has no ticket left for a further point; `hpo extend` adds some"
+            )
 
     def ask(self, fixed_distributions: Mapping[str, BaseDistribution] | None = None) -> NoReturn:
         """Refused."""
@@ -153,8 +154,7 @@ class PipeStudy(optuna.Study):
 def json_of(distribution: BaseDistribution) -> str:
     """A distribution as JSON, its choices as plain values: NumPy's numbers are choices, too."""
     if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-        choices = [choice.tolist() if hasattr(choice, "tolist") else choice for choice in distribution.choices]
+        given: Any = distribution.choices
+        choices = [choice.tolist() if hasattr(choice, "tolist") else choice for choice in given]
         distribution = optuna.distributions.CategoricalDistribution(choices)
     return distribution_to_json(distribution)
-
-

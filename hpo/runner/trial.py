@@ -77,6 +77,7 @@ class RunningTrial(optuna.Trial):
     @cached_property
     def study(self) -> optuna.Study:  # type: ignore[override]
         """The study, to read."""
+        assert isinstance(self.storage, PipeStorage)
         return PipeStudy(self._link, self.storage, self._served.study)
 
     def __reduce__(self) -> str:
@@ -113,7 +114,9 @@ class RunningTrial(optuna.Trial):
         """
         self._stop.end_of_epoch()
         if len(self._served.directions) > 1:
-            raise NotImplementedError("Trial.should_prune is not supported for several directions, as in Optuna")
+            raise NotImplementedError(
+                "Trial.should_prune is not supported for several directions, as in Optuna"
+            )
         with self._interrupted_when_lost():
             return bool(self._link.ask(ShouldPrune))
 
@@ -250,9 +253,7 @@ class RunningTrial(optuna.Trial):
             value = _get_single_value(distribution)
         else:
             return distribution.to_external_repr(self._link.ask(Suggest, name, json_of(distribution)))
-        self.storage.set_trial_param(
-            self._trial_id, name, distribution.to_internal_repr(value), distribution
-        )
+        self.storage.set_trial_param(self._trial_id, name, distribution.to_internal_repr(value), distribution)
         return value
 
 

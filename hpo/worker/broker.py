@@ -103,9 +103,7 @@ class Broker:
         wake: called when there is news in `events`.
     """
 
-    def __init__(
-        self, database: Database, worker_id: str, lease: float, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, database: Database, worker_id: str, lease: float, wake: Callable[[], None]) -> None:
         self.events: deque[tuple[Desk, Any]] = deque()  # (desk, Started | Ended | NoTicket | Broken)
         self.is_draining = False  # nothing more is claimed
         self._database = database
@@ -568,7 +566,9 @@ class Broker:
 
     def _answer(self, desk: Desk, message: Numbered, error: Exception) -> None:
         told = _sendable(error)
-        desk.tell(Answer(message.number, told) if writes.is_question(message) else Refused(message.serial, told))
+        desk.tell(
+            Answer(message.number, told) if writes.is_question(message) else Refused(message.serial, told)
+        )
 
     def _fail(self, items: Sequence[_Item | None], error: DatabaseFaultError) -> None:
         """The database cannot be used: whoever waits for it is told so, and leaves."""
@@ -581,7 +581,7 @@ class Broker:
                     self._answer(item.desk, item.message, error)
                 case Pending():
                     self._say(item.desk, Broken(str(error), ExitCode.FAILED))
-                    case _:
+                case _:
                     continue
 
     def _say(self, desk: Desk, event: Any) -> None:
@@ -591,6 +591,8 @@ class Broker:
 
 def _sendable(value: Any) -> Any:
     """The value as it is; an error that only this process may know as one that a runner knows."""
-    if not isinstance(value, Exception) or isinstance(value, StorageError | HpoError | ValueError | TypeError):
+    if not isinstance(value, Exception) or isinstance(
+        value, StorageError | HpoError | ValueError | TypeError
+    ):
         return value
     return RuntimeError(f"{type(value).__name__}: {value}")

@@ -43,7 +43,9 @@ class Housekeeper:
         if study.row.id not in self._swept:
             self._swept.add(study.row.id)
             self._work.put(
-                lambda: retention.sweep(self._database, study.store, study.row, partial(self._best_kept, study))
+                lambda: retention.sweep(
+                    self._database, study.store, study.row, partial(self._best_kept, study)
+                )
             )
 
     def close(self, *, hurry: bool) -> None:

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -113,7 +113,9 @@ class ServedStudy:
         """The point of a study whose points are drawn."""
         return suggest(self.spec, None, _unstored(), claim.number, claim.point)  # type: ignore[arg-type]
 
-    def suggested(self, claim: Claim, trial: FrozenTrial | None, note: Note) -> tuple[dict[str, Any], dict[str, Any]]:
+    def suggested(
+        self, claim: Claim, trial: FrozenTrial | None, note: Note
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The point, and what the sampler knew when it chose (counts and newest trials, by number).
 
         `trial`: the one that asks, if it is in the database already; its parameters stay.
@@ -191,12 +193,12 @@ class ServedStudy:
         found.number, found._trial_id = trial.number, trial.id
         found.params = dict(params)
         found.distributions = {name: self.distributions[name] for name in params}
-        found.datetime_start = datetime.now(UTC).replace(tzinfo=None)  # as Optuna stores it
+        found.datetime_start = datetime.now()  # as Optuna hands it out
         return self._beginning(claim, found)
 
     def read(self, trial: Trial) -> FrozenTrial:
         """A trial of an earlier attempt, as it was just taken over."""
-        found: FrozenTrial = self._database.read(lambda c: read_whole(c, [trial.id]))[0]
+        found = self._database.read(lambda c: read_whole(c, trial.id))
         self.known.put(found)
         return found
 
@@ -230,7 +232,9 @@ class ServedStudy:
 
     def reported(self, trial: Trial, step: int, value: float) -> None:
         """A trial of this worker has a further value."""
-        self._change(trial, lambda own: setattr(own, "intermediate_values", {**own.intermediate_values, step: value}))
+        self._change(
+            trial, lambda own: setattr(own, "intermediate_values", {**own.intermediate_values, step: value})
+        )
 
     def has_parameter(self, trial: Trial, name: str, value: float, held: BaseDistribution) -> None:
         """A trial of this worker has a further parameter."""

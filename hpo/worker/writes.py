@@ -132,9 +132,15 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
         case Advanced():
             return pending((Write(lease, partial(attempts.checkpoint_advanced, lease=lease)),))
         case FileStored():
-            named = {"name": message.name, "sha256": message.sha256, "size": message.size}
             keep: Callable[[Transaction], Any] = partial(
-                attempts.keep_stored_file, clock=clock, study_id=study.row.id, trial_id=trial.id, lease=lease, **named
+                attempts.keep_stored_file,
+                clock=clock,
+                study_id=study.row.id,
+                trial_id=trial.id,
+                lease=lease,
+                name=message.name,
+                sha256=message.sha256,
+                size=message.size,
             )
             return pending((Write(lease, keep),), then=Then.ANSWER)
         case FileKept():
@@ -159,7 +165,9 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
                 act=lambda c: studies.set_state(c, clock, study.row.id, StudyState.STOPPING) and None,
             )
         case EnqueuePoint(point=point):
-            return pending(then=Then.ACT, act=lambda c: studies.enqueue(c, study.row.id, study.checked(point)))
+            return pending(
+                then=Then.ACT, act=lambda c: studies.enqueue(c, study.row.id, study.checked(point))
+            )
     raise ValueError(f"{type(message).__name__} is nothing a trial says")
 
 
@@ -192,7 +200,13 @@ def of_parameter(
 
 
 def of_attribute(
-    desk: Desk, held: Held, trial: Trial, of: Owner, key: str, value_json: str, message: Numbered | None = None
+    desk: Desk,
+    held: Held,
+    trial: Trial,
+    of: Owner,
+    key: str,
+    value_json: str,
+    message: Numbered | None = None,
 ) -> Pending:
     """An attribute of the trial or of its study."""
     json.loads(value_json)

@@ -215,6 +215,14 @@ class KnownTrials:
         self._versions[trial_id] = self._version
 
 
+def read_whole(connection: Connection, trial_id: int) -> FrozenTrial:
+    """One trial with everything stored of it, also one that runs."""
+    heads = connection.execute(_AMONG, {"ids": [trial_id]}).all()
+    (found,) = _read(connection, heads)
+    found.intermediate_values = _read_reports(connection, [trial_id]).get(trial_id, {})
+    return found
+
+
 def _read(connection: Connection, heads: Collection[Row[Any]]) -> Iterator[FrozenTrial]:
     """The trials, whole; of those that have not ended no values and no intermediate values."""
     from optuna.trial import FrozenTrial

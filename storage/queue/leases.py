@@ -53,7 +53,7 @@ def hold(
     return {lease: why for lease, why in refused.items() if why is not None}
 
 
-def refusal(row: sa.Row[Any] | None, lease: Lease) -> LeaseLostError | None:
+def refusal(row: Any, lease: Lease) -> LeaseLostError | None:
     """Why an attempt may not write, given its ticket's row; None when it may."""
     if row is None:
         return LeaseLostError("the study was deleted")

@@ -159,7 +159,9 @@ def set_attribute(connection: Connection, of: Owner, owner_id: int, key: str, va
 def _upsert_attribute(dialect: str, of: Owner) -> Any:
     new = upsert(dialect, _ATTRIBUTES[of])
     mine = "study_id" if of.startswith("study") else "trial_id"
-    return new.on_conflict_do_update(index_elements=[mine, "key"], set_={"value_json": new.excluded.value_json})
+    return new.on_conflict_do_update(
+        index_elements=[mine, "key"], set_={"value_json": new.excluded.value_json}
+    )
 
 
 def study_attributes(connection: Connection, optuna_study_id: int, of: Owner) -> dict[str, Any]:
