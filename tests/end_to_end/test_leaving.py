@@ -15,6 +15,7 @@ from hpo.wiring import open_storage
 from hpo.worker.devices import plan
 from hpo.worker.limits import Limits
 from hpo.worker.supervisor import Worker
+from hpo.worker.turns import Assignment
 from tests.end_to_end.workplace import Workplace
 from tests.support.waiting import wait_until
 
@@ -56,11 +57,11 @@ def test_at_the_time_it_was_given_a_worker_checkpoints_and_gives_its_ticket_back
     monkeypatch.chdir(place.path)
     settings = Settings(f"sqlite:///{place.path / 'hpo.db'}")
     database = open_storage(settings)
-    spec = StudySpec.model_validate(get_study(database, "s").spec)
+    row = get_study(database, "s")
     worker = Worker(
         database,
         settings,
-        spec,
+        Assignment(row, StudySpec.model_validate(row.spec)),
         str(place.path),
         plan("none", 1, 1),
         limits=Limits(until=time.time() + 3600),

@@ -4,9 +4,10 @@ Installed by `tests.faults.lab` through PYTHONPATH, so that nothing of it is in 
 
 HPO_FAULTS is JSON:
     seed, log      numbers drawn from (seed, number of this process); kills are noted in the file `log`
-    kill           probability that a runner ends itself with SIGKILL at a boundary of a transaction:
-                   as it begins, just before its COMMIT, just after
-    kill_worker    the same for the worker's own process
+    kill           probability that a runner ends itself with SIGKILL just before it says something to its
+                   worker, or just after
+    kill_worker    probability that a worker does at a boundary of a transaction: as it begins, just before
+                   its COMMIT, just after
     clock          seconds by which this process's clock is wrong
     boot_step      seconds by which the wall clock has stepped when this process starts
     off            protections to switch off, for negative controls: see `_OFF`
@@ -38,10 +39,6 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
     chance = float(plan.get("kill" if role == "runner" else "kill_worker", 0))
     if not chance:
         return
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-    from sqlalchemy.engine.default import DefaultDialect
-
     log = Path(plan["log"])
     numbers = random.Random(f"{plan['seed']} {_noted(log.with_suffix('.starts'), role)}")
 
@@ -49,6 +46,22 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
         if numbers.random() < chance:
             _noted(log, f"{role} {name}")
             os.kill(os.getpid(), signal.SIGKILL)
+
+    if role == "runner":
+        from hpo.runner.channel import Channel
+
+        send = Channel.send
+
+        def sending(self: Channel, content: bytes) -> None:
+            boundary("before message")
+            send(self, content)
+            boundary("after message")
+
+        Channel.send = sending  # type: ignore[method-assign]
+        return
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.default import DefaultDialect
 
     event.listen(Engine, "begin", lambda _connection: boundary("begin"))
     commit = DefaultDialect.do_commit
@@ -63,17 +76,9 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
 
 def _without_fence() -> None:
     """Writes are not checked against the lease."""
-    import sqlalchemy as sa
-
-    from storage.database.tables import ticket
     from storage.queue import leases
-    from storage.queue.fence import Fence
 
-    def check(connection: Any, lease: Any) -> Any:
-        return connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
-
-    leases.check = check  # type: ignore[assignment]
-    Fence.prove = lambda *_: None  # type: ignore[method-assign,assignment]
+    leases.refusal = lambda _row, _lease: None  # type: ignore[assignment]
 
 
 def _without_take_back() -> None:
@@ -96,32 +101,36 @@ def _without_atomic_claim() -> None:
     """A ticket is looked up, and then taken in another transaction."""
     import sqlalchemy as sa
 
-    from hpo.runner.session import StudySession
+    from hpo.worker.broker import Broker
+    from storage.database.records import Claim
     from storage.database.tables import attempt, ticket
     from storage.queue import optuna_rows, tickets
 
-    real = StudySession.claim
+    real = Broker._claimed
 
-    def claim(self: Any, alone: Any = None) -> Any:
-        free = sa.select(ticket).where(ticket.c.study_id == self.row.id, ticket.c.state == "queued")
-        row = self.database.read(lambda c: c.execute(free.order_by(ticket.c.number).limit(1)).first())
+    def claimed(self: Any, orders: Any, connection: Any) -> Any:
+        (order,) = orders
+        desk, database = order.desk, self._database
+        free = sa.select(ticket).where(ticket.c.study_id == desk.study.row.id, ticket.c.state == "queued")
+        row = connection.execute(free.order_by(ticket.c.number).limit(1)).first()
         if row is None:
-            return real(self, alone)
+            return real(self, orders, connection)
+        connection.commit()
         time.sleep(0.3)
-        me = {"worker_id": self.boot.worker_id, "runner": self.boot.runner}
-        until = self.database.clock.now() + self.boot.lease
+        me = {"worker_id": self._worker_id, "runner": desk.runner}
+        until = database.clock.now() + self._lease
         taken = {"state": "running", "attempt": row.attempt + 1, "lease_until": until, **me}
         trial = {"ticket_id": row.id, "number": row.attempt + 1, "state": "running", "started_at": 0.0}
 
-        def take(c: Any) -> None:
+        def take(c: Any) -> Claim:
             c.execute(ticket.update().where(ticket.c.id == row.id).values(**taken))
             new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
+            return tickets._claim(row, row.attempt + 1)
 
-        self.database.write(take)
-        return tickets._claim(row, row.attempt + 1)
+        return [(database.once(take, write=True), None, {})]
 
-    StudySession.claim = claim  # type: ignore[method-assign]
+    Broker._claimed = claimed  # type: ignore[method-assign]
 
 
 def _without_start_ticks() -> None:
