@@ -196,7 +196,9 @@ class Worker:
 
     def _hear(self, child: Child) -> None:
         try:
-            for content in child.desk.mailbox.receive():
+            contents = child.desk.mailbox.receive()
+            self._heed_broker()  # what the runner answers to came first: it is ready after its trial has ended
+            for content in contents:
                 self._said(child, read(content))
         except EOFError:
             return  # it is dead, or about to be
