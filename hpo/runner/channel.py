@@ -27,6 +27,9 @@ class Channel:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._socket.set_inheritable(
+            False
+        )  # or what an objective starts could hold it, and speak for the trial
         self._sending = threading.Lock()
 
     def send(self, content: bytes) -> None:
@@ -72,7 +75,7 @@ class Mailbox:
         end.setblocking(False)
         self._socket = end
         self._lock = threading.Lock()
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[bytes | memoryview] = deque()
         self._received = bytearray()
         self._closed = False
 
@@ -109,7 +112,7 @@ class Mailbox:
                 self._unsent.clear()
                 return
             if sent < len(content):
-                self._unsent[0] = content[sent:]
+                self._unsent[0] = memoryview(content)[sent:]  # a large message goes in many pieces
                 return
             self._unsent.popleft()
 
