@@ -262,7 +262,7 @@ def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending
     """The attempt's last write."""
     lease, clock, state = held.lease, database.clock, message.state
     values = None if message.values is None else tuple(message.values)
-    error = None if message.error is None else message.error.replace("\0", "\\0")
+    error = None if message.error is None else storable(message.error)
     ended = Ended(lease, state, values, error, message.set_aside)
     verb: Callable[[Transaction], Any]
     if state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
@@ -322,6 +322,11 @@ def _check_values(state: TicketState, values: tuple[float, ...] | None, directio
         fits = values is None
     if not fits:
         raise ValueError(f"{values} is no result of a trial that is {state}")
+
+
+def storable(text: str) -> str:
+    """The text in characters that a database takes: no NUL, no half ones, which undecodable names have."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def shortened(error: Exception) -> str:
