@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hpo.runner.channel import Channel
@@ -71,20 +72,22 @@ class Link:
         """Whether the database is away, as far as the worker has said."""
         return self._away
 
-    def begin(self, serial: int) -> None:
-        """What is said from now on is of this task."""
+    def begin(self, serial: int) -> Voice:
+        """What is said from now on is of this task: by the session, and by its objective with this voice."""
         with self._changed:
             self._serial, self._error = serial, None
             self._committed = self._said
             self._answers.clear()
+            self._changed.notify_all()
+        return Voice(self, self._stop, serial)
 
     def tell(self, message: ToWorker) -> None:
         """Say something that is no attempt's."""
         self._here()
         self._channel.send(to_worker(message))
 
-    def post(self, kind: type[M], *fields: Any) -> None:
-        """Say something of the attempt, that will be written soon.
+    def post(self, kind: type[M], *fields: Any, serial: int | None = None) -> None:
+        """Say something of the attempt, or of the one of `serial` alone, that will be written soon.
 
         Raises:
             LeaseLostError: the attempt may write no more.
@@ -92,11 +95,11 @@ class Link:
         """
         self._here()
         with self._changed:
-            self._wait(lambda: not self._away and self._said - self._committed < UNHEARD)
+            self._wait(lambda: not self._away and self._said - self._committed < UNHEARD, serial)
             self._say(kind, *fields)
 
-    def ask(self, kind: type[M], *fields: Any) -> Any:
-        """Say something of the attempt, and wait for the answer.
+    def ask(self, kind: type[M], *fields: Any, serial: int | None = None) -> Any:
+        """Say something of the attempt, or of the one of `serial` alone, and wait for the answer.
 
         Raises:
             LeaseLostError: the attempt may write no more.
@@ -104,8 +107,9 @@ class Link:
         """
         self._here()
         with self._changed:
+            self._demand(serial)
             number = self._say(kind, *fields)
-            self._wait(lambda: number in self._answers)
+            self._wait(lambda: number in self._answers, serial)
             return self._taken(number)
 
     def ask_at_last(self, kind: type[M], *fields: Any, when_unheard: Callable[[], None], after: float) -> Any:
@@ -132,7 +136,7 @@ class Link:
                 raise Interrupted("told to leave while the database is away")
             return self._taken(number)
 
-    def flush(self) -> None:
+    def flush(self, *, serial: int | None = None) -> None:
         """Wait until everything said of the attempt is committed.
 
         Raises:
@@ -141,7 +145,7 @@ class Link:
         """
         self._here()
         with self._changed:
-            self._wait(lambda: self._committed >= self._said)
+            self._wait(lambda: self._committed >= self._said, serial)
 
     def _say(self, kind: type[M], *fields: Any) -> int:
         content = to_worker(kind(self._said + 1, self._serial, *fields))
@@ -155,9 +159,18 @@ class Link:
             raise value
         return value
 
-    def _wait(self, until: Callable[[], bool]) -> None:
+    def _demand(self, serial: int | None) -> None:
+        """Whoever speaks for an attempt that is over is a thread that it left behind."""
+        if serial is not None and serial != self._serial:
+            raise Interrupted("this trial is over")
+
+    def _wait(self, until: Callable[[], bool], serial: int | None) -> None:
         """Hold on until something is so, or the attempt may not go on."""
-        self._changed.wait_for(lambda: until() or self._error is not None or self._must_stop)
+        waits_for = self._serial if serial is None else serial
+        self._changed.wait_for(
+            lambda: until() or self._error is not None or self._must_stop or self._serial != waits_for
+        )
+        self._demand(waits_for)
         if self._error is not None:
             raise self._error
         if self._must_stop and not until():
@@ -171,8 +184,8 @@ class Link:
     def _here(self) -> None:
         if self._is_forked:
             raise ForkedError(
-                "this process was forked by the objective, and a trial belongs to the process it was given to: "
-                "hand values back to that, and report them there"
+                "this process was forked by the objective, and a trial belongs to the process it was given "
+                "to: hand values back to that, and report them there"
             )
 
     def _forked(self) -> None:
@@ -210,3 +223,48 @@ class Link:
                 case Drain():
                     self._stop.raise_to(Urgency.NOW if message.now else Urgency.END_OF_EPOCH)
             self._changed.notify_all()
+
+
+class Voice:
+    """What one attempt's objective says. When the attempt is over it says nothing more: not for the next one.
+
+    That it may write no more reaches the objective as `Interrupted`, which `except Exception` cannot swallow.
+    """
+
+    def __init__(self, link: Link, stop: StopFlag, serial: int) -> None:
+        self._link, self._stop, self._serial = link, stop, serial
+
+    def post(self, kind: type[M], *fields: Any) -> None:
+        """Say something that will be written soon.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            self._link.post(kind, *fields, serial=self._serial)
+
+    def ask(self, kind: type[M], *fields: Any) -> Any:
+        """Say something, and wait for the answer.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            return self._link.ask(kind, *fields, serial=self._serial)
+
+    def flush(self) -> None:
+        """Wait until everything that was said is committed.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            self._link.flush(serial=self._serial)
+
+    @contextmanager
+    def _interrupted_when_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except LeaseLostError as error:
+            self._stop.raise_to(Urgency.LOST)
+            raise Interrupted(str(error)) from error

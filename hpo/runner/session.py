@@ -19,7 +19,7 @@ from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
-from hpo.runner.link import Link
+from hpo.runner.link import Link, Voice
 from hpo.runner.messages import Advanced, Beginning, Boot, Finish, TakeOver, Task
 from hpo.runner.output import captured
 from hpo.runner.study import NotAnObjectivesError
@@ -64,9 +64,9 @@ class Session:
             Interrupted: told to leave while the database is away; nothing more can be said.
         """
         self.stop.begin_trial()
-        self.link.begin(task.serial)
+        voice = self.link.begin(task.serial)
         try:
-            self._attempt(task)
+            self._attempt(task, voice)
         except ArtifactsAwayError as error:  # nobody's fault, and nothing is lost but time
             log.warning("the trial is given back: %s", error)
             self._finish(AttemptState.RELEASED, error=str(error))
@@ -80,7 +80,7 @@ class Session:
             log.warning("%s", error)
             self._finish(AttemptState.LOST, error=str(error))
 
-    def _attempt(self, task: Task) -> None:
+    def _attempt(self, task: Task, voice: Voice) -> None:
         resumed: Saved | None = None
         beginning = task.beginning
         if beginning is None:
@@ -94,15 +94,15 @@ class Session:
             task.attempt,
             resumed,
             self.served.keep_last,
-            on_advance=(lambda: self.link.post(Advanced)) if task.lost else (lambda: None),
-            before_save=self._flush,
+            on_advance=(lambda: voice.post(Advanced)) if task.lost else (lambda: None),
+            before_save=voice.flush,
         )
         running = RunningTrial(
             task,
             beginning,
             served=self.served,
             device=self.boot.device,
-            link=self.link,
+            link=voice,
             stop=self.stop,
             checkpoint=checkpoint,
             store=self.store,
@@ -111,12 +111,6 @@ class Session:
             seed_everything(task.seed)
             devices.reset_peak_memory(self.boot.device)
             self._call(running, task)
-
-    def _flush(self) -> None:
-        try:
-            self.link.flush()
-        except LeaseLostError as error:
-            raise Interrupted(str(error)) from error
 
     def _taken_over(self, step: int | None, *, finished: bool = False) -> Beginning:
         beginning = self.link.ask(TakeOver, step, finished)

@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial
 
-from hpo.runner.link import Link
+from hpo.runner.link import Voice
 from hpo.runner.messages import (
     Attribute,
     EnqueuePoint,
@@ -31,7 +31,7 @@ class NotAnObjectivesError(BaseException):
 class PipeStorage(StudyView):
     """A study over its worker's pipe. Its trials are copied when they are first asked for, then kept up."""
 
-    def __init__(self, link: Link, name: str, directions: Sequence[str], own: FrozenTrial) -> None:
+    def __init__(self, link: Voice, name: str, directions: Sequence[str], own: FrozenTrial) -> None:
         self._link = link
         self._own = own
         self._version = 0
@@ -104,7 +104,7 @@ class PipeStorage(StudyView):
 class PipeStudy(optuna.Study):
     """The study of the running trial. To read; what would hand out trials is refused."""
 
-    def __init__(self, link: Link, storage: PipeStorage, name: str) -> None:
+    def __init__(self, link: Voice, storage: PipeStorage, name: str) -> None:
         super().__init__(name, storage)
         self._link = link
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,10 @@ from optuna.distributions import (
 )
 
 from hpo.runner.checkpoint import CheckpointStore
-from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
-from hpo.runner.link import Link
+from hpo.runner.interrupt import StopFlag
+from hpo.runner.link import Voice
 from hpo.runner.messages import Beginning, FileKept, FileStored, Served, ShouldPrune, Step, Suggest, Task
 from hpo.runner.study import PipeStorage, PipeStudy, json_of
-from storage.database.errors import LeaseLostError
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore, check_name, digest
 
@@ -43,7 +40,7 @@ class RunningTrial(optuna.Trial):
         *,
         served: Served,
         device: str,
-        link: Link,
+        link: Voice,
         stop: StopFlag,
         checkpoint: CheckpointStore,
         store: ArtifactStore,
@@ -96,9 +93,8 @@ class RunningTrial(optuna.Trial):
                 "report is for studies with one direction, as in Optuna; with several use trial.log(...)"
             )
         number, at = _report_numbers(value, step)
-        with self._interrupted_when_lost():
-            self._flush_log()
-            self._link.post(Step, at, number, self._for_next)
+        self._flush_log()
+        self._link.post(Step, at, number, self._for_next)
         self._metrics.setdefault(at, {}).update(self._for_next)
         self._cached_frozen_trial.intermediate_values[at] = number
         self._last_step, self._named_at_last = at, set(self._for_next)
@@ -117,8 +113,7 @@ class RunningTrial(optuna.Trial):
             raise NotImplementedError(
                 "Trial.should_prune is not supported for several directions, as in Optuna"
             )
-        with self._interrupted_when_lost():
-            return bool(self._link.ask(ShouldPrune))
+        return bool(self._link.ask(ShouldPrune))
 
     def check(self) -> None:
         """Call between batches.
@@ -146,8 +141,7 @@ class RunningTrial(optuna.Trial):
             at = int(step) if step is not None else 0
             self._logged.setdefault(at, {}).update(self._for_next)
             self._for_next = {}
-            with self._interrupted_when_lost():
-                self._flush_log()
+            self._flush_log()
 
     def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Keep the file at `path` with the trial, under `name` (default: its own).
@@ -161,14 +155,12 @@ class RunningTrial(optuna.Trial):
         kept = check_name(name or Path(path).name)
         content = Path(path).read_bytes()
         sha256, size = digest(content), len(content)
-        with self._interrupted_when_lost():
-            if self._link.ask(FileStored, kept, sha256, size):
-                return
+        if self._link.ask(FileStored, kept, sha256, size):
+            return
         self._files_kept += 1
         key = checkpoints.object_key(self._served.folder, sha256, self.number, self.attempt, self._files_kept)
         self._store.put(key, content)
-        with self._interrupted_when_lost():
-            self._link.ask(FileKept, kept, key, sha256, size)
+        self._link.ask(FileKept, kept, key, sha256, size)
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Record a JSON value with the trial; NumPy's and torch's numbers and arrays become such.
@@ -176,8 +168,7 @@ class RunningTrial(optuna.Trial):
         Raises:
             Interrupted: the trial must stop.
         """
-        with self._interrupted_when_lost():
-            self.storage.set_trial_user_attr(self._trial_id, key, value)
+        self.storage.set_trial_user_attr(self._trial_id, key, value)
 
     def set_constraint(self, key: str, value: float) -> None:
         """Set a constraint's value, which is kept when it is at most 0.
@@ -185,8 +176,7 @@ class RunningTrial(optuna.Trial):
         Raises:
             Interrupted: the trial must stop.
         """
-        with self._interrupted_when_lost():
-            super().set_constraint(key, value)
+        super().set_constraint(key, value)
 
     def take_unsent(self) -> dict[int, dict[str, float]]:
         """What was logged after the last report, by step; it goes out with the result."""
@@ -216,15 +206,6 @@ class RunningTrial(optuna.Trial):
         """Whether the last report is NaN."""
         return self.last_report is not None and math.isnan(*self.last_report)
 
-    @contextmanager
-    def _interrupted_when_lost(self) -> Iterator[None]:
-        """A lost lease reaches the objective as `Interrupted`, which `except Exception` cannot swallow."""
-        try:
-            yield
-        except LeaseLostError as error:
-            self._stop.raise_to(Urgency.LOST)
-            raise Interrupted(str(error)) from error
-
     def _flush_log(self) -> None:
         for step in sorted(self._logged):
             self._link.post(Step, step, None, self._logged[step])
@@ -239,8 +220,7 @@ class RunningTrial(optuna.Trial):
         if name in trial.distributions:
             check_distribution_compatibility(trial.distributions[name], distribution)
             return trial.params[name]
-        with self._interrupted_when_lost():
-            value = self._new_value(name, distribution)
+        value = self._new_value(name, distribution)
         trial.params = {**trial.params, name: value}
         trial.distributions = {**trial.distributions, name: distribution}
         self.config[name] = value

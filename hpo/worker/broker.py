@@ -288,7 +288,7 @@ class Broker:
             case Then.READ:
                 self._ask(pending, lambda asked: self._reply(asked, asked.read()))
             case Then.ACT:
-                self._reply_with(pending, lambda: self._database.write_once(pending.act))
+                self._reply_with(pending, lambda: self._database.write_once(partial(_while_held, pending)))
             case Then.END:
                 self._ended(pending)
 
@@ -303,6 +303,8 @@ class Broker:
             self._reply(pending, find())
         except (DatabaseUnreachableError, DatabaseFaultError):
             raise
+        except LeaseLostError as error:
+            self._refuse(pending, error)
         except Exception as error:
             self._reply(pending, error)
 
@@ -587,6 +589,15 @@ class Broker:
     def _say(self, desk: Desk, event: Any) -> None:
         self.events.append((desk, event))
         self._wake()
+
+
+def _while_held(pending: Pending, connection: Transaction) -> Any:
+    """Do something to the study for an attempt that holds its lease; its study is held before its ticket."""
+    lease = pending.held.lease
+    lost = leases.hold(connection, {lease}, ending={lease})
+    if lost:
+        raise lost[lease]
+    return pending.act(connection)
 
 
 def _sendable(value: Any) -> Any:
