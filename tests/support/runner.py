@@ -5,7 +5,6 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class BrokeredRunner:
     ) -> None:
         self.party = party
         self.study = study
-        self.events: deque[Any] = deque()
+        self._ordered = 0  # events of the broker before the last order
         self.broker = broker or Broker(party.database, party.id, LEASE, lambda: None)
         ours, theirs = socket.socketpair()
         served = ServedStudy(party.database, study, StudySpec.model_validate(study.spec))
@@ -77,7 +76,7 @@ class BrokeredRunner:
         return self.desk.held.claim
 
     def order(self, alone: bool | None = None) -> None:
-        self.events.clear()
+        self._ordered = len(self.broker.events)
         self.broker.order(self.desk, alone)
 
     def task(self) -> Task | None:
@@ -113,11 +112,8 @@ class BrokeredRunner:
 
     def said(self, kind: Any) -> list[Any]:
         """The broker's events of a kind, of this runner, since the last order."""
-        while self.broker.events:
-            desk, event = self.broker.events.popleft()
-            if desk is self.desk:
-                self.events.append(event)
-        return [event for event in self.events if isinstance(event, kind)]
+        events = list(self.broker.events)[self._ordered :]  # left there for the broker's other desks
+        return [event for desk, event in events if desk is self.desk and isinstance(event, kind)]
 
     def close(self) -> None:
         self._over.set()

@@ -1,4 +1,4 @@
-"""A runner as its worker sees it: which phase each message leads to, and what does not fit changes nothing."""
+"""A runner as its worker sees it: to which phase each message leads; what does not fit changes nothing."""
 
 from __future__ import annotations
 
