@@ -49,7 +49,7 @@ def open_files(pid: int) -> list[str]:
     found = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            found.append(os.readlink(descriptor))
+            found.append(str(descriptor.readlink()))
         except FileNotFoundError:
             continue
     return found

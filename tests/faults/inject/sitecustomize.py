@@ -8,6 +8,7 @@ HPO_FAULTS is JSON:
                    worker, or just after
     kill_worker    probability that a worker does at a boundary of a transaction: as it begins, just before
                    its COMMIT, just after
+    at             at these of the boundaries alone; by default at each of them
     clock          seconds by which this process's clock is wrong
     boot_step      seconds by which the wall clock has stepped when this process starts
     off            protections to switch off, for negative controls: see `_OFF`
@@ -43,7 +44,7 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
     numbers = random.Random(f"{plan['seed']} {_noted(log.with_suffix('.starts'), role)}")
 
     def boundary(name: str) -> None:
-        if numbers.random() < chance:
+        if name in plan.get("at", [name]) and numbers.random() < chance:
             _noted(log, f"{role} {name}")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -162,6 +163,22 @@ def _without_looking_for_leftovers() -> None:
     leftovers.end_leftovers = lambda *_args, **_more: 0  # type: ignore[assignment]
 
 
+def _without_fork_guard() -> None:
+    """A forked process has its parent's pipe."""
+    if "hpo.runner.process" in " ".join(sys.orig_argv):
+        from hpo.runner.link import Link
+
+        Link._forked = lambda _self: None  # type: ignore[method-assign]
+
+
+def _without_waiting_for_commits() -> None:
+    """A checkpoint is saved whether or not the reports before it are written."""
+    if "hpo.runner.process" in " ".join(sys.orig_argv):
+        from hpo.runner.link import Voice
+
+        Voice.flush = lambda _self: None  # type: ignore[method-assign]
+
+
 def _step_of_the_wall_clock(seconds: float) -> None:
     """The kernel's time of boot, and with it every process's time of start, has moved."""
     import psutil._pslinux as kernel
@@ -179,6 +196,8 @@ _OFF = {
     "take back": _without_take_back,
     "migration lock": _without_migration_lock,
     "atomic claim": _without_atomic_claim,
+    "fork guard": _without_fork_guard,
+    "waiting for commits": _without_waiting_for_commits,
 }
 
 
