@@ -27,9 +27,7 @@ class Channel:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._socket.set_inheritable(
-            False
-        )  # or what an objective starts could hold it, and speak for the trial
+        self._socket.set_inheritable(False)  # what an objective starts must not hold it, nor speak here
         self._sending = threading.Lock()
 
     def send(self, content: bytes) -> None:
