@@ -113,7 +113,7 @@ class Broker:
         self._inbox: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._questions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._desks: set[Desk] = set()
-        self._unsettled = 0  # runners that are gone, whose attempts are not ended yet
+        self._unsettled: set[Desk] = set()  # of runners that are gone, whose attempts are not ended yet
         self._lock = threading.Lock()
         self._housekeeper = Housekeeper(database)
         self._threads = [
@@ -142,13 +142,13 @@ class Broker:
         """A runner is gone, and everything it said was heard: what it holds ends so."""
         with self._lock:
             self._desks = self._desks - {desk}
-            self._unsettled += 1
+            self._unsettled = self._unsettled | {desk}
         self._inbox.put(_Left(desk, state, why))
 
     @property
     def unsettled(self) -> int:
         """Runners whose end is not written yet: none of their leases must pass to a successor."""
-        return self._unsettled
+        return len(self._unsettled)
 
     def note(self, reason: str) -> None:
         """What people should know of this worker, for `hpo workers`."""
@@ -317,6 +317,14 @@ class Broker:
             told = ValueError(f"the database does not take this: {writes.shortened(why)}")
         if isinstance(why, LeaseLostError):
             held.lost = str(why)
+        if (
+            pending.then in (Then.BEGIN, Then.RUN) and pending.message is None
+        ):  # its runner knows nothing of it
+            held.is_over = True
+            lost = held.lost is not None
+            self._say(desk, NoTicket(False, str(why)) if lost else Broken(str(told), ExitCode.FAILED))
+            return
+        if held.lost is not None:
             if pending.message is not None:
                 self._answer_stale(desk, held, pending.message)
             return
@@ -517,7 +525,6 @@ class Broker:
     def _settle(self, item: _Left) -> None:
         """A runner is gone; whatever it holds is freed."""
         desk = item.desk
-        desk.is_left = True
         held = desk.held
         try:
             if held is not None and not held.is_over:
@@ -534,8 +541,12 @@ class Broker:
         except DatabaseFaultError as error:
             log.warning("a trial is freed when its lease expires: %s", error)
         finally:
-            with self._lock:
-                self._unsettled -= 1
+            self._settled(desk)
+
+    def _settled(self, desk: Desk) -> None:
+        desk.is_left = True
+        with self._lock:
+            self._unsettled = self._unsettled - {desk}
 
     # Parts
 
@@ -583,6 +594,8 @@ class Broker:
                     self._answer(item.desk, item.message, error)
                 case Pending():
                     self._say(item.desk, Broken(str(error), ExitCode.FAILED))
+                case _Left():
+                    self._settled(item.desk)  # its trial is freed when its lease expires
                 case _:
                     continue
 

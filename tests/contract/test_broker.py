@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,15 +23,15 @@ from hpo.errors import SpecError
 from hpo.runner import results, session
 from hpo.runner.interrupt import Interrupted
 from hpo.runner.link import ForkedError
-from hpo.runner.messages import UNHEARD, Ended
+from hpo.runner.messages import UNHEARD, Ended, NoTicket
 from hpo.runner.study import NotAnObjectivesError
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database, Patience
-from storage.database.errors import DatabaseUnreachableError, LeaseLostError
-from storage.database.records import StudyRow, StudyState
+from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError, LeaseLostError
+from storage.database.records import AttemptState, StudyRow, StudyState
 from storage.database.tables import attempt, ticket
 from storage.files.artifacts import ArtifactStore
 from storage.files.local_files import LocalFiles
@@ -167,7 +167,12 @@ def in_thread(runner: BrokeredRunner) -> threading.Thread:
     runner.order()
     task = runner.task()
     assert task is not None
-    thread = threading.Thread(target=runner.session.run, args=(task,), daemon=True)
+
+    def run() -> None:
+        with suppress(DatabaseFaultError):  # which ends a runner's process
+            runner.session.run(task)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
 
@@ -467,6 +472,63 @@ def test_a_thread_that_waits_to_report_when_its_trial_ends_reports_nothing_to_th
     assert [runner.run_one().values for _ in range(2)] == [(0.0,), (1.0,)]
     joined(threads[0])
     assert stored(database, study, 1).intermediate_values == {1: 0.1}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_ticket_that_is_lost_while_its_point_is_chosen_leaves_its_runner_free(
+    database: Database, make_study: Any, open_runner: Any, doing: Any, sampler: str, monkeypatch: Any
+) -> None:
+    """A fit may take longer than a lease in an outage; the runner has heard nothing of a trial yet."""
+    study = make_study(sampler={"name": sampler, "seed": 0})
+    runner = open_runner(study)
+    suggested, lost = ServedStudy.suggested, []
+
+    def slow(self: ServedStudy, claim: Any, *more: Any) -> Any:
+        if not lost:
+            lost.append(claim.lease)
+            lose(database, claim.lease)
+        return suggested(self, claim, *more)
+
+    monkeypatch.setattr(ServedStudy, "suggested", slow)
+    doing(lambda trial: 1.0)
+    runner.order()
+    assert runner.task() is None
+    assert not runner.said(NoTicket)[0].ended
+    database.clock.offset += 60
+    assert runner.run_one().values == (1.0,)
+    assert attempts_of(database, lost[0])[0] == "lost"
+
+
+def test_a_runner_that_dies_while_the_database_cannot_be_used_keeps_its_place_from_nobody(
+    runner: BrokeredRunner, doing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No runner is started in its place before its end is settled."""
+    entered, go = threading.Event(), threading.Event()
+
+    def broken(*_: Any) -> Any:
+        entered.set()
+        assert go.wait(20)
+        raise DatabaseFaultError("no such table")
+
+    monkeypatch.setattr(attempts, "commit", broken)
+    said = threading.Event()
+
+    def objective(trial: Any) -> float:
+        trial.report(0.1, 1)
+        assert entered.wait(10)
+        trial.report(0.2, 2)
+        said.set()
+        return 1.0
+
+    doing(objective)
+    thread = in_thread(runner)
+    assert said.wait(10)
+    wait_until(lambda: runner.broker._inbox.qsize(), 10, what="its last words are heard")
+    runner.broker.leave(runner.desk, AttemptState.LOST, "it died")
+    assert runner.broker.unsettled == 1
+    go.set()
+    wait_until(lambda: not runner.broker.unsettled, 10, what="it is settled")
+    joined(thread)
 
 
 # Processes that the objective forks
