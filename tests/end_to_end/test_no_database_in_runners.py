@@ -191,6 +191,59 @@ def test_a_worker_that_dies_takes_a_runner_along_that_is_stopped(place: Workplac
         wait_until(lambda: not any(p.is_running() for p in family), 10, what="nothing is left")
 
 
+RUDE = """
+    import json
+    import os
+    import socket
+    import struct
+    import time
+
+    def pipe():
+        (found,) = [int(name) for name in os.listdir("/proc/self/fd")
+                    if os.path.exists(f"/proc/self/fd/{name}")
+                    and os.readlink(f"/proc/self/fd/{name}").startswith("socket:")]
+        return socket.socket(fileno=os.dup(found))
+
+    def say(name, **fields):
+        content = json.dumps([name, fields]).encode()
+        pipe().sendall(struct.pack("!I", len(content)) + content)
+
+    def objective(trial):
+        deed = trial.params["deed"]
+        if deed == "junk":
+            pipe().sendall(b"\\xff" * 100)
+        elif deed == "pickle":
+            pipe().sendall(struct.pack("!I", 4) + b"\\x80\\x05N.")
+        elif deed == "close":
+            os.closerange(3, 1000)
+            trial.report(1.0, 1)
+        elif deed == "another's result":
+            for serial in range(-1, 9):
+                say("Finish", number=1, serial=serial + 1000, state="complete", values=[999.0])
+            return 1.0
+        else:
+            return 1.0
+        time.sleep(60)
+"""
+
+
+def test_an_objective_that_speaks_to_its_worker_itself_ends_its_own_trial_alone(place: Workplace) -> None:
+    deeds = ["junk", "well", "pickle", "another's result", "close", "fine"]
+    spec = place.study(
+        "s",
+        RUDE,
+        sampler={"name": "grid"},
+        budget=None,
+        space={"deed": {"type": "categorical", "choices": deeds}},
+    )
+    place.run(spec, runners=2).check()
+    found = {trial["params"]["deed"]: (trial["state"], trial["values"]) for trial in place.trials("s")}
+    assert {deed for deed, (state, _) in found.items() if state == "failed"} == {"junk", "pickle", "close"}
+    assert [found[deed] for deed in ("well", "fine", "another's result")] == [("complete", [1.0])] * 3
+    (worker,) = place.look("workers", "s", "--format", "json").check().json
+    assert worker["state"] == "left"
+
+
 def test_the_looks_of_this_file_can_fail() -> None:
     """Negative control: a connection and an open file are found."""
     with socket.create_server(("127.0.0.1", 0)) as server, Path(__file__).open() as file:
