@@ -614,9 +614,10 @@ def _while_held(pending: Pending, connection: Transaction) -> Any:
 
 
 def _sendable(value: Any) -> Any:
-    """The value as it is; an error that only this process may know as one that a runner knows."""
-    if not isinstance(value, Exception) or isinstance(
-        value, StorageError | HpoError | ValueError | TypeError
-    ):
+    """The value as it is; an error that only this process may know, or can make, as one that all do."""
+    if not isinstance(value, Exception) or isinstance(value, StorageError | HpoError):
         return value
-    return RuntimeError(f"{type(value).__name__}: {value}")
+    if type(value) in (ValueError, TypeError):
+        return value
+    kind = next((kind for kind in (ValueError, TypeError) if isinstance(value, kind)), RuntimeError)
+    return kind(f"{type(value).__name__}: {value}")

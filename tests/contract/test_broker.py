@@ -1109,8 +1109,16 @@ def test_a_parameter_that_nobody_declared_is_chosen_once_and_stays(
     assert [stored(database, study, number).params for number in range(3)] == chosen
 
 
+class PeculiarError(ValueError):
+    """Cannot be read from a pickle, nor by a process that has not imported it."""
+
+    def __init__(self, matrix: str, number: int) -> None:
+        super().__init__(f"{matrix} {number}")
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("no such matrix"), PeculiarError("no such matrix", 1)])
 def test_an_error_of_the_samplers_is_the_objectives_and_the_broker_goes_on(
-    make_study: Any, open_runner: Any, doing: Any, monkeypatch: pytest.MonkeyPatch
+    make_study: Any, open_runner: Any, doing: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study(sampler={"name": "tpe", "seed": 0}, space=None)
     runner = open_runner(study)
@@ -1118,7 +1126,7 @@ def test_an_error_of_the_samplers_is_the_objectives_and_the_broker_goes_on(
 
     def broken(self: ServedStudy, held: Any, trial: Any, name: str, *more: Any) -> float:
         if name == "bad":
-            raise ArithmeticError("no such matrix")
+            raise error
         return suggested(self, held, trial, name, *more)
 
     monkeypatch.setattr(ServedStudy, "suggested_one", broken)
