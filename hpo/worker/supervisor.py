@@ -197,7 +197,7 @@ class Worker:
     def _hear(self, child: Child) -> None:
         try:
             contents = child.desk.mailbox.receive()
-            self._heed_broker()  # what the runner answers to came first: it is ready after its trial has ended
+            self._heed_broker()  # first: what a runner says may answer that, as `Ready` does a trial's end
             for content in contents:
                 self._said(child, read(content))
         except EOFError:
