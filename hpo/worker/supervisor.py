@@ -176,13 +176,13 @@ class Worker:
                     waiting.register(child.pidfd, selectors.EVENT_READ)
             waiting.select(POLL)
         signals.clear()
-        self._heed_broker()
         for child in list(self._children.values()):
             child.desk.mailbox.flush()
             dead = not child.alive
             self._hear(child)
             if dead:
                 self._bury(child)
+        self._heed_broker()
 
     def _heed_broker(self) -> None:
         """What came of what the broker was asked, or was told."""
@@ -196,7 +196,9 @@ class Worker:
 
     def _hear(self, child: Child) -> None:
         try:
-            for content in child.desk.mailbox.receive():
+            messages = child.desk.mailbox.receive()
+            self._heed_broker()  # a runner says nothing of what the broker has not told before
+            for content in messages:
                 self._said(child, read(content))
         except EOFError:
             return  # it is dead, or about to be
