@@ -223,13 +223,13 @@ def test_the_storage_url_is_in_no_command_and_no_handle(
 ) -> None:
     """It reaches the worker by its environment alone."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setenv("STUDIES", "postgresql://me:open-sesame@nowhere.invalid/hpo")
-    made = LOCAL.submit(Order(study="s", workers=1, code=tmp_path, storage_env="STUDIES"))
+    monkeypatch.setenv("HPO_STORAGE", "postgresql://me:open-sesame@nowhere.invalid/hpo")
+    made = LOCAL.submit(Order(study="s", workers=1, code=tmp_path))
     try:
         assert "open-sesame" not in json.dumps(made)
         worker = psutil.Process(made["workers"][0]["pid"])
         assert "open-sesame" not in " ".join(worker.cmdline())
-        assert worker.environ()["HPO_STORAGE"] == os.environ["STUDIES"]
+        assert worker.environ()["HPO_STORAGE"] == os.environ["HPO_STORAGE"]
     finally:
         LOCAL.stop(made, grace=0)
 
