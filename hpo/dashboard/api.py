@@ -21,7 +21,6 @@ from hpo.report.drawing.theme import encode
 from hpo.report.records.summary import comparison
 from hpo.studies import answers
 from hpo.studies.reading import read_evaluation, read_log
-from storage.database.clock import to_datetime
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
 from storage.history.lists import STUDY_SORTS, TRIAL_SORTS
@@ -173,20 +172,7 @@ def _workers(board: Board, request: Request) -> Any:
 
 
 def _launches(board: Board, _request: Request) -> Any:
-    return shapes.Launches(
-        [
-            shapes.Launch(
-                row.id,
-                row.study,
-                row.launcher,
-                row.host,
-                row.workers,
-                to_datetime(row.created_at),
-                to_datetime(row.stopped_at),
-            )
-            for row in pages.launched(board)
-        ]
-    )
+    return shapes.Launches(pages.launched(board))
 
 
 def _compare(board: Board, request: Request) -> Any:

@@ -21,7 +21,7 @@ from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
 from storage.history.records import STATES, StudyHistory, TrialRecord
 from storage.history.trials import Part, read_trial, read_trials
-from storage.queue.launches import LaunchRow, all_launches
+from storage.queue.launches import Launch, all_launches
 from storage.queue.workers import all_workers
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
@@ -151,14 +151,14 @@ def every_worker(board: Board, study: str | None = None) -> list[answers.Worker]
     return [answers.worker(row) for row in found]
 
 
-def launched(board: Board) -> list[LaunchRow]:
+def launched(board: Board) -> list[Launch]:
     """Every launch: those that nobody stopped first, the newest of each before the others.
 
     Raises:
         DatabaseError
     """
     found = board.database.read(all_launches)
-    return sorted(found, key=lambda row: (row.stopped_at is not None, -row.id))
+    return sorted(found, key=lambda row: (row.stopped is not None, -row.id))
 
 
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
