@@ -16,7 +16,8 @@ import pytest
 
 from hpo.cli import run
 from hpo.errors import HpoError, UserError
-from hpo.launch import Order, WorkerLife, local
+from hpo.launch import local
+from hpo.launch.base import Order, WorkerLife
 from hpo.launch.local import LAUNCHER as LOCAL
 from hpo.worker.devices import Gpu
 from hpo.worker.identity import host_key, process_started

@@ -6,6 +6,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy
 from types import ModuleType
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_training_on_random_samples_resumes_bit_for_bit(storage: str, of: Any) -
         classifier.objective(broken)
     for workers in (1, 0):
         resumed = LocalTrial({**settings, "loader_workers": workers}, seed=3, attempt=2)
-        resumed.checkpoint._memory = dict(broken.checkpoint._memory)
+        resumed.checkpoint = copy(broken.checkpoint)
         assert classifier.objective(resumed) == value
         assert {**broken.logs, **resumed.logs} == unbroken.logs
         assert same_tensors(weights(resumed), weights(unbroken))
