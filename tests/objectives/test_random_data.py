@@ -22,8 +22,7 @@ from objectives.datasets.load import forget, prepare
 from objectives.datasets.records import LazySamples, Samples
 from objectives.errors import DataError
 from objectives.standalone import LocalTrial
-from tests.objectives.helpers import failing_after, prepared, same_tensors
-from tests.objectives.test_train import Interrupted, weights
+from tests.objectives.helpers import Interrupted, failing_after, prepared, same_tensors, weights
 
 CPU = torch.device("cpu")
 Draw = Callable[[int], float]
