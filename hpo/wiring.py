@@ -91,7 +91,6 @@ def open_artifacts(
     """The artifact store at `url`, which is asked again for `patience` seconds while it is away.
 
     Raises:
-        UserError: the URL cannot be used, or its driver is not installed.
+        BadArtifactUrlError: the URL cannot be used, or its driver is not installed.
     """
-    with telling():
-        return ArtifactStore(url, patience, give_up)
+    return ArtifactStore(url, patience, give_up)
