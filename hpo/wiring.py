@@ -81,8 +81,7 @@ def open_storage(settings: Settings, *, create: bool = True) -> Database:
         UserError, DatabaseError: a sentence; never a password.
         NotFoundError: there is no database yet and `create` is False.
     """
-    with telling():
-        return open_database(settings.storage, create=create)
+    return open_database(settings.storage, create=create)
 
 
 def open_artifacts(

@@ -21,11 +21,11 @@ from hpo.runner.messages import (
     Answer,
     Away,
     Boot,
-    Committed,
     Drain,
     Numbered,
     Quit,
     Refused,
+    Sync,
     Task,
     ToRunner,
     ToWorker,
@@ -92,7 +92,8 @@ class Link:
         """
         self._here()
         with self._changed:
-            self._wait(lambda: not self._away and self._said - self._committed < UNHEARD)
+            if self._away or self._said - self._committed >= UNHEARD:
+                self._hear_of_commits()
             self._say(kind, *fields)
 
     def ask(self, kind: type[M], *fields: Any) -> Any:
@@ -141,7 +142,14 @@ class Link:
         """
         self._here()
         with self._changed:
-            self._wait(lambda: self._committed >= self._said)
+            self._hear_of_commits()
+
+    def _hear_of_commits(self) -> None:
+        """Wait until everything said so far is committed."""
+        if self._committed < self._said:
+            number = self._say(Sync)
+            self._wait(lambda: number in self._answers)
+            self._taken(number)
 
     def _say(self, kind: type[M], *fields: Any) -> int:
         content = to_worker(kind(self._said + 1, self._serial, *fields))
@@ -196,8 +204,6 @@ class Link:
                     self.orders.put(message)
                 case Answer():
                     self._answers[message.number] = message.value
-                    self._committed = max(self._committed, message.number)
-                case Committed():
                     self._committed = max(self._committed, message.number)
                 case Away():
                     self._away = message.away

@@ -22,7 +22,6 @@ from hpo.runner.messages import (
     Away,
     Beginning,
     Broken,
-    Committed,
     Ended,
     Finish,
     NoTicket,
@@ -252,7 +251,6 @@ class Broker:
             return
         entries = [entry for pending in group for entry in pending.entries]
         answers = iter(self._committed(entries) if entries else ())
-        heard: dict[Desk, tuple[Held, int]] = {}
         for pending in group:
             results = [next(answers) for _ in pending.entries]
             refused = next((one for one in results if isinstance(one, Exception)), None)
@@ -260,13 +258,8 @@ class Broker:
                 self._refuse(pending, refused)
                 continue
             pending.learn()
-            if pending.message is not None:
-                heard[pending.desk] = (pending.held, pending.message.number)
             if pending.then is not None:
                 self._follow(pending, results[-1] if results else None)
-        for desk, (held, number) in heard.items():
-            if not held.is_over:
-                desk.tell(Committed(number))
 
     def _follow(self, pending: Pending, result: Any) -> None:
         """What a write was for."""
