@@ -133,6 +133,16 @@ class Link:
                 raise Interrupted("told to leave while the database is away")
             return self._taken(number)
 
+    def check(self) -> None:
+        """See whether the attempt may go on.
+
+        Raises:
+            LeaseLostError: the attempt may write no more.
+        """
+        self._here()
+        if self._error is not None:
+            raise self._error
+
     def flush(self) -> None:
         """Wait until everything said of the attempt is committed.
 

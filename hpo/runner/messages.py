@@ -41,6 +41,7 @@ class Served:
     keep_last: int  # checkpoints of a running trial
     artifacts: str  # URL of the store
     folder: str  # of the study in the store
+    prunes: bool = True  # whether the study has a pruner
 
 
 @dataclass(frozen=True)

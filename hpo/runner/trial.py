@@ -118,6 +118,9 @@ class RunningTrial(optuna.Trial):
                 "Trial.should_prune is not supported for several directions, as in Optuna"
             )
         with self._interrupted_when_lost():
+            if not self._served.prunes:
+                self._link.check()
+                return False
             return bool(self._link.ask(ShouldPrune))
 
     def check(self) -> None:
