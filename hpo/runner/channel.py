@@ -95,6 +95,8 @@ class Mailbox:
 
     def flush(self) -> None:
         """Send what the other end has room for."""
+        if not self._unsent:
+            return
         with self._lock:
             if not self._closed:
                 self._send_more()

@@ -22,11 +22,11 @@ from hpo.runner.messages import (
     Answer,
     Away,
     Boot,
-    Committed,
     Drain,
     Numbered,
     Quit,
     Refused,
+    Sync,
     Task,
     ToRunner,
     ToWorker,
@@ -95,7 +95,9 @@ class Link:
         """
         self._here()
         with self._changed:
-            self._wait(lambda: not self._away and self._said - self._committed < UNHEARD, serial)
+            self._demand(serial)
+            if self._away or self._said - self._committed >= UNHEARD:
+                self._hear_of_commits(serial)
             self._say(kind, *fields)
 
     def ask(self, kind: type[M], *fields: Any, serial: int | None = None) -> Any:
@@ -136,6 +138,19 @@ class Link:
                 raise Interrupted("told to leave while the database is away")
             return self._taken(number)
 
+    def check(self, *, serial: int | None = None) -> None:
+        """See whether the attempt may go on.
+
+        Raises:
+            LeaseLostError: the attempt may write no more.
+            Interrupted: it is over.
+        """
+        self._here()
+        with self._changed:
+            self._demand(serial)
+            if self._error is not None:
+                raise self._error
+
     def flush(self, *, serial: int | None = None) -> None:
         """Wait until everything said of the attempt is committed.
 
@@ -145,7 +160,15 @@ class Link:
         """
         self._here()
         with self._changed:
-            self._wait(lambda: self._committed >= self._said, serial)
+            self._demand(serial)
+            self._hear_of_commits(serial)
+
+    def _hear_of_commits(self, serial: int | None) -> None:
+        """Wait until everything said so far is committed."""
+        if self._committed < self._said:
+            number = self._say(Sync)
+            self._wait(lambda: number in self._answers, serial)
+            self._taken(number)
 
     def _say(self, kind: type[M], *fields: Any) -> int:
         content = to_worker(kind(self._said + 1, self._serial, *fields))
@@ -210,8 +233,6 @@ class Link:
                 case Answer():
                     self._answers[message.number] = message.value
                     self._committed = max(self._committed, message.number)
-                case Committed():
-                    self._committed = max(self._committed, message.number)
                 case Away():
                     self._away = message.away
                 case Refused() if message.serial == self._serial:
@@ -251,6 +272,15 @@ class Voice:
         """
         with self._interrupted_when_lost():
             return self._link.ask(kind, *fields, serial=self._serial)
+
+    def check(self) -> None:
+        """See whether the attempt may go on.
+
+        Raises:
+            Interrupted: it must stop.
+        """
+        with self._interrupted_when_lost():
+            self._link.check(serial=self._serial)
 
     def flush(self) -> None:
         """Wait until everything that was said is committed.

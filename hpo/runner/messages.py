@@ -41,6 +41,7 @@ class Served:
     keep_last: int  # checkpoints of a running trial
     artifacts: str  # URL of the store
     folder: str  # of the study in the store
+    prunes: bool = True  # whether the study has a pruner
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """To the message of this number; an exception is raised where it was asked."""
+    """To the message of this number: everything up to it is committed. An exception is raised where it asked."""
 
     number: int
     value: Any = None
-
-
-@dataclass(frozen=True)
-class Committed:
-    """Everything up to the message of this number is in the database."""
-
-    number: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ class Quit:
     """Leave when idle."""
 
 
-ToRunner = Boot | Task | Answer | Committed | Refused | Away | Drain | Abandon | Quit
+ToRunner = Boot | Task | Answer | Refused | Away | Drain | Abandon | Quit
 
 
 # From a runner to its worker. `number` counts a runner's messages, `serial` names the task they are of.
@@ -262,6 +256,14 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Sync:
+    """Asks to hear when everything before it is committed."""
+
+    number: int
+    serial: int
+
+
+@dataclass(frozen=True)
 class ReadStudy:
     """Asks for the study's trials that are newer than `version`: (version, trials)."""
 
@@ -307,6 +309,7 @@ Numbered = (
     | FileStored
     | FileKept
     | Finish
+    | Sync
     | ReadStudy
     | ReadAttributes
     | StopStudy

@@ -113,6 +113,9 @@ class RunningTrial(optuna.Trial):
             raise NotImplementedError(
                 "Trial.should_prune is not supported for several directions, as in Optuna"
             )
+        if not self._served.prunes:
+            self._link.check()
+            return False
         return bool(self._link.ask(ShouldPrune))
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +22,13 @@ from hpo.runner.messages import (
     Away,
     Beginning,
     Broken,
-    Committed,
     Ended,
     Finish,
     NoTicket,
     Numbered,
     Refused,
     Started,
+    Step,
     Suggest,
     TakeOver,
     Task,
@@ -38,7 +38,7 @@ from hpo.search.draws import training_seed
 from hpo.worker import writes
 from hpo.worker.desk import Desk
 from hpo.worker.housekeeping import Housekeeper
-from hpo.worker.study import Held
+from hpo.worker.study import Held, ServedStudy
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Database, Patience, Transaction
 from storage.database.errors import (
@@ -50,7 +50,7 @@ from storage.database.errors import (
 from storage.database.records import AttemptState, Claim, NothingToClaim
 from storage.files import checkpoints
 from storage.queue import attempts, leases, outcomes, tickets, workers
-from storage.queue.attempts import end_if_live
+from storage.queue.attempts import Report, Write, end_if_live
 from storage.queue.optuna_rows import Owner, Trial
 
 log = logging.getLogger(__name__)
@@ -251,8 +251,12 @@ class Broker:
         if not group:
             return
         entries = [entry for pending in group for entry in pending.entries]
-        answers = iter(self._committed(entries) if entries else ())
-        heard: dict[Desk, tuple[Held, int]] = {}
+        # Before a pruner is asked: with the values it will compare, where they are in the same group.
+        look = {p.desk.study for p in group if p.desk.study.compares and isinstance(p.message, Step)}
+        for study in look:
+            if not study.has_looked:  # all there is to read; nobody's write waits for that
+                study.refresh()
+        answers = iter(self._committed(entries, look) if entries else ())
         for pending in group:
             results = [next(answers) for _ in pending.entries]
             refused = next((one for one in results if isinstance(one, Exception)), None)
@@ -260,13 +264,8 @@ class Broker:
                 self._refuse(pending, refused)
                 continue
             pending.learn()
-            if pending.message is not None:
-                heard[pending.desk] = (pending.held, pending.message.number)
             if pending.then is not None:
                 self._follow(pending, results[-1] if results else None)
-        for desk, (held, number) in heard.items():
-            if not held.is_over:
-                desk.tell(Committed(number))
 
     def _follow(self, pending: Pending, result: Any) -> None:
         """What a write was for."""
@@ -550,8 +549,12 @@ class Broker:
 
     # Parts
 
-    def _committed(self, entries: Sequence[Any]) -> list[Any]:
-        answers: list[Any] = self._trying(lambda write: attempts.commit(write, entries))
+    def _committed(self, entries: Sequence[Report | Write], look: Collection[ServedStudy]) -> list[Any]:
+        def first(connection: Transaction) -> None:
+            for study in look:
+                study.look(connection)
+
+        answers: list[Any] = self._trying(lambda write: attempts.commit(write, entries, first))
         return answers
 
     def _patiently(self, verb: Callable[[Transaction], Any]) -> Any:

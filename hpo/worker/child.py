@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ class Phase(Enum):
     LEAVING = auto()  # it was told to leave, or has said that it cannot work
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """One runner process: a state machine that hears what the runner and the broker say of it."""
 
@@ -58,6 +59,7 @@ class Child:
     last_progress: float = 0.0  # monotonic
     why_killed: str | None = None  # set when the worker itself ends it
     abandoned: float | None = None  # when it was told that its lease is lost; monotonic
+    _waits_for: int = selectors.EVENT_READ
 
     @classmethod
     def spawn(
@@ -169,6 +171,25 @@ class Child:
         if self.desk.held is not None:
             self.desk.tell(Abandon(self.desk.held.serial))
         self.abandoned = time.monotonic()
+
+    def watch(self, waiting: selectors.BaseSelector) -> None:
+        """Wait for it, too: for what it says, and for its end."""
+        waiting.register(self.desk.mailbox, selectors.EVENT_READ, self)
+        if self.pidfd is not None:
+            waiting.register(self.pidfd, selectors.EVENT_READ, self)
+
+    def watch_mailbox(self, waiting: selectors.BaseSelector) -> None:
+        """Wait for room in its mailbox where something waits to be sent."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.desk.mailbox.is_full else 0)
+        if wanted != self._waits_for:
+            waiting.modify(self.desk.mailbox, wanted, self)
+            self._waits_for = wanted
+
+    def forget(self, waiting: selectors.BaseSelector) -> None:
+        """Wait for it no more."""
+        waiting.unregister(self.desk.mailbox)
+        if self.pidfd is not None:
+            waiting.unregister(self.pidfd)
 
     def kill(self) -> None:
         """SIGKILL to the runner and its process group; a runner outlives SIGTERM."""

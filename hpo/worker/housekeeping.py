@@ -29,6 +29,7 @@ class Housekeeper:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._pruning: set[int] = set()  # studies whose weights will be looked at soon
         self._swept: set[int] = set()
         self._is_hurried = False
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
@@ -36,7 +37,12 @@ class Housekeeper:
 
     def let_go(self, study: ServedStudy, trial: Trial, state: AttemptState, lease: Lease) -> None:
         """An attempt has ended: remove what was kept for its trial to go on, and weights that are beaten."""
-        self._work.put(partial(self._let_go, study, trial, state, lease))
+        brings = state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED)
+        if brings and study.row.id not in self._pruning:  # one look serves all that end before it
+            self._pruning.add(study.row.id)
+            self._work.put(partial(self._prune, study))
+        if brings or state is AttemptState.FAILED:
+            self._work.put(partial(self._tidy, study, trial, lease, surely=brings))
 
     def sweep(self, study: ServedStudy) -> None:
         """A study has ended: remove what attempts that died half-way have left. Once."""
@@ -65,15 +71,14 @@ class Housekeeper:
             except Exception:  # or the thread would end
                 log.exception("files are left for later")
 
-    def _let_go(self, study: ServedStudy, trial: Trial, state: AttemptState, lease: Lease) -> None:
-        database, row = self._database, study.row
-        if state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
-            retention.prune(database, study.store, row, partial(self._best_kept, study))
-        elif state is not AttemptState.FAILED or not database.read(
-            lambda connection: tickets.is_over(connection, lease.ticket_id)
-        ):
-            return
-        retention.tidy(database, study.store, row, trial.id, trial.number)
+    def _prune(self, study: ServedStudy) -> None:
+        self._pruning.discard(study.row.id)
+        retention.prune(self._database, study.store, study.row, partial(self._best_kept, study))
+
+    def _tidy(self, study: ServedStudy, trial: Trial, lease: Lease, *, surely: bool) -> None:
+        """Remove checkpoints of a trial that gets no further attempt; `surely`: it has brought a result."""
+        if surely or self._database.read(lambda connection: tickets.is_over(connection, lease.ticket_id)):
+            retention.tidy(self._database, study.store, study.row, trial.id, trial.number)
 
     def _best_kept(self, study: ServedStudy) -> int | None:
         """How many trials keep their weights, as the study says now."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.pruners import NopPruner, PatientPruner, ThresholdPruner
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.messages import Beginning, Served
@@ -23,8 +23,9 @@ from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial,
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
 from hpo.spec import StudySpec, resolve
+from hpo.spec.sampling import NoPruner, PatientPruner, ThresholdPruner
 from hpo.wiring import open_artifacts
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.records import Claim, Lease, StudyRow
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore
@@ -60,6 +61,7 @@ class ServedStudy:
         self.row = row
         self.spec = spec
         self.known = KnownTrials(row.optuna_study_id)
+        self.has_looked = False
         self._database = database
         self._pruner = make_pruner(spec)
 
@@ -90,6 +92,7 @@ class ServedStudy:
             keep_last=self.spec.keep.last,
             artifacts=self.row.artifacts,
             folder=checkpoints.study_key(self.row.uid, self.row.name),
+            prunes=not isinstance(self._pruner, NopPruner),
         )
 
     # What to try
@@ -169,23 +172,29 @@ class ServedStudy:
 
     # Whether to go on
 
+    @cached_property
+    def compares(self) -> bool:
+        """Whether the pruner looks at other trials."""
+        chosen = self.spec.pruner
+        asked = chosen.wrapped if isinstance(chosen, PatientPruner) else chosen
+        return asked is not None and not isinstance(asked, NoPruner | ThresholdPruner)
+
     def should_prune(self, trial: Trial, note: Note) -> bool:
-        """What the pruner says of a trial whose reports are committed."""
-        if isinstance(self._pruner, NopPruner):
-            return False
-        if not isinstance(self._pruner, ThresholdPruner | PatientPruner) or getattr(
-            self._pruner, "_wrapped_pruner", None
-        ):
-            self.refresh(rungs=self.spec.pruner.name in ("asha", "hyperband", "patient"))
+        """What the pruner says of a trial whose reports are committed, given what is known of others."""
         study = for_pruner(self._study(note))
         return bool(self._pruner.prune(study, self.known.get(trial.id)))
 
     # What is known
 
-    def refresh(self, *, rungs: bool = False) -> None:
+    def refresh(self) -> None:
         """Learn what others have done since."""
-        params = not self.spec.space
-        self._database.read(lambda c: self.known.refresh(c, rungs=rungs, params=params))
+        self._database.read(self.look)
+
+    def look(self, connection: Transaction) -> None:
+        """Learn what others have done since, in a transaction that reads it or has written nothing yet."""
+        rungs = self.spec.pruner.name in ("asha", "hyperband", "patient")
+        self.known.refresh(connection, rungs=rungs, params=self.learns and not self.spec.space)
+        self.has_looked = True
 
     def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
         """A new trial, as it was just stored."""

@@ -105,6 +105,8 @@ class Worker:
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
         self._draining: str | None = None
         self._outcome: Outcome | None = None
+        self._waiting = selectors.DefaultSelector()
+        self._look_again = 0.0  # monotonic: when every runner is looked at, whether it speaks or not
         self._served: dict[str, ServedStudy] = {}  # by uid
 
     def run(self) -> Outcome:
@@ -112,6 +114,7 @@ class Worker:
         sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
         with Signals() as signals, guarded(self.identity.id):
+            self._waiting.register(signals.read_fd, selectors.EVENT_READ)
             self._broker = Broker(self._database, self.identity.id, self._settings.lease, signals.wake)
             keeper = LeaseKeeper(
                 self._database,
@@ -156,6 +159,7 @@ class Worker:
 
         child = Child.spawn(runner, share, assignment, self.identity.id, boot, seat)
         self._children[runner] = child
+        child.watch(self._waiting)
         self._broker.seat(child.desk)
         self._broker.record_runners([child.process_key for child in self._children.values()])
 
@@ -167,22 +171,21 @@ class Worker:
 
     def _wait(self, signals: Signals) -> None:
         """Sleep until a runner speaks or dies, the broker has news, a beat or a signal comes, or it is time."""
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(signals.read_fd, selectors.EVENT_READ)
-            for child in self._children.values():
-                full = selectors.EVENT_WRITE if child.desk.mailbox.is_full else 0
-                waiting.register(child.desk.mailbox, selectors.EVENT_READ | full)
-                if child.pidfd is not None:
-                    waiting.register(child.pidfd, selectors.EVENT_READ)
-            waiting.select(POLL)
+        for child in self._children.values():
+            child.watch_mailbox(self._waiting)
+        ready = {key.data for key, _ in self._waiting.select(POLL)}
         signals.clear()
-        self._heed_broker()
+        now = time.monotonic()
         for child in list(self._children.values()):
-            child.desk.mailbox.flush()
-            dead = not child.alive
-            self._hear(child)
-            if dead:
-                self._bury(child)
+            if child in ready or now >= self._look_again:
+                child.desk.mailbox.flush()
+                dead = not child.alive
+                self._hear(child)
+                if dead:
+                    self._bury(child)
+        if now >= self._look_again:
+            self._look_again = now + POLL
+        self._heed_broker()
 
     def _heed_broker(self) -> None:
         """What came of what the broker was asked, or was told."""
@@ -196,9 +199,9 @@ class Worker:
 
     def _hear(self, child: Child) -> None:
         try:
-            contents = child.desk.mailbox.receive()
-            self._heed_broker()  # first: what a runner says may answer that, as `Ready` does a trial's end
-            for content in contents:
+            messages = child.desk.mailbox.receive()
+            self._heed_broker()  # a runner says nothing of what the broker has not told before
+            for content in messages:
                 self._said(child, read(content))
         except EOFError:
             return  # it is dead, or about to be
@@ -263,6 +266,7 @@ class Worker:
 
     def _bury(self, child: Child) -> None:
         """A runner has ended: free its ticket at once."""
+        child.forget(self._waiting)
         child.close()
         del self._children[child.index]
         gave_up = child.process.returncode == GAVE_UP
@@ -396,6 +400,7 @@ class Worker:
         self._drain(why)
         for child in list(self._children.values()):
             child.kill()
+            child.forget(self._waiting)
             child.close()
             del self._children[child.index]
             self._broker.leave(child.desk, AttemptState.RELEASED, why)

@@ -28,6 +28,7 @@ from hpo.runner.messages import (
     Step,
     StopStudy,
     Suggest,
+    Sync,
     TakeOver,
 )
 from hpo.worker.desk import Desk
@@ -61,6 +62,7 @@ _ASKS = (
     FileStored,
     FileKept,
     Finish,
+    Sync,
     ReadStudy,
     ReadAttributes,
     StopStudy,
@@ -129,6 +131,8 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
             return pending(then=Then.SUGGEST)
         case ShouldPrune():
             return pending(then=Then.PRUNE)
+        case Sync():
+            return pending(then=Then.ANSWER)
         case Advanced():
             return pending((Write(lease, partial(attempts.checkpoint_advanced, lease=lease)),))
         case FileStored():

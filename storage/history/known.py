@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection, Row
 from storage.database import optuna_tables
 from storage.database.optuna_tables import TrialState, params, reports, values
 from storage.database.optuna_tables import trials as optuna_trials
-from storage.history.trials import NAMED, REPORT_KIND, VALUE_KIND, chunks, tuples
+from storage.history.columns import NAMED, REPORT_KIND, VALUE_KIND, tuples
+from storage.history.trials import chunks
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

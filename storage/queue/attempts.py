@@ -31,6 +31,21 @@ if TYPE_CHECKING:
 Objection = Exception  # why a result may not count
 
 
+# Made once, as in `storage.queue.locks`.
+_BOUND = sa.select(ticket.c.trial_id, ticket.c.trial_number).where(ticket.c.id == sa.bindparam("ticket"))
+_LINK: Mapping[str, Any] = {"trial_id": sa.bindparam("trial"), "trial_number": sa.bindparam("trial_is")}
+_BIND_TICKET = (
+    ticket.update()
+    .where(ticket.c.id == sa.bindparam("ticket"))
+    .values(**_LINK, sampler_saw=sa.bindparam("saw"))
+)
+_BIND_ATTEMPT = (
+    attempt.update()
+    .where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.number == sa.bindparam("attempt"))
+    .values(**_LINK)
+)
+
+
 @dataclass(frozen=True)
 class Report:
     """One step's value (None: nothing but metrics) and named metrics; a step reported again is overwritten."""
@@ -56,13 +71,16 @@ class Write:
 
 
 def commit(
-    write: Callable[[Callable[[Connection], Any]], Any], entries: Sequence[Report | Write]
+    write: Callable[[Callable[[Connection], Any]], Any],
+    entries: Sequence[Report | Write],
+    first: Callable[[Connection], None] = lambda _connection: None,
 ) -> list[Any]:
     """Write what several attempts have to say in one transaction, in this order, reports first.
 
     Args:
         write: runs a verb in a transaction: `Database.write`, or one that tries it a single time.
         entries: what is written.
+        first: looks at what others have committed, in the same transaction.
 
     Returns for each entry what its verb returned, or the exception that refused it: a lost lease, or a value
     that the database does not take. None of these keeps the others' entries from being written.
@@ -72,7 +90,7 @@ def commit(
         DatabaseFaultError: the database cannot be used.
     """
     try:
-        return list(write(lambda connection: _write(connection, entries)))
+        return list(write(lambda connection: _write(connection, entries, first)))
     except StorageError:
         raise
     except Exception as error:  # a value of one of them
@@ -81,7 +99,10 @@ def commit(
         return [answer for entry in entries for answer in commit(write, [entry])]
 
 
-def _write(connection: Connection, entries: Sequence[Report | Write]) -> list[Any]:
+def _write(
+    connection: Connection, entries: Sequence[Report | Write], first: Callable[[Connection], None]
+) -> list[Any]:
+    first(connection)
     lost = leases.hold(
         connection,
         {entry.lease for entry in entries},
@@ -121,23 +142,13 @@ def start_trial(
     sampler_saw: Mapping[str, Any],
 ) -> Trial:
     """Create the trial with all its parameters and bind it to the ticket, once."""
-    bound = connection.execute(
-        sa.select(ticket.c.trial_id, ticket.c.trial_number).where(ticket.c.id == lease.ticket_id)
-    ).one()
+    bound = connection.execute(_BOUND, {"ticket": lease.ticket_id}).one()
     if bound.trial_id is not None:  # an earlier try committed without our hearing of it
         return Trial(bound.trial_id, bound.trial_number)
     made = optuna_rows.insert_trial(connection, optuna_study_id, params, distributions)
-    link = {"trial_id": made.id, "trial_number": made.number}
-    connection.execute(
-        ticket.update()
-        .where(ticket.c.id == lease.ticket_id)
-        .values(**link, sampler_saw=json.dumps(dict(sampler_saw)))
-    )
-    connection.execute(
-        attempt.update()
-        .where(attempt.c.ticket_id == lease.ticket_id, attempt.c.number == lease.attempt)
-        .values(**link)
-    )
+    link = {"ticket": lease.ticket_id, "trial": made.id, "trial_is": made.number}
+    connection.execute(_BIND_TICKET, {**link, "saw": json.dumps(dict(sampler_saw))})
+    connection.execute(_BIND_ATTEMPT, {**link, "attempt": lease.attempt})
     return made
 
 

@@ -39,6 +39,24 @@ _ATTRIBUTES: Mapping[Owner, sa.Table] = {
 }
 
 
+# Made once, as in `storage.queue.locks`.
+_STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study")).with_for_update()
+_NEWEST = (
+    sa.select(_trials.c.number)
+    .where(_trials.c.study_id == sa.bindparam("study"))
+    .order_by(_trials.c.trial_id.desc())
+    .limit(1)
+)
+_NEW_TRIAL = sa.insert(_trials).returning(_trials.c.trial_id, _trials.c.number)
+_NEW_PARAMS = sa.insert(_params)
+_NEW_VALUES = sa.insert(_values)
+_END = (
+    sa.update(_trials)
+    .where(_trials.c.trial_id == sa.bindparam("trial"), _trials.c.state == TrialState.RUNNING)
+    .values(state=sa.bindparam("ended"), datetime_complete=sa.bindparam("now"))
+)
+
+
 @dataclass(frozen=True)
 class Trial:
     """The Optuna trial of a claim."""
@@ -57,21 +75,16 @@ def insert_trial(
 
     Safe beside others: the study's row is locked first, as Optuna does.
     """
-    connection.execute(
-        sa.select(_studies.c.study_id).where(_studies.c.study_id == optuna_study_id).with_for_update()
-    )
-    last = (
-        sa.select(_trials.c.number)
-        .where(_trials.c.study_id == optuna_study_id)
-        .order_by(_trials.c.trial_id.desc())
-        .limit(1)
-    )
-    newest = connection.scalar(last)
-    number = 0 if newest is None else newest + 1
+    connection.execute(_STUDY, {"study": optuna_study_id})
+    newest = connection.scalar(_NEWEST, {"study": optuna_study_id})
     row = connection.execute(
-        sa.insert(_trials)
-        .values(study_id=optuna_study_id, state=TrialState.RUNNING, datetime_start=_now(), number=number)
-        .returning(_trials.c.trial_id, _trials.c.number)
+        _NEW_TRIAL,
+        {
+            "study_id": optuna_study_id,
+            "state": TrialState.RUNNING,
+            "datetime_start": _now(),
+            "number": 0 if newest is None else newest + 1,
+        },
     ).one()
     if params:
         insert_params(connection, row.trial_id, params, distributions)
@@ -88,7 +101,7 @@ def insert_params(
     from optuna.distributions import distribution_to_json
 
     connection.execute(
-        sa.insert(_params),
+        _NEW_PARAMS,
         [
             {
                 "trial_id": trial_id,
@@ -177,11 +190,7 @@ def finish(
     connection: Connection, trial_id: int, state: TrialState, values: Sequence[float] | None = None
 ) -> bool:
     """End a RUNNING trial; False when it was not running any more."""
-    ended = connection.execute(
-        sa.update(_trials)
-        .where(_trials.c.trial_id == trial_id, _trials.c.state == TrialState.RUNNING)
-        .values(state=state, datetime_complete=_now())
-    )
+    ended = connection.execute(_END, {"trial": trial_id, "ended": state, "now": _now()})
     if not ended.rowcount:
         return False
     if values is not None:
@@ -189,7 +198,7 @@ def finish(
         for objective, value in enumerate(values):
             stored, kind = optuna_tables.stored(value)
             rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        connection.execute(sa.insert(_values), rows)
+        connection.execute(_NEW_VALUES, rows)
     return True
 
 
