@@ -255,7 +255,7 @@ class Broker:
         look = {p.desk.study for p in group if p.desk.study.compares and isinstance(p.message, Step)}
         for study in look:
             if not study.has_looked:  # all there is to read; nobody's write waits for that
-                study.refresh()
+                self._trying(partial(_called_with, study.look), write=False)
         answers = iter(self._committed(entries, look) if entries else ())
         for pending in group:
             results = [next(answers) for _ in pending.entries]
@@ -560,15 +560,15 @@ class Broker:
     def _patiently(self, verb: Callable[[Transaction], Any]) -> Any:
         return self._trying(lambda write: write(verb))
 
-    def _trying(self, call: Callable[[Callable[..., Any]], Any]) -> Any:
-        """Write; while the database is away the runners are told so, and it is tried until it is back."""
+    def _trying(self, call: Callable[[Callable[..., Any]], Any], *, write: bool = True) -> Any:
+        """Write or read; while the database is away the runners are told, and it is tried until then."""
         try:
-            return call(partial(self._database.once, write=True))
+            return call(partial(self._database.once, write=write))
         except DatabaseUnreachableError as error:
             log.debug("%s", error)
         self._tell_all(Away(True))
         try:
-            return call(self._database.write)
+            return call(self._database.write if write else self._database.read)
         finally:
             self._tell_all(Away(False))
 
@@ -605,6 +605,10 @@ class Broker:
     def _say(self, desk: Desk, event: Any) -> None:
         self.events.append((desk, event))
         self._wake()
+
+
+def _called_with(verb: Callable[[Transaction], Any], run: Callable[..., Any]) -> Any:
+    return run(verb)
 
 
 def _while_held(pending: Pending, connection: Transaction) -> Any:

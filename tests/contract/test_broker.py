@@ -63,7 +63,7 @@ def make_study(database: Database, tmp_path: Path) -> Callable[..., StudyRow]:
             "objective": "mine.py",
             "direction": "maximize",
             "sampler": "random",
-            "pruner": "none",
+            "pruner": {"name": "median", "n_startup_trials": 100},  # prunes nothing, but is asked
             "budget": {"trials": 6},
             "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
             **fields,
@@ -123,11 +123,11 @@ class Clerk:
         self.look: Callable[[], None] = lambda: None
         commit = attempts.commit
 
-        def watched(write: Any, entries: Sequence[Report | Write]) -> list[Any]:
+        def watched(write: Any, entries: Sequence[Report | Write], *more: Any) -> list[Any]:
             self.is_held.set()
             assert self.go.wait(20)
             self.batches.append(entries)
-            answers = commit(write, entries)
+            answers = commit(write, entries, *more)
             self.look()
             return answers
 

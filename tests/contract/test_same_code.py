@@ -146,6 +146,7 @@ def test_lost_attempts_count_from_the_newest_checkpoint_on(
         """The runner's process is gone before it says anything of its end."""
         one.order()
         one.session.run(one.task())
+        one.link.flush()
         return one.desk.held.lease
 
     def crash() -> None:
