@@ -189,8 +189,8 @@ class Link:
     def _here(self) -> None:
         if self._is_forked:
             raise ForkedError(
-                "this process was forked by the objective, and a trial belongs to the process it was given to: "
-                "hand values back to that, and report them there"
+                "this process was forked by the objective, and a trial belongs to the process it was given "
+                "to: hand values back to that, and report them there"
             )
 
     def _forked(self) -> None:

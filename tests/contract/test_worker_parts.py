@@ -49,6 +49,7 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
         phase=Phase.ASKED,
         never_worked=False,
         close=lambda: None,
+        forget=lambda _waiting: None,
         desk=runner.desk,
         process=SimpleNamespace(returncode=status),
         how_it_died=lambda: ("it died", status > 0),
