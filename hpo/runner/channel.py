@@ -1,7 +1,7 @@
 """Messages over a socket, each with its length before it. Two ends that differ in who may be kept waiting.
 
-A runner waits for its worker. A worker waits for no runner: one that is stopped half-way through a message, or
-that does not read, keeps nobody else from being heard.
+A runner waits for its worker. A worker waits for no runner: one that is stopped half-way through a message,
+or that does not read, keeps nobody else from being heard.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ and none more while the database is away.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -35,6 +36,7 @@ from hpo.runner.messages import (
 )
 from storage.database.errors import LeaseLostError
 
+log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Numbered)
 
 
@@ -234,6 +236,8 @@ class Link:
                     self._answers[message.number] = message.value
                     self._committed = max(self._committed, message.number)
                 case Away():
+                    if message.away and not self._away:
+                        log.warning("database away: reports and results wait until it is back")
                     self._away = message.away
                 case Refused() if message.serial == self._serial:
                     self._error = self._error or message.error

@@ -80,7 +80,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """To the message of this number: everything up to it is committed. An exception is raised where it asked."""
+    """To the message of this number: all up to it is committed. An exception is raised where it asked."""
 
     number: int
     value: Any = None
@@ -291,7 +291,7 @@ class StopStudy:
 
 @dataclass(frozen=True)
 class EnqueuePoint:
-    """The objective called `study.enqueue_trial()`: answered by the ticket's number, or None where there is none."""
+    """The objective called `study.enqueue_trial()`: answered by the ticket's number; None: there is none."""
 
     number: int
     serial: int
@@ -314,6 +314,19 @@ Numbered = (
     | ReadAttributes
     | StopStudy
     | EnqueuePoint
+)
+QUESTIONS = (  # whoever says one of these waits for the answer
+    Suggest,
+    ShouldPrune,
+    TakeOver,
+    FileStored,
+    FileKept,
+    Finish,
+    Sync,
+    ReadStudy,
+    ReadAttributes,
+    StopStudy,
+    EnqueuePoint,
 )
 ToWorker = Ready | Broken | Numbered
 

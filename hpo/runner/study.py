@@ -1,4 +1,4 @@
-"""What an objective sees as `trial.study` and `trial.storage`: a study to read, and its own trial to write."""
+"""What an objective sees as `trial.study` and `trial.storage`: a study to read, its own trial to write."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class PipeStorage(StudyView):
 
     def refuse(self, what: str) -> NoReturn:
         raise NotAnObjectivesError(
-            f"an objective may not {what}: hpo hands out the trials of a study. What it may do is suggest, report, "
-            "log, set attributes, read the study, stop() it and enqueue_trial()"
+            f"an objective may not {what}: hpo hands out the trials of a study. What it may do is suggest, "
+            "report, log, set attributes, read the study, stop() it and enqueue_trial()"
         )
 
     def _kept_up(self) -> list[FrozenTrial]:

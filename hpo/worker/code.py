@@ -18,7 +18,7 @@ MARK = "code_mismatch"  # user attribute of trials that ran on other code
 class CodeGuard:
     """Compares the code of one runner with what the study's first completed trial ran on.
 
-    Trials are marked with `marks`: the differences, once they are known and allowed, and another version of hpo.
+    Trials are marked with `marks`: the differences, once they are known and allowed, and another hpo.
     """
 
     def __init__(self, row: StudyRow, here: Mapping[str, Any], *, allow: bool) -> None:

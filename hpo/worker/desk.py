@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
 
+from hpo.errors import HpoError
 from hpo.runner.channel import ChannelError, Mailbox
-from hpo.runner.messages import ToRunner, ToWorker, to_runner
+from hpo.runner.messages import QUESTIONS, Answer, Numbered, Refused, ToRunner, ToWorker, to_runner
 from hpo.worker.code import CodeGuard
 from hpo.worker.study import Held, ServedStudy
+from storage.database.errors import StorageError
 from storage.database.records import Claim
 
 _KINDS = {kind.__name__: kind for kind in get_args(ToWorker)}
@@ -33,6 +35,17 @@ class Desk:
     def tell(self, message: ToRunner) -> None:
         """Send a message; a runner that is gone does not hear it."""
         self.mailbox.send(to_runner(message))
+
+    def answer(self, message: Numbered, value: Any) -> None:
+        """Answer what the runner asked; an error is raised there."""
+        self.tell(Answer(message.number, _sendable(value)))
+
+    def refuse(self, message: Numbered, error: Exception) -> None:
+        """Say that something is not written: to the question, or at the attempt's next word."""
+        if isinstance(message, QUESTIONS):
+            self.answer(message, error)
+        else:
+            self.tell(Refused(message.serial, _sendable(error)))
 
     def hold(self, claim: Claim) -> Held:
         """The runner holds this claim now."""
@@ -60,3 +73,13 @@ def _reader(name: str) -> Callable[[Any], Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(_KINDS[name]).validate_python
+
+
+def _sendable(value: Any) -> Any:
+    """The value as it is; an error that only this process may know, or can make, as one that all do."""
+    if not isinstance(value, Exception) or isinstance(value, StorageError | HpoError):
+        return value
+    if type(value) in (ValueError, TypeError):
+        return value
+    kind = next((kind for kind in (ValueError, TypeError) if isinstance(value, kind)), RuntimeError)
+    return kind(f"{type(value).__name__}: {value}")

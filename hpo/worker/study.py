@@ -279,7 +279,7 @@ class ServedStudy:
 
 
 class _View(StudyView):
-    """The study as samplers and pruners see it; what they note is written for the attempt they are asked for."""
+    """The study as samplers and pruners see it; what they note is written for the attempt that asks."""
 
     def __init__(
         self, study: ServedStudy, database: Database, note: Note = lambda _of, _key, _json: None

@@ -170,7 +170,7 @@ class Worker:
         return cores_of(runner, len(self._shares), assignment.spec.threads, allowed_cores())
 
     def _wait(self, signals: Signals) -> None:
-        """Sleep until a runner speaks or dies, the broker has news, a beat or a signal comes, or it is time."""
+        """Sleep until a runner speaks or dies, there is news, a beat or a signal, or it is time to look."""
         for child in self._children.values():
             child.watch_mailbox(self._waiting)
         ready = {key.data for key, _ in self._waiting.select(POLL)}
@@ -356,7 +356,7 @@ class Worker:
         self._drain(why)
 
     def _drain(self, why: str) -> None:
-        self._broker.is_draining = True
+        self._broker.drain()
         if self._draining is None:
             self._draining = why
 

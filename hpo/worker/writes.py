@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import json_to_distribution
 
 from hpo.runner.messages import (
+    QUESTIONS,
     Advanced,
     Attribute,
     Ended,
@@ -55,26 +56,6 @@ class Then(Enum):
     END = auto()  # the attempt is over
 
 
-_ASKS = (
-    Suggest,
-    ShouldPrune,
-    TakeOver,
-    FileStored,
-    FileKept,
-    Finish,
-    Sync,
-    ReadStudy,
-    ReadAttributes,
-    StopStudy,
-    EnqueuePoint,
-)
-
-
-def is_question(message: Numbered) -> bool:
-    """Whether a runner waits for the answer."""
-    return isinstance(message, _ASKS)
-
-
 @dataclass(frozen=True)
 class Pending:
     """Something to be written for an attempt, and what for."""
@@ -94,7 +75,12 @@ class Pending:
     @property
     def is_asked(self) -> bool:
         """Whether a runner waits for the answer."""
-        return self.message is not None and is_question(self.message)
+        return isinstance(self.message, QUESTIONS)
+
+    def answer_with(self, value: Any) -> None:
+        """Answer the runner; an error is raised there."""
+        assert self.message is not None
+        self.desk.answer(self.message, value)
 
 
 def of_message(database: Database, desk: Desk, held: Held, message: Numbered) -> Pending:

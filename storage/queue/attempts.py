@@ -48,7 +48,7 @@ _BIND_ATTEMPT = (
 
 @dataclass(frozen=True)
 class Report:
-    """One step's value (None: nothing but metrics) and named metrics; a step reported again is overwritten."""
+    """One step's value (None: metrics alone) and named metrics; a step reported again is overwritten."""
 
     lease: Lease
     trial_id: int

@@ -120,7 +120,7 @@ def param_names(connection: Connection, trial_id: int) -> set[str]:
 
 
 def upsert_reports(connection: Connection, reported: Sequence[tuple[int, int, float]]) -> None:
-    """Intermediate values, each (trial, step, value); a step reported again is overwritten (Optuna keeps it)."""
+    """Intermediate values, each (trial, step, value); a step reported again is overwritten."""
     rows = []
     for trial_id, step, value in reported:
         stored, kind = optuna_tables.stored(value)

@@ -1,12 +1,12 @@
-"""Cost of one trial beside bare Optuna: same database, same run, 8 parameters, 10 reports with `should_prune`.
+"""Cost of one trial beside bare Optuna, on the same database in the same run: 8 parameters, 10 reports.
 
-`make bench`, or `python -m tests.bench.bench_overhead --trials 100 --rounds 3 [--also 0.1=path/to/another/hpo]`.
+`make bench`, or `python -m tests.bench.bench_overhead --trials 100 --rounds 3 [--also 0.1=another/hpo]`.
 
 Bare is what a script on Optuna does, in N processes: `ask`, eight `suggest_float`, ten `report` and
-`should_prune`, `tell`. Ours is a whole study by `hpo run --runners N`, with all that a trial has there: claim and
-lease, attempt's log, result. Nothing is trained, so only the service is measured. Counted is the time of the
-study a trial: from the start of the first counted trial to the end of the last, over their number; what a process
-needs to start is left out of both. Blocks alternate, so that a machine that slows down slows all.
+`should_prune`, `tell`. Ours is a whole study by `hpo run --runners N`, with all that a trial has there: claim
+and lease, attempt's log, result. Nothing is trained, so only the service is measured. Counted is the time of
+the study a trial: from the start of the first counted trial to the end of the last, over their number; what a
+process needs to start is left out of both. Blocks alternate, so that a machine that slows down slows all.
 """
 
 from __future__ import annotations

@@ -102,12 +102,12 @@ def _without_atomic_claim() -> None:
     """A ticket is looked up, and then taken in another transaction."""
     import sqlalchemy as sa
 
-    from hpo.worker.broker import Broker
+    from hpo.worker.clerk import Clerk
     from storage.database.records import Claim
     from storage.database.tables import attempt, ticket
     from storage.queue import optuna_rows, tickets
 
-    real = Broker._claimed
+    real = Clerk._claimed
 
     def claimed(self: Any, orders: Any, connection: Any) -> Any:
         (order,) = orders
@@ -131,7 +131,7 @@ def _without_atomic_claim() -> None:
 
         return [(database.once(take, write=True), None, {})]
 
-    Broker._claimed = claimed  # type: ignore[method-assign]
+    Clerk._claimed = claimed  # type: ignore[method-assign]
 
 
 def _without_start_ticks() -> None:
