@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from objectives.imports import ObjectivePath
-from storage.database.records import AttemptState, Lease
+from storage.database.records import AttemptState
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -329,57 +329,6 @@ QUESTIONS = (  # whoever says one of these waits for the answer
     EnqueuePoint,
 )
 ToWorker = Ready | Broken | Numbered
-
-
-# What a worker tells those who watch it
-
-
-@dataclass(frozen=True)
-class Started:
-    """An attempt began."""
-
-    study: str
-    lease: Lease
-    trial: int
-    attempt: int
-    resumed_from: int | None
-
-
-@dataclass(frozen=True)
-class Reported:
-    """One more value; proof of progress."""
-
-    lease: Lease
-    step: int
-    value: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The attempt is over. `state` is an AttemptState."""
-
-    lease: Lease
-    state: str
-    values: tuple[float, ...] | None = None
-    error: str | None = None
-    set_aside: bool = False
-
-
-@dataclass(frozen=True)
-class NoTicket:
-    """Nothing to claim."""
-
-    ended: bool
-    why: str
-    fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
-    alone: bool = False  # what is left needs a device to itself
-
-
-@dataclass(frozen=True)
-class Leaving:
-    """Told to leave, the worker waits for `running` trials to reach a good point."""
-
-    running: int
 
 
 def from_worker(content: bytes) -> ToRunner:

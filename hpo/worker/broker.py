@@ -17,8 +17,9 @@ from typing import Any
 
 from hpo.runner.messages import Numbered, ToRunner
 from hpo.worker.asker import Asker
-from hpo.worker.clerk import Clerk, Item, Left, Order, Own, Said
+from hpo.worker.clerk import Clerk, Item, Left, Own, Said
 from hpo.worker.desk import Desk
+from hpo.worker.dispatch import Order
 from hpo.worker.housekeeping import Housekeeper
 from storage.database.engine import Database, Patience
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError
@@ -82,7 +83,7 @@ class Broker:
 
     def drain(self) -> None:
         """Claim nothing more."""
-        self._clerk.is_draining = True
+        self._clerk.drain()
 
     @property
     def unsettled(self) -> int:

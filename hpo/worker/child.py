@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from hpo.runner.channel import Mailbox
-from hpo.runner.messages import Abandon, Boot, Broken, Drain, Ended, NoTicket, Quit, Ready, Reported, Started
-from hpo.worker.desk import Desk
+from hpo.runner.channel import ChannelError, Mailbox
+from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Step
+from hpo.worker.broker import Broker
+from hpo.worker.code import CodeGuard
+from hpo.worker.desk import Desk, read
 from hpo.worker.devices import Share
+from hpo.worker.events import Ended, NoTicket, Reported, Started
 from hpo.worker.identity import process_started
 from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
 from hpo.worker.turns import Assignment
@@ -119,6 +122,46 @@ class Child:
                 self.phase, self.current, self.abandoned = Phase.ENDED, None, None
             case NoTicket(), Phase.ASKED:
                 self.phase = Phase.IDLE
+
+    def receive(self) -> list[bytes]:
+        """What it has said since; a runner that breaks its pipe is ended."""
+        try:
+            return self.desk.mailbox.receive()
+        except EOFError:  # it is dead, or about to be
+            return []
+        except ChannelError as error:
+            self._end_for(error)
+            return []
+
+    def understand(
+        self, content: bytes, broker: Broker, *, allow_mismatch: bool
+    ) -> Ready | Broken | Reported | None:
+        """What it says of itself, and its progress; what it says of its attempt is handed to the broker."""
+        try:
+            message = read(content)
+        except ChannelError as error:
+            self._end_for(error)
+            return None
+        if isinstance(message, Broken):
+            return message
+        if isinstance(message, Ready):
+            if message.code is not None:
+                self.desk.guard = CodeGuard(self.assignment.row, message.code, allow=allow_mismatch)
+            return message
+        broker.hear(self.desk, message)
+        return self._progress(message) if isinstance(message, Step) else None
+
+    def _progress(self, message: Step) -> Reported | None:
+        value = message.value
+        if value is None and len(self.desk.study.row.spec["directions"]) > 1:
+            value = next(iter(message.metrics.values()), 0.0)
+        if value is None or self.current is None:
+            return None
+        return Reported(self.current.lease, message.step, value)
+
+    def _end_for(self, error: ChannelError) -> None:
+        self.why_killed = f"its runner broke its pipe: {error}"
+        self.kill()
 
     def ask(self, *, alone: bool) -> None:
         """A ticket is being claimed for it; only when it is free."""

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from hpo.errors import CodeDiffersError, ExitCode
-from hpo.runner.messages import (
-    Away,
-    Beginning,
-    Broken,
-    Ended,
-    Finish,
-    NoTicket,
-    Numbered,
-    Started,
-    Step,
-    TakeOver,
-    Task,
-)
-from hpo.search.draws import training_seed
+from hpo.runner.messages import Away, Broken, Finish, Numbered, Step
 from hpo.worker import writes
 from hpo.worker.asker import Asker
 from hpo.worker.desk import Desk
+from hpo.worker.dispatch import Dispatch, Order
+from hpo.worker.events import Ended, NoTicket
 from hpo.worker.housekeeping import Housekeeper
 from hpo.worker.study import Held, ServedStudy
 from hpo.worker.writes import Pending, Then
@@ -36,21 +25,11 @@ from storage.database.errors import (
     LeaseLostError,
     StorageError,
 )
-from storage.database.records import AttemptState, Claim, NothingToClaim
-from storage.files import checkpoints
-from storage.queue import attempts, leases, outcomes, tickets
+from storage.database.records import AttemptState
+from storage.queue import attempts, leases, outcomes
 from storage.queue.attempts import Report, Write, end_if_live
-from storage.queue.optuna_rows import Trial
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Order:
-    """Claim a ticket for a runner; `alone` as in `tickets.claim_next`."""
-
-    desk: Desk
-    alone: bool | None
 
 
 @dataclass(frozen=True)
@@ -104,22 +83,33 @@ class Clerk:
         say: Callable[[Desk, Any], None],
         tell_all: Callable[[Any], None],
     ) -> None:
-        self.is_draining = False  # nothing more is claimed
         self.settled = 0  # runners whose end is written
         self._database = database
-        self._worker_id = worker_id
-        self._lease = lease
         self._asker = asker
         self._housekeeper = housekeeper
         self._say = say
         self._tell_all = tell_all
+        self._dispatch = Dispatch(
+            database.clock,
+            worker_id,
+            lease,
+            asker=asker,
+            housekeeper=housekeeper,
+            say=say,
+            transact=self._patiently,
+            write=lambda pending: self._commit([pending]),
+        )
+
+    def drain(self) -> None:
+        """Claim nothing more."""
+        self._dispatch.is_draining = True
 
     def handle(self, items: Sequence[Item]) -> None:
         """Write what came, in the order it came; claims come after it."""
         rest = list(items)
         try:
             self._write([item for item in rest if not isinstance(item, Order)])
-            self._claim([item for item in rest if isinstance(item, Order)])
+            self._dispatch.claim([item for item in rest if isinstance(item, Order)])
         except DatabaseFaultError as error:
             self.fail(rest, error)
 
@@ -200,11 +190,11 @@ class Clerk:
                 pending.answer_with(result if result is not None else pending.answer)
             case Then.BEGIN:
                 held.trial = result
-                self._begin(desk, held, pending.params or {})
+                self._dispatch.begin(desk, held, pending.params or {})
             case Then.GO_ON:
                 self._asker.go_on(pending)
             case Then.RUN:
-                self._run(pending)
+                self._dispatch.run(pending)
             case Then.PRUNE:
                 _answer(pending, lambda: self._should_prune(pending))
             case Then.SUGGEST:
@@ -267,110 +257,6 @@ class Clerk:
             desk.study.known.drop(held.trial.id)
         self._say(desk, ended)
 
-    # Claims
-
-    def _claim(self, orders: Sequence[Order]) -> None:
-        """Claim for the runners that are idle, those of a study together."""
-        wanted = [order for order in orders if not order.desk.is_left]
-        if self.is_draining:
-            for order in wanted:
-                self._say(order.desk, NoTicket(False, "this worker leaves"))
-            return
-        for study in {id(order.desk.study): order.desk.study for order in wanted}.values():
-            mine = [order for order in wanted if order.desk.study is study]
-            for order, found in zip(mine, self._patiently(partial(self._claimed, mine)), strict=True):
-                self._take(order, found)
-
-    def _claimed(self, orders: Sequence[Order], connection: Transaction) -> list[Any]:
-        found: list[Any] = []
-        for order in orders:
-            desk = order.desk
-            try:
-                assert desk.guard is not None
-                desk.guard.compare(connection)
-            except CodeDiffersError as error:
-                found.append(error)
-                continue
-            claim = tickets.claim_next(
-                connection,
-                self._database.clock,
-                desk.study.row.id,
-                self._worker_id,
-                desk.runner,
-                desk.device,
-                self._lease,
-                order.alone,
-            )
-            if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
-                params = desk.study.drawn(claim)
-                found.append((claim, writes.start(connection, desk, claim, params, {}), params))
-            else:
-                found.append((claim, None, {}))
-        return found
-
-    def _take(self, order: Order, found: Any) -> None:
-        """What came of an order."""
-        desk = order.desk
-        if isinstance(found, CodeDiffersError):
-            self._say(desk, Broken(str(found), found.exit_code))
-            return
-        claim, trial, params = found
-        if isinstance(claim, NothingToClaim):
-            if claim.ended and not claim.fault:
-                self._housekeeper.sweep(desk.study)
-            self._say(desk, NoTicket(claim.ended, claim.why, claim.fault, claim.alone))
-            return
-        held = desk.hold(claim)
-        held.trial = trial
-        if trial is not None:
-            self._begin(desk, held, params)
-        elif claim.trial_id is not None and claim.trial_number is not None:
-            held.trial = Trial(claim.trial_id, claim.trial_number)
-            desk.tell(self._task(desk, held, None))
-        elif desk.study.needs_stored_trial:
-            self._commit([writes.of_choice(desk, held, {}, {})])
-        else:
-            self._asker.choose(desk, held)
-
-    def _begin(self, desk: Desk, held: Held, params: Mapping[str, Any]) -> None:
-        """A new trial is in the database: let the runner run it."""
-        assert held.trial is not None
-        if desk.study.needs_stored_trial:
-            self._asker.go_on(Pending(desk, held))
-            return
-        self._started(desk, held, None)
-        desk.tell(self._task(desk, held, desk.study.begin(held.claim, held.trial, params)))
-
-    def _run(self, pending: Pending) -> None:
-        """A stored trial has all its parameters: let the runner run it."""
-        desk, held, message = pending.desk, pending.held, pending.message
-        if isinstance(message, TakeOver):
-            self._started(desk, held, message.step)
-            pending.answer_with(pending.answer)
-        else:
-            self._started(desk, held, None)
-            desk.tell(self._task(desk, held, pending.answer))
-
-    def _task(self, desk: Desk, held: Held, beginning: Beginning | None) -> Task:
-        study, claim, trial = desk.study, held.claim, held.trial
-        assert trial is not None
-        return Task(
-            serial=held.serial,
-            folder=checkpoints.trial_key(study.row.uid, study.row.name, trial.number),
-            attempt=claim.lease.attempt,
-            seed=training_seed(study.row.seed, claim.number),
-            alone=claim.alone,
-            lost=bool(claim.lost),
-            beginning=beginning,
-        )
-
-    def _started(self, desk: Desk, held: Held, resumed_from: int | None) -> None:
-        assert held.trial is not None
-        self._say(
-            desk,
-            Started(desk.study.row.name, held.lease, held.trial.number, held.lease.attempt, resumed_from),
-        )
-
     def _settle(self, item: Left) -> None:
         """A runner is gone; whatever it holds is freed."""
         desk = item.desk
@@ -389,8 +275,7 @@ class Clerk:
                 self._say(desk, Ended(lease, item.state, error=item.why))
         except DatabaseFaultError as error:
             log.warning("a trial is freed when its lease expires: %s", error)
-        finally:
-            self._settled(desk)
+        self._settled(desk)
 
     def _settled(self, desk: Desk) -> None:
         if not desk.is_left:

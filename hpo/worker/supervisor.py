@@ -12,28 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import ExitCode
-from hpo.runner.channel import ChannelError, Mailbox
-from hpo.runner.messages import (
-    GAVE_UP,
-    Boot,
-    Broken,
-    Ended,
-    Leaving,
-    NoTicket,
-    Ready,
-    Reported,
-    Started,
-    Step,
-    ToWorker,
-)
+from hpo.runner.channel import Mailbox
+from hpo.runner.messages import GAVE_UP, Boot, Broken
 from hpo.settings import Settings
 from hpo.worker import identity
 from hpo.worker.broker import Broker
 from hpo.worker.cards import Access, Cards
 from hpo.worker.child import Child, Phase
-from hpo.worker.code import CodeGuard
-from hpo.worker.desk import Desk, read
+from hpo.worker.desk import Desk
 from hpo.worker.devices import Share, allowed_cores, cores_of
+from hpo.worker.events import Ended, Leaving, NoTicket, Started
 from hpo.worker.guard import guarded
 from hpo.worker.lease_keeper import LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
@@ -198,36 +186,12 @@ class Worker:
                 self._on_event(desk.runner, event)
 
     def _hear(self, child: Child) -> None:
-        try:
-            messages = child.desk.mailbox.receive()
-            self._heed_broker()  # a runner says nothing of what the broker has not told before
-            for content in messages:
-                self._said(child, read(content))
-        except EOFError:
-            return  # it is dead, or about to be
-        except ChannelError as error:
-            child.why_killed = f"its runner broke its pipe: {error}"
-            child.kill()
-
-    def _said(self, child: Child, message: ToWorker) -> None:
-        """A runner said something: of itself, or of its attempt, which is the broker's."""
-        if isinstance(message, Ready):
-            if message.code is not None:
-                child.desk.guard = CodeGuard(child.assignment.row, message.code, allow=self._allow_mismatch)
-            self._on_message(child, message)
-        elif isinstance(message, Broken):
-            self._on_message(child, message)
-        else:
-            self._broker.hear(child.desk, message)
-            if isinstance(message, Step) and child.current is not None:
-                self._on_step(child, message)
-
-    def _on_step(self, child: Child, message: Step) -> None:
-        value = message.value
-        if value is None and len(child.desk.study.row.spec["directions"]) > 1:
-            value = next(iter(message.metrics.values()), 0.0)
-        if value is not None and child.current is not None:
-            self._on_message(child, Reported(child.current.lease, message.step, value))
+        messages = child.receive()
+        self._heed_broker()  # a runner says nothing of what the broker has not told before
+        for content in messages:
+            own = child.understand(content, self._broker, allow_mismatch=self._allow_mismatch)
+            if own is not None:
+                self._on_message(child, own)
 
     def _on_message(self, child: Child, message: Any) -> None:
         child.hear(message)

@@ -16,7 +16,6 @@ from hpo.runner.messages import (
     QUESTIONS,
     Advanced,
     Attribute,
-    Ended,
     EnqueuePoint,
     FileKept,
     FileStored,
@@ -33,6 +32,7 @@ from hpo.runner.messages import (
     TakeOver,
 )
 from hpo.worker.desk import Desk
+from hpo.worker.events import Ended
 from hpo.worker.study import Held
 from storage.database.engine import Database, Transaction
 from storage.database.records import AttemptState, Claim, KeptFile, StudyState, TicketState

@@ -23,11 +23,12 @@ from hpo.errors import SpecError
 from hpo.runner import results, session
 from hpo.runner.interrupt import Interrupted
 from hpo.runner.link import ForkedError
-from hpo.runner.messages import UNHEARD, Ended, NoTicket
+from hpo.runner.messages import UNHEARD
 from hpo.runner.study import NotAnObjectivesError
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
+from hpo.worker.events import Ended, NoTicket
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database, Patience
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError, LeaseLostError

@@ -13,11 +13,11 @@ import pytest
 from hpo.errors import CodeDiffersError, ExitCode
 from hpo.runner import results
 from hpo.runner.interrupt import Interrupted
-from hpo.runner.messages import Ended
 from hpo.runner.session import Session
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
+from hpo.worker.events import Ended
 from storage.database.engine import Database
 from storage.database.records import Lease, StudyRow, TicketState
 from storage.files import checkpoints

@@ -12,12 +12,13 @@ from hpo.errors import HpoError
 from hpo.runner.channel import Channel, Mailbox
 from hpo.runner.interrupt import StopFlag
 from hpo.runner.link import Link
-from hpo.runner.messages import Boot, Broken, Ended, NoTicket, Ready, Task
+from hpo.runner.messages import Boot, Broken, Ready, Task
 from hpo.runner.session import Session
 from hpo.spec import StudySpec
 from hpo.worker.broker import Broker
 from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk, read
+from hpo.worker.events import Ended, NoTicket
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import Claim, StudyRow

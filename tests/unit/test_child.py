@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from hpo.runner.messages import Broken, Ended, NoTicket, Ready, Reported, Started, to_worker
+from hpo.runner.messages import Broken, Ready, to_worker
 from hpo.settings import Settings
 from hpo.worker.child import Child, Phase
+from hpo.worker.events import Ended, NoTicket, Reported, Started
 from hpo.worker.supervisor import Worker
 from storage.database.records import Lease
 

@@ -102,16 +102,16 @@ def _without_atomic_claim() -> None:
     """A ticket is looked up, and then taken in another transaction."""
     import sqlalchemy as sa
 
-    from hpo.worker.clerk import Clerk
+    from hpo.worker.dispatch import Dispatch
     from storage.database.records import Claim
     from storage.database.tables import attempt, ticket
     from storage.queue import optuna_rows, tickets
 
-    real = Clerk._claimed
+    real = Dispatch._claimed
 
     def claimed(self: Any, orders: Any, connection: Any) -> Any:
         (order,) = orders
-        desk, database = order.desk, self._database
+        desk = order.desk
         free = sa.select(ticket).where(ticket.c.study_id == desk.study.row.id, ticket.c.state == "queued")
         row = connection.execute(free.order_by(ticket.c.number).limit(1)).first()
         if row is None:
@@ -119,7 +119,7 @@ def _without_atomic_claim() -> None:
         connection.commit()
         time.sleep(0.3)
         me = {"worker_id": self._worker_id, "runner": desk.runner}
-        until = database.clock.now() + self._lease
+        until = self._clock.now() + self._lease
         taken = {"state": "running", "attempt": row.attempt + 1, "lease_until": until, **me}
         trial = {"ticket_id": row.id, "number": row.attempt + 1, "state": "running", "started_at": 0.0}
 
@@ -129,9 +129,9 @@ def _without_atomic_claim() -> None:
             c.execute(new.on_conflict_do_nothing())
             return tickets._claim(row, row.attempt + 1)
 
-        return [(database.once(take, write=True), None, {})]
+        return [(self._transact(take), None, {})]
 
-    Clerk._claimed = claimed  # type: ignore[method-assign]
+    Dispatch._claimed = claimed  # type: ignore[method-assign]
 
 
 def _without_start_ticks() -> None:
