@@ -148,7 +148,8 @@ def load(name: str, storage: str | None = None) -> Study:
     Raises:
         NotFoundError, DatabaseError, UserError
     """
-    return Study(open_storage(Settings.from_environment(storage), create=False), name)
+    with telling():
+        return Study(open_storage(Settings.from_environment(storage), create=False), name)
 
 
 def create(
@@ -176,8 +177,8 @@ def create(
         validated = spec
     else:
         validated = parse_spec(spec)
-    database = open_storage(settings)
     with telling():
+        database = open_storage(settings)
         warm = None if from_study is None else warm_start(database, validated, from_study, top)
         row, _ = creation.create_or_continue(database, validated, settings, warm)
     return Study(database, row.name)

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from hpo.errors import ObjectiveError
-from hpo.spec import ObjectivePath, StudySpec
 from objectives import imports
+from objectives.imports import ObjectivePath
 
 _OURS = ("storage", "objectives")  # names a user may well have taken
 _OUR_FRAMES = ("hpo/objective.py", "objectives/imports.py")
@@ -60,7 +60,20 @@ class Objective:
         return at_home
 
 
-def check_settings(objective: Objective, spec: StudySpec) -> None:
+class Settled(Protocol):
+    """What an objective's `check` is asked about: a spec, or what a runner is told of it."""
+
+    @property
+    def study(self) -> str: ...
+    @property
+    def objective(self) -> str: ...
+    @property
+    def fixed(self) -> Mapping[str, Any]: ...
+    @property
+    def space(self) -> Collection[str]: ...
+
+
+def check_settings(objective: Objective, spec: Settled) -> None:
     """Let the objective's module refuse a study before its first trial, if it exports `check`.
 
     Raises:

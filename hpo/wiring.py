@@ -81,8 +81,7 @@ def open_storage(settings: Settings, *, create: bool = True) -> Database:
         UserError, DatabaseError: a sentence; never a password.
         NotFoundError: there is no database yet and `create` is False.
     """
-    with telling():
-        return open_database(settings.storage, create=create)
+    return open_database(settings.storage, create=create)
 
 
 def open_artifacts(
@@ -91,7 +90,6 @@ def open_artifacts(
     """The artifact store at `url`, which is asked again for `patience` seconds while it is away.
 
     Raises:
-        UserError: the URL cannot be used, or its driver is not installed.
+        BadArtifactUrlError: the URL cannot be used, or its driver is not installed.
     """
-    with telling():
-        return ArtifactStore(url, patience, give_up)
+    return ArtifactStore(url, patience, give_up)

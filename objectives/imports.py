@@ -27,6 +27,18 @@ class Home:
     files: set[Path] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class ObjectivePath:
+    """Where an objective is: a module or a file, and the name of the callable in it."""
+
+    module: str | None  # dotted module name
+    file: str | None  # path of a .py file, relative to the study file unless absolute
+    callable: str = "objective"
+
+    def __str__(self) -> str:
+        return f"{self.module or self.file}:{self.callable}"
+
+
 _home: ContextVar[Home | None] = ContextVar("home", default=None)
 _modules: dict[Path, ModuleType] = {}  # what `import_file` returned
 

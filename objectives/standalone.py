@@ -9,78 +9,43 @@ print(objective(trial), trial.reports)
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
 import random
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
 
-Value = TypeVar("Value")
-
 
 class LocalCheckpoint:
-    """Checkpoints in a directory, or in memory where there is none; the newest two are kept."""
+    """The newest saved state, in memory."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory
-        self._memory: dict[int, bytes] = {}
+    def __init__(self) -> None:
+        self.latest: int | None = None
+        self._content = b""
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        """Keep `state` as the state after `step`."""
+        """Keep a copy of `state` as the state after `step`."""
         import torch
 
+        if self.latest is not None and step < self.latest:
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        if self._directory is None:
-            self._memory[step] = buffer.getvalue()
-            for old in sorted(self._memory)[:-2]:
-                del self._memory[old]
-            return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        aside = self._directory / f".{step}.tmp"
-        aside.write_bytes(buffer.getbuffer())
-        for old in self._steps()[:-1]:
-            for path in self._directory.glob(f"step-{old:08d}-*.pt"):
-                path.unlink(missing_ok=True)
-        aside.replace(self._directory / f"step-{step:08d}-{digest}.pt")
+        self.latest, self._content = step, buffer.getvalue()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the newest state whose digest is right, on the CPU; None where there is none."""
+        """Return the newest state with its tensors on the CPU; None where none was saved."""
         import torch
 
-        for step in reversed(self._steps()):
-            content = self._read(step)
-            if content is not None:
-                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                return state
-        return None
-
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest state whose digest is right."""
-        return next((step for step in reversed(self._steps()) if self._read(step) is not None), None)
-
-    def _steps(self) -> list[int]:
-        if self._directory is None:
-            return sorted(self._memory)
-        return sorted({int(path.name.split("-")[1]) for path in self._directory.glob("step-*-*.pt")})
-
-    def _read(self, step: int) -> bytes | None:
-        if self._directory is None:
-            return self._memory[step]
-        for path in self._directory.glob(f"step-{step:08d}-*.pt"):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() == path.stem.split("-")[2]:
-                return content
-        return None
+        if self.latest is None:
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(self._content), map_location="cpu", weights_only=True)
+        return state
 
 
 class LocalTrial:
@@ -91,8 +56,6 @@ class LocalTrial:
             asks `optuna_trial` where one is given, and draws from `seed` otherwise.
         seed: training seed.
         device: "cpu", "cuda:0", ...
-        directory: where artifacts (and checkpoints, in `checkpoints/`) are kept; None keeps checkpoints in
-            memory and artifacts as bytes in `artifacts`.
         optuna_trial: reports, pruning and suggestions go to this trial as well.
         prune: called with (step, value) after each report; True asks the objective to prune.
         on_check: called at every `check()`; raise from it to interrupt the objective.
@@ -103,7 +66,6 @@ class LocalTrial:
         config: Mapping[str, Any] | None = None,
         seed: int = 0,
         device: str = "cpu",
-        directory: str | os.PathLike[str] | None = None,
         *,
         number: int = 0,
         attempt: int = 1,
@@ -115,12 +77,11 @@ class LocalTrial:
         self.seed = seed
         self.device = device
         self.attempt = attempt
-        self.directory = Path(directory) if directory is not None else None
         self.params: dict[str, Any] = dict(optuna_trial.params) if optuna_trial is not None else {}
-        self.checkpoint = LocalCheckpoint(self.directory / "checkpoints" if self.directory else None)
+        self.checkpoint = LocalCheckpoint()
         self.reports: dict[int, float] = {}
         self.logs: dict[int, dict[str, float]] = {}
-        self.artifacts: dict[str, bytes] = {}
+        self.artifacts: dict[str, bytes] = {}  # name -> content
         self.user_attrs: dict[str, Any] = {}
         self._config = dict(config or {})
         self._optuna_trial = optuna_trial
@@ -141,21 +102,29 @@ class LocalTrial:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """Return the configured value, else ask Optuna, else draw between `low` and `high`."""
-        if self._optuna_trial is not None and name not in self._config:
-            return self._remember(name, self._optuna_trial.suggest_float(name, low, high, step=step, log=log))
-        return float(self._choose(name, lambda draw: _draw_float(draw, low, high, step, log)))
+        chosen = self._choose(
+            name,
+            lambda trial: trial.suggest_float(name, low, high, step=step, log=log),
+            lambda draw: _draw_float(draw, low, high, step, log),
+        )
+        return float(chosen)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Return the configured value, else ask Optuna, else draw between `low` and `high` inclusive."""
-        if self._optuna_trial is not None and name not in self._config:
-            return self._remember(name, self._optuna_trial.suggest_int(name, low, high, step=step, log=log))
-        return int(self._choose(name, lambda draw: round(_draw_float(draw, low, high, step, log))))
+        chosen = self._choose(
+            name,
+            lambda trial: trial.suggest_int(name, low, high, step=step, log=log),
+            lambda draw: round(_draw_float(draw, low, high, step, log)),
+        )
+        return int(chosen)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return the configured value, else ask Optuna, else draw one of `choices`."""
-        if self._optuna_trial is not None and name not in self._config:
-            return self._remember(name, self._optuna_trial.suggest_categorical(name, choices))
-        return self._choose(name, lambda draw: draw.choice(list(choices)))
+        return self._choose(
+            name,
+            lambda trial: trial.suggest_categorical(name, choices),
+            lambda draw: draw.choice(list(choices)),
+        )
 
     def report(self, value: float, step: int) -> None:
         """Record the objective's value after `step`; the first report of a step stands, as in Optuna."""
@@ -179,18 +148,17 @@ class LocalTrial:
         self.logs.setdefault(step, {}).update({name: float(value) for name, value in metrics.items()})
 
     def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
-        """Keep a copy of the file."""
+        """Keep the content of the file in `artifacts`."""
         source = Path(path)
-        name = name or source.name
-        if self.directory is None:
-            self.artifacts[name] = source.read_bytes()
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, self.directory / name)
+        self.artifacts[name or source.name] = source.read_bytes()
 
     def read_artifact(self, name: str) -> bytes:
-        """Return the content of an artifact. Raises KeyError or FileNotFoundError where there is none."""
-        return self.artifacts[name] if self.directory is None else (self.directory / name).read_bytes()
+        """Return the content of an artifact.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return self.artifacts[name]
 
     def check(self) -> None:
         """Call `on_check`, which may raise."""
@@ -203,16 +171,16 @@ class LocalTrial:
         if self._optuna_trial is not None:
             self._optuna_trial.set_user_attr(key, value)
 
-    def _choose(self, name: str, draw: Callable[[random.Random], Any]) -> Any:
+    def _choose(
+        self, name: str, ask: Callable[[optuna.Trial], Any], draw: Callable[[random.Random], Any]
+    ) -> Any:
         if name in self._config:
-            return self._remember(name, self._config[name])
-        if name in self.params:
-            return self.params[name]
-        return self._remember(name, draw(random.Random(f"{self.seed}/{name}")))
-
-    def _remember(self, name: str, value: Value) -> Value:
-        self.params[name] = value
-        return value
+            self.params[name] = self._config[name]
+        elif self._optuna_trial is not None:
+            self.params[name] = ask(self._optuna_trial)
+        elif name not in self.params:
+            self.params[name] = draw(random.Random(f"{self.seed}/{name}"))
+        return self.params[name]
 
 
 def _draw_float(draw: random.Random, low: float, high: float, step: float | None, log: bool) -> float:

@@ -15,6 +15,7 @@ from hpo.errors import ExitCode, HpoError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console command `hpo`. Exits with one of `ExitCode`."""
+    gc.set_threshold(200_000)  # what a short command imports stays: no looking for cycles among it
     try:
         status = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # before or after the command itself

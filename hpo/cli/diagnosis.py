@@ -102,11 +102,12 @@ def _driver(version: str | None, wanted: str) -> Finding:
 def _database(settings: Settings) -> tuple[Database | None, list[Finding]]:
     """The database if it can be used, and what was found of it."""
     from hpo.wiring import open_storage
+    from storage.database.errors import StorageError
     from storage.database.migrate import HEAD
 
     try:
         database = open_storage(settings, create=False)
-    except HpoError as error:
+    except (HpoError, StorageError) as error:
         absent = "there are no studies" in str(error)
         return None, [Finding("database", "note" if absent else "wrong", str(error))]
     waits = []
@@ -190,7 +191,7 @@ def _artifacts(url: str) -> list[Finding]:
         same = store.get(key) == content
         store.remove(key)
         took = (time.perf_counter() - began) * 1000
-    except (HpoError, ArtifactError) as error:
+    except ArtifactError as error:
         return [Finding("artifacts", "wrong", str(error))]
     if not same:
         return [Finding("artifacts", "wrong", f"{url} gives back something else than was written")]

@@ -123,7 +123,8 @@ def launch_logs(
     """Print what launched workers printed. What a trial printed: `hpo logs STUDY/TRIAL`."""
     from hpo.launch import stored
 
-    print(stored.logs(stored.get(open_existing(storage), launch), worker, lines), end="")
+    database = open_existing(storage)
+    print(stored.logs(database, stored.get(database, launch), worker, lines), end="")
 
 
 @launch_app.command("stop")
@@ -146,7 +147,7 @@ def launch_stop(
         raise UserError(f"--grace must not be negative, got {grace:g}")
     database = open_existing(storage)
     row = stored.get(database, launch)
-    if row.stopped_at is not None:
+    if row.stopped is not None:
         say(f"launch {row.id} was stopped already")
     elif forget:
         stored.forget(database, row)

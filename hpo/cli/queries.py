@@ -108,7 +108,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
             "state": trial.state,
             "value": trial.values,
             "params": dict(trial.params),
-            "steps": len(trial.reports),
+            "steps": trial.steps,
             "attempts": trial.attempts,
             "runner": trial.runner,
             "seconds": trial.seconds,
@@ -162,10 +162,9 @@ def logs(
     from hpo.studies.reading import read_log
 
     database = open_existing(storage)
-    row, record = find_trial(database, name)
     seen: dict[int, int] = {}
     while True:
-        _, record = find_trial(database, name)
+        row, record = find_trial(database, name, attempts_only=True)
         ended = record.ended
         numbers = range(1, record.attempts + 1) if attempt is None else [attempt]
         for number in numbers:
@@ -277,21 +276,22 @@ class NoResultError(NotFoundError):
     exit_code = ExitCode.FAILED
 
 
-def find_trial(database: Database, name: str) -> tuple[StudyRow, TrialRecord]:
-    """The trial that STUDY/NUMBER names.
+def find_trial(database: Database, name: str, *, attempts_only: bool = False) -> tuple[StudyRow, TrialRecord]:
+    """The trial that STUDY/NUMBER names, whole or with no more than its attempts.
 
     Raises:
         UserError: not of that form. NotFoundError: no such study or trial.
     """
     from hpo.studies.reading import get_study
-    from storage.history.trials import count_trials, read_trial
+    from storage.history.trials import Part, count_trials, read_trial
 
     study, slash, number = name.rpartition("/")
     if not slash or not number.isdigit():
         raise UserError(f"name a trial as STUDY/NUMBER, for example digits/17; got {name!r}")
     row = get_study(database, study)
     wanted = int(number[:18])  # what 64 bits hold
-    found = database.read(lambda connection: read_trial(connection, row, wanted))
+    parts = Part.ATTEMPTS if attempts_only else Part.WHOLE
+    found = database.read(lambda connection: read_trial(connection, row, wanted, with_=parts))
     if found is None:
         count = database.read(lambda connection: count_trials(connection, row))
         raise NotFoundError(f"{study} has no trial {number}; it has {count} so far")

@@ -255,13 +255,14 @@ def _work(
     from hpo.spec import StudySpec
     from hpo.worker.limits import Limits
     from hpo.worker.supervisor import Worker
+    from hpo.worker.turns import Assignment
 
-    spec = None if row is None else StudySpec.model_validate(row.spec)
+    study = None if row is None else Assignment(row, StudySpec.model_validate(row.spec))
     with make_view(database, None if row is None else row.name, quiet=quiet) as view:
         outcome = Worker(
             database,
             settings,
-            spec,
+            study,
             str(code),
             shares,
             limits=limits or Limits(),

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.cli.terminal import Terminal
-from hpo.runner.messages import Ended, Leaving, Reported, Started
+from hpo.worker.events import Ended, Leaving, Reported, Started
 from storage.database.engine import Database
 from storage.database.errors import StorageError
 from storage.history.lists import Progress, progress

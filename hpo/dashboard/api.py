@@ -14,14 +14,13 @@ from starlette.routing import Route
 
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
-from hpo.dashboard.lists import list_studies, list_trials
+from hpo.dashboard.lists import list_studies, list_trials, study_card
 from hpo.dashboard.openapi import Endpoint, document
 from hpo.errors import DatabaseError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode
 from hpo.report.records.summary import comparison
 from hpo.studies import answers
 from hpo.studies.reading import read_evaluation, read_log
-from storage.database.clock import to_datetime
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
 from storage.history.lists import STUDY_SORTS, TRIAL_SORTS
@@ -115,21 +114,21 @@ def _trial(board: Board, request: Request) -> Any:
 
 
 def _trial_charts(board: Board, request: Request) -> Any:
-    row, record = _found(board, request)
-    history, _ = board.history(row.name)
+    row, record = _found(board, request, Part.REPORTS | Part.METRICS)
+    best = study_card(board.database, row.name, curve=False).progress.best_number
     evaluation = read_evaluation(board.database, row, record.number)
-    return {"charts": charts.draw_trial(history, record, evaluation)}
+    return {"charts": charts.draw_trial(board.sampled(row, best), record, evaluation)}
 
 
 def _log(board: Board, request: Request) -> Any:
-    row, record = _found(board, request)
+    row, record = _found(board, request, Part.ATTEMPTS)
     number = pages.whole(request.query_params, "attempt", max(1, record.attempts))
     return shapes.Log(number, read_log(row, record.number, number))
 
 
-def _found(board: Board, request: Request) -> tuple[StudyRow, TrialRecord]:
+def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[StudyRow, TrialRecord]:
     row, number = board.row(request.path_params["study"]), request.path_params["trial"]
-    record = board.database.read(lambda connection: read_trial(connection, row, number))
+    record = board.database.read(lambda connection: read_trial(connection, row, number, with_=with_))
     if record is None:
         raise NotFoundError(f"{row.name} has no trial {number}")
     return row, record
@@ -173,20 +172,7 @@ def _workers(board: Board, request: Request) -> Any:
 
 
 def _launches(board: Board, _request: Request) -> Any:
-    return shapes.Launches(
-        [
-            shapes.Launch(
-                row.id,
-                row.study,
-                row.launcher,
-                row.host,
-                row.workers,
-                to_datetime(row.created_at),
-                to_datetime(row.stopped_at),
-            )
-            for row in pages.launched(board)
-        ]
-    )
+    return shapes.Launches(pages.launched(board))
 
 
 def _compare(board: Board, request: Request) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hpo.dashboard.access import Access
 from hpo.dashboard.hub import Hub
 from hpo.dashboard.lists import list_studies
-from hpo.dashboard.live import LiveStudy, outline
+from hpo.dashboard.live import LiveStudy, outline, sample
 from hpo.errors import HpoError
 from hpo.studies.reading import get_study
 from storage.database.engine import Database
@@ -71,6 +71,10 @@ class Board:
         reading.daemon = True
         reading.start()
         return found
+
+    def sampled(self, row: StudyRow, best: int | None) -> StudyHistory:
+        """The history in memory, else a few trials and the `best`: what tells how the values are called."""
+        return self.live(row.name).known or sample(self.database, row, best)
 
     def warm(self, name: str) -> None:
         """Read the study into memory, because somebody will ask for its charts in a moment."""

@@ -9,7 +9,6 @@ from hpo.dashboard import actions, charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.lists import StudyCard, TrialPage, card_of, list_studies, list_trials, study_card
-from hpo.dashboard.live import sample
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
 from hpo.report.records.scores import value_name
@@ -21,13 +20,14 @@ from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
 from storage.history.records import STATES, StudyHistory, TrialRecord
 from storage.history.trials import Part, read_trial, read_trials
-from storage.queue.launches import LaunchRow, all_launches
+from storage.queue.launches import Launch, all_launches
 from storage.queue.workers import all_workers
 
 LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
 MAX_COMPARED = 8
 MAX_WORKERS = 200  # on one page
 MAX_LAUNCHES = 50
+SHOWN = Part.PARAMS | Part.REPORTS | Part.ATTEMPTS  # of a trial on its page; its charts are asked for later
 Query = Mapping[str, str]
 
 
@@ -91,7 +91,7 @@ def study(board: Board, query: Query, name: str) -> Page:
 def trial(board: Board, query: Query, name: str, number: int) -> Page:
     """One trial: parameters against the best, metrics, evaluation, attempts, log, files."""
     row = board.row(name)
-    record = board.database.read(lambda connection: read_trial(connection, row, number))
+    record = board.database.read(lambda connection: read_trial(connection, row, number, with_=SHOWN))
     if record is None:
         raise NotFoundError(f"{name} has no trial {number}")
     attempts = board.database.read(lambda connection: attempts_of(connection, row, number))
@@ -151,14 +151,14 @@ def every_worker(board: Board, study: str | None = None) -> list[answers.Worker]
     return [answers.worker(row) for row in found]
 
 
-def launched(board: Board) -> list[LaunchRow]:
+def launched(board: Board) -> list[Launch]:
     """Every launch: those that nobody stopped first, the newest of each before the others.
 
     Raises:
         DatabaseError
     """
     found = board.database.read(all_launches)
-    return sorted(found, key=lambda row: (row.stopped_at is not None, -row.id))
+    return sorted(found, key=lambda row: (row.stopped is not None, -row.id))
 
 
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
@@ -238,9 +238,8 @@ def _best(board: Board, card: StudyCard) -> TrialRecord | None:
 
 def _value_names(board: Board, card: StudyCard) -> list[str]:
     """What the values are called: told by a few trials while the history is not in memory."""
-    row = card.row
-    known = board.live(row.name).known or sample(board.database, row, card.progress.best_number)
-    return [value_name(known, index) for index in range(len(row.spec["directions"]))]
+    known = board.sampled(card.row, card.progress.best_number)
+    return [value_name(known, index) for index in range(len(card.row.spec["directions"]))]
 
 
 def _parameters(board: Board, row: StudyRow, table: TrialPage) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from hpo.studies.answers import Point, Says, Study, Trial, Worker
 from storage.history.records import StudyStateName
+from storage.queue.launches import Launch
 
 
 @dataclass(frozen=True)
@@ -96,19 +96,6 @@ class Workers:
     """Workers."""
 
     workers: list[Worker]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Workers started together."""
-
-    id: int
-    study: str
-    launcher: str
-    host: Annotated[str, Says("Where it was started from.")]
-    workers: int
-    created: datetime | None
-    stopped: Annotated[datetime | None, Says("When a person stopped it.")]
 
 
 @dataclass(frozen=True)

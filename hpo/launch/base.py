@@ -41,8 +41,6 @@ class Order:
         study: the study they serve.
         workers: how many.
         code: directory that the objective's path is relative to; it must exist where the workers run.
-        storage_env: NAME of the environment variable that holds the storage URL. The URL itself is never
-            put on a command line or into a handle.
         runners: trials at once in each worker; None: one for each of its GPUs, else of its cores.
         gpus_per_worker: GPUs of each worker; a fraction shares a card; 0: on the CPU.
         cpus_per_worker: cores of each worker; None: the launcher's default.
@@ -53,7 +51,6 @@ class Order:
     study: str
     workers: int
     code: Path
-    storage_env: str = STORAGE_VARIABLE
     runners: int | None = None
     gpus_per_worker: float = 0.0
     cpus_per_worker: float | None = None
@@ -91,14 +88,14 @@ class Order:
         return [*words, "--code", str(code or self.code), *self.worker_arguments]
 
     def storage_url(self) -> str:
-        """The storage URL, from the environment.
+        """The storage URL, from the environment; it is never put on a command line or into a handle.
 
         Raises:
             UserError: the variable is not set.
         """
-        url = os.environ.get(self.storage_env)
+        url = os.environ.get(STORAGE_VARIABLE)
         if not url:
-            raise UserError(f"{self.storage_env} is not set; it should hold the storage URL for the workers")
+            raise UserError(f"{STORAGE_VARIABLE} is not set; it should hold the storage URL for the workers")
         return url
 
     def environment(self) -> dict[str, str]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
 from hpo.launch.base import (
-    STORAGE_VARIABLE,
     LaunchedWorker,
     Order,
     WorkerLife,
@@ -45,11 +44,11 @@ class LocalLauncher:
     def submit(self, order: Order) -> dict[str, Any]:
         """Start the workers, each in a session of its own."""
         order.check_options(self.name, _OPTIONS)
+        order.storage_url()  # in the environment that the workers inherit
         if not order.code.is_dir():
             raise UserError(f"--code {order.code}: there is no such directory")
         gpus = gpus_of_each(order)
         directory = _new_directory(order)
-        environment = {**os.environ, STORAGE_VARIABLE: order.storage_url()}
         started = []
         for index in range(order.workers):
             command = [sys.executable, "-P", "-m", "hpo", *order.arguments(gpus=gpus[index])]
@@ -57,7 +56,6 @@ class LocalLauncher:
                 process = subprocess.Popen(  # noqa: S603 -- our own command
                     [_shell(), "-c", _NOTE_THE_END, str(_exit_file(directory, index)), *command],
                     cwd=order.code,
-                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

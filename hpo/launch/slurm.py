@@ -17,7 +17,15 @@ from typing import Any
 import submitit
 
 from hpo.errors import HpoError, NotFoundError, UserError
-from hpo.launch.base import LaunchedWorker, Order, WorkerLife, last_lines, new_directory, read_beside
+from hpo.launch.base import (
+    STORAGE_VARIABLE,
+    LaunchedWorker,
+    Order,
+    WorkerLife,
+    last_lines,
+    new_directory,
+    read_beside,
+)
 from hpo.launch.slurm_task import STOPPED, WorkerTask, exit_file
 
 # What is handed on to sbatch as it is.
@@ -75,7 +83,6 @@ class SlurmLauncher:
                 code=str(order.code),
                 folder=str(folder),
                 index=index,
-                storage_env=order.storage_env,
                 drain=drain,
                 again_at_limit=again,
             )
@@ -173,7 +180,7 @@ def _sbatch_parameters(order: Order, drain: int) -> dict[str, Any]:
         **given,
         "requeue": True,
         "signal": f"TERM@{drain}",  # what a worker obeys, instead of submitit's own signal
-        "export": f"ALL,{order.storage_env}",
+        "export": f"ALL,{STORAGE_VARIABLE}",
         "chdir": str(order.code),
     }
     return parameters

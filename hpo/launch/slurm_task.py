@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hpo.files import write_whole
-from hpo.launch.base import STORAGE_VARIABLE
 
 _PREEMPTED = "preempted"
 STOPPED = "stopped"  # a file of this name in the launch's folder: `hpo launch stop` was said
@@ -31,7 +30,6 @@ class WorkerTask:
         code: the worker's working directory.
         folder: the launch's folder.
         index: which worker this is.
-        storage_env: name of the environment variable that holds the storage URL.
         drain: seconds before the time limit at which SLURM sends SIGTERM.
         again_at_limit: whether the task is queued again when its time is up, too.
     """
@@ -40,7 +38,6 @@ class WorkerTask:
     code: str
     folder: str
     index: int
-    storage_env: str
     drain: int
     again_at_limit: bool
 
@@ -69,9 +66,8 @@ class WorkerTask:
                 process.terminate()
 
         signal.signal(signal.SIGTERM, forward)
-        environment = {**os.environ, STORAGE_VARIABLE: os.environ[self.storage_env]}
         process = subprocess.Popen(  # noqa: S603 -- our own command
-            [sys.executable, "-P", "-m", "hpo", *self.words], cwd=self.code, env=environment
+            [sys.executable, "-P", "-m", "hpo", *self.words], cwd=self.code
         )
         if told:  # before there was anyone to tell
             process.terminate()

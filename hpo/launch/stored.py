@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
 from hpo.launch.base import LaunchedWorker, Order, WorkerLife, find
 from hpo.studies.answers import plain
-from storage.database.clock import to_datetime
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.queue import launches
-from storage.queue.launches import LaunchRow
+from storage.queue.launches import Launch
 
 
 @dataclass(frozen=True)
 class LaunchView:
     """A launch and its workers as they are now."""
 
-    row: LaunchRow
+    launch: Launch
     workers: Sequence[LaunchedWorker]
 
     @property
     def state(self) -> str:
         """stopped, or the state that says most about its workers."""
-        if self.row.stopped_at is not None:
+        if self.launch.stopped is not None:
             return "stopped"
         there = {worker.state for worker in self.workers}
         order = (WorkerLife.RUNNING, WorkerLife.WAITING, WorkerLife.UNKNOWN, WorkerLife.FAILED)
         return next((state.value for state in order if state in there), WorkerLife.ENDED.value)
 
 
-def start(database: Database, study: StudyRow, on: str, order: Order) -> LaunchRow:
+def start(database: Database, study: StudyRow, on: str, order: Order) -> Launch:
     """Start workers of a study and remember them.
 
     Raises:
@@ -68,7 +67,7 @@ def start(database: Database, study: StudyRow, on: str, order: Order) -> LaunchR
     return get(database, number)
 
 
-def get(database: Database, number: int) -> LaunchRow:
+def get(database: Database, number: int) -> Launch:
     """One launch.
 
     Raises:
@@ -82,56 +81,64 @@ def get(database: Database, number: int) -> LaunchRow:
 
 def list_all(database: Database, study: StudyRow | None = None) -> list[LaunchView]:
     """Every launch, or those of one study, each asked for its workers' states unless it was stopped."""
-    rows = database.read(lambda c: launches.all_launches(c, None if study is None else study.id))
-    return [LaunchView(row, _workers(row)) for row in rows]
+
+    def read(connection: Transaction) -> list[tuple[Launch, dict[str, Any]]]:
+        found = launches.all_launches(connection, None if study is None else study.id)
+        return [(launch, launches.handle_of(connection, launch.id)) for launch in found]
+
+    return [LaunchView(launch, _workers(launch, handle)) for launch, handle in database.read(read)]
 
 
-def logs(row: LaunchRow, worker: int | None, lines: int) -> str:
+def logs(database: Database, launch: Launch, worker: int | None, lines: int) -> str:
     """The last lines of the workers' output.
 
     Raises:
         NotFoundError: no such worker. HpoError: it cannot be reached from here.
     """
-    return find(row.launcher).logs(row.handle, worker, lines)
+    return find(launch.launcher).logs(_handle(database, launch), worker, lines)
 
 
-def stop(database: Database, row: LaunchRow, grace: float) -> None:
+def stop(database: Database, launch: Launch, grace: float) -> None:
     """Have the workers give their tickets back and leave; what is left after `grace` seconds is ended.
 
     Raises:
         HpoError: they cannot be reached from here; the launch stays as it is.
     """
-    find(row.launcher).stop(row.handle, grace)
-    forget(database, row)
+    find(launch.launcher).stop(_handle(database, launch), grace)
+    forget(database, launch)
 
 
-def forget(database: Database, row: LaunchRow) -> None:
+def forget(database: Database, launch: Launch) -> None:
     """Note that a launch is over, without asking its launcher."""
-    database.write(lambda connection: launches.mark_stopped(connection, database.clock, row.id))
+    database.write(lambda connection: launches.mark_stopped(connection, database.clock, launch.id))
 
 
 def launch_json(view: LaunchView) -> dict[str, Any]:
     """A launch as plain values."""
-    row = view.row
+    launch = view.launch
     return {
-        "id": row.id,
-        "study": row.study,
-        "on": row.launcher,
-        "from": row.host,
+        "id": launch.id,
+        "study": launch.study,
+        "on": launch.launcher,
+        "from": launch.host,
         "state": view.state,
         "workers": [
             {"worker": worker.index, "state": worker.state.value, "detail": worker.detail}
             for worker in view.workers
         ],
-        "started": plain(to_datetime(row.created_at)),
-        "stopped": plain(to_datetime(row.stopped_at)),
+        "started": plain(launch.created),
+        "stopped": plain(launch.stopped),
     }
 
 
-def _workers(row: LaunchRow) -> list[LaunchedWorker]:
-    if row.stopped_at is not None:
-        return [LaunchedWorker(index, WorkerLife.ENDED, "stopped") for index in range(row.workers)]
+def _handle(database: Database, launch: Launch) -> dict[str, Any]:
+    return database.read(lambda connection: launches.handle_of(connection, launch.id))
+
+
+def _workers(launch: Launch, handle: Mapping[str, Any]) -> list[LaunchedWorker]:
+    if launch.stopped is not None:
+        return [LaunchedWorker(index, WorkerLife.ENDED, "stopped") for index in range(launch.workers)]
     try:
-        return find(row.launcher).status(row.handle)
+        return find(launch.launcher).status(handle)
     except HpoError as error:  # its extra is not installed here
-        return [LaunchedWorker(index, WorkerLife.UNKNOWN, str(error)) for index in range(row.workers)]
+        return [LaunchedWorker(index, WorkerLife.UNKNOWN, str(error)) for index in range(launch.workers)]

@@ -45,6 +45,8 @@ class CheckpointStore:
         last: how many of its newest checkpoints an attempt keeps.
         resumed: the checkpoint this attempt goes on from, already checked.
         on_advance: called once, when a later one than `resumed` is saved.
+        before_save: waits until what the trial has reported is committed: a checkpoint that may be seen
+            before would leave a hole in the curve of whoever goes on from it.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class CheckpointStore:
         resumed: Saved | None,
         last: int = 2,
         on_advance: Callable[[], None] = lambda: None,
+        before_save: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store.with_patience(PATIENCE)
         self._last = last
@@ -63,6 +66,7 @@ class CheckpointStore:
         self._kept: list[str] = []
         self._latest: Saved | None = resumed
         self._on_advance: Callable[[], None] | None = on_advance
+        self._before_save = before_save
 
     @property
     def newest(self) -> Saved | None:
@@ -78,6 +82,7 @@ class CheckpointStore:
         """Keep `state` as the state after `step`; a full disk is said in the log and training goes on."""
         content = dump_state(state)
         key = f"{self._folder}/{file_name(int(step), content)}"
+        self._before_save()
         try:
             self._store.put(key, content)
         except ArtifactError as error:

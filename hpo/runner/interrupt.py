@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from enum import Enum, auto
 
 
@@ -27,12 +28,15 @@ class StopFlag:
     def __init__(self) -> None:
         self.urgency = Urgency.NONE
         self.signalled = False  # SIGTERM or SIGINT came, perhaps to all that the objective started too
+        self.leaving_now = threading.Event()  # the grace period is nearly over: what waits gives up
         self._reported_since = False
 
     def raise_to(self, urgency: Urgency) -> None:
         """Make it more urgent; it never becomes less so during a trial."""
         if urgency.value > self.urgency.value:
             self.urgency = urgency
+        if urgency is Urgency.NOW:
+            self.leaving_now.set()
 
     def begin_trial(self) -> None:
         """A new trial begins: a lost lease was the last one's; draining stays."""

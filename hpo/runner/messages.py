@@ -1,116 +1,366 @@
-"""What a worker and its runners tell each other, over a pipe that only they hold."""
+"""What a worker and its runners tell each other, over a pipe that only they hold.
+
+A runner runs a stranger's code, so what comes from it is data and nothing else: JSON, checked by its worker
+field by field. What a worker says is trusted, and pickled.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from storage.database.records import Lease
+from objectives.imports import ObjectivePath
+from storage.database.records import AttemptState
 
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+VERSION = 1  # of these messages; a runner of another one is refused
 GAVE_UP = 75  # exit status of a runner that had to leave an attempt: its database was away or unusable
+UNHEARD = 64  # so many of an attempt's messages may wait for their commit; then the runner waits
+
+
+# From a worker to its runner
+
+
+@dataclass(frozen=True)
+class Served:
+    """The study a runner serves, as far as it needs to know."""
+
+    study: str  # name
+    objective: str  # as the study file names it
+    objective_path: ObjectivePath
+    fixed: Mapping[str, Any]
+    space: Sequence[str]  # names that the study file declares
+    directions: Sequence[str]
+    threads: int
+    keep_last: int  # checkpoints of a running trial
+    artifacts: str  # URL of the store
+    folder: str  # of the study in the store
+    prunes: bool = True  # whether the study has a pruner
 
 
 @dataclass(frozen=True)
 class Boot:
-    """Worker to runner, once: who it is and where it works."""
+    """Once, at the start: who the runner is and what it serves. Neither a database nor a secret."""
 
-    worker_id: str
-    runner: int
+    served: Served
     device: str  # "cpu" or "cuda:0" as the runner sees it
-    shown_device: str  # as people see it, "cuda:1" for the machine's second card
-    storage: str  # with the password: never printed
     code: str  # directory that objectives are relative to
-    lease: float  # seconds
     cores: tuple[int, ...] | None = None  # CPU cores it keeps to; None: wherever there is room
     shared: bool = False  # other runners of this worker use the device too
-    allow_mismatch: bool = False  # run although the code differs from the study's; noted on each trial
+    version: int = VERSION
 
 
 @dataclass(frozen=True)
-class Run:
-    """Worker to runner: claim one ticket of this study and run it."""
+class Beginning:
+    """A trial as its attempt begins."""
 
-    study: str
-    alone: bool | None = None  # True: one that needs the device to itself; False: none of those
+    trial: FrozenTrial  # its declared parameters, and what earlier attempts left
+    config: Mapping[str, Any]  # fixed values and parameters together
+    point: Mapping[str, Any]  # values given by hand, also of names that nothing declares
+
+
+@dataclass(frozen=True)
+class Task:
+    """Run this attempt. `serial` tells its messages from those of the one before."""
+
+    serial: int
+    folder: str  # of the trial in the store
+    attempt: int
+    seed: int
+    alone: bool  # it has its device to itself
+    lost: bool  # attempts before it died before they got any further
+    beginning: Beginning | None  # None: an earlier attempt's trial goes on; ask with `TakeOver`
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To the message of this number: all up to it is committed. An exception is raised where it asked."""
+
+    number: int
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The attempt of this serial may write no more, or a value of it was not taken."""
+
+    serial: int
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Away:
+    """The database is away, or is back."""
+
+    away: bool
 
 
 @dataclass(frozen=True)
 class Drain:
-    """Worker to runner: stop at the end of the epoch (`now`: at the next chance) and give the ticket back."""
+    """Stop at the end of the epoch (`now`: at the next chance) and give the ticket back."""
 
     now: bool = False
 
 
 @dataclass(frozen=True)
 class Abandon:
-    """Worker to runner: this lease is gone; stop, nothing you write counts any more."""
+    """The lease of this task is gone; stop, nothing you write counts any more."""
 
-    lease: Lease
+    serial: int
 
 
 @dataclass(frozen=True)
 class Quit:
-    """Worker to runner: leave when idle."""
+    """Leave when idle."""
+
+
+ToRunner = Boot | Task | Answer | Refused | Away | Drain | Abandon | Quit
+
+
+# From a runner to its worker. `number` counts a runner's messages, `serial` names the task they are of.
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Runner to worker: idle, wants work."""
+    """Idle, wants work; first with the fingerprint of the code that it has imported."""
 
-
-@dataclass(frozen=True)
-class Started:
-    """Runner to worker: an attempt began."""
-
-    study: str
-    lease: Lease
-    trial: int
-    attempt: int
-    resumed_from: int | None
-
-
-@dataclass(frozen=True)
-class Reported:
-    """Runner to worker: one more value; proof of progress."""
-
-    lease: Lease
-    step: int
-    value: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Runner to worker: the attempt is over. `state` is an AttemptState."""
-
-    lease: Lease
-    state: str
-    values: tuple[float, ...] | None = None
-    error: str | None = None
-    set_aside: bool = False  # out of memory beside others: tried again with the device to itself
-
-
-@dataclass(frozen=True)
-class NoTicket:
-    """Runner to worker: nothing to claim."""
-
-    ended: bool
-    why: str
-    fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
-    alone: bool = False  # what is left needs a device to itself
+    code: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Runner to worker: it cannot work at all, for example because the objective cannot be imported."""
+    """It cannot work at all, for example because the objective cannot be imported."""
 
     why: str
     exit_code: int
 
 
 @dataclass(frozen=True)
-class Leaving:
-    """Worker to those who watch it: told to leave, it waits for `running` trials to reach a good point."""
+class Step:
+    """One step's value (None: metrics alone) and metrics."""
 
-    running: int
+    number: int
+    serial: int
+    step: int
+    value: float | None
+    metrics: dict[str, float]
 
 
-ToRunner = Run | Drain | Abandon | Quit
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that needed no sampler: given by hand, or with a single value."""
+
+    number: int
+    serial: int
+    name: str
+    value: float  # as the distribution stores it
+    distribution: str  # JSON
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of the trial, or of its study."""
+
+    number: int
+    serial: int
+    of: Literal["user", "system", "study user", "study system"]
+    key: str
+    value: str  # JSON
+
+
+@dataclass(frozen=True)
+class Suggest:
+    """Asks for a parameter that the study file does not declare: its value as the distribution stores it."""
+
+    number: int
+    serial: int
+    name: str
+    distribution: str  # JSON
+
+
+@dataclass(frozen=True)
+class ShouldPrune:
+    """Asks the pruner, once everything before it is committed."""
+
+    number: int
+    serial: int
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Asks for the `Beginning` of an earlier attempt's trial that goes on from the checkpoint of `step`.
+
+    `finished`: its result was kept and will be delivered, so nothing of it is dropped.
+    """
+
+    number: int
+    serial: int
+    step: int | None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """The attempt has a checkpoint that is further than any before."""
+
+    number: int
+    serial: int
+
+
+@dataclass(frozen=True)
+class FileStored:
+    """Asks to keep a file that the study may have in its store: whether it has."""
+
+    number: int
+    serial: int
+    name: str
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class FileKept:
+    """A file of the trial is in the store now."""
+
+    number: int
+    serial: int
+    name: str
+    path: str
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How the attempt ends. Answered when that is written; or by what keeps it from counting."""
+
+    number: int
+    serial: int
+    state: AttemptState
+    values: tuple[float, ...] | None = None
+    error: str | None = None
+    peak_memory: float | None = None  # bytes
+    reports: dict[int, float] = field(default_factory=dict)  # of a result that was kept: not written yet
+    metrics: dict[int, dict[str, float]] = field(
+        default_factory=dict
+    )  # by step: logged since the last report
+    weights: tuple[str, str, str, int] | None = None  # the fields of a KeptFile
+    set_aside: bool = False  # out of memory beside others: tried again with the device to itself
+    code: dict[str, Any] | None = None  # what a kept result ran on; None: what this runner has
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Asks to hear when everything before it is committed."""
+
+    number: int
+    serial: int
+
+
+@dataclass(frozen=True)
+class ReadStudy:
+    """Asks for the study's trials that are newer than `version`: (version, trials)."""
+
+    number: int
+    serial: int
+    version: int
+
+
+@dataclass(frozen=True)
+class ReadAttributes:
+    """Asks for the study's own user or system attributes."""
+
+    number: int
+    serial: int
+    of: Literal["study user", "study system"]
+
+
+@dataclass(frozen=True)
+class StopStudy:
+    """The objective called `study.stop()`: what runs is finished, nothing more starts."""
+
+    number: int
+    serial: int
+
+
+@dataclass(frozen=True)
+class EnqueuePoint:
+    """The objective called `study.enqueue_trial()`: answered by the ticket's number; None: there is none."""
+
+    number: int
+    serial: int
+    point: dict[str, Any]
+
+
+Numbered = (
+    Step
+    | Parameter
+    | Attribute
+    | Suggest
+    | ShouldPrune
+    | TakeOver
+    | Advanced
+    | FileStored
+    | FileKept
+    | Finish
+    | Sync
+    | ReadStudy
+    | ReadAttributes
+    | StopStudy
+    | EnqueuePoint
+)
+QUESTIONS = (  # whoever says one of these waits for the answer
+    Suggest,
+    ShouldPrune,
+    TakeOver,
+    FileStored,
+    FileKept,
+    Finish,
+    Sync,
+    ReadStudy,
+    ReadAttributes,
+    StopStudy,
+    EnqueuePoint,
+)
+ToWorker = Ready | Broken | Numbered
+
+
+def from_worker(content: bytes) -> ToRunner:
+    """Read what a worker wrote."""
+    message: ToRunner = pickle.loads(content)  # noqa: S301 -- its own worker's, over a private pipe
+    return message
+
+
+def to_runner(message: ToRunner) -> bytes:
+    """Write what a worker says."""
+    return pickle.dumps(message)
+
+
+def to_worker(message: ToWorker) -> bytes:
+    """Write what a runner says."""
+    return json.dumps([type(message).__name__, vars(message)], default=_plain).encode()
+
+
+def plain(value: Any) -> str:
+    """JSON of an attribute; NumPy's and torch's numbers and arrays become Python's.
+
+    Raises:
+        TypeError: it is nothing of the kind.
+    """
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays, torch's tensors
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(
+        f"{type(value).__name__} cannot be recorded: it must be a number, text, list or dictionary of such"
+    )

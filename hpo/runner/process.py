@@ -1,4 +1,7 @@
-"""The runner's process: `python -m hpo.runner.process FD`, started by a worker and by nobody else."""
+"""The runner's process: `python -m hpo.runner.process FD`, started by a worker and by nobody else.
+
+It computes. It has a pipe to its worker, and neither a connection to the database nor a secret of it.
+"""
 
 from __future__ import annotations
 
@@ -6,115 +9,45 @@ import ctypes
 import faulthandler
 import logging
 import os
-import queue
 import signal
 import sys
-import threading
-from multiprocessing.connection import Connection
-from typing import Any
 
-from hpo.errors import DatabaseError, ExitCode, HpoError
+from hpo.errors import ExitCode, HpoError
 from hpo.runner import devices
-from hpo.runner.interrupt import StopFlag, Urgency
-from hpo.runner.messages import GAVE_UP, Abandon, Boot, Broken, Drain, Quit, Ready, Run
+from hpo.runner.channel import Channel
+from hpo.runner.interrupt import Interrupted, StopFlag
+from hpo.runner.link import Link
+from hpo.runner.messages import GAVE_UP, VERSION, Boot, Broken, Quit, Ready
+from storage.database.errors import DatabaseFaultError, StorageError
 
-log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 
 
-class Runner:
-    """Listens to its worker in a thread and runs trials in the main thread."""
+def work(link: Link, stop: StopFlag) -> int:
+    """Run what the worker hands out until it says to quit; returns the exit status."""
+    boot = link.orders.get()
+    if not isinstance(boot, Boot) or boot.version != VERSION:
+        raise HpoError("this runner and its worker are of different versions of hpo; start the worker again")
+    devices.keep_to(boot.cores)  # before torch makes threads
+    from hpo.runner.session import Session
 
-    def __init__(self, pipe: Connection, stop: StopFlag) -> None:
-        self._pipe = pipe
-        self._sending = threading.Lock()
-        self._orders: queue.SimpleQueue[Run | Quit] = queue.SimpleQueue()
-        self._stop = stop
-        self._database: Any = None
-        self._lease: Any = None
-        self._leaving = threading.Event()
-
-    def main(self) -> int:
-        """Work until told to quit; returns the exit status."""
-        boot: Boot = self._pipe.recv()
-        devices.keep_to(boot.cores)  # before torch makes threads
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        from hpo.runner.session import StudySession
-        from hpo.wiring import telling
-        from storage.database.engine import Patience
-        from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError, UnknownStudyError
-        from storage.queue.attempts import AttemptWriter
-
-        database = self._connect(boot)
-        self._database = database
-        database.patience = Patience(endless=True)
-        writer = AttemptWriter(database)
-        session: StudySession | None = None
-        self._send(Ready())
-        while True:
-            order = self._orders.get()
-            if isinstance(order, Quit):
-                return 0
-            try:
-                if session is None:  # a runner serves one study; its worker replaces it for another
-                    with telling():
-                        session = StudySession(database, writer, boot, order.study)
-                session.run_one(self._stop, self._send, order.alone)
-                if session.needs_restart:
-                    return 0  # for example out of GPU memory; the worker starts another in its place
-            except HpoError as error:
-                self._send(Broken(str(error), error.exit_code))
-                return 0
-            except UnknownStudyError as error:
-                self._send(Broken(str(error), ExitCode.NOT_FOUND))
-                return 0
-            except DatabaseFaultError as error:
-                self._send(Broken(str(error), ExitCode.FAILED))
-                return GAVE_UP
-            except DatabaseUnreachableError:
-                return GAVE_UP  # nothing more can be written; what was finished is kept on disk
-            self._send(Ready())
-
-    def _connect(self, boot: Boot) -> Any:
-        """The worker has been connected, so a database that is away will come back."""
-        from hpo.settings import Settings
-        from hpo.wiring import open_storage
-
-        while True:
-            try:
-                return open_storage(Settings(storage=boot.storage))
-            except DatabaseError as error:
-                log.warning("%s; trying again", error)
-                if self._leaving.wait(1.0):
-                    raise
-
-    def _send(self, message: Any) -> None:
-        from hpo.runner.messages import Ended, Started
-
-        if isinstance(message, Started):
-            self._lease = message.lease
-        elif isinstance(message, Ended):
-            self._lease = None
-        with self._sending:
-            self._pipe.send(message)
-
-    def _listen(self) -> None:
-        """Take orders; when the worker is gone, so is this process."""
-        while True:
-            try:
-                order = self._pipe.recv()
-            except (EOFError, OSError):
-                os._exit(1)
-            if isinstance(order, Run | Quit):
-                self._orders.put(order)
-            if isinstance(order, Quit | Drain):
-                self._leaving.set()
-            if isinstance(order, Abandon) and order.lease == self._lease:
-                self._stop.raise_to(Urgency.LOST)
-            if isinstance(order, Drain):
-                self._stop.raise_to(Urgency.NOW if order.now else Urgency.END_OF_EPOCH)
-                if order.now and self._database is not None:
-                    self._database.patience.give_up.set()
+    try:
+        session = Session(boot, link, stop)
+        link.tell(Ready(dict(session.code)))
+        while not isinstance(order := link.orders.get(), Quit):
+            assert not isinstance(order, Boot)
+            session.run(order)
+            if session.needs_restart:
+                return 0  # for example out of GPU memory; the worker starts another in its place
+            link.tell(Ready())
+    except DatabaseFaultError as error:
+        link.tell(Broken(str(error), ExitCode.FAILED))
+        return GAVE_UP
+    except StorageError as error:
+        link.tell(Broken(str(error), ExitCode.BAD_INPUT))
+    except Interrupted:
+        return GAVE_UP  # nothing more can be written; what was finished is kept on disk
+    return 0
 
 
 def main() -> None:
@@ -124,13 +57,13 @@ def main() -> None:
     _die_with_parent()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    pipe = Connection(int(sys.argv[1]))
+    link = Link(Channel(int(sys.argv[1])), stop)
     try:
-        status = Runner(pipe, stop).main()
+        status = work(link, stop)
     except HpoError as error:
-        pipe.send(Broken(str(error), error.exit_code))
+        link.tell(Broken(str(error), error.exit_code))
         status = 0
-    except (BrokenPipeError, EOFError, ConnectionResetError):
+    except OSError:
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from storage.database.errors import ArtifactError
@@ -33,6 +33,7 @@ class Finished:
     metrics: Mapping[int, Mapping[str, float]]  # by step: logged, but not written yet
     code: Mapping[str, Any] | None = None  # fingerprint of what it ran on
     error: str | None = None  # how a diverged trial said so
+    reports: Mapping[int, float] = field(default_factory=dict)  # by step: some may not be written yet
 
 
 def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> None:
@@ -90,6 +91,7 @@ def _read(content: bytes, directions: int) -> Finished:
         int(step): {str(name): float(number) for name, number in named.items()}
         for step, named in plain["metrics"].items()
     }
+    reports = {int(step): float(value) for step, value in plain.get("reports", {}).items()}
     peak = plain["peak_memory"]
     code = plain.get("code")
     if not isinstance(code, dict | None):
@@ -102,4 +104,5 @@ def _read(content: bytes, directions: int) -> Finished:
         metrics,
         code,
         None if error is None else str(error),
+        reports,
     )

@@ -2,82 +2,83 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.distributions import (
+    BaseDistribution,
+    _get_single_value,
+    check_distribution_compatibility,
+)
 
 from hpo.runner.checkpoint import CheckpointStore
-from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
-from hpo.search.diverged import for_pruner, for_sampler
-from hpo.spec import StudySpec
-from storage.database.errors import LeaseLostError
+from hpo.runner.interrupt import StopFlag
+from hpo.runner.link import Voice
+from hpo.runner.messages import Beginning, FileKept, FileStored, Served, ShouldPrune, Step, Suggest, Task
+from hpo.runner.study import PipeStorage, PipeStudy, json_of
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore, check_name, digest
-from storage.files.kept_files import KeptFile
-from storage.queue.attempts import AttemptWriter
 
 
 class RunningTrial(optuna.Trial):
     """One attempt at a trial.
 
     Beside Optuna's members: `config`, `device`, `seed`, `attempt`, `checkpoint`, `log`, `artifact`,
-    `check`. Reports go out in one transaction with the metrics logged since; a step reported again
-    overwrites (Optuna keeps the old value silently).
+    `check`. Reports go out together with the metrics logged since; a step reported again overwrites
+    (Optuna keeps the old value silently).
     """
 
     def __init__(
         self,
-        study: optuna.Study,
-        frozen: FrozenTrial,
+        task: Task,
+        beginning: Beginning,
         *,
-        spec: StudySpec,
-        config: Mapping[str, Any],
-        point: Mapping[str, Any],
+        served: Served,
         device: str,
-        seed: int,
-        attempt: int,
-        checkpoint: CheckpointStore,
-        writer: AttemptWriter,
-        store: ArtifactStore,
-        folder: str,
-        study_id: int,
+        link: Voice,
         stop: StopFlag,
-        on_report: Callable[[int, float], None],
+        checkpoint: CheckpointStore,
+        store: ArtifactStore,
     ) -> None:
-        # Optuna's own constructor would read the trial again and call the sampler a second time.
-        self.study = self._study = study
-        self._for_sampler, self._for_pruner = for_sampler(study, spec), for_pruner(study)
-        self.storage = study._storage
-        self._trial_id = frozen._trial_id
-        self._cached_frozen_trial = frozen
-        self.relative_search_space: dict[str, BaseDistribution] | None = None
-        self._relative_params: dict[str, Any] | None = None
-        self._fixed_params = {name: value for name, value in point.items() if name not in frozen.params}
-        self._declared = frozenset(frozen.params)
-        self.config = dict(config)
+        # Optuna's own constructor would read the trial again and call the sampler.
+        trial = copy.copy(beginning.trial)
+        self._trial_id = trial._trial_id
+        self._cached_frozen_trial = trial
+        self.storage = PipeStorage(link, served.study, served.directions, trial)
+        self.relative_search_space: dict[str, BaseDistribution] | None = {}
+        self._relative_params: dict[str, Any] | None = {}
+        self._fixed_params = dict(beginning.point)
+        self._declared = frozenset(served.space)
+        self.config = dict(beginning.config)
         self.device = device
-        self.seed = seed
-        self.attempt = attempt
+        self.seed = task.seed
+        self.attempt = task.attempt
         self.checkpoint = checkpoint
-        self._writer = writer
-        self._store = store
-        self._folder = folder
-        self._study_id = study_id
+        self._link = link
         self._stop = stop
-        self._on_report = on_report
+        self._store = store
+        self._served = served
         self._logged: dict[int, dict[str, float]] = {}
-        reports = frozen.intermediate_values
+        self._metrics: dict[int, dict[str, float]] = {}  # all that were sent
         self._files_kept = 0
+        reports = trial.intermediate_values
         self._last_step: int | None = max(reports) if reports else None
         self._named_at_last: set[str] = set()  # metrics the last reported step has
         self._for_next: dict[str, float] = {}  # metrics of the step that will be reported next
+
+    @cached_property
+    def study(self) -> optuna.Study:  # type: ignore[override]
+        """The study, to read."""
+        assert isinstance(self.storage, PipeStorage)
+        return PipeStudy(self._link, self.storage, self._served.study)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a running trial belongs to its process and cannot be sent to another")
 
     def report(self, value: float, step: int) -> None:
         """Report the objective's value after `step` (>= 0); what pruners and charts read.
@@ -87,18 +88,17 @@ class RunningTrial(optuna.Trial):
             NotImplementedError: the study has several directions; use `log`.
         """
         self._stop.before_report()
-        if len(self.study.directions) > 1:
+        if len(self._served.directions) > 1:
             raise NotImplementedError(
                 "report is for studies with one direction, as in Optuna; with several use trial.log(...)"
             )
         number, at = _report_numbers(value, step)
-        with self._interrupted_when_lost():
-            self._flush_log()
-            self._writer.report(at, number, self._for_next)
+        self._flush_log()
+        self._link.post(Step, at, number, self._for_next)
+        self._metrics.setdefault(at, {}).update(self._for_next)
         self._cached_frozen_trial.intermediate_values[at] = number
         self._last_step, self._named_at_last = at, set(self._for_next)
         self._for_next = {}
-        self._on_report(at, number)
         self._stop.after_report()
 
     def should_prune(self) -> bool:
@@ -106,10 +106,17 @@ class RunningTrial(optuna.Trial):
 
         Raises:
             Interrupted: the trial must stop.
+            NotImplementedError: the study has several directions.
         """
         self._stop.end_of_epoch()
-        with self._interrupted_when_lost(), self._seeing(self._for_pruner):
-            return bool(super().should_prune())
+        if len(self._served.directions) > 1:
+            raise NotImplementedError(
+                "Trial.should_prune is not supported for several directions, as in Optuna"
+            )
+        if not self._served.prunes:
+            self._link.check()
+            return False
+        return bool(self._link.ask(ShouldPrune))
 
     def check(self) -> None:
         """Call between batches.
@@ -133,13 +140,11 @@ class RunningTrial(optuna.Trial):
                 self._named_at_last.add(name)
             else:
                 self._for_next[name] = float(value)
-        if len(self.study.directions) > 1:  # no report will come to carry them
+        if len(self._served.directions) > 1:  # no report will come to carry them
             at = int(step) if step is not None else 0
             self._logged.setdefault(at, {}).update(self._for_next)
             self._for_next = {}
-            with self._interrupted_when_lost():
-                self._flush_log()
-            self._on_report(at, float(next(iter(metrics.values()), 0.0)))
+            self._flush_log()
 
     def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Keep the file at `path` with the trial, under `name` (default: its own).
@@ -153,24 +158,28 @@ class RunningTrial(optuna.Trial):
         kept = check_name(name or Path(path).name)
         content = Path(path).read_bytes()
         sha256, size = digest(content), len(content)
-        with self._interrupted_when_lost():
-            if self._writer.keep_stored_file(self._study_id, kept, sha256, size):
-                return
+        if self._link.ask(FileStored, kept, sha256, size):
+            return
         self._files_kept += 1
-        folder = self._folder.rpartition("/")[0]
-        key = checkpoints.object_key(folder, sha256, self.number, self.attempt, self._files_kept)
+        key = checkpoints.object_key(self._served.folder, sha256, self.number, self.attempt, self._files_kept)
         self._store.put(key, content)
-        with self._interrupted_when_lost():
-            self._writer.keep_file(self._study_id, KeptFile(kept, key, sha256, size))
+        self._link.ask(FileKept, kept, key, sha256, size)
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Record a JSON value with the trial.
+        """Record a JSON value with the trial; NumPy's and torch's numbers and arrays become such.
 
         Raises:
             Interrupted: the trial must stop.
         """
-        with self._interrupted_when_lost():
-            super().set_user_attr(key, value)
+        self.storage.set_trial_user_attr(self._trial_id, key, value)
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """Set a constraint's value, which is kept when it is at most 0.
+
+        Raises:
+            Interrupted: the trial must stop.
+        """
+        super().set_constraint(key, value)
 
     def take_unsent(self) -> dict[int, dict[str, float]]:
         """What was logged after the last report, by step; it goes out with the result."""
@@ -178,6 +187,16 @@ class RunningTrial(optuna.Trial):
             self._logged.setdefault(self._last_step or 0, {}).update(self._for_next)
         unsent, self._logged, self._for_next = self._logged, {}, {}
         return unsent
+
+    @property
+    def reports(self) -> dict[int, float]:
+        """Every value reported, by step."""
+        return dict(self._cached_frozen_trial.intermediate_values)
+
+    @property
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """Every metric sent by this attempt, by step."""
+        return self._metrics
 
     @property
     def last_report(self) -> tuple[float, ...] | None:
@@ -190,36 +209,34 @@ class RunningTrial(optuna.Trial):
         """Whether the last report is NaN."""
         return self.last_report is not None and math.isnan(*self.last_report)
 
-    @contextmanager
-    def _interrupted_when_lost(self) -> Iterator[None]:
-        """A lost lease reaches the objective as `Interrupted`, which `except Exception` cannot swallow."""
-        try:
-            yield
-        except LeaseLostError as error:
-            self._stop.raise_to(Urgency.LOST)
-            raise Interrupted(str(error)) from error
-
-    @contextmanager
-    def _seeing(self, view: optuna.Study) -> Iterator[None]:
-        """Meanwhile Optuna's methods read the study through a view; the objective never does."""
-        own, self.study = self._study, view
-        try:
-            yield
-        finally:
-            self.study = own
-
     def _flush_log(self) -> None:
         for step in sorted(self._logged):
-            self._writer.report(step, None, self._logged[step])
+            self._link.post(Step, step, None, self._logged[step])
+            self._metrics.setdefault(step, {}).update(self._logged[step])
         self._logged.clear()
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         """A declared parameter's value whatever range is asked for here; others as in Optuna."""
         if name in self._declared:
             return self.config[name]
-        with self._interrupted_when_lost(), self._seeing(self._for_sampler):
-            value = super()._suggest(name, distribution)
+        trial = self._cached_frozen_trial
+        if name in trial.distributions:
+            check_distribution_compatibility(trial.distributions[name], distribution)
+            return trial.params[name]
+        value = self._new_value(name, distribution)
+        trial.params = {**trial.params, name: value}
+        trial.distributions = {**trial.distributions, name: distribution}
         self.config[name] = value
+        return value
+
+    def _new_value(self, name: str, distribution: BaseDistribution) -> Any:
+        if self._is_fixed_param(name, distribution):
+            value = self._fixed_params[name]
+        elif distribution.single():
+            value = _get_single_value(distribution)
+        else:
+            return distribution.to_external_repr(self._link.ask(Suggest, name, json_of(distribution)))
+        self.storage.set_trial_param(self._trial_id, name, distribution.to_internal_repr(value), distribution)
         return value
 
 

@@ -13,10 +13,10 @@ from hpo.spec.fields import check_json, check_study_name
 from hpo.spec.keeping import Keep
 from hpo.spec.loading import load_spec, parse_spec
 from hpo.spec.model import Budget, Direction, Retry, StudySpec
-from hpo.spec.objective import ObjectivePath
 from hpo.spec.parameters import CategoricalParameter, Choice, FloatParameter, IntParameter
 from hpo.spec.points import config_value as _config_value
 from hpo.spec.schema import json_schema
+from objectives.imports import ObjectivePath
 
 
 def config_value(spec: StudySpec, name: str, choice: Any) -> Any:

@@ -25,11 +25,12 @@ from hpo.spec.fields import (
 )
 from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
 from hpo.spec.keeping import Keep, short_form
-from hpo.spec.objective import ObjectivePath, check_objective, parse_objective
+from hpo.spec.objective import check_objective, parse_objective
 from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
 from hpo.spec.problems import moved, nearest, problem, shown
 from hpo.spec.sampling import NoPruner, PrunerSpec, SamplerSpec, TpeSampler, named
+from objectives.imports import ObjectivePath
 
 Direction = Literal["minimize", "maximize"]
 DIRECTIONS = ("minimize", "maximize")

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hpo.spec.problems import problem, shown
+from objectives.imports import ObjectivePath
 
 DEFAULT_CALLABLE = "objective"
-
-
-@dataclass(frozen=True)
-class ObjectivePath:
-    """Where an objective is: a module or a file, and the name of the callable in it."""
-
-    module: str | None  # dotted module name
-    file: str | None  # path of a .py file, relative to the study file unless absolute
-    callable: str = DEFAULT_CALLABLE
-
-    def __str__(self) -> str:
-        return f"{self.module or self.file}:{self.callable}"
 
 
 def parse_objective(text: Any) -> ObjectivePath:

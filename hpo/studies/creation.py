@@ -35,7 +35,8 @@ def create(
     elsewhere) its trials are the study's budget, and the study is finished.
 
     Raises:
-        UserError: the name is taken, or the artifact store cannot be used.
+        UserError: the name is taken.
+        BadArtifactUrlError: the artifact store cannot be used.
     """
     taken = () if warm is None else warm.points
     points = [] if history else _points(spec, taken)

@@ -99,7 +99,7 @@ def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes
     """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here.
 
     Raises:
-        HpoError: the artifact store is away, or cannot be used from here.
+        ArtifactError: the artifact store is away, or cannot be used from here.
     """
     for name in kept_files.WEIGHTS:
         content = reading.read_artifact(database, row, trial.number, name)

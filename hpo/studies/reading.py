@@ -6,10 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hpo.errors import NotFoundError, UserError
+from hpo.errors import NotFoundError
 from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
-from storage.database.errors import ArtifactError, ArtifactsAwayError, StorageError, UnknownStudyError
+from storage.database.errors import (
+    ArtifactError,
+    ArtifactsAwayError,
+    BadArtifactUrlError,
+    StorageError,
+    UnknownStudyError,
+)
 from storage.database.records import Counts, StudyRow
 from storage.files import checkpoints
 from storage.history.attempts import file_of
@@ -58,7 +64,7 @@ def read_evaluation(database: Database, row: StudyRow, number: int) -> Mapping[s
     try:
         content = read_artifact(database, row, number, "evaluation.json")
         found = None if content is None else json.loads(content)
-    except (StorageError, UserError, ValueError):  # the store is away or needs a driver; or it is no JSON
+    except (StorageError, ValueError):  # the store is away or needs a driver; or it is no JSON
         return None
     return found if isinstance(found, dict) else None
 
@@ -68,15 +74,14 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
 
     Raises:
         ArtifactsAwayError: the artifact store is away.
-        UserError: it cannot be used from here.
+        BadArtifactUrlError: it cannot be used from here.
     """
     found = database.read(lambda connection: file_of(connection, row, number, name))
     if found is None:
         return None
-    store = open_artifacts(row.artifacts)
     try:
-        return store.get(found.path, found.sha256)
-    except ArtifactsAwayError:
+        return open_artifacts(row.artifacts).get(found.path, found.sha256)
+    except (ArtifactsAwayError, BadArtifactUrlError):
         raise
     except ArtifactError:
         return None
@@ -87,5 +92,5 @@ def read_log(row: StudyRow, trial: int, attempt: int) -> str | None:
     key = f"{checkpoints.trial_key(row.uid, row.name, trial)}/{attempt}/log.txt"
     try:
         return open_artifacts(row.artifacts).get(key).decode(errors="replace")
-    except (ArtifactError, UserError):  # it is away, needs a driver that is not here, or has none
+    except ArtifactError:  # it is away, needs a driver that is not here, or has none
         return None

@@ -103,7 +103,7 @@ def delete(database: Database, row: StudyRow) -> None:
     folder = checkpoints.study_key(row.uid, row.name)
     try:
         open_artifacts(row.artifacts).remove(folder)
-    except (ArtifactError, HpoError) as error:
+    except ArtifactError as error:
         raise HpoError(
             f"{row.name} is deleted, but its files are still there: {error}. "
             f"Remove {row.artifacts}/{folder} by hand"

@@ -1,33 +1,50 @@
-"""A runner as its worker sees it: a spawned process, a pipe, and what it is at."""
+"""A runner as its worker sees it: a spawned process, the pipe to it, and what it is at."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from enum import Enum, auto
 from typing import Any
 
-from hpo.runner.messages import Abandon, Boot, Quit, Started, ToRunner
+from hpo.runner.channel import ChannelError, Mailbox
+from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Step
+from hpo.worker.broker import Broker
+from hpo.worker.code import CodeGuard
+from hpo.worker.desk import Desk, read
 from hpo.worker.devices import Share
+from hpo.worker.events import Ended, NoTicket, Reported, Started
 from hpo.worker.identity import process_started
 from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
 from hpo.worker.turns import Assignment
-from storage.database.records import Lease
 
 KILL_AFTER = 5.0  # seconds in which a runner notices that its lease is lost
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-@dataclass
+class Phase(Enum):
+    """What a runner is at."""
+
+    STARTING = auto()  # its process imports the objective
+    IDLE = auto()  # it waits for work
+    ASKED = auto()  # a ticket is being claimed for it, and its trial begun
+    WORKING = auto()  # it runs an attempt
+    ENDED = auto()  # the attempt is over; it will say that it is ready
+    LEAVING = auto()  # it was told to leave, or has said that it cannot work
+
+
+@dataclass(eq=False)
 class Child:
-    """One runner process."""
+    """One runner process: a state machine that hears what the runner and the broker say of it."""
 
     index: int
     share: Share
@@ -35,23 +52,28 @@ class Child:
     process: subprocess.Popen[bytes]
     process_key: tuple[int, float]  # its pid and when it started
     mark: str  # in its environment, and so in that of whatever it starts
-    pipe: Connection
+    desk: Desk
     pidfd: int | None
-    idle: bool = False
-    dismissed: bool = False  # it was told to leave, or said itself that it cannot work
-    asked: bool = False  # a Run order is out
-    alone: bool = False  # ... for a trial that needs the device to itself
-    ready_once: bool = False
-    current: Started | None = None
+    phase: Phase = Phase.STARTING
+    alone: bool = False  # asked for a trial that needs the device to itself
+    current: Started | None = None  # while it is WORKING
     current_since: float = 0.0  # monotonic
+    last: Reported | None = None
     last_progress: float = 0.0  # monotonic
-    last_step: int | None = None
-    last_value: float | None = None
     why_killed: str | None = None  # set when the worker itself ends it
     abandoned: float | None = None  # when it was told that its lease is lost; monotonic
+    _waits_for: int = selectors.EVENT_READ
 
     @classmethod
-    def spawn(cls, index: int, share: Share, boot: Boot, assignment: Assignment) -> Child:
+    def spawn(
+        cls,
+        index: int,
+        share: Share,
+        assignment: Assignment,
+        worker_id: str,
+        boot: Boot,
+        seat: Callable[[Mailbox], Desk],
+    ) -> Child:
         """Start a runner for a study. Spawned, never forked: CUDA and thread pools do not survive a fork."""
         ours, theirs = socket.socketpair()
         environment = importing_hpo()
@@ -60,7 +82,7 @@ class Child:
         if share.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = share.visible
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
-        mark = f"{boot.worker_id}/{uuid.uuid4().hex}"
+        mark = f"{worker_id}/{uuid.uuid4().hex}"
         environment[MARK] = mark
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, "-P", "-m", "hpo.runner.process", str(theirs.fileno())],
@@ -71,62 +93,146 @@ class Child:
             start_new_session=True,  # Ctrl-C in the terminal is for the worker alone
         )
         theirs.close()
-        pipe = Connection(ours.detach())
-        with contextlib.suppress(OSError):
-            pipe.send(boot)
+        desk = seat(Mailbox(ours))
+        desk.tell(boot)
         pidfd = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(process.pid)
         key = (process.pid, process_started(process.pid) or 0.0)
-        return cls(index, share, assignment, process, key, mark, pipe, pidfd)
+        return cls(index, share, assignment, process, key, mark, desk, pidfd)
+
+    def hear(self, message: Ready | Broken | Started | Reported | Ended | NoTicket) -> None:
+        """Something happened to it: where that leads."""
+        now = time.monotonic()
+        match message, self.phase:
+            case _, Phase.LEAVING:
+                if isinstance(message, Ended):
+                    self.current = None
+            case Ready(), Phase.STARTING | Phase.ENDED:
+                self.phase = Phase.IDLE
+            case Broken(), _:
+                self.phase = Phase.LEAVING
+            case Started(), Phase.ASKED:
+                self.phase, self.current, self.last = Phase.WORKING, message, None
+                self.current_since = self.last_progress = now
+            case Reported(), Phase.WORKING:
+                self.last, self.last_progress = message, now
+            case Ended(), Phase.WORKING | Phase.ASKED:
+                self.phase, self.current, self.abandoned = Phase.ENDED, None, None
+            case NoTicket(), Phase.ASKED:
+                self.phase = Phase.IDLE
+
+    def receive(self) -> list[bytes]:
+        """What it has said since; a runner that breaks its pipe is ended."""
+        try:
+            return self.desk.mailbox.receive()
+        except EOFError:  # it is dead, or about to be
+            return []
+        except ChannelError as error:
+            self._end_for(error)
+            return []
+
+    def understand(
+        self, content: bytes, broker: Broker, *, allow_mismatch: bool
+    ) -> Ready | Broken | Reported | None:
+        """What it says of itself, and its progress; what it says of its attempt is handed to the broker."""
+        try:
+            message = read(content)
+        except ChannelError as error:
+            self._end_for(error)
+            return None
+        if isinstance(message, Broken):
+            return message
+        if isinstance(message, Ready):
+            if message.code is not None:
+                self.desk.guard = CodeGuard(self.assignment.row, message.code, allow=allow_mismatch)
+            return message
+        broker.hear(self.desk, message)
+        return self._progress(message) if isinstance(message, Step) else None
+
+    def _progress(self, message: Step) -> Reported | None:
+        value = message.value
+        if value is None and len(self.desk.study.row.spec["directions"]) > 1:
+            value = next(iter(message.metrics.values()), 0.0)
+        if value is None or self.current is None:
+            return None
+        return Reported(self.current.lease, message.step, value)
+
+    def _end_for(self, error: ChannelError) -> None:
+        self.why_killed = f"its runner broke its pipe: {error}"
+        self.kill()
+
+    def ask(self, *, alone: bool) -> None:
+        """A ticket is being claimed for it; only when it is free."""
+        self.phase, self.alone = Phase.ASKED, alone
 
     @property
     def busy(self) -> bool:
-        """Whether it runs, or is about to claim, a ticket."""
-        return self.current is not None or self.asked
+        """Whether it runs, or is about to get, a ticket."""
+        return self.phase in (Phase.ASKED, Phase.WORKING)
 
     @property
     def free(self) -> bool:
-        """Whether it waits for an order."""
-        return self.idle and not self.busy
+        """Whether it waits for work."""
+        return self.phase is Phase.IDLE
 
     @property
     def never_worked(self) -> bool:
         """Whether it ended by itself where a runner should have gone on to a trial."""
-        if self.dismissed:
+        if self.phase is Phase.LEAVING:
             return False
-        return not self.ready_once or (self.process.returncode != 0 and self.how_it_died()[1])
+        return self.phase is Phase.STARTING or (self.process.returncode != 0 and self.how_it_died()[1])
 
     @property
     def alive(self) -> bool:
+        """Whether its process lives."""
         return self.process.poll() is None
 
     def at(self) -> dict[str, Any]:
         """What it is at, for `hpo workers` and the dashboard."""
-        current = self.current
+        current, last = self.current, self.last
         return {
             "device": self.share.shown,
             "trial": None if current is None else current.trial,
             "attempt": None if current is None else current.attempt,
-            "step": self.last_step,
-            "value": self.last_value,
+            "step": None if last is None else last.step,
+            "value": None if last is None else last.value,
         }
 
-    def tell(self, order: ToRunner) -> None:
-        """Send an order; a runner that is just dying does not hear it."""
-        with contextlib.suppress(OSError):
-            self.pipe.send(order)
+    def drain(self, *, now: bool) -> None:
+        """Have it stop at the end of the epoch, or at the next chance, and give its ticket back."""
+        self.desk.tell(Drain(now))
 
     def dismiss(self) -> None:
         """Have it leave; only when it is free."""
-        self.idle, self.dismissed = False, True
-        self.tell(Quit())
+        self.phase = Phase.LEAVING
+        self.desk.tell(Quit())
 
-    def abandon(self, lease: Lease) -> None:
+    def abandon(self) -> None:
         """Tell it that its lease is lost; it has until KILL_AFTER to notice."""
-        self.tell(Abandon(lease))
+        if self.desk.held is not None:
+            self.desk.tell(Abandon(self.desk.held.serial))
         self.abandoned = time.monotonic()
+
+    def watch(self, waiting: selectors.BaseSelector) -> None:
+        """Wait for it, too: for what it says, and for its end."""
+        waiting.register(self.desk.mailbox, selectors.EVENT_READ, self)
+        if self.pidfd is not None:
+            waiting.register(self.pidfd, selectors.EVENT_READ, self)
+
+    def watch_mailbox(self, waiting: selectors.BaseSelector) -> None:
+        """Wait for room in its mailbox where something waits to be sent."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.desk.mailbox.is_full else 0)
+        if wanted != self._waits_for:
+            waiting.modify(self.desk.mailbox, wanted, self)
+            self._waits_for = wanted
+
+    def forget(self, waiting: selectors.BaseSelector) -> None:
+        """Wait for it no more."""
+        waiting.unregister(self.desk.mailbox)
+        if self.pidfd is not None:
+            waiting.unregister(self.pidfd)
 
     def kill(self) -> None:
         """SIGKILL to the runner and its process group; a runner outlives SIGTERM."""
@@ -138,7 +244,6 @@ class Child:
         now = time.monotonic()
         total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
         if self.current is None:
-            self.abandoned = None
             return
         if self.abandoned is not None:
             if now - self.abandoned > KILL_AFTER:
@@ -157,7 +262,7 @@ class Child:
         self.kill()  # data loaders it left behind share its process group
         if self.process.returncode != 0:  # what it did not end itself, wherever it put it
             end_leftovers(self.mark)
-        self.pipe.close()
+        self.desk.mailbox.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +49,6 @@ class LeaseKeeper(threading.Thread):
         lease: float,
         interval: float,
         status: Callable[[], Mapping[str, Any]],
-        runners: Callable[[], Collection[int]],
         wake: int,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
@@ -61,7 +59,6 @@ class LeaseKeeper(threading.Thread):
         self._lease = lease
         self._interval = interval
         self._status = status
-        self._runners = runners
         self._wake = wake
         self._stopped = threading.Event()
         self.latest: Beat | None = None
@@ -96,18 +93,13 @@ class LeaseKeeper(threading.Thread):
         self._witness.reap()
 
     def _look_for_who_blocks(self) -> None:
-        """A stopped process that holds SQLite's write lock stalls all: name it, end it if it is ours."""
+        """A stopped process that holds SQLite's write lock stalls all: name it."""
         if self._witness.away is None or self._witness.away[0] < self._lease:
             return
         pid = write_lock_holder(self._database.url)
         if pid is None or not is_stopped(pid):
             return
-        if pid in self._runners():
-            log.warning("ended runner %d, which was stopped while it held the database's write lock", pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        else:
-            log.warning("the database is locked%s", held_by(self._database.url))
+        log.warning("the database is locked%s", held_by(self._database.url))
 
     def _ask(
         self, connection: Transaction, asked: float

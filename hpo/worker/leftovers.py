@@ -22,13 +22,16 @@ _LONGEST, _PAUSE = 2.0, 0.02  # seconds; what is being ended may still start som
 
 
 def importing_hpo() -> dict[str, str]:
-    """The environment of a process of ours that is started with -P: it is not told where the database is."""
-    environment = dict(os.environ)
-    environment.pop("HPO_STORAGE", None)
+    """The environment of a process of ours that is started with -P, without what leads to the database."""
+    environment = {name: value for name, value in os.environ.items() if not _is_secret(name)}
     if _ROOT.name not in ("site-packages", "dist-packages"):
         others = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{others}" if others else str(_ROOT)
     return environment
+
+
+def _is_secret(name: str) -> bool:
+    return name in ("HPO_STORAGE", "HPO_TOKEN", "HPO_DASHBOARD_TOKEN") or name.startswith("PG")
 
 
 def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:

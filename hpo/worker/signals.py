@@ -42,6 +42,11 @@ class Signals:
         os.close(self.read_fd)
         os.close(self.wake_fd)
 
+    def wake(self) -> None:
+        """Wake whoever waits for `read_fd`; any thread may."""
+        with contextlib.suppress(OSError):
+            os.write(self.wake_fd, b"n")
+
     def clear(self) -> None:
         """Empty the wake-up pipe."""
         with contextlib.suppress(BlockingIOError):

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import logging
+import selectors
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 from hpo.errors import ExitCode
-from hpo.runner.messages import (
-    GAVE_UP,
-    Boot,
-    Broken,
-    Drain,
-    Ended,
-    Leaving,
-    NoTicket,
-    Ready,
-    Reported,
-    Run,
-    Started,
-)
+from hpo.runner.channel import Mailbox
+from hpo.runner.messages import GAVE_UP, Boot, Broken
 from hpo.settings import Settings
-from hpo.spec import StudySpec
 from hpo.worker import identity
+from hpo.worker.broker import Broker
 from hpo.worker.cards import Access, Cards
-from hpo.worker.child import Child
+from hpo.worker.child import Child, Phase
+from hpo.worker.desk import Desk
 from hpo.worker.devices import Share, allowed_cores, cores_of
+from hpo.worker.events import Ended, Leaving, NoTicket, Started
 from hpo.worker.guard import guarded
 from hpo.worker.lease_keeper import LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
 from hpo.worker.registration import sign_off, sign_on
-from hpo.worker.settling import Settlements
 from hpo.worker.signals import Signals
+from hpo.worker.study import ServedStudy
 from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
 from storage.database.engine import Database, Patience
-from storage.database.records import WorkerState
+from storage.database.records import AttemptState, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +66,7 @@ class Worker:
         self,
         database: Database,
         settings: Settings,
-        study: StudySpec | None,
+        study: Assignment | None,
         code: str,
         shares: Sequence[Share],
         *,
@@ -87,7 +78,7 @@ class Worker:
         self.identity = identity.identify(uuid.uuid4().hex, name)
         self._database = database
         self._settings = settings
-        self._study = None if study is None else study.study
+        self._study = None if study is None else study.row.name
         self._turns: Turns = OneStudy(study) if study is not None else EveryStudy(database, self.identity.id)
         self._code = code
         self._shares = list(shares)
@@ -102,13 +93,17 @@ class Worker:
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
         self._draining: str | None = None
         self._outcome: Outcome | None = None
-        self._settlements = Settlements(database, self.identity.id)
+        self._waiting = selectors.DefaultSelector()
+        self._look_again = 0.0  # monotonic: when every runner is looked at, whether it speaks or not
+        self._served: dict[str, ServedStudy] = {}  # by uid
 
     def run(self) -> Outcome:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
         sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
         with Signals() as signals, guarded(self.identity.id):
+            self._waiting.register(signals.read_fd, selectors.EVENT_READ)
+            self._broker = Broker(self._database, self.identity.id, self._settings.lease, signals.wake)
             keeper = LeaseKeeper(
                 self._database,
                 self.identity.id,
@@ -116,7 +111,6 @@ class Worker:
                 lease=self._settings.lease,
                 interval=self._settings.heartbeat,
                 status=self._status,
-                runners=lambda: [child.process.pid for child in list(self._children.values())],
                 wake=signals.wake_fd,
             )
             keeper.start()
@@ -129,30 +123,33 @@ class Worker:
                     self._heed_limits()
                     for child in self._children.values():
                         child.end_if_hung()
-                    self._settlements.settle()
             finally:
-                keeper.stop()
-                self._leave()
+                self._leave(keeper)
         return self._outcome or Outcome(ExitCode.DONE, self._draining or "the study has ended")
 
     # Runners
 
     def _spawn(self, runner: int, assignment: Assignment) -> None:
         share = self._shares[runner]
+        if assignment.uid not in self._served:
+            self._served[assignment.uid] = ServedStudy(self._database, assignment.row, assignment.spec)
+        served = self._served[assignment.uid]
         boot = Boot(
-            worker_id=self.identity.id,
-            runner=runner,
+            served=served.as_served(),
             device=share.device,
-            shown_device=share.shown,
-            storage=self._database.url.render_as_string(hide_password=False),
             code=self._code,
-            lease=self._settings.lease,
             cores=self._cores(runner, assignment),
             shared=self._cards.is_shared(runner),
-            allow_mismatch=self._allow_mismatch,
         )
-        self._children[runner] = Child.spawn(runner, share, boot, assignment)
-        self._settlements.runners([child.process_key for child in self._children.values()])
+
+        def seat(mailbox: Mailbox) -> Desk:
+            return Desk(runner, mailbox, served, share.shown)
+
+        child = Child.spawn(runner, share, assignment, self.identity.id, boot, seat)
+        self._children[runner] = child
+        child.watch(self._waiting)
+        self._broker.seat(child.desk)
+        self._broker.record_runners([child.process_key for child in self._children.values()])
 
     def _cores(self, runner: int, assignment: Assignment) -> tuple[int, ...] | None:
         """CPU runners keep out of each other's way; those of a card go where there is room."""
@@ -161,85 +158,92 @@ class Worker:
         return cores_of(runner, len(self._shares), assignment.spec.threads, allowed_cores())
 
     def _wait(self, signals: Signals) -> None:
-        """Sleep until a runner speaks or dies, a beat or a signal comes, or it is time to look again."""
-        waited: list[Any] = [signals.read_fd]
+        """Sleep until a runner speaks or dies, there is news, a beat or a signal, or it is time to look."""
         for child in self._children.values():
-            waited.append(child.pipe)
-            if child.pidfd is not None:
-                waited.append(child.pidfd)
-        wait(waited, timeout=POLL)
+            child.watch_mailbox(self._waiting)
+        ready = {key.data for key, _ in self._waiting.select(POLL)}
         signals.clear()
+        now = time.monotonic()
         for child in list(self._children.values()):
-            self._hear(child)
-            if not child.alive:
+            if child in ready or now >= self._look_again:
+                child.desk.mailbox.flush()
+                dead = not child.alive
                 self._hear(child)
-                self._bury(child)
+                if dead:
+                    self._bury(child)
+        if now >= self._look_again:
+            self._look_again = now + POLL
+        self._heed_broker()
+
+    def _heed_broker(self) -> None:
+        """What came of what the broker was asked, or was told."""
+        while self._broker.events:
+            desk, event = self._broker.events.popleft()
+            child = self._children.get(desk.runner)
+            if child is not None and child.desk is desk:
+                self._on_message(child, event)
+            else:
+                self._on_event(desk.runner, event)
 
     def _hear(self, child: Child) -> None:
-        try:
-            while child.pipe.poll():
-                self._on_message(child, child.pipe.recv())
-        except (EOFError, OSError):
-            return  # it is dead, or about to be
+        messages = child.receive()
+        self._heed_broker()  # a runner says nothing of what the broker has not told before
+        for content in messages:
+            own = child.understand(content, self._broker, allow_mismatch=self._allow_mismatch)
+            if own is not None:
+                self._on_message(child, own)
 
     def _on_message(self, child: Child, message: Any) -> None:
-        now = time.monotonic()
+        child.hear(message)
         match message:
-            case Ready():
-                child.idle, child.asked, child.ready_once = True, False, True
             case Started():
                 self._boot_failures.pop(child.assignment.uid, None)
                 self._turns.started(child.index)
                 self._idleness.found_work()
-                child.current, child.asked = message, False
-                child.current_since = child.last_progress = now
-                child.last_step = child.last_value = None
-            case Reported():
-                child.last_progress = now
-                child.last_step, child.last_value = message.step, message.value
             case Ended():
                 self._idleness.found_work()
-                child.current = None
                 if message.set_aside:
                     self._cards.want(child.index, child.assignment)
                     self._left = None if self._left is None else self._left + 1
             case NoTicket():
-                child.asked = False
-                self._idleness.found_nothing()
-                self._turns.nothing(child.index)
-                if child.alone:
-                    self._cards.none_waits(child.index, child.assignment)
-                elif message.alone:
-                    self._cards.want(child.index, child.assignment)
-                if self._left is not None:
-                    self._left += 1
-                if message.fault and message.ended:
-                    self._quarantined(message.why)
-                elif message.fault:
-                    self._give_up_on(child.assignment, message.why, ExitCode.FAILED)
-                elif message.ended and self._study is not None:
-                    self._drain(message.why)
+                self._on_no_ticket(child, message)
             case Broken():
-                child.dismissed = True
                 self._give_up_on(child.assignment, message.why, message.exit_code)
+                child.dismiss()
         self._on_event(child.index, message)
+
+    def _on_no_ticket(self, child: Child, message: NoTicket) -> None:
+        self._idleness.found_nothing()
+        self._turns.nothing(child.index)
+        if child.alone:
+            self._cards.none_waits(child.index, child.assignment)
+        elif message.alone:
+            self._cards.want(child.index, child.assignment)
+        if self._left is not None:
+            self._left += 1
+        if message.fault and message.ended:
+            self._quarantined(message.why)
+        elif message.fault:
+            self._give_up_on(child.assignment, message.why, ExitCode.FAILED)
+        elif message.ended and self._study is not None:
+            self._drain(message.why)
 
     def _bury(self, child: Child) -> None:
         """A runner has ended: free its ticket at once."""
-        current = child.current
+        child.forget(self._waiting)
         child.close()
         del self._children[child.index]
         gave_up = child.process.returncode == GAVE_UP
-        if current is not None and gave_up:
-            self._settlements.given_back(current, _GAVE_UP)
-        elif current is not None:
-            why, blame = child.how_it_died()
-            self._settlements.died(current, why, blame=blame)
-            self._on_event(child.index, Ended(current.lease, "failed" if blame else "lost", error=why))
-        elif child.asked:
-            why = _GAVE_UP if gave_up else child.how_it_died()[0]
-            self._settlements.died_unannounced(child.index, why, gave_up=gave_up)
-        if current is None and child.never_worked:
+        why, blame = child.how_it_died()
+        if gave_up:
+            self._broker.leave(child.desk, AttemptState.RELEASED, _GAVE_UP)
+        elif child.current is not None:
+            self._broker.leave(child.desk, AttemptState.FAILED if blame else AttemptState.LOST, why)
+        elif child.phase is Phase.LEAVING:
+            self._broker.leave(child.desk, AttemptState.RELEASED, "its runner was not needed any more")
+        else:
+            self._broker.leave(child.desk, AttemptState.LOST, why)
+        if child.current is None and child.never_worked:
             self._boot_failures[child.assignment.uid] += 1
             if self._boot_failures[child.assignment.uid] >= _BOOT_TRIES:
                 status = child.process.returncode
@@ -253,7 +257,7 @@ class Worker:
                 if child.free:
                     child.dismiss()
             return
-        if self._settlements:  # a dead runner's lease must not pass to its successor unsettled
+        if self._broker.unsettled:  # a dead runner's lease must not pass to its successor unsettled
             return
         for runner in range(len(self._shares)):
             there = self._children.get(runner)
@@ -291,8 +295,8 @@ class Worker:
     def _order(self, child: Child, *, alone: bool) -> None:
         if self._left is not None:
             self._left -= 1
-        child.idle, child.asked, child.alone = False, True, alone
-        child.tell(Run(child.assignment.study, alone if self._cards.is_shared(child.index) else None))
+        child.ask(alone=alone)
+        self._broker.order(child.desk, alone if self._cards.is_shared(child.index) else None)
 
     # What makes runners stop
 
@@ -306,7 +310,7 @@ class Worker:
         if assignment.uid not in self._skips:
             self._skips[assignment.uid] = f"{assignment.study}: {why.splitlines()[0]}"
             log.warning("this worker leaves %s to others: %s", assignment.study, why)
-            self._settlements.noted("leaves to others: " + "; ".join(self._skips.values()))
+            self._broker.note("leaves to others: " + "; ".join(self._skips.values()))
 
     def _quarantined(self, why: str) -> None:
         hint = (
@@ -316,6 +320,7 @@ class Worker:
         self._drain(why)
 
     def _drain(self, why: str) -> None:
+        self._broker.drain()
         if self._draining is None:
             self._draining = why
 
@@ -351,7 +356,7 @@ class Worker:
         self._drain(why)
         self._on_event(-1, Leaving(sum(child.current is not None for child in self._children.values())))
         for child in self._children.values():
-            child.tell(Drain(now=now))
+            child.drain(now=now)
 
     def _abort(self, why: str, exit_code: int) -> None:
         """End every runner at once and give the tickets back, as far as the database can be told."""
@@ -359,11 +364,10 @@ class Worker:
         self._drain(why)
         for child in list(self._children.values()):
             child.kill()
-            current = child.current
+            child.forget(self._waiting)
             child.close()
             del self._children[child.index]
-            if current is not None:
-                self._settlements.given_back(current, why)
+            self._broker.leave(child.desk, AttemptState.RELEASED, why)
 
     def _heed_beat(self, keeper: LeaseKeeper) -> None:
         beat = keeper.latest
@@ -374,7 +378,7 @@ class Worker:
             if current is None or current.lease in beat.held or child.current_since >= beat.asked:
                 continue
             if child.abandoned is None:
-                child.abandon(current.lease)
+                child.abandon()
         if beat.over is not None:
             self._drain(beat.over)
         if beat.worker is WorkerState.QUARANTINED:
@@ -387,12 +391,16 @@ class Worker:
         runners = [child.at() for child in list(self._children.values())]
         return {"runners": runners, "draining": self._draining, "load": machine_load()}
 
-    def _leave(self) -> None:
+    def _leave(self, keeper: LeaseKeeper) -> None:
+        """Write what is left to write, and sign off. Leases are renewed until that is done."""
         for child in list(self._children.values()):  # only after an error of our own
             child.kill()
             child.close()
-        self._database.patience = Patience()
-        if self._settlements:
-            log.warning("%d trials are freed when their leases expire", len(self._settlements))
         # Told to leave: a database that is away must not cost the rest of the grace period.
-        sign_off(self._database, self.identity, hurry=self._outcome is not None)
+        hurry = self._outcome is not None
+        self._broker.close(hurry=hurry)
+        keeper.stop()
+        self._heed_broker()
+        if self._broker.unsettled:
+            log.warning("%d trials are freed when their leases expire", self._broker.unsettled)
+        sign_off(self._database, self.identity, hurry=hurry)

@@ -15,6 +15,7 @@ from typing import Protocol
 from hpo.spec import StudySpec
 from storage.database.engine import Database, Transaction
 from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
+from storage.database.records import StudyRow
 from storage.queue import studies, waiting
 from storage.queue.waiting import Open
 
@@ -29,9 +30,18 @@ _FRESH = 0.1  # seconds for which one look at the studies serves several runners
 class Assignment:
     """One study, as a runner's process is started for it."""
 
-    uid: str  # tells a study from a later one of the same name
-    study: str
+    row: StudyRow
     spec: StudySpec
+
+    @property
+    def uid(self) -> str:
+        """Tells a study from a later one of the same name."""
+        return self.row.uid
+
+    @property
+    def study(self) -> str:
+        """The study's name."""
+        return self.row.name
 
 
 class Turns(Protocol):
@@ -56,8 +66,8 @@ class Turns(Protocol):
 class OneStudy:
     """A worker that was started for one study."""
 
-    def __init__(self, spec: StudySpec, now: Callable[[], float] = time.monotonic) -> None:
-        self._assignment = Assignment("", spec.study, spec)
+    def __init__(self, assignment: Assignment, now: Callable[[], float] = time.monotonic) -> None:
+        self._assignment = assignment
         self._now = now
         self._not_before = 0.0
 
@@ -196,5 +206,5 @@ class EveryStudy:
                 )
                 self._skipped.add(row.uid)
                 return None
-            self._specs[one.uid] = Assignment(row.uid, row.name, spec)
+            self._specs[one.uid] = Assignment(row, spec)
         return self._specs[one.uid]

@@ -98,20 +98,24 @@ reports = Table(
 )
 
 
-def _attributes(owner: str) -> Table:
+def _attributes(owner: str, kind: str) -> Table:
+    key = f"{owner}_id"
+    owners = {"trial": "trials.trial_id", "study": "studies.study_id"}
     return Table(
-        f"trial_{owner}_attributes",
+        f"{owner}_{kind}_attributes",
         metadata,
-        Column(f"trial_{owner}_attribute_id", Integer, primary_key=True),
-        Column("trial_id", Integer, ForeignKey("trials.trial_id")),
+        Column(f"{owner}_{kind}_attribute_id", Integer, primary_key=True),
+        Column(key, Integer, ForeignKey(owners[owner])),
         Column("key", String(512)),
         Column("value_json", Text),
-        UniqueConstraint("trial_id", "key"),
+        UniqueConstraint(key, "key"),
     )
 
 
-user_attributes = _attributes("user")
-system_attributes = _attributes("system")
+user_attributes = _attributes("trial", "user")
+system_attributes = _attributes("trial", "system")
+study_user_attributes = _attributes("study", "user")
+study_system_attributes = _attributes("study", "system")
 
 
 def stored(value: float) -> tuple[float | None, str]:
@@ -141,7 +145,7 @@ class Distributions(Mapping[str, "BaseDistribution"]):
         self._stored = stored
 
     def __getitem__(self, name: str) -> BaseDistribution:
-        return _distribution(self._stored[name])
+        return distribution(self._stored[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored
@@ -161,7 +165,7 @@ class Distributions(Mapping[str, "BaseDistribution"]):
 
 
 @lru_cache(maxsize=4096)
-def _distribution(distribution_json: str) -> BaseDistribution:
+def distribution(distribution_json: str) -> BaseDistribution:
     from optuna.distributions import json_to_distribution
 
     return json_to_distribution(distribution_json)

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import Row
+if TYPE_CHECKING:
+    from sqlalchemy import Row  # a runner reads these records and loads no SQL
 
 
 class StudyState(StrEnum):
@@ -136,6 +137,16 @@ class Claim:
     retry_of: int | None
     alone: bool = False  # it ran out of memory beside others and has its card to itself now
     lost: int = 0  # attempts lost since its checkpoint last advanced
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of a trial that is in the store already."""
+
+    name: str
+    path: str  # relative to the store
+    sha256: str
+    size: int  # bytes
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 from sqlalchemy.engine import URL
 
 # Where SQLite puts its lock of writers: a byte of the shared memory file in WAL mode (as the format of the
@@ -42,6 +41,8 @@ def write_lock_holder(url: URL) -> int | None:
 
 def is_stopped(pid: int) -> bool:
     """Whether somebody has stopped the process (SIGSTOP, Ctrl-Z, a debugger)."""
+    import psutil  # only here: most commands meet no lock
+
     try:
         return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     except psutil.Error:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.database.errors import ArtifactError, ArtifactsAwayError
+from storage.database.records import KeptFile
 from storage.files.artifacts import ArtifactStore, digest
-from storage.files.kept_files import CHECKPOINT, KeptFile
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model, as its weights
 OBJECTS = "objects"  # directory of a study's kept files, by content
 _NAME = re.compile(r"checkpoint-(\d{9})-([0-9a-f]{64})\.pt")
 

@@ -16,26 +16,17 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.optuna_tables import TrialState, trials, values
+from storage.database.records import KeptFile
 from storage.database.tables import artifact
+from storage.files.checkpoints import CHECKPOINT
 from storage.history.records import front_of_values
 from storage.history.trials import ranked
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
-CHECKPOINT = "checkpoint.pt"  # the newest checkpoint of a trial that kept no model
 WEIGHTS = (MODEL, CHECKPOINT)
 
 live = artifact.c.name.not_like("~%")
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-@dataclass(frozen=True)
-class KeptFile:
-    """A file of a trial that is in the store already."""
-
-    name: str
-    path: str  # relative to the store
-    sha256: str
-    size: int  # bytes
 
 
 def record(

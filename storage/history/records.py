@@ -58,11 +58,17 @@ class TrialRecord:
     started: datetime | None = None  # start of the first attempt
     finished: datetime | None = None
     error: str | None = None  # last line of the last failed attempt's traceback, or the signal
+    counted: int | None = None  # how many reports there are, where not all of them were read
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in ENDED
+
+    @property
+    def steps(self) -> int:
+        """How many reports it made."""
+        return len(self.reports) if self.counted is None else self.counted
 
     @property
     def last_step(self) -> int | None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from enum import Flag, auto
 from types import MappingProxyType
@@ -16,17 +13,15 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import to_datetime
 from storage.database.optuna_tables import (
-    Distributions,
     TrialState,
-    external,
-    params,
     reports,
-    user_attributes,
     values,
 )
 from storage.database.optuna_tables import trials as optuna_trials
 from storage.database.records import AttemptState, Counts, StudyRow, TicketState
-from storage.database.tables import attempt, metric, ticket, worker
+from storage.database.tables import ticket
+from storage.history import columns
+from storage.history.columns import Mine
 from storage.history.records import (
     ENDED,
     AttemptSpan,
@@ -41,12 +36,7 @@ CHUNK = 500  # ids in one IN (...)
 OVERLAP = 200  # report ids looked at again
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _SHOWN: dict[str, TrialStateName] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-_NAMED = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
-_VALUE_KIND = sa.type_coerce(values.c.value_type, sa.String)  # as text: an Enum for each of 200,000 rows
-_REPORT_KIND = sa.type_coerce(reports.c.intermediate_value_type, sa.String)  # takes longer than the query
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})  # shared: five empty dicts a trial are half the time
-
-Mine = Callable[[Any], Any]  # a column of trial ids -> the condition that picks the trials
 
 
 class Part(Flag):
@@ -54,13 +44,14 @@ class Part(Flag):
 
     PARAMS = auto()
     REPORTS = auto()
-    LAST_REPORT = auto()  # of pruned trials, the last finite one: what they count with in pictures
+    LAST_REPORT = auto()  # of each trial the last finite one, and how many there are
+    PRUNED_AT = auto()  # of pruned trials, the last finite one: what they count with in pictures
     METRICS = auto()
     ATTRIBUTES = auto()
     ATTEMPTS = auto()  # who worked at it, when, and what went wrong
     WHOLE = PARAMS | REPORTS | METRICS | ATTRIBUTES | ATTEMPTS
-    LINE = PARAMS | REPORTS | ATTEMPTS  # what a line of a table shows
-    OUTLINE = LAST_REPORT  # what the first picture of a big study shows
+    LINE = PARAMS | LAST_REPORT | ATTEMPTS  # what a line of a table shows
+    OUTLINE = PRUNED_AT  # what the first picture of a big study shows
 
 
 def read_trials(
@@ -86,7 +77,7 @@ def read_trials(
             every = every.where(optuna_trials.c.state.in_(_OVER))
         return _read(connection, lambda column: column.in_(every), with_)
     found: dict[int, TrialRecord] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         found.update(_read(connection, _among(chunk), with_))
     return found
 
@@ -95,7 +86,7 @@ def ids_of(connection: Connection, row: StudyRow, numbers: Collection[int]) -> d
     """Optuna's ids by trial number; those that the study does not have are left out."""
     return {
         found.number: found.trial_id
-        for chunk in _chunks(numbers)
+        for chunk in chunks(numbers)
         for found in connection.execute(
             sa.select(optuna_trials.c.trial_id, optuna_trials.c.number).where(
                 optuna_trials.c.study_id == row.optuna_study_id, optuna_trials.c.number.in_(chunk)
@@ -104,10 +95,12 @@ def ids_of(connection: Connection, row: StudyRow, numbers: Collection[int]) -> d
     }
 
 
-def read_trial(connection: Connection, row: StudyRow, number: int) -> TrialRecord | None:
-    """One trial, whole; None when there is none of that number."""
+def read_trial(
+    connection: Connection, row: StudyRow, number: int, *, with_: Part = Part.WHOLE
+) -> TrialRecord | None:
+    """One trial; None when there is none of that number."""
     ids = ids_of(connection, row, [number]).values()
-    return next(iter(read_trials(connection, row, ids).values()), None)
+    return next(iter(read_trials(connection, row, ids, with_=with_).values()), None)
 
 
 def ranked(optuna_study_id: int, direction: str) -> sa.Select[Any]:
@@ -172,8 +165,8 @@ def metrics_of(
 def read_metrics(connection: Connection, ids: Collection[int]) -> dict[int, dict[str, dict[int, float]]]:
     """Named metrics of the trials of these ids (Optuna's): id -> name -> step -> value."""
     found: dict[int, dict[str, dict[int, float]]] = {trial_id: {} for trial_id in ids}
-    for chunk in _chunks(ids):
-        found.update(_read_metrics(connection, _among(chunk)))
+    for chunk in chunks(ids):
+        found.update(columns.named_metrics(connection, _among(chunk)))
     return found
 
 
@@ -227,22 +220,23 @@ def state_column() -> Any:
 
 def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRecord]:
     """The trials that `mine` picks."""
-    valued = _read_values(connection, mine)
-    chosen, distributions = _read_params(connection, mine) if Part.PARAMS in with_ else ({}, {})
-    reported = _read_reports(connection, mine) if Part.REPORTS in with_ else {}
-    if Part.LAST_REPORT in with_:
-        reported = _last_reports(connection, mine)
-    named = _read_metrics(connection, mine) if Part.METRICS in with_ else {}
-    noted = _read_attributes(connection, mine) if Part.ATTRIBUTES in with_ else {}
-    tries = _read_attempts(connection, mine) if Part.ATTEMPTS in with_ else {}
-    diverged = _diverged(connection, mine)
-    held = _held(connection, mine)
+    valued = columns.values_of(connection, mine)
+    chosen, distributions = columns.params_of(connection, mine) if Part.PARAMS in with_ else ({}, {})
+    reported = columns.reports_of(connection, mine) if Part.REPORTS in with_ else {}
+    if Part.LAST_REPORT in with_ or Part.PRUNED_AT in with_:
+        reported = columns.last_reports(connection, mine, every=Part.LAST_REPORT in with_)
+    counted = columns.report_counts(connection, mine) if Part.LAST_REPORT in with_ else None
+    named = columns.named_metrics(connection, mine) if Part.METRICS in with_ else {}
+    noted = columns.attributes_of(connection, mine) if Part.ATTRIBUTES in with_ else {}
+    tries = columns.attempts_of(connection, mine) if Part.ATTEMPTS in with_ else {}
+    diverged = columns.diverged(connection, mine)
+    held = columns.held(connection, mine)
     base = sa.select(
         optuna_trials.c.trial_id, optuna_trials.c.number, sa.type_coerce(optuna_trials.c.state, sa.String)
     )
     base = base.where(mine(optuna_trials.c.trial_id)).order_by(optuna_trials.c.trial_id)
     records = {}
-    for trial_id, number, state in _tuples(connection, base):
+    for trial_id, number, state in columns.tuples(connection, base):
         shown = _SHOWN.get(state) or ("running" if trial_id in held else "waiting")
         if shown == "failed" and trial_id in diverged:
             shown = "diverged"
@@ -256,6 +250,7 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
                 reports=reported.get(trial_id, _NOTHING),
                 metrics=named.get(trial_id, _NOTHING),
                 user_attrs=noted.get(trial_id, _NOTHING),
+                counted=None if counted is None else counted.get(trial_id, 0),
             ),
             tries.get(trial_id, []) if Part.ATTEMPTS in with_ else None,
         )
@@ -284,113 +279,6 @@ def _with_attempts(record: TrialRecord, attempts: list[Any] | None) -> TrialReco
     )
 
 
-def _read_values(connection: Connection, mine: Mine) -> dict[int, tuple[float, ...]]:
-    found: dict[int, tuple[float, ...]] = defaultdict(tuple)
-    query = sa.select(values.c.trial_id, values.c.value, _VALUE_KIND).where(mine(values.c.trial_id))
-    for trial_id, value, kind in _tuples(connection, query.order_by(values.c.trial_id, values.c.objective)):
-        found[trial_id] += (_NAMED.get(kind, value),)
-    return found
-
-
-def _read_params(
-    connection: Connection, mine: Mine
-) -> tuple[dict[int, dict[str, Any]], dict[int, Distributions]]:
-    chosen: dict[int, dict[str, Any]] = defaultdict(dict)
-    stored: dict[int, dict[str, str]] = defaultdict(dict)
-    texts: dict[str, str] = {}  # each once, however many trials have it
-    query = sa.select(
-        params.c.trial_id, params.c.param_name, params.c.param_value, params.c.distribution_json
-    )
-    query = query.where(mine(params.c.trial_id)).order_by(params.c.param_id)
-    for trial_id, name, value, text in _tuples(connection, query):
-        stored[trial_id][name] = texts.setdefault(text, text)
-        chosen[trial_id][name] = external(text)(value)
-    return chosen, {trial_id: Distributions(found) for trial_id, found in stored.items()}
-
-
-def _read_reports(connection: Connection, mine: Mine) -> dict[int, dict[int, float]]:
-    found: dict[int, dict[int, float]] = defaultdict(dict)
-    query = sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value, _REPORT_KIND)
-    query = query.where(mine(reports.c.trial_id)).order_by(reports.c.trial_id, reports.c.step)
-    for trial_id, step, value, kind in _tuples(connection, query):
-        found[trial_id][step] = value if value is not None else _NAMED[kind]
-    return found
-
-
-def _last_reports(connection: Connection, mine: Mine) -> dict[int, dict[int, float]]:
-    """Of each pruned trial, the report at the largest step whose value is finite."""
-    newest = (
-        sa.select(reports.c.trial_id, sa.func.max(reports.c.step).label("step"))
-        .join(optuna_trials, optuna_trials.c.trial_id == reports.c.trial_id)
-        .where(
-            mine(reports.c.trial_id),
-            optuna_trials.c.state == TrialState.PRUNED,
-            reports.c.intermediate_value_type == "FINITE",
-        )
-        .group_by(reports.c.trial_id)
-        .subquery()
-    )
-    on = (reports.c.trial_id == newest.c.trial_id) & (reports.c.step == newest.c.step)
-    query = sa.select(newest.c.trial_id, newest.c.step, reports.c.intermediate_value).join(reports, on)
-    return {trial_id: {step: value} for trial_id, step, value in _tuples(connection, query)}
-
-
-def _read_metrics(connection: Connection, mine: Mine) -> dict[int, dict[str, dict[int, float]]]:
-    found: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
-    columns = (metric.c.trial_id, metric.c.name, metric.c.step, metric.c.value)
-    query = sa.select(*columns).where(mine(metric.c.trial_id)).order_by(metric.c.step)
-    for trial_id, name, step, value in connection.execute(query).all():
-        if value is not None:
-            found[trial_id].setdefault(name, {})[step] = value
-    return found
-
-
-def _read_attributes(connection: Connection, mine: Mine) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    table = user_attributes
-    query = sa.select(table.c.trial_id, table.c.key, table.c.value_json).where(mine(table.c.trial_id))
-    for trial_id, key, text in _tuples(connection, query.order_by(table.c.trial_user_attribute_id)):
-        found[trial_id][key] = json.loads(text)
-    return found
-
-
-def _read_attempts(connection: Connection, mine: Mine) -> dict[int, list[Any]]:
-    """Every attempt of each trial, oldest first, with its ticket's number and its worker's name."""
-    found: dict[int, list[Any]] = defaultdict(list)
-    query = (
-        sa.select(attempt, ticket.c.number.label("ticket"), worker.c.name.label("worker"))
-        .join(ticket, attempt.c.ticket_id == ticket.c.id)
-        .outerjoin(worker, attempt.c.worker_id == worker.c.id)
-        .where(mine(attempt.c.trial_id))
-        .order_by(attempt.c.number)
-    )
-    for row in connection.execute(query).all():
-        found[row.trial_id].append(row)
-    return found
-
-
-def _held(connection: Connection, mine: Mine) -> set[int]:
-    """Trials whose ticket is leased."""
-    leased = ticket.c.state == TicketState.RUNNING
-    return set(connection.scalars(sa.select(ticket.c.trial_id).where(mine(ticket.c.trial_id), leased)))
-
-
-def _diverged(connection: Connection, mine: Mine) -> set[int]:
-    """Trials whose setting diverged."""
-    found = sa.select(optuna_trials.c.trial_id).where(mine(optuna_trials.c.trial_id), optuna_rows.diverged())
-    return set(connection.scalars(found))
-
-
-def _tuples(connection: Connection, query: sa.Select[Any]) -> list[Any]:
-    """The driver's own tuples, for columns that need no conversion.
-
-    SQLAlchemy's rows of 200,000 reports take longer than the query, and the garbage collector, which need
-    not look into tuples of numbers, visits each of them.
-    """
-    cursor = connection.execute(query).cursor
-    return [] if cursor is None else list(cursor.fetchall())
-
-
 def _span(found: Any) -> AttemptSpan:
     started = to_datetime(found.started_at)
     assert started is not None
@@ -410,6 +298,6 @@ def _among(chunk: list[int]) -> Mine:
     return lambda column: column.in_(chunk)
 
 
-def _chunks(ids: Collection[int]) -> list[list[int]]:
+def chunks(ids: Collection[int]) -> list[list[int]]:
     ordered = sorted(ids)
     return [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]

@@ -1,312 +1,281 @@
-"""What an attempt writes: its trial, reports, result, failure. Each verb is one fenced transaction.
+"""What an attempt writes: its trial, reports, attributes, files, and how it ends.
 
-Every verb can be repeated: when a commit's answer was lost, reading the ticket or the attempt back
-tells whether it had happened (DESIGN: an ambiguous commit is resolved).
+Verbs run inside a transaction that `commit` opens: it holds every lease it writes for, names those that are
+lost and lets the others' writes through. Every verb can be repeated: when a commit's answer was lost, reading
+the ticket or the attempt back tells whether it had happened (DESIGN: an ambiguous commit is resolved).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.engine import Database
-from storage.database.errors import DatabaseUnreachableError, LeaseLostError
+from storage.database.clock import Clock
+from storage.database.errors import LeaseLostError, StorageError
 from storage.database.optuna_tables import TrialState
-from storage.database.records import AttemptState, Claim, Lease, TicketState
+from storage.database.records import AttemptState, Claim, KeptFile, Lease, TicketState
 from storage.database.tables import attempt, metric, ticket
 from storage.files import kept_files
-from storage.files.kept_files import KeptFile
 from storage.queue import leases, optuna_rows, outcomes
-from storage.queue.fence import Fence
 from storage.queue.optuna_rows import Trial
-from storage.queue.shared_storage import SharedStorage
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+Objection = Exception  # why a result may not count
 
-class AttemptWriter:
-    """The verbs of one runner, which works on one attempt at a time."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.fence = Fence(database)
-        self.storage = SharedStorage(database, self.fence)
+# Made once, as in `storage.queue.locks`.
+_BOUND = sa.select(ticket.c.trial_id, ticket.c.trial_number).where(ticket.c.id == sa.bindparam("ticket"))
+_LINK: Mapping[str, Any] = {"trial_id": sa.bindparam("trial"), "trial_number": sa.bindparam("trial_is")}
+_BIND_TICKET = (
+    ticket.update()
+    .where(ticket.c.id == sa.bindparam("ticket"))
+    .values(**_LINK, sampler_saw=sa.bindparam("saw"))
+)
+_BIND_ATTEMPT = (
+    attempt.update()
+    .where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.number == sa.bindparam("attempt"))
+    .values(**_LINK)
+)
 
-    @contextmanager
-    def holding(self, lease: Lease) -> Iterator[None]:
-        """Writes inside are this lease's; afterwards nothing may be written."""
-        self.fence.lease = lease
-        try:
-            yield
-        finally:
-            self.fence.lease = None
-            self.storage.trial_id = None
 
-    def start_trial(
-        self,
-        optuna_study_id: int,
-        claim: Claim,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        sampler_saw: Mapping[str, Any],
-    ) -> Trial:
-        """Create the trial with all its parameters and bind it to the ticket, in one transaction."""
-        lease = claim.lease
+@dataclass(frozen=True)
+class Report:
+    """One step's value (None: metrics alone) and named metrics; a step reported again is overwritten."""
 
-        def start(connection: Connection) -> Trial:
-            held = leases.check(connection, lease)
-            if held.trial_id is not None:  # an earlier try committed without our hearing of it
-                return Trial(held.trial_id, held.trial_number)
-            made = optuna_rows.insert_trial(connection, optuna_study_id, params, distributions)
-            link = {"trial_id": made.id, "trial_number": made.number}
-            connection.execute(
-                ticket.update()
-                .where(ticket.c.id == lease.ticket_id)
-                .values(**link, sampler_saw=json.dumps(dict(sampler_saw)))
-            )
-            connection.execute(
-                attempt.update()
-                .where(attempt.c.ticket_id == lease.ticket_id, attempt.c.number == lease.attempt)
-                .values(**link)
-            )
-            return made
+    lease: Lease
+    trial_id: int
+    step: int
+    value: float | None
+    metrics: Mapping[str, float]
 
-        trial = self.database.write(start)
-        self.storage.work_on(optuna_study_id, trial.id, trial.number)
-        return trial
 
-    def add_params(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
-        """Write a stored trial's further parameters, in one transaction; those already there stay."""
-        lease, trial_id = self._current()
+@dataclass(frozen=True)
+class Write:
+    """Anything else that an attempt writes.
 
-        def write(connection: Connection) -> None:
-            leases.check(connection, lease)
-            there = optuna_rows.param_names(connection, trial_id)
-            missing = {name: value for name, value in params.items() if name not in there}
-            if missing:
-                optuna_rows.insert_params(connection, trial_id, missing, distributions)
+    `verb` raises an error of this package, or returns an `Objection`, before it writes anything or not at
+    all. `ends`: it is the attempt's last write, and how the attempt ends if it is not objected to.
+    """
 
-        self.database.write(write)
+    lease: Lease
+    verb: Callable[[Connection], Any]
+    ends: AttemptState | None = None
 
-    def take_over(
-        self,
-        optuna_study_id: int,
-        claim: Claim,
-        checkpoint_step: int | None,
-        *,
-        keep_reports: bool = False,
-    ) -> Trial:
-        """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
 
-        Reports and metrics after the checkpoint and the pruner's rung attributes are dropped: a stale
-        step 10 would hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
-        """
-        assert claim.trial_id is not None
-        assert claim.trial_number is not None
-        trial = Trial(claim.trial_id, claim.trial_number)
-        after = -1 if checkpoint_step is None else checkpoint_step
+def commit(
+    write: Callable[[Callable[[Connection], Any]], Any],
+    entries: Sequence[Report | Write],
+    first: Callable[[Connection], None] = lambda _connection: None,
+) -> list[Any]:
+    """Write what several attempts have to say in one transaction, in this order, reports first.
 
-        def drop(connection: Connection) -> None:
-            leases.check(connection, claim.lease)
-            if not keep_reports:
-                optuna_rows.forget_after(connection, trial.id, after)
-                later = (metric.c.trial_id == trial.id) & (metric.c.step > after)
-                connection.execute(metric.delete().where(later))
-            connection.execute(
-                attempt.update()
-                .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
-                .values(resumed_from=checkpoint_step)
-            )
+    Args:
+        write: runs a verb in a transaction: `Database.write`, or one that tries it a single time.
+        entries: what is written.
+        first: looks at what others have committed, in the same transaction.
 
-        self.database.write(drop)
-        self.storage.work_on(optuna_study_id, trial.id, trial.number)
-        return trial
+    Returns for each entry what its verb returned, or the exception that refused it: a lost lease, or a value
+    that the database does not take. None of these keeps the others' entries from being written.
 
-    def report(self, step: int, value: float | None, metrics: Mapping[str, float]) -> None:
-        """Write one step's value and named metrics; a step reported again is overwritten."""
-        lease, trial_id = self._current()
+    Raises:
+        DatabaseUnreachableError: patience is over.
+        DatabaseFaultError: the database cannot be used.
+    """
+    try:
+        return list(write(lambda connection: _write(connection, entries, first)))
+    except StorageError:
+        raise
+    except Exception as error:  # a value of one of them
+        if len(entries) == 1:
+            return [error]
+        return [answer for entry in entries for answer in commit(write, [entry])]
 
-        def write(connection: Connection) -> None:
-            leases.check(connection, lease)
-            if value is not None:
-                optuna_rows.upsert_report(connection, trial_id, step, value)
-            _upsert_metrics(connection, trial_id, {step: metrics})
 
-        self.database.write(write)
+def _write(
+    connection: Connection, entries: Sequence[Report | Write], first: Callable[[Connection], None]
+) -> list[Any]:
+    first(connection)
+    lost = leases.hold(
+        connection,
+        {entry.lease for entry in entries},
+        ending={entry.lease for entry in entries if isinstance(entry, Write) and entry.ends},
+    )
+    write_reports(
+        connection, [entry for entry in entries if isinstance(entry, Report) and entry.lease not in lost]
+    )
+    answers: list[Any] = []
+    for entry in entries:
+        refused = lost.get(entry.lease)
+        if isinstance(entry, Report):
+            answers.append(refused)
+        elif refused is not None:
+            ended_so = entry.ends is not None and _state_of(connection, entry.lease) == entry.ends
+            answers.append(None if ended_so else refused)  # it had succeeded without our hearing of it
+        else:
+            answers.append(_answer(connection, entry.verb))
+            if entry.ends is not None and not isinstance(answers[-1], Exception):
+                lost[entry.lease] = LeaseLostError("this attempt has ended")
+    return answers
 
-    def deliver(
-        self,
-        state: TicketState,
-        values: Sequence[float] | None,
-        peak_memory: float | None = None,
-        *,
-        error: str | None = None,
-        metrics: Mapping[int, Mapping[str, float]] | None = None,
-        weights: tuple[int, KeptFile] | None = None,
-        agree: Callable[[Connection], None] = lambda _connection: None,
-        when_away: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Record the result, `complete`, `pruned` or `diverged`, of trial, ticket, attempt and study at once.
 
-        Args:
-            state: complete, pruned or diverged.
-            values: one a direction; None for a pruned trial without a report, and for a diverged one.
-            peak_memory: bytes.
-            error: how a diverged trial said so.
-            metrics: by step, what was logged and not written yet.
-            weights: (study id, file) to keep with a trial that kept no model.
-            agree: looks, in the transaction and with the study's row held, whether the result may count;
-                what it raises goes to the caller, and nothing is written.
-            when_away: called once when the database is away, before this waits for it.
+def _answer(connection: Connection, verb: Callable[[Connection], Any]) -> Any:
+    try:
+        return verb(connection)
+    except StorageError as error:
+        return error
 
-        Raises:
-            LeaseLostError: the ticket went to another attempt; this result does not count.
-        """
-        lease, trial_id = self._current()
-        clock = self.database.clock
 
-        def bring(connection: Connection) -> None:
-            agree(connection)
-            _upsert_metrics(connection, trial_id, metrics or {})
-            if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
-                study_id, file = weights
-                kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
-            if state is TicketState.DIVERGED:
-                outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
-                return
-            final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
-            optuna_rows.finish(connection, trial_id, final, values)
-            outcomes.deliver(connection, clock, lease, state, values, peak_memory)
+def start_trial(
+    connection: Connection,
+    lease: Lease,
+    optuna_study_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    sampler_saw: Mapping[str, Any],
+) -> Trial:
+    """Create the trial with all its parameters and bind it to the ticket, once."""
+    bound = connection.execute(_BOUND, {"ticket": lease.ticket_id}).one()
+    if bound.trial_id is not None:  # an earlier try committed without our hearing of it
+        return Trial(bound.trial_id, bound.trial_number)
+    made = optuna_rows.insert_trial(connection, optuna_study_id, params, distributions)
+    link = {"ticket": lease.ticket_id, "trial": made.id, "trial_is": made.number}
+    connection.execute(_BIND_TICKET, {**link, "saw": json.dumps(dict(sampler_saw))})
+    connection.execute(_BIND_ATTEMPT, {**link, "attempt": lease.attempt})
+    return made
 
-        self._end(lease, AttemptState(state.value), bring, when_away)
 
-    def fail(self, error: str, peak_memory: float | None = None) -> None:
-        """Record that the objective failed."""
-        lease = self._lease()
-        self._end(
-            lease,
-            AttemptState.FAILED,
-            lambda c: outcomes.fail(c, self.database.clock, lease, error, peak_memory),
-        )
+def add_params(
+    connection: Connection,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
+    """Write a stored trial's further parameters; those already there stay."""
+    there = optuna_rows.param_names(connection, trial_id)
+    missing = {name: value for name, value in params.items() if name not in there}
+    if missing:
+        optuna_rows.insert_params(connection, trial_id, missing, distributions)
 
-    def set_aside(self, error: str, peak_memory: float | None = None) -> None:
-        """Record that the card's memory ran out beside others; the ticket waits for a card of its own."""
-        lease = self._lease()
-        self._end(
-            lease,
-            AttemptState.FAILED,
-            lambda c: outcomes.set_aside(c, self.database.clock, lease, error, peak_memory),
-        )
 
-    def release(self, why: str) -> None:
-        """Give the ticket back; another attempt goes on from the last checkpoint."""
-        lease = self._lease()
-        self._end(
-            lease, AttemptState.RELEASED, lambda c: outcomes.release(c, self.database.clock, lease, why)
-        )
+def take_over(
+    connection: Connection, claim: Claim, checkpoint_step: int | None, *, keep_reports: bool = False
+) -> None:
+    """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
 
-    def keep_file(self, study_id: int, file: KeptFile) -> None:
-        """Record a file kept with the trial; the same name again replaces it."""
-        lease, trial_id = self._current()
+    Reports and metrics after the checkpoint and the pruner's rung attributes are dropped: a stale
+    step 10 would hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
+    """
+    assert claim.trial_id is not None
+    after = -1 if checkpoint_step is None else checkpoint_step
+    if not keep_reports:
+        optuna_rows.forget_after(connection, claim.trial_id, after)
+        later = (metric.c.trial_id == claim.trial_id) & (metric.c.step > after)
+        connection.execute(metric.delete().where(later))
+    connection.execute(
+        attempt.update()
+        .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
+        .values(resumed_from=checkpoint_step)
+    )
 
-        def write(connection: Connection) -> None:
-            leases.check(connection, lease)
-            kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
 
-        self.database.write(write)
+def write_reports(connection: Connection, reports: Sequence[Report]) -> None:
+    """Reports and metrics of any number of trials, in the order they were made."""
+    optuna_rows.upsert_reports(
+        connection,
+        [(report.trial_id, report.step, report.value) for report in reports if report.value is not None],
+    )
+    rows = [
+        {"trial_id": report.trial_id, "name": name, "step": report.step, "value": number}
+        for report in reports
+        for name, number in report.metrics.items()
+    ]
+    if rows:
+        connection.execute(_upsert_metric(connection.dialect.name), rows)
 
-    def keep_stored_file(self, study_id: int, name: str, sha256: str, size: int) -> bool:
-        """Record a file whose content the study has in its store; False when it has not."""
-        lease, trial_id = self._current()
 
-        def write(connection: Connection) -> bool:
-            leases.check(connection, lease)
-            path = kept_files.stored_already(connection, study_id, sha256)
-            if path is None:
-                return False
-            file = KeptFile(name, path, sha256, size)
-            kept_files.record(connection, self.database.clock, study_id, trial_id, lease.attempt, file)
-            return True
+def deliver(
+    connection: Connection,
+    clock: Clock,
+    lease: Lease,
+    trial_id: int,
+    state: TicketState,
+    values: Sequence[float] | None,
+    *,
+    peak_memory: float | None = None,
+    error: str | None = None,
+    reports: Sequence[Report] = (),
+    weights: tuple[int, KeptFile] | None = None,
+    agree: Callable[[Connection], Objection | None] = lambda _connection: None,
+) -> Objection | None:
+    """Record the result, `complete`, `pruned` or `diverged`, of trial, ticket, attempt and study at once.
 
-        return self.database.write(write)
+    Args:
+        connection: of a transaction that holds the lease, and its study.
+        clock: the database's.
+        lease: of the attempt.
+        trial_id: Optuna's.
+        state: complete, pruned or diverged.
+        values: one a direction; None for a pruned trial without a report, and for a diverged one.
+        peak_memory: bytes.
+        error: how a diverged trial said so.
+        reports: what was reported or logged and not written yet.
+        weights: (study id, file) to keep with a trial that kept no model.
+        agree: looks whether the result may count; what it returns is returned, and nothing is written.
+    """
+    objection = agree(connection)
+    if objection is not None:
+        return objection
+    write_reports(connection, reports)
+    if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
+        study_id, file = weights
+        kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
+    if state is TicketState.DIVERGED:
+        outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
+        return None
+    final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
+    optuna_rows.finish(connection, trial_id, final, values)
+    outcomes.deliver(connection, clock, lease, state, values, peak_memory)
+    return None
 
-    def checkpoint_advanced(self) -> None:
-        """The attempt has got further than any before it: attempts lost until now count no more."""
-        lease = self._lease()
 
-        def write(connection: Connection) -> None:
-            leases.check(connection, lease)
-            connection.execute(ticket.update().where(ticket.c.id == lease.ticket_id).values(lost=0))
+def keep_stored_file(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    trial_id: int,
+    lease: Lease,
+    name: str,
+    sha256: str,
+    size: int,
+) -> bool:
+    """Keep a file whose content the study has in its store with the trial; False when it has not."""
+    path = kept_files.stored_already(connection, study_id, sha256)
+    if path is None:
+        return False
+    file = KeptFile(name, path, sha256, size)
+    kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
+    return True
 
-        self.database.write(write)
 
-    def note_rejected(self) -> None:
-        """Count one refused write of this (stale) attempt."""
-        if self.fence.lease is not None:
-            lease = self.fence.lease
-            self.database.write(lambda connection: leases.note_rejected(connection, lease))
-
-    def _end(
-        self,
-        lease: Lease,
-        state: AttemptState,
-        verb: Callable[[Connection], None],
-        when_away: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`verb`, fenced. Told that the lease is lost because it had succeeded before, that is success."""
-
-        def write(connection: Connection) -> None:
-            leases.check_last(connection, lease)
-            verb(connection)
-
-        try:
-            with suppress(DatabaseUnreachableError):
-                self.database.once(write, write=True)
-                return
-            when_away()
-            self.database.write(write)
-        except LeaseLostError:
-            if self.database.read(lambda connection: _state_of(connection, lease)) != state:
-                raise
-
-    def _lease(self) -> Lease:
-        if self.fence.lease is None:
-            raise LeaseLostError("this process runs no attempt, so it may not write")
-        return self.fence.lease
-
-    def _current(self) -> tuple[Lease, int]:
-        if self.storage.trial_id is None:
-            raise LeaseLostError("this process runs no trial, so it may not write")
-        return self._lease(), self.storage.trial_id
+def checkpoint_advanced(connection: Connection, lease: Lease) -> None:
+    """The attempt has got further than any before it: attempts lost until now count no more."""
+    connection.execute(ticket.update().where(ticket.c.id == lease.ticket_id).values(lost=0))
 
 
 def end_if_live(connection: Connection, lease: Lease, verb: Callable[[Connection], None]) -> bool:
     """A supervisor ends a runner's attempt by a verb of `outcomes`; False when it was over already."""
-    try:
-        leases.check_last(connection, lease)
-    except LeaseLostError:
+    if leases.hold(connection, {lease}, ending={lease}):
         return False
     verb(connection)
     return True
-
-
-def _upsert_metrics(
-    connection: Connection, trial_id: int, metrics: Mapping[int, Mapping[str, float]]
-) -> None:
-    rows = [
-        {"trial_id": trial_id, "name": name, "step": step, "value": number}
-        for step, named in metrics.items()
-        for name, number in named.items()
-    ]
-    if rows:
-        connection.execute(_upsert_metric(connection.dialect.name), rows)
 
 
 @cache

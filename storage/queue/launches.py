@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import Clock, to_datetime
 from storage.database.tables import launch, study
 
 
 @dataclass(frozen=True)
-class LaunchRow:
-    """One launch as stored."""
+class Launch:
+    """Workers started together, from `host`; `stopped` is when a person stopped them. Times are UTC."""
 
     id: int
     study: str
     launcher: str
-    host: str  # where it was started from
+    host: str
     workers: int
-    handle: Mapping[str, Any]
-    created_at: float
-    stopped_at: float | None
+    created: datetime | None
+    stopped: datetime | None
 
 
 def add(
@@ -52,18 +52,24 @@ def add(
     return int((made.inserted_primary_key or (0,))[0])
 
 
-def get(connection: Connection, launch_id: int) -> LaunchRow | None:
+def get(connection: Connection, launch_id: int) -> Launch | None:
     """One launch; None when there is none of that id."""
     row = connection.execute(_rows().where(launch.c.id == launch_id)).first()
     return None if row is None else _record(row)
 
 
-def all_launches(connection: Connection, study_id: int | None = None) -> list[LaunchRow]:
+def all_launches(connection: Connection, study_id: int | None = None) -> list[Launch]:
     """Every launch, or those of one study; oldest first."""
     query = _rows().order_by(launch.c.id)
     if study_id is not None:
         query = query.where(launch.c.study_id == study_id)
     return [_record(row) for row in connection.execute(query)]
+
+
+def handle_of(connection: Connection, launch_id: int) -> dict[str, Any]:
+    """What finds the workers of this launch again; for its launcher alone."""
+    handle = connection.execute(sa.select(launch.c.handle).where(launch.c.id == launch_id)).scalar_one()
+    return dict(json.loads(handle))
 
 
 def mark_stopped(connection: Connection, clock: Clock, launch_id: int) -> None:
@@ -79,14 +85,13 @@ def _rows() -> sa.Select[Any]:
     return sa.select(launch, study.c.name.label("study")).join(study, launch.c.study_id == study.c.id)
 
 
-def _record(row: sa.Row[Any]) -> LaunchRow:
-    return LaunchRow(
+def _record(row: sa.Row[Any]) -> Launch:
+    return Launch(
         id=row.id,
         study=row.study,
         launcher=row.launcher,
         host=row.host,
         workers=row.workers,
-        handle=json.loads(row.handle),
-        created_at=row.created_at,
-        stopped_at=row.stopped_at,
+        created=to_datetime(row.created_at),
+        stopped=to_datetime(row.stopped_at),
     )

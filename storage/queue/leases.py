@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,9 +15,6 @@ from storage.database.errors import LeaseLostError
 from storage.database.records import Lease, TicketState
 from storage.database.tables import is_running, study, ticket, worker
 from storage.queue import locks, outcomes
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session  # takes as long to import as a short command's queries
 
 
 @dataclass(frozen=True)
@@ -38,39 +35,42 @@ class Sight:
     lease: float = 0.0  # seconds; of whoever judges
 
 
-def check(connection: Connection | Session, lease: Lease) -> sa.Row[Any]:
-    """Hold the ticket's row, and return it, when this attempt may still write in this transaction.
+def hold(
+    connection: Connection, wanted: Collection[Lease], *, ending: Collection[Lease] = ()
+) -> dict[Lease, LeaseLostError]:
+    """Hold the tickets of these leases, by id, and say which leases are lost: those may not write.
 
-    Safe beside others: the row stays locked until the transaction ends, and whoever takes a ticket
-    over changes this row first. A write that ends the attempt calls `check_last` instead.
-
-    Raises:
-        LeaseLostError: another attempt holds the ticket, or none does.
+    Safe beside others: the rows stay locked until the transaction ends, and whoever takes a ticket over
+    changes its row first. Of leases in `ending`, whose attempts may end here, the studies are held first.
     """
-    row = connection.execute(
-        sa.select(ticket).where(ticket.c.id == lease.ticket_id).with_for_update()
-    ).first()
+    if ending:
+        locks.hold_studies_of(connection, {lease.ticket_id for lease in ending})
+    ids = sorted({lease.ticket_id for lease in wanted})
+    query, given = (_ONE, {"id": ids[0]}) if len(ids) == 1 else (_SEVERAL, {"ids": ids})
+    rows = {row.id: row for row in connection.execute(query, given)}
+    refused = {lease: refusal(rows.get(lease.ticket_id), lease) for lease in wanted}
+    return {lease: why for lease, why in refused.items() if why is not None}
+
+
+_HELD = sa.select(ticket.c.id, ticket.c.number, ticket.c.attempt, ticket.c.state).with_for_update()
+# Made once: SQLAlchemy takes longer to make and to look up a statement than SQLite to run it.
+_ONE = _HELD.where(ticket.c.id == sa.bindparam("id"))
+_SEVERAL = _HELD.where(ticket.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(ticket.c.id)
+
+
+def refusal(row: Any, lease: Lease) -> LeaseLostError | None:
+    """Why an attempt may not write, given its ticket's row; None when it may."""
     if row is None:
-        raise LeaseLostError("the study was deleted")
+        return LeaseLostError("the study was deleted")
     if row.attempt != lease.attempt:
-        raise LeaseLostError(
+        return LeaseLostError(
             f"ticket {row.number}: attempt {lease.attempt} lost its lease; attempt {row.attempt} is newer"
         )
     if row.state != TicketState.RUNNING:
-        raise LeaseLostError(
+        return LeaseLostError(
             f"ticket {row.number}: attempt {lease.attempt} lost its lease; the ticket is {row.state}"
         )
-    return row
-
-
-def check_last(connection: Connection, lease: Lease) -> sa.Row[Any]:
-    """As `check`, for the last write of an attempt, which may end its study: that is held first.
-
-    Raises:
-        LeaseLostError: another attempt holds the ticket, or none does.
-    """
-    locks.hold_study_of(connection, lease.ticket_id)
-    return check(connection, lease)
+    return None
 
 
 def note_rejected(connection: Connection, lease: Lease) -> None:

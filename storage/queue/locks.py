@@ -11,7 +11,7 @@ On SQLite a writer has the database to itself, and none of this is seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,23 +19,32 @@ from sqlalchemy.engine import Connection
 
 from storage.database.tables import study, ticket, worker
 
+# Made once: SQLAlchemy takes longer to make a statement, and to look it up, than SQLite to run it.
+_STUDY = sa.select(study).where(study.c.id == sa.bindparam("id")).with_for_update(key_share=True)
+_ITS = sa.select(ticket.c.study_id).where(ticket.c.id == sa.bindparam("ticket")).scalar_subquery()
+_STUDY_OF = sa.select(study).where(study.c.id == _ITS).with_for_update(key_share=True)
+_THEIRS = sa.select(ticket.c.study_id).where(ticket.c.id.in_(sa.bindparam("tickets", expanding=True)))
+_STUDIES_OF = (
+    sa.select(study.c.id).where(study.c.id.in_(_THEIRS)).order_by(study.c.id).with_for_update(key_share=True)
+)
+
 
 def hold_study(connection: Connection, study_id: int) -> sa.Row[Any] | None:
     """The study's row, held until the transaction ends; None when it was deleted.
 
     Rows that refer to it (a file kept with a trial) may be added meanwhile by who holds a ticket alone.
     """
-    return connection.execute(
-        sa.select(study).where(study.c.id == study_id).with_for_update(key_share=True)
-    ).first()
+    return connection.execute(_STUDY, {"id": study_id}).first()
 
 
 def hold_study_of(connection: Connection, ticket_id: int) -> sa.Row[Any] | None:
     """As `hold_study`, for the study of a ticket."""
-    its = sa.select(ticket.c.study_id).where(ticket.c.id == ticket_id).scalar_subquery()
-    return connection.execute(
-        sa.select(study).where(study.c.id == its).with_for_update(key_share=True)
-    ).first()
+    return connection.execute(_STUDY_OF, {"ticket": ticket_id}).first()
+
+
+def hold_studies_of(connection: Connection, tickets: Collection[int]) -> None:
+    """The studies of these tickets, by id."""
+    connection.execute(_STUDIES_OF, {"tickets": sorted(tickets)}).all()
 
 
 def hold_free_studies(connection: Connection, which: sa.ColumnElement[bool]) -> list[int]:

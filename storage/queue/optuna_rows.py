@@ -6,11 +6,12 @@ commit's answer is lost, which makes a second trial. Its readers see no differen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -29,6 +30,31 @@ _params = optuna_tables.params
 _values = optuna_tables.values
 _reports = optuna_tables.reports
 _trial_attributes = optuna_tables.system_attributes
+Owner = Literal["user", "system", "study user", "study system"]  # whose attribute it is, and who reads it
+_ATTRIBUTES: Mapping[Owner, sa.Table] = {
+    "user": optuna_tables.user_attributes,
+    "system": optuna_tables.system_attributes,
+    "study user": optuna_tables.study_user_attributes,
+    "study system": optuna_tables.study_system_attributes,
+}
+
+
+# Made once, as in `storage.queue.locks`.
+_STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study")).with_for_update()
+_NEWEST = (
+    sa.select(_trials.c.number)
+    .where(_trials.c.study_id == sa.bindparam("study"))
+    .order_by(_trials.c.trial_id.desc())
+    .limit(1)
+)
+_NEW_TRIAL = sa.insert(_trials).returning(_trials.c.trial_id, _trials.c.number)
+_NEW_PARAMS = sa.insert(_params)
+_NEW_VALUES = sa.insert(_values)
+_END = (
+    sa.update(_trials)
+    .where(_trials.c.trial_id == sa.bindparam("trial"), _trials.c.state == TrialState.RUNNING)
+    .values(state=sa.bindparam("ended"), datetime_complete=sa.bindparam("now"))
+)
 
 
 @dataclass(frozen=True)
@@ -45,18 +71,20 @@ def insert_trial(
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
 ) -> Trial:
-    """A new RUNNING trial with its parameters, numbered as Optuna numbers: by the trials before it.
+    """A new RUNNING trial with its parameters, numbered as Optuna numbers: after the newest.
 
     Safe beside others: the study's row is locked first, as Optuna does.
     """
-    connection.execute(
-        sa.select(_studies.c.study_id).where(_studies.c.study_id == optuna_study_id).with_for_update()
-    )
-    before = sa.select(sa.func.count()).where(_trials.c.study_id == optuna_study_id).scalar_subquery()
+    connection.execute(_STUDY, {"study": optuna_study_id})
+    newest = connection.scalar(_NEWEST, {"study": optuna_study_id})
     row = connection.execute(
-        sa.insert(_trials)
-        .values(study_id=optuna_study_id, state=TrialState.RUNNING, datetime_start=_now(), number=before)
-        .returning(_trials.c.trial_id, _trials.c.number)
+        _NEW_TRIAL,
+        {
+            "study_id": optuna_study_id,
+            "state": TrialState.RUNNING,
+            "datetime_start": _now(),
+            "number": 0 if newest is None else newest + 1,
+        },
     ).one()
     if params:
         insert_params(connection, row.trial_id, params, distributions)
@@ -73,7 +101,7 @@ def insert_params(
     from optuna.distributions import distribution_to_json
 
     connection.execute(
-        sa.insert(_params),
+        _NEW_PARAMS,
         [
             {
                 "trial_id": trial_id,
@@ -91,16 +119,21 @@ def param_names(connection: Connection, trial_id: int) -> set[str]:
     return set(connection.scalars(sa.select(_params.c.param_name).where(_params.c.trial_id == trial_id)))
 
 
-def upsert_report(connection: Connection, trial_id: int, step: int, value: float) -> None:
-    """One intermediate value; a step reported again is overwritten (Optuna keeps the old one)."""
-    stored, kind = optuna_tables.stored(value)
-    row = {
-        "trial_id": trial_id,
-        "step": step,
-        "intermediate_value": stored,
-        "intermediate_value_type": kind,
-    }
-    connection.execute(_upsert_report(connection.dialect.name), row)
+def upsert_reports(connection: Connection, reported: Sequence[tuple[int, int, float]]) -> None:
+    """Intermediate values, each (trial, step, value); a step reported again is overwritten."""
+    rows = []
+    for trial_id, step, value in reported:
+        stored, kind = optuna_tables.stored(value)
+        rows.append(
+            {
+                "trial_id": trial_id,
+                "step": step,
+                "intermediate_value": stored,
+                "intermediate_value_type": kind,
+            }
+        )
+    if rows:
+        connection.execute(_upsert_report(connection.dialect.name), rows)
 
 
 @cache
@@ -127,15 +160,37 @@ def forget_after(connection: Connection, trial_id: int, step: int) -> None:
     )
 
 
+def set_attribute(connection: Connection, of: Owner, owner_id: int, key: str, value_json: str) -> None:
+    """An attribute of a trial or a study (`owner_id`), as JSON; a key set again is overwritten."""
+    mine = "study_id" if of.startswith("study") else "trial_id"
+    connection.execute(
+        _upsert_attribute(connection.dialect.name, of), {mine: owner_id, "key": key, "value_json": value_json}
+    )
+
+
+@cache
+def _upsert_attribute(dialect: str, of: Owner) -> Any:
+    new = upsert(dialect, _ATTRIBUTES[of])
+    mine = "study_id" if of.startswith("study") else "trial_id"
+    return new.on_conflict_do_update(
+        index_elements=[mine, "key"], set_={"value_json": new.excluded.value_json}
+    )
+
+
+def study_attributes(connection: Connection, optuna_study_id: int, of: Owner) -> dict[str, Any]:
+    """A study's user or system attributes."""
+    table = _ATTRIBUTES[of]
+    rows = connection.execute(
+        sa.select(table.c.key, table.c.value_json).where(table.c.study_id == optuna_study_id)
+    )
+    return {row.key: json.loads(row.value_json) for row in rows}
+
+
 def finish(
     connection: Connection, trial_id: int, state: TrialState, values: Sequence[float] | None = None
 ) -> bool:
     """End a RUNNING trial; False when it was not running any more."""
-    ended = connection.execute(
-        sa.update(_trials)
-        .where(_trials.c.trial_id == trial_id, _trials.c.state == TrialState.RUNNING)
-        .values(state=state, datetime_complete=_now())
-    )
+    ended = connection.execute(_END, {"trial": trial_id, "ended": state, "now": _now()})
     if not ended.rowcount:
         return False
     if values is not None:
@@ -143,7 +198,7 @@ def finish(
         for objective, value in enumerate(values):
             stored, kind = optuna_tables.stored(value)
             rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        connection.execute(sa.insert(_values), rows)
+        connection.execute(_NEW_VALUES, rows)
     return True
 
 

@@ -1,7 +1,7 @@
 """How an attempt ends, and what becomes of its ticket, its trial, its worker and its study.
 
 Every verb runs inside the caller's transaction, which holds the study's row and then the ticket's
-(`leases.check_last`; `storage.queue.locks` says in which order).
+(`leases.hold`; `storage.queue.locks` says in which order).
 """
 
 from __future__ import annotations

@@ -305,6 +305,12 @@ def remember(connection: Connection, study_id: int, column: str, value: Mapping[
     connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
 
 
+def code_of(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
+    """What the first completed trial ran on; None before there is one, and of a study that was deleted."""
+    found = connection.scalar(sa.select(study.c.code).where(study.c.id == study_id))
+    return None if found is None else dict(json.loads(found))
+
+
 def pinned_code(
     connection: Connection, study_id: int, first: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:

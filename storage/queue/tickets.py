@@ -23,6 +23,16 @@ from storage.database.records import (
 from storage.database.tables import attempt, is_queued, ticket, worker
 from storage.queue import blame, locks, outcomes, seconds
 
+# Made once, as in `storage.queue.locks`.
+_MINE = sa.select(ticket).where(
+    ticket.c.study_id == sa.bindparam("study"),
+    ticket.c.worker_id == sa.bindparam("worker"),
+    ticket.c.runner == sa.bindparam("runner"),
+    ticket.c.state == TicketState.RUNNING,
+)
+_STANDING = sa.select(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts).where(
+    worker.c.id == sa.bindparam("worker")
+)
 ENQUEUED = 1  # priority of a point a person asked for
 
 
@@ -75,14 +85,7 @@ def claim_next(
     row = locks.hold_study(connection, study_id)
     if row is None:
         return NothingToClaim(ended=True, why="the study was deleted")
-    mine = connection.execute(
-        sa.select(ticket).where(
-            ticket.c.study_id == study_id,
-            ticket.c.worker_id == worker_id,
-            ticket.c.runner == runner,
-            ticket.c.state == TicketState.RUNNING,
-        )
-    ).first()
+    mine = connection.execute(_MINE, {"study": study_id, "worker": worker_id, "runner": runner}).first()
     if mine is not None:
         return _claim(mine, mine.attempt)
     state = StudyState(row.state)
@@ -91,11 +94,7 @@ def claim_next(
     if state is not StudyState.RUNNING:
         outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why=f"the study is {state}")
-    standing = connection.execute(
-        sa.select(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts).where(
-            worker.c.id == worker_id
-        )
-    ).first()
+    standing = connection.execute(_STANDING, {"worker": worker_id}).first()
     if standing is None or standing.state == WorkerState.LEFT:
         return NothingToClaim(ended=True, why="this worker is not registered any more")
     if standing.state == WorkerState.QUARANTINED:

@@ -8,8 +8,9 @@ REPORTS = 10
 
 
 def ten_reports(trial: Any) -> float:
-    """Eight parameters, ten reports, one value."""
-    value = float(sum(trial.params.values()))
+    """Eight parameters, ten reports, each followed by the question whether to go on; one value."""
+    value = sum(trial.suggest_float(f"p{i}", 0.0, 1.0) for i in range(8))
     for step in range(1, REPORTS + 1):
         trial.report(value + step, step)
-    return value
+        trial.should_prune()
+    return float(value)

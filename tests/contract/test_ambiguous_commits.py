@@ -57,7 +57,7 @@ def test_a_trial_is_not_made_twice(database: Database, party: Opener) -> None:
     claim = one.claim()
     with lost_answer(one.database):
         trial = one.start(claim)
-    trials = one.writer.storage.get_all_trials(study.optuna_study_id)
+    trials = one.database.rdb.get_all_trials(study.optuna_study_id)
     assert [(t.number, t.params) for t in trials] == [(trial.number, {"x": 0.5})]
     assert ticket_row(database, claim.lease).trial_id == trial.id
 
@@ -88,8 +88,8 @@ def test_a_report_and_an_attribute_stand_once(database: Database, party: Opener)
     with lost_answer(one.database):
         one.writer.report(1, 0.1, {"loss": 1.0})
     with lost_answer(one.database):
-        one.writer.storage.set_trial_user_attr(trial.id, "k", "v")
-    frozen = one.writer.storage.get_trial(trial.id)
+        one.writer.set_attribute("user", "k", "v")
+    frozen = one.database.rdb.get_trial(trial.id)
     assert (frozen.intermediate_values, frozen.user_attrs) == ({1: 0.1}, {"k": "v"})
 
 

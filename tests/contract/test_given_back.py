@@ -84,7 +84,7 @@ def test_what_was_given_back_before_an_end_goes_on_after_it(
         other.complete(0.1)
     assert state_of(database, study) == state
     assert ticket_row(database, claim.lease).state == TicketState.QUEUED
-    assert other.writer.storage.get_trial(trial.id).state is TrialState.RUNNING
+    assert other.database.rdb.get_trial(trial.id).state is TrialState.RUNNING
     assert audited(database, study).holds
     ended = read(database, study).state
     shown = database.read(lambda c: tickets.counts(c, study.id)).shown_in(ended)
@@ -147,7 +147,7 @@ def test_cancel_ends_what_runs_and_what_was_given_back(
         assert other.begin()[1].id == trial.id
     assert steering.cancel(database, read(database, study)) == (1 if before == "running" else 0)
     assert ticket_states(database, study) == ["cancelled", "queued", "queued"]
-    assert one.writer.storage.get_trial(trial.id).state is TrialState.FAIL
+    assert one.database.rdb.get_trial(trial.id).state is TrialState.FAIL
     assert audited(database, study).holds
     assert state_of(database, study) is StudyState.STOPPED
     with pytest.raises(UserError, match="nothing to cancel"):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy.engine.interfaces import CacheStats
 
 from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
-from storage.database.records import TicketState
+from storage.database.records import AttemptState, TicketState
 from storage.database.tables import artifact, metric
 from storage.files.kept_files import KeptFile
-from storage.queue import leases, workers
-from storage.queue.fence import Fence
+from storage.queue import attempts, leases, optuna_rows, outcomes, workers
+from storage.queue.attempts import Report, Write
 from tests.support.shared import (
     LEASE,
     SPACE,
@@ -30,31 +30,21 @@ from tests.support.shared import (
     ticket_row,
 )
 
-Write = Callable[[Party, int], Any]
+Act = Callable[[Party, int], Any]
 
-# Everything a runner writes, each way it can reach the database: ORM rows, Core upserts, our own tables.
-WRITES: dict[str, Write] = {
-    "parameter": lambda p, t: p.writer.storage.set_trial_param(t, "y", 0.1, SPACE["x"]),
+# Everything that is written for an attempt: Optuna's rows, attributes, our own tables, and how it ends.
+WRITES: dict[str, Act] = {
     "parameters": lambda p, _: p.writer.add_params({"y": 0.1}, {"y": SPACE["x"]}),
-    "report through Optuna": lambda p, t: p.writer.storage.set_trial_intermediate_value(t, 1, 0.1),
     "report": lambda p, _: p.writer.report(1, 0.1, {"loss": 2.0}),
     "metric": lambda p, _: p.writer.report(1, None, {"loss": 2.0}),
-    "user attribute": lambda p, t: p.writer.storage.set_trial_user_attr(t, "k", 1),
-    "system attribute": lambda p, t: p.writer.storage.set_trial_system_attr(t, "k", 1),
-    "study's attribute": lambda p, _: p.writer.storage.set_study_user_attr(p.study.optuna_study_id, "k", 1),
-    "state": lambda p, t: p.writer.storage.set_trial_state_values(t, TrialState.COMPLETE, [1.0]),
+    "user attribute": lambda p, _: p.writer.set_attribute("user", "k", 1),
+    "system attribute": lambda p, _: p.writer.set_attribute("system", "k", 1),
+    "study's attribute": lambda p, _: p.writer.set_attribute("study user", "k", 1, p.study.optuna_study_id),
     "result": lambda p, _: p.writer.deliver(TicketState.COMPLETE, (1.0,)),
+    "divergence": lambda p, _: p.writer.deliver(TicketState.DIVERGED, None, error="nan"),
     "failure": lambda p, _: p.writer.fail("boom"),
     "release": lambda p, _: p.writer.release("drained"),
     "artifact": lambda p, _: p.writer.keep_file(p.study.id, KeptFile("a.txt", "a", "0" * 64, 1)),
-    "new trial": lambda p, _: p.writer.storage.create_new_trial(p.study.optuna_study_id),
-    # straight at Optuna's storage, as a pruner or sampler with an own handle would
-    "bare parameter": lambda p, t: p.database.rdb.set_trial_param(t, "y", 0.1, SPACE["x"]),
-    "bare report": lambda p, t: p.database.rdb.set_trial_intermediate_value(t, 1, 0.1),
-    "bare user attribute": lambda p, t: p.database.rdb.set_trial_user_attr(t, "k", 1),
-    "bare system attribute": lambda p, t: p.database.rdb.set_trial_system_attr(t, "k", 1),
-    "bare state": lambda p, t: p.database.rdb.set_trial_state_values(t, TrialState.COMPLETE, [1.0]),
-    "bare new trial": lambda p, _: p.database.rdb.create_new_trial(p.study.optuna_study_id),
 }
 
 _WATCHED = [
@@ -104,8 +94,7 @@ def test_without_the_fence_the_same_write_gets_through(
     """Negative control: the test above can fail."""
     stale, trial_id = stale_and_new(database, party)
     before = everything(database)
-    monkeypatch.setattr(Fence, "prove", lambda *_: None)
-    monkeypatch.setattr(leases, "check", lambda *_: None)
+    monkeypatch.setattr(leases, "refusal", lambda *_: None)
     WRITES[kind](stale, trial_id)
     assert everything(database) != before
 
@@ -116,21 +105,10 @@ def test_without_the_fence_a_stale_end_takes_the_ticket_from_its_new_holder(
 ) -> None:
     """Negative control for the writes that change only the ticket."""
     stale, trial_id = stale_and_new(database, party)
-    assert stale.writer.fence.lease is not None
-    monkeypatch.setattr(leases, "check", lambda *_: None)
+    assert stale.writer.lease is not None
+    monkeypatch.setattr(leases, "refusal", lambda *_: None)
     WRITES[kind](stale, trial_id)
-    assert ticket_row(database, stale.writer.fence.lease).state != TicketState.RUNNING
-
-
-@pytest.mark.parametrize("kind", WRITES)
-def test_a_process_without_an_attempt_may_not_write(database: Database, party: Opener, kind: str) -> None:
-    one = party(make_study(database, 2))
-    _, trial = one.begin()
-    one.writer.fence.lease = None
-    before = everything(database)
-    with pytest.raises(LeaseLostError):
-        WRITES[kind](one, trial.id)
-    assert everything(database) == before
+    assert ticket_row(database, stale.writer.lease).state != TicketState.RUNNING
 
 
 @pytest.mark.parametrize("kind", WRITES)
@@ -142,13 +120,63 @@ def test_the_holder_may_write(database: Database, party: Opener, kind: str) -> N
     assert (everything(database), ticket_row(database, claim.lease)) != before
 
 
-def test_a_thread_left_over_from_the_last_trial_cannot_write_to_it(database: Database, party: Opener) -> None:
-    one = party(make_study(database, 2))
-    _, old = one.begin()
-    one.complete()
-    one.begin()
-    with pytest.raises(LeaseLostError, match="not the one"):
-        one.writer.storage.set_trial_user_attr(old.id, "k", 1)
+def test_in_a_batch_the_lost_attempts_writes_are_named_and_the_others_go_through(
+    database: Database, party: Opener
+) -> None:
+    """Whoever writes for many runners must not lose the work of all because of one."""
+    study = make_study(database, 3)
+    one = party(study)
+    lost, kept = one.begin(0), one.begin(1)
+    lose(database, lost[0].lease)
+    entries: list[Report | Write] = [
+        Report(claim.lease, trial.id, 1, 0.5, {"loss": 1.0}) for claim, trial in (lost, kept)
+    ]
+    entries += [
+        Write(
+            claim.lease,
+            partial(optuna_rows.set_attribute, of="user", owner_id=trial.id, key="k", value_json="1"),
+        )
+        for claim, trial in (lost, kept)
+    ]
+    answers = attempts.commit(database.write, entries)
+    assert [isinstance(answer, LeaseLostError) for answer in answers] == [True, False, True, False]
+    found = [database.rdb.get_trial(trial.id) for _, trial in (lost, kept)]
+    assert [trial.intermediate_values for trial in found] == [{}, {1: 0.5}]
+    assert [trial.user_attrs for trial in found] == [{}, {"k": 1}]
+
+
+def test_in_a_batch_a_value_the_database_does_not_take_harms_its_own_attempt_alone(
+    database: Database, party: Opener
+) -> None:
+    one = party(make_study(database, 3))
+    (bad, first), (good, second) = one.begin(0), one.begin(1)
+    answers = attempts.commit(
+        database.write,
+        [
+            Report(bad.lease, first.id, 10**30, 0.5, {}),
+            Report(good.lease, second.id, 1, 0.5, {}),
+        ],
+    )
+    assert isinstance(answers[0], Exception)
+    assert answers[1] is None
+    assert database.rdb.get_trial(second.id).intermediate_values == {1: 0.5}
+
+
+def test_after_its_end_an_attempt_writes_nothing_more_even_in_the_same_batch(
+    database: Database, party: Opener
+) -> None:
+    one = party(make_study(database, 1))
+    claim, trial = one.begin()
+    clock = database.clock
+    release = partial(outcomes.release, clock=clock, lease=claim.lease)
+    note = partial(optuna_rows.set_attribute, of="user", owner_id=trial.id, key="k", value_json="1")
+    answers = attempts.commit(
+        database.write,
+        [Write(claim.lease, release, ends=AttemptState.RELEASED), Write(claim.lease, note)],
+    )
+    assert answers[0] is None
+    assert isinstance(answers[1], LeaseLostError)
+    assert database.rdb.get_trial(trial.id).user_attrs == {}
 
 
 def test_a_stale_start_makes_no_trial(database: Database, party: Opener) -> None:
@@ -159,7 +187,7 @@ def test_a_stale_start_makes_no_trial(database: Database, party: Opener) -> None
     other.begin()
     with pytest.raises(LeaseLostError):
         one.start(claim)
-    assert len(other.writer.storage.get_all_trials(study.optuna_study_id)) == 1
+    assert len(other.database.rdb.get_all_trials(study.optuna_study_id)) == 1
 
 
 def test_a_renewed_lease_does_not_expire(database: Database, party: Opener) -> None:
@@ -190,8 +218,8 @@ def test_reaping_twice_counts_once(database: Database, party: Opener) -> None:
 def test_the_audit_counts_refused_writes(database: Database, party: Opener) -> None:
     stale, _ = stale_and_new(database, party)
     stale.writer.note_rejected()
-    assert stale.writer.fence.lease is not None
-    assert ticket_row(database, stale.writer.fence.lease).rejected == 1
+    assert stale.writer.lease is not None
+    assert ticket_row(database, stale.writer.lease).rejected == 1
 
 
 def test_a_step_reported_again_is_overwritten(database: Database, party: Opener) -> None:
@@ -199,7 +227,7 @@ def test_a_step_reported_again_is_overwritten(database: Database, party: Opener)
     _, trial = one.begin()
     one.writer.report(1, 0.1, {"loss": 1.0})
     one.writer.report(1, 0.2, {"loss": float("nan")})
-    assert one.writer.storage.get_trial(trial.id).intermediate_values == {1: 0.2}
+    assert one.database.rdb.get_trial(trial.id).intermediate_values == {1: 0.2}
 
 
 def test_what_a_trial_writes_again_and_again_is_compiled_once(database: Database, party: Opener) -> None:
@@ -228,13 +256,13 @@ def test_a_take_over_drops_what_came_after_the_checkpoint(database: Database, pa
     claim, trial = one.begin()
     for step in range(1, 6):
         one.writer.report(step, step / 10, {"loss": 1.0})
-    one.writer.storage.set_trial_system_attr(trial.id, "completed_rung_0", 0.4)
-    one.writer.storage.set_trial_system_attr(trial.id, "kept", 1)
+    one.writer.set_attribute("system", "completed_rung_0", 0.4)
+    one.writer.set_attribute("system", "kept", 1)
     lose(database, claim.lease)
     again = other.claim()
-    other.writer.fence.lease = again.lease
-    other.writer.take_over(study.optuna_study_id, again, 2)
-    frozen = other.writer.storage.get_trial(trial.id)
+    other.writer.lease = again.lease
+    other.writer.take_over(again, 2)
+    frozen = other.database.rdb.get_trial(trial.id)
     assert frozen.intermediate_values == {1: 0.1, 2: 0.2}
     assert frozen.system_attrs == {"kept": 1}
     steps = database.read(lambda c: sorted(c.scalars(sa.select(metric.c.step))))

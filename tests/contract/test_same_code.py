@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ import pytest
 
 from hpo.errors import CodeDiffersError, ExitCode
 from hpo.runner import results
-from hpo.runner.interrupt import StopFlag
-from hpo.runner.messages import Boot, Ended
-from hpo.runner.session import StudySession
+from hpo.runner.interrupt import Interrupted
+from hpo.runner.session import Session
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
+from hpo.worker.events import Ended
 from storage.database.engine import Database
-from storage.database.records import StudyRow, TicketState
+from storage.database.records import Lease, StudyRow, TicketState
 from storage.files import checkpoints
 from storage.history.trials import read_trial
-from tests.support.shared import Opener, Party, attempts_of, lose, ticket_row, ticket_states
+from tests.support.runner import BrokeredRunner
+from tests.support.shared import Opener, attempts_of, lose, ticket_row, ticket_states
 
 # What the other worker does while this one's trial runs; the objectives below find it here.
 meanwhile: Callable[[], None] = lambda: None  # noqa: E731 -- each test sets its own
@@ -54,38 +55,23 @@ def study(database: Database, tmp_path: Path) -> StudyRow:
     return creation.create(database, parse_spec(spec), Settings(artifacts=(tmp_path / "artifacts").as_uri()))
 
 
-class Runner:
-    """A runner with an objective of its own: the number that it returns."""
+@pytest.fixture
+def runner(study: StudyRow, party: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`runner(value)` is one more, whose code differs from that of another value: it returns that number."""
+    made: list[BrokeredRunner] = []
 
-    def __init__(
-        self, one: Party, folder: Path, value: float, *, allow: bool = False, pruned: bool = False
-    ) -> None:
+    def make(value: float, *, pruned: bool = False, allow: bool = False) -> BrokeredRunner:
+        folder = tmp_path / f"code-{len(made)}"
         folder.mkdir()
         (folder / "mine.py").write_text(OBJECTIVE.format(value=value, pruned=pruned))
-        url = one.database.url.render_as_string(hide_password=False)
-        boot = Boot(one.id, 0, "cpu", "cpu", url, str(folder), lease=30.0, allow_mismatch=allow)
-        self.said: list[Any] = []
-        self.session = StudySession(one.database, one.writer, boot, one.study.name)
-
-    def run_one(self) -> Ended:
-        self.session.run_one(StopFlag(), self.said.append)
-        ended = self.said[-1]
-        assert isinstance(ended, Ended)
-        return ended
-
-
-@pytest.fixture
-def runner(study: StudyRow, party: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`runner(value)` is one more, whose code differs from that of another value."""
-    made: list[Runner] = []
-
-    def make(value: float, **options: Any) -> Runner:
         one = party(study, f"w{len(made)}")
-        made.append(Runner(one, tmp_path / f"code-{len(made)}", value, **options))
+        made.append(BrokeredRunner(one, study, folder, allow=allow))
         return made[-1]
 
     monkeypatch.setattr(sys.modules[__name__], "meanwhile", lambda: None)
-    return make
+    yield make
+    for one in made:
+        one.close()
 
 
 def during(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
@@ -108,7 +94,7 @@ def test_of_two_first_results_that_arrive_together_the_second_code_is_refused(
     with pytest.raises(CodeDiffersError, match="module mine was edited") as refused:
         loser.run_one()
     assert refused.value.exit_code == ExitCode.CODE_DIFFERS
-    ended = loser.said[-1]
+    ended = loser.said(Ended)[-1]
     assert ticket_states(database, study) == ["queued", "complete"]
     assert attempts_of(database, ended.lease) == ["released"]
     assert first.run_one().values == (1.0,), "not from a checkpoint of other code"
@@ -138,13 +124,12 @@ def test_a_kept_result_of_other_code_does_not_count(
 
     def leave() -> None:
         sound.run_one()
-        kept = results.Finished(TicketState.COMPLETE, (2.0,), None, {}, lost.session.code.here)
+        kept = results.Finished(TicketState.COMPLETE, (2.0,), None, {}, lost.session.code)
         results.keep(lost.session.store, checkpoints.trial_key(study.uid, study.name, 0), 1, kept)
-        raise KeyboardInterrupt
+        raise Interrupted
 
-    monkeypatch.setattr(StudySession, "_failed", lambda self, *_: self.writer.release("told to leave"))
     during(monkeypatch, leave)
-    lost.session.run_one(StopFlag(), lost.said.append)
+    lost.run_one()
     assert ticket_states(database, study) == ["queued", "complete"]
     assert sound.run_one().values == (1.0,)
 
@@ -155,24 +140,31 @@ def test_lost_attempts_count_from_the_newest_checkpoint_on(
     """Preempted once after the first checkpoint, the trial has all its attempts again."""
     one = runner(1.0)
     lost = []
-    monkeypatch.setattr(StudySession, "_failed", lambda self, *_: Ended(self.writer.fence.lease, "lost"))
+    monkeypatch.setattr(Session, "_finish", lambda *_, **__: None)
 
-    def die() -> None:
+    def die() -> Lease:
+        """The runner's process is gone before it says anything of its end."""
+        one.order()
+        one.session.run(one.task())
+        one.link.flush()
+        return one.desk.held.lease
+
+    def crash() -> None:
         raise KeyboardInterrupt
 
     for _ in range(3):  # before any checkpoint
-        lease = one.session.claim().lease
+        lease = one.claim().lease
         lose(database, lease)
         lost.append(ticket_row(database, lease).lost)
         database.clock.offset += 60
-    during(monkeypatch, die)
-    lease = one.run_one().lease
+    during(monkeypatch, crash)
+    lease = die()
     lose(database, lease)
     assert lost == [1, 2, 3]
     assert (ticket_row(database, lease).lost, ticket_row(database, lease).state) == (1, "queued")
     for _ in range(3):  # goes on from it, and gets no further
         database.clock.offset += 60
-        during(monkeypatch, die)
-        lease = one.run_one().lease
+        during(monkeypatch, crash)
+        lease = die()
         lose(database, lease)
     assert (ticket_row(database, lease).lost, ticket_row(database, lease).state) == (4, "failed")

@@ -297,4 +297,4 @@ def test_an_expired_lease_goes_to_the_next_worker(database: Database, party: Ope
     taken = other.claim()
     assert taken.trial_number == trial.number
     assert taken.lease.attempt == claim.lease.attempt + 1
-    assert other.writer.storage.get_trial(trial.id).params == {"x": 0.5}
+    assert other.database.rdb.get_trial(trial.id).params == {"x": 0.5}

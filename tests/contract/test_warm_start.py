@@ -53,7 +53,7 @@ def old(database: Database, party: Opener) -> StudySpec:
     ends: dict[float | None, TicketState] = {None: TicketState.PRUNED, NAN: TicketState.DIVERGED}
     for point, value in [*POINTS, ({"x": 5.0, "optimizer": "adam"}, None), (EXPLODED, NAN)]:
         claim = worker.claim()
-        worker.writer.fence.lease = claim.lease
+        worker.writer.lease = claim.lease
         dists = {name: distribution(made.space[name]) for name in point}
         worker.writer.start_trial(worker.study.optuna_study_id, claim, point, dists, {})
         state = ends.get(value, TicketState.COMPLETE)

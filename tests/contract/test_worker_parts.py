@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,36 +14,50 @@ import sqlalchemy as sa
 
 from hpo.runner.messages import GAVE_UP
 from hpo.settings import Settings
+from hpo.spec import parse_spec
+from hpo.studies import creation
 from hpo.worker import identity, lease_keeper, registration
+from hpo.worker.child import Phase
 from hpo.worker.lease_keeper import LeaseKeeper
-from hpo.worker.settling import Settlements
 from hpo.worker.supervisor import Worker
 from storage.database.engine import Database
 from storage.database.errors import DatabaseUnreachableError
 from storage.database.records import WorkerState
 from storage.database.tables import worker
+from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener, attempts_of, make_study, ticket_row
+from tests.support.waiting import wait_until
 
 
-@pytest.mark.parametrize(("status", "ended", "lost"), [(GAVE_UP, "released", 0), (-9, "lost", 1)])
-def test_a_runner_that_gave_up_on_the_database_before_its_word_costs_its_trial_nothing(
-    database: Database, party: Opener, status: int, ended: str, lost: int
+@pytest.mark.parametrize(
+    ("status", "ended", "lost"), [(GAVE_UP, "released", 0), (-9, "lost", 1), (3, "lost", 1)]
+)
+def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up_gives_it_back(
+    database: Database, party: Opener, tmp_path: Path, status: int, ended: str, lost: int
 ) -> None:
-    one = party(make_study(database, 1))
-    claim = one.claim()
+    (tmp_path / "mine.py").write_text("def objective(trial):\n    return 1.0\n")
+    spec = {"study": "s", "objective": "mine.py", "direction": "maximize", "budget": {"trials": 1}}
+    settings = Settings(artifacts=(tmp_path / "artifacts").as_uri())
+    study = creation.create(database, parse_spec(spec), settings)
+    runner = BrokeredRunner(party(study), study, tmp_path)
+    claim = runner.claim()
     supervisor = Worker(database, Settings(), None, ".", [])
-    supervisor._settlements = Settlements(database, one.id)
+    supervisor._broker = runner.broker
     child: Any = SimpleNamespace(
         index=0,
         current=None,
-        asked=True,
+        phase=Phase.ASKED,
         never_worked=False,
         close=lambda: None,
+        forget=lambda _waiting: None,
+        desk=runner.desk,
         process=SimpleNamespace(returncode=status),
-        how_it_died=lambda: ("it died", False),
+        how_it_died=lambda: ("it died", status > 0),
     )
     supervisor._children[0] = child
     supervisor._bury(child)
+    wait_until(lambda: not runner.broker.unsettled, 10, what="the runner's end is written")
+    runner.close()
     assert attempts_of(database, claim.lease) == [ended]
     row = ticket_row(database, claim.lease)
     assert (row.state, row.lost) == ("queued", lost)
@@ -80,9 +95,7 @@ def test_heartbeats_go_on_whatever_happens_at_the_burial_of_others(
 
     monkeypatch.setattr(lease_keeper, "bury_dead", raising)
     one = party(make_study(database, 1))
-    keeper = LeaseKeeper(
-        database, one.id, None, lease=30.0, interval=10.0, status=dict, runners=list, wake=wake
-    )
+    keeper = LeaseKeeper(database, one.id, None, lease=30.0, interval=10.0, status=dict, wake=wake)
     keeper.beat()
     first = keeper.latest
     keeper.beat()

@@ -270,6 +270,16 @@ def test_the_first_chart_does_not_wait_for_the_whole_history(viewer: TestClient,
     assert second["figure"] == first["figure"]
 
 
+def test_a_trials_page_and_charts_read_no_other_trials_reports(viewer: TestClient, board: Board) -> None:
+    """They are the same as when the whole history is in memory."""
+    page, charts = "/studies/digits/trials/9", "/api/v1/studies/digits/trials/9/charts"
+    viewer.get(page, headers={"Accept": "text/html"})
+    before = viewer.get(charts).json()
+    assert board.live("digits").known is None
+    board.history("digits")
+    assert viewer.get(charts).json() == before
+
+
 def same(ours: Any, theirs: Any) -> bool:
     def plain(history: Any) -> Any:
         trials = [{**vars(trial), "metrics": {}} for trial in history.trials]

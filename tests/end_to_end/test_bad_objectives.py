@@ -167,11 +167,11 @@ def test_a_failed_trial_shows_its_traceback_and_what_it_printed(
     deed: str, by_deed: dict[str, dict[str, Any]], shared_place: Workplace
 ) -> None:
     name = f"deeds/{by_deed[deed]['number']}"
-    log = shared_place.hpo("logs", name).check().out
+    log = shared_place.look("logs", name).check().out
     assert f"about to {deed}" in log
     assert "deeds.py" in log, "where in the user's file it happened"
     if deed == "raise":
-        shown = shared_place.hpo("trial", name).check().out
+        shown = shared_place.look("trial", name).check().out
         assert 'raise ValueError("the learning rate is cursed")' in shown
         assert "hpo/runner" not in shown, "frames that are not the user's tell them nothing"
 
@@ -194,7 +194,7 @@ def test_a_study_in_which_nothing_completes_ends_with_exit_1_and_says_where_to_l
     assert "hpo trials hopeless" in result.err
     again = place.run(spec).check(1)
     assert "no completed trial" in again.err
-    best = place.hpo("best", "hopeless", "--params").check(1)
+    best = place.look("best", "hopeless", "--params").check(1)
     assert best.out == ""
     assert "no completed trial" in best.err
 

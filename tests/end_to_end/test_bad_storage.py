@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,7 @@ def test_the_environment_names_the_storage_and_the_option_wins(place: Workplace)
 
 def test_looking_where_there_is_no_database_creates_none(place: Workplace) -> None:
     for command in (["ls"], ["best", "s"], ["report", "s"]):
-        result = place.hpo(*command).check(3)
+        result = place.look(*command).check(3)
         assert "no studies" in result.err
     assert list(place.path.iterdir()) == []
 
@@ -73,7 +73,7 @@ def test_a_database_of_something_else_gains_our_tables_and_keeps_its_own(place: 
 @pytest.fixture(params=["ours", "optuna's"])
 def newer(request: pytest.FixtureRequest, place: Workplace) -> tuple[Workplace, str]:
     """A place whose database a newer version of hpo, or of Optuna, has migrated."""
-    place.hpo("create", place.study("s").name).check()
+    place.look("create", place.study("s").name).check()
     ours = request.param == "ours"
     with closing(sqlite3.connect(place.path / "hpo.db")) as database:
         table = "hpo_version" if ours else "alembic_version"
@@ -91,7 +91,8 @@ def test_a_database_of_a_newer_version_is_refused_by_every_command_and_not_touch
     before = dump(place.path / "hpo.db")
     spec = place.path / "s.yaml"
     for command in (["run", spec.name], ["show", "s"], ["db", "upgrade"], ["doctor"]):
-        result = place.hpo(*command).check(1 if command == ["doctor"] else 4)
+        ask = place.hpo if command[0] == "run" else place.look
+        result = ask(*command).check(1 if command == ["doctor"] else 4)
         told = result.out + result.err
         assert whose in told
         assert "version" in told
@@ -107,8 +108,11 @@ def dump(file: Path) -> str:
 def test_a_server_that_is_not_there_is_said_within_seconds(place: Workplace) -> None:
     spec = place.study("s")
     url = f"postgresql://ada@127.0.0.1:{free_port()}/lab"
-    for command in (["run", spec.name], ["ls"], ["worker", "s"]):
-        result = place.hpo(*command, "--storage", url, timeout=60).check(4)
+    commands = (["run", spec.name], ["ls"], ["worker", "s"])
+    with ExitStack() as stack:  # together, since each waits
+        started = [stack.enter_context(place.start(*words, "--storage", url)) for words in commands]
+        results = [process.wait(60).check(4) for process in started]
+    for result in results:
         assert "127.0.0.1" in result.err
         assert "cannot be reached" in result.err
         assert "refused" in result.err
@@ -117,7 +121,7 @@ def test_a_server_that_is_not_there_is_said_within_seconds(place: Workplace) -> 
 
 
 def test_names_that_are_not_there_end_with_exit_3(place: Workplace) -> None:
-    place.hpo("create", place.study("digits").name).check()
+    place.look("create", place.study("digits").name).check()
     assert "did you mean 'digits'" in place.hpo("show", "digit").check(3).err
     for command in ("trials", "best", "report", "audit", "worker", "pause", "evaluate", "workers"):
         result = place.look(command, "zebra").check(3)
@@ -135,7 +139,7 @@ STRANGE_NAMES = ["'; DROP TABLE hpo_study; --", "n" * 600, "../s", "%s"]
 
 @pytest.mark.parametrize("command", [["show"], ["delete", "--yes"]])
 def test_a_strange_name_is_only_a_name_that_is_not_there(command: list[str], place: Workplace) -> None:
-    place.hpo("create", place.study("s").name).check()
+    place.look("create", place.study("s").name).check()
     for name in STRANGE_NAMES:
         assert "Traceback" not in place.look(*command, "--", name).check(3).err
     assert [row["name"] for row in place.look("ls", "--format", "json").check().json] == ["s"]

@@ -10,9 +10,10 @@ import pytest
 from tests.end_to_end.workplace import Workplace
 
 
-def diagnose(place: Workplace, *words: str, code: int = 0, **options: Any) -> dict[str, tuple[str, str]]:
-    """What was found, by what was looked at."""
-    rows = place.hpo("doctor", *words, "--format", "json", **options).check(code).json
+def diagnose(place: Workplace, *words: str, code: int = 0, here: bool = False) -> dict[str, tuple[str, str]]:
+    """What was found, by what was looked at; `here`: by this process, whose imports it shares."""
+    ask = place.look if here else place.hpo
+    rows = ask("doctor", *words, "--format", "json").check(code).json
     return {row["check"]: (row["state"], row["found"]) for row in rows}
 
 
@@ -51,11 +52,13 @@ def test_data_that_is_not_here_is_missed_before_the_first_trial(place: Workplace
             "d", objective="objectives.classifier", direction="maximize", fixed=fixed, space=None
         )
 
-    assert diagnose(place, study(dataset="digits").name)["data"] == ("ok", "digits can be loaded")
-    state, why = diagnose(place, study(dataset="mnist", data_root="nowhere").name, code=1)["data"]
+    assert diagnose(place, study(dataset="digits").name, here=True)["data"] == ("ok", "digits can be loaded")
+    state, why = diagnose(place, study(dataset="mnist", data_root="nowhere").name, code=1, here=True)["data"]
     assert state == "wrong"
     assert "nowhere" in why
-    state, why = diagnose(place, study(dataset="mnist", data_root="nowhere", download=True).name)["data"]
+    state, why = diagnose(place, study(dataset="mnist", data_root="nowhere", download=True).name, here=True)[
+        "data"
+    ]
     assert "downloads it" in why
 
 
@@ -74,7 +77,7 @@ def test_cards_that_pytorch_cannot_use_are_told(place: Workplace, gpus: str, sta
     if torch.cuda.is_available():
         pytest.skip("this machine's PyTorch can use its cards")
     place.write("bin/nvidia-smi", CARDS).chmod(0o755)
-    path = f"{place.path / 'bin'}:/usr/bin:/bin"
-    found = diagnose(place, "--gpus", gpus, code=int(state == "wrong"), env={"PATH": path})
+    place.env["PATH"] = f"{place.path / 'bin'}:/usr/bin:/bin"
+    found = diagnose(place, "--gpus", gpus, code=int(state == "wrong"), here=True)
     assert found["driver"][0] == state
     assert "570.86.15" in found["driver"][1]

@@ -17,8 +17,8 @@ THREADS = """
 def test_one_worker_serves_every_running_study_in_a_process_of_its_own(place: Workplace) -> None:
     """Each with its own number of threads; one that cannot be imported here is left to others, said once."""
     for name, threads in (("one", 1), ("two", 2)):
-        place.hpo("create", place.study(name, THREADS.replace("NAME", name), threads=threads).name).check()
-    place.hpo("create", place.study("bad", "import nothing_of_this_name").name).check()
+        place.look("create", place.study(name, THREADS.replace("NAME", name), threads=threads).name).check()
+    place.look("create", place.study("bad", "import nothing_of_this_name").name).check()
     worker = place.hpo("worker", "--runners", "2", "--idle-timeout", "1s", "--name", "any").check()
     assert worker.err.count("this worker leaves bad to others") == 1
     assert "nothing_of_this_name" in worker.err
@@ -40,10 +40,10 @@ def test_one_worker_serves_every_running_study_in_a_process_of_its_own(place: Wo
 
 def test_a_worker_whose_code_differs_from_one_study_serves_the_rest(place: Workplace) -> None:
     place.run(place.study("old", budget={"trials": 1})).check()
-    place.hpo("extend", "old", "--trials", "1").check()
+    place.look("extend", "old", "--trials", "1").check()
     file = place.path / "old.py"
     file.write_text(file.read_text() + "\n# edited\n")
-    place.hpo("create", place.study("new", budget={"trials": 2}).name).check()
+    place.look("create", place.study("new", budget={"trials": 2}).name).check()
     worker = place.hpo("worker", "--runners", "1", "--idle-timeout", "1s").check()
     assert "module old was edited" in worker.err
     assert place.show("new")["trials"]["complete"] == 2

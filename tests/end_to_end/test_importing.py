@@ -13,7 +13,7 @@ def test_an_optuna_database_is_taken_over_and_extended_by_its_own_objective(plac
     study.optimize(lambda trial: trial.suggest_float("x", -10, 10) ** 2, 8)
     told = place.hpo("import", "--optuna", "theirs.db", "--objective", "parabola.py").check().err
     assert "parabola has 8 trials of parabola now; `hpo extend parabola --trials +50` lets it go on" in told
-    place.hpo("extend", "parabola", "--trials", "+2").check()
+    place.look("extend", "parabola", "--trials", "+2").check()
     place.hpo("worker", "parabola", "--runners", "1").check()
     place.look("audit", "parabola").check()
     assert [trial["state"] for trial in place.trials("parabola")] == ["complete"] * 10

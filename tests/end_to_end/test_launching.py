@@ -16,7 +16,8 @@ import pytest
 
 from hpo.cli import run
 from hpo.errors import HpoError, UserError
-from hpo.launch import Order, WorkerLife, local
+from hpo.launch import local
+from hpo.launch.base import Order, WorkerLife
 from hpo.launch.local import LAUNCHER as LOCAL
 from hpo.worker.devices import Gpu
 from hpo.worker.identity import host_key, process_started
@@ -80,7 +81,7 @@ def test_a_launch_outlives_its_shell_and_any_other_stops_it(
 ) -> None:
     """The workers give their tickets back and leave; none is left behind, and the study goes on."""
     place.study("slow", SLOW)
-    place.hpo("create", "slow.yaml").check()
+    place.look("create", "slow.yaml").check()
     place.hpo("launch", "slow", "--on", "local", "--workers", "2").check()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -99,7 +100,7 @@ def test_a_launch_outlives_its_shell_and_any_other_stops_it(
     assert psutil.wait_procs(family, 10)[1] == []
     assert [launch["state"] for launch in look("launches")] == ["stopped"]
     assert {worker["state"] for worker in look("workers")} == {"left"}
-    attempts = place.hpo("trial", "slow/0", "--format", "json").check().json["attempts_list"]
+    attempts = place.look("trial", "slow/0", "--format", "json").check().json["attempts_list"]
     assert [attempt["state"] for attempt in attempts] == ["released"]
     printed = place.hpo("launch", "logs", "1", "-n", "1", **there).check().out
     assert printed.count("told to leave; tickets were given back") == 2
@@ -108,7 +109,7 @@ def test_a_launch_outlives_its_shell_and_any_other_stops_it(
 
 def test_launched_workers_end_with_their_study_and_say_why_they_failed(place: Workplace, look: Look) -> None:
     place.study("short", budget={"trials": 4})
-    place.hpo("create", "short.yaml").check()
+    place.look("create", "short.yaml").check()
     empty = place.path / "empty"
     empty.mkdir()
     place.hpo("launch", "short", "--on", "local", "--code", empty).check()
@@ -223,13 +224,13 @@ def test_the_storage_url_is_in_no_command_and_no_handle(
 ) -> None:
     """It reaches the worker by its environment alone."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setenv("STUDIES", "postgresql://me:open-sesame@nowhere.invalid/hpo")
-    made = LOCAL.submit(Order(study="s", workers=1, code=tmp_path, storage_env="STUDIES"))
+    monkeypatch.setenv("HPO_STORAGE", "postgresql://me:open-sesame@nowhere.invalid/hpo")
+    made = LOCAL.submit(Order(study="s", workers=1, code=tmp_path))
     try:
         assert "open-sesame" not in json.dumps(made)
         worker = psutil.Process(made["workers"][0]["pid"])
         assert "open-sesame" not in " ".join(worker.cmdline())
-        assert worker.environ()["HPO_STORAGE"] == os.environ["STUDIES"]
+        assert worker.environ()["HPO_STORAGE"] == os.environ["HPO_STORAGE"]
     finally:
         LOCAL.stop(made, grace=0)
 
@@ -244,8 +245,8 @@ def test_workers_on_ray_share_a_card_wait_for_room_and_drain(
     with RayCluster() as cluster:
         cluster.start("head", cpus=4, gpus=1)
         place.env.update(cluster.environment, HPO_STORAGE=pg_url)
-        place.hpo("create", "short.yaml").check()
-        place.hpo("create", "slow.yaml").check()
+        place.look("create", "short.yaml").check()
+        place.look("create", "slow.yaml").check()
         cluster.wait("head")
         share = ("--gpus-per-worker", "0.5", "--cpus-per-worker", "1")
         place.hpo("launch", "short", "--on", "ray", *share).check()

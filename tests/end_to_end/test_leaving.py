@@ -15,6 +15,7 @@ from hpo.wiring import open_storage
 from hpo.worker.devices import plan
 from hpo.worker.limits import Limits
 from hpo.worker.supervisor import Worker
+from hpo.worker.turns import Assignment
 from tests.end_to_end.workplace import Workplace
 from tests.support.waiting import wait_until
 
@@ -40,8 +41,8 @@ def wait_for_file(path: Path) -> None:
 
 def test_a_worker_with_nothing_to_claim_leaves_after_its_idle_timeout(place: Workplace) -> None:
     """The study is paused: without the timeout the worker would wait for ever."""
-    place.hpo("create", place.study("s").name).check()
-    place.hpo("pause", "s").check()
+    place.look("create", place.study("s").name).check()
+    place.look("pause", "s").check()
     left = place.hpo("worker", "s", "--runners", "2", "--idle-timeout", "1s").check()
     assert "nothing to claim" in left.err
     (worker,) = place.look("workers", "--format", "json").check().json
@@ -52,15 +53,15 @@ def test_at_the_time_it_was_given_a_worker_checkpoints_and_gives_its_ticket_back
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock of this process is set ahead once the trial has begun."""
-    place.hpo("create", place.study("s", STEPWISE, budget={"trials": 1}).name).check()
+    place.look("create", place.study("s", STEPWISE, budget={"trials": 1}).name).check()
     monkeypatch.chdir(place.path)
     settings = Settings(f"sqlite:///{place.path / 'hpo.db'}")
     database = open_storage(settings)
-    spec = StudySpec.model_validate(get_study(database, "s").spec)
+    row = get_study(database, "s")
     worker = Worker(
         database,
         settings,
-        spec,
+        Assignment(row, StudySpec.model_validate(row.spec)),
         str(place.path),
         plan("none", 1, 1),
         limits=Limits(until=time.time() + 3600),
@@ -83,7 +84,7 @@ def test_at_the_time_it_was_given_a_worker_checkpoints_and_gives_its_ticket_back
     "words", [("--idle-timeout", "soon"), ("--until", "26:00"), ("--until", "2001-01-01T00:00")]
 )
 def test_a_time_that_cannot_be_meant_is_refused(words: tuple[str, str], place: Workplace) -> None:
-    place.hpo("create", place.study("s").name).check()
+    place.look("create", place.study("s").name).check()
     refused = place.hpo("worker", "s", *words).check(2)
     assert words[0] in refused.err
     assert "Traceback" not in refused.err

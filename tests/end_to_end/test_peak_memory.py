@@ -30,7 +30,7 @@ def test_each_trial_shows_its_own_peak_memory(place: Workplace) -> None:
     small, big, again = peaks
     assert big - small == pytest.approx(400, abs=40)
     assert again < small + 40
-    assert f"peak memory {big:.0f} MiB" in place.hpo("trial", "s/1").check().out
+    assert f"peak memory {big:.0f} MiB" in place.look("trial", "s/1").check().out
 
 
 @pytest.mark.gpu

@@ -49,5 +49,5 @@ def test_twenty_trials_leave_as_many_models_as_the_study_keeps(place: Workplace)
 
 def test_what_a_study_keeps_may_change_and_makes_it_no_other_study(place: Workplace) -> None:
     for fields in ({}, {"keep": {"best": "all"}}):
-        place.hpo("create", place.study("lean", **fields).name).check()
+        place.look("create", place.study("lean", **fields).name).check()
     assert place.show("lean")["keep"] == {"best": None, "last": 2}

@@ -64,7 +64,7 @@ def test_an_extended_study_goes_on_with_the_same_command(place: Workplace) -> No
     spec = place.study("s", budget={"trials": 2})
     place.run(spec).check()
     before = by_ticket(place.trials("s"))
-    place.hpo("extend", "s", "--trials", "+2").check()
+    place.look("extend", "s", "--trials", "+2").check()
     refused = place.run(spec, "--set", "budget.trials=9").check(2)
     assert "budget.trials: 9 here, 4 in the stored study" in refused.err
     assert "hpo extend" in refused.err
@@ -139,9 +139,9 @@ def test_several_directions_give_a_pareto_front(place: Workplace) -> None:
     result = place.run(spec).check()
     assert "Pareto front of front" in result.out
     assert sorted(best["params"]["x"] for best in place.show("front")["best"]) == [0, 1, 2]
-    params = place.hpo("best", "front", "--params").check().json
+    params = place.look("best", "front", "--params").check().json
     assert sorted(point["x"] for point in params) == [0, 1, 2]
-    assert "no single winner" in place.hpo("best", "front", "--checkpoint", "best.pt").check(2).err
+    assert "no single winner" in place.look("best", "front", "--checkpoint", "best.pt").check(2).err
 
 
 def test_labelled_list_choices_reach_the_objective_as_lists(place: Workplace) -> None:

@@ -29,7 +29,7 @@ def test_a_worker_joins_a_study_that_another_process_runs(place: Workplace, stor
     """Neither can finish its first trial before the other has begun one; the budget is met exactly."""
     place.env["HPO_STORAGE"] = storage_url
     spec = place.study("s", TOGETHER, budget={"trials": 6})
-    place.hpo("create", spec.name).check()
+    place.look("create", spec.name).check()
     with (
         place.start("run", spec.name, "--runners", "1", "--no-report") as run,
         place.start("worker", "s", "--runners", "1", "--name", "helper") as helper,
@@ -60,7 +60,7 @@ def test_two_people_who_start_the_same_study_at_once_share_it(place: Workplace, 
 
 def test_a_worker_leaves_after_its_count_of_trials(place: Workplace) -> None:
     spec = place.study("s", budget={"trials": 5})
-    place.hpo("create", spec.name).check()
+    place.look("create", spec.name).check()
     place.hpo("worker", "s", "--runners", "2", "--count", "3").check()
     assert place.show("s")["trials"]["waiting"] == 2
     place.hpo("worker", "s", "--count", "0").check(2)
@@ -68,7 +68,7 @@ def test_a_worker_leaves_after_its_count_of_trials(place: Workplace) -> None:
 
 @pytest.fixture
 def dashboard(place: Workplace) -> Any:
-    place.hpo("create", place.study("s").name).check()
+    place.look("create", place.study("s").name).check()
     with place.start("dashboard", "--port", "0") as process:
         process.wait_for("Ctrl-C ends it", 100)
         yield process
@@ -102,7 +102,7 @@ def test_a_page_elsewhere_cannot_reach_the_dashboard_by_another_name(dashboard: 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_the_dashboard_refuses_to_listen_to_everybody_without_a_token(host: str, place: Workplace) -> None:
-    place.hpo("create", place.study("s").name).check()
+    place.look("create", place.study("s").name).check()
     result = place.hpo("dashboard", "--host", host, "--port", "0", timeout=60).check(2)
     assert f"--host {host}" in result.err
     assert "Traceback" not in result.err

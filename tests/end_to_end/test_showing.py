@@ -183,12 +183,12 @@ def test_a_report_of_several_studies_compares_them(shown: Workplace) -> None:
 
 
 def test_a_trial_shows_its_attempts_and_its_log(shown: Workplace) -> None:
-    trial = shown.hpo("trial", "mixed/0", "--format", "json").check().json
+    trial = shown.look("trial", "mixed/0", "--format", "json").check().json
     (attempt,) = trial["attempts_list"]
     assert attempt["state"] == "complete"
     assert [item["name"] for item in trial["artifacts"]] == ["model.pt"]
-    assert shown.hpo("logs", "mixed/0").check().out == "hello from 0\n"
-    failed = shown.hpo("trial", "mixed/2").check().out
+    assert shown.look("logs", "mixed/0").check().out == "hello from 0\n"
+    failed = shown.look("trial", "mixed/2").check().out
     assert "RuntimeError: <script>alert(1)</script>" in failed
 
 
@@ -201,7 +201,7 @@ def test_deleting_asks_first_and_takes_the_files_along(place: Workplace) -> None
     assert "nothing was deleted" in refused.err
     assert place.show("s")["trials"]["complete"] == 1
     place.hpo("delete", "s", "--yes").check()
-    assert place.hpo("ls", "--format", "json").check().json == []
+    assert place.look("ls", "--format", "json").check().json == []
     assert not any((place.path / "hpo-artifacts").rglob("log.txt"))
 
 

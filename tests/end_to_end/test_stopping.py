@@ -98,7 +98,7 @@ def test_ctrl_c_twice_aborts_at_once_and_marks_nothing_failed(place: Workplace) 
 def test_a_worker_told_to_leave_gives_its_ticket_back_and_exits_0(place: Workplace) -> None:
     """What a machine about to be taken away sends: SIGTERM."""
     spec = place.study("s", STEPWISE, budget={"trials": 2})
-    place.hpo("create", spec.name).check()
+    place.look("create", spec.name).check()
     with place.start("worker", "s", "--runners", "1") as worker:
         wait_for_file(place.path / "epoch-2")
         worker.signal(signal.SIGTERM)
@@ -173,11 +173,11 @@ def test_a_listing_cut_short_by_its_reader_is_no_error(place: Workplace) -> None
 
 def test_a_stopped_study_waits_for_resume(place: Workplace) -> None:
     spec = place.study("s", budget={"trials": 2})
-    place.hpo("create", spec.name).check()
-    place.hpo("stop", "s").check()
+    place.look("create", spec.name).check()
+    place.look("stop", "s").check()
     told = place.run(spec)
     assert "hpo resume s" in told.err
     assert place.show("s")["trials"]["complete"] == 0
-    place.hpo("resume", "s").check()
+    place.look("resume", "s").check()
     place.run(spec).check()
     assert place.show("s")["trials"]["complete"] == 2

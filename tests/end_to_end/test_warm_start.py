@@ -21,7 +21,7 @@ def test_a_study_created_from_another_tries_its_best_and_knows_its_history(place
     assert "its history is not given to the sampler: the spaces differ: x:" in told
 
     spec = place.study("new", CURVED, space=X, sampler="tpe", budget={"trials": 4})
-    told = place.hpo("create", spec.name, "--from", "old", "--top", "1").check().err
+    told = place.look("create", spec.name, "--from", "old", "--top", "1").check().err
     assert "1 of the best points of old are tried first" in told
     assert "tpe knows 15 trials of old from the start" in told
     place.run(spec).check()
@@ -32,5 +32,5 @@ def test_a_study_created_from_another_tries_its_best_and_knows_its_history(place
     with sqlite3.connect(place.path / "hpo.db") as database:
         saw = database.execute("SELECT sampler_saw FROM hpo_ticket ORDER BY id DESC LIMIT 1").fetchone()[0]
     assert '"prior": 15' in saw
-    assert place.hpo("create", spec.name, "--from", "old").code == 2
-    assert place.hpo("create", refused.name, "--from", "nowhere").code == 3
+    assert place.look("create", spec.name, "--from", "old").code == 2
+    assert place.look("create", refused.name, "--from", "nowhere").code == 3

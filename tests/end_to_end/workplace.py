@@ -66,7 +66,7 @@ class Workplace:
         return run_hpo(*args, **self._options(options))
 
     def look(self, *args: str | Path) -> HpoResult:
-        """Run a command that only looks, in this process."""
+        """Run a command that only looks, creates or steers on the way, in this process."""
         return look(*args, cwd=self.path, env=self.env)
 
     def run(self, spec: Path, *args: str, runners: int = 1, **options: Any) -> HpoResult:

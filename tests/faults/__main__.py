@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import damage, processes, rows
+from tests.faults import damage, pipes, processes, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import LONG, SHORT, Scale
 from tests.support.pg import NoPostgresError, PgServer
@@ -87,6 +87,13 @@ TABLE = [
     Row("13c", "  without handlers", _plain(processes.told_all_without_handler), SQLITE),
     Row("14", "SIGKILL of a worker with a subprocess", _plain(processes.killed_with_child)),
     Row("14c", "  without looking for it", _plain(processes.killed_with_child_left), SQLITE),
+    Row("15", "SIGSTOP of a runner", _plain(pipes.stopped_runners)),
+    Row("15c", "  and of its worker", _plain(pipes.stopped_worker), SQLITE),
+    Row("16", "forked children that report", _plain(pipes.forked_children)),
+    Row("16c", "  with their parent's pipe", _plain(pipes.forked_children_unguarded), SQLITE),
+    Row("17", "result done, database away, SIGKILL", pipes.result_kept_and_worker_killed),
+    Row("18", "SIGKILL of a broker that has committed", _plain(pipes.killed_before_the_acknowledgement)),
+    Row("18c", "  without waiting for commits", _plain(pipes.checkpoints_before_their_reports), SQLITE),
 ]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 import yaml
+from optuna.trial import FrozenTrial
 
 from hpo.settings import Settings
 from hpo.spec import load_spec
@@ -92,6 +93,62 @@ def with_child(trial):
         trial.check()
         trial.should_prune()
     raise RuntimeError(f"the child died with status {child.returncode}")
+
+
+def tick(word):
+    """One line of the journal: which process did what, and when."""
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write(f"{word} {os.getpid()} {time.monotonic()}\\n")
+
+
+def chatty(trial):
+    """Says a lot, some of it long, and hears long answers."""
+    note(trial, "began")
+    for step in range(1, int(trial.config["steps"]) + 1):
+        time.sleep(float(trial.config["step_seconds"]))
+        tick("says")
+        trial.set_user_attr("long", "x" * 2_000_000)
+        tick("said")
+        trial.report(step * 0.01, step)
+        trial.should_prune()
+        len(trial.study.trials)
+    note(trial, "ended")
+    return float(trial.params["x"])
+
+
+def forking(trial):
+    """Its children take themselves for it."""
+    import multiprocessing
+
+    fork = multiprocessing.get_context("fork")
+    note(trial, "began")
+    for step in range(1, int(trial.config["steps"]) + 1):
+        trial.report(step * 0.01, step)
+        child = fork.Process(target=trial.report, args=(99.0, 100 + step))
+        child.start()
+        child.join()
+        if os.fork() == 0:
+            trial.report(99.0, 200 + step)
+            os._exit(0)
+        os.wait()
+        trial.should_prune()
+    note(trial, "ended")
+    return float(trial.params["x"])
+
+
+def late(trial):
+    """Its last report and its result come when it is told to go on."""
+    note(trial, "began")
+    for step in (1, 2, 3):
+        trial.report(step * 0.01, step)
+    trial.checkpoint.save({"step": 3}, 3)  # what was reported is committed now
+    note(trial, "waits")
+    while not os.path.exists("go-on"):
+        time.sleep(0.02)
+    trial.report(0.04, 4)
+    trial.log(loss=0.5)
+    note(trial, "ended")
+    return float(trial.params["x"])
 
 
 def bad(trial):
@@ -297,9 +354,11 @@ class Lab:
         """Until the study has ended."""
         wait_until(self.ended, timeout, every=0.2, what=f"the study ends; {self.states()}")
 
-    def wait(self, predicate: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
+    def wait(
+        self, predicate: Callable[[], Any], what: str, timeout: float = 60.0, every: float = 0.05
+    ) -> Any:
         """Until something is so."""
-        return wait_until(predicate, timeout, every=0.05, what=what)
+        return wait_until(predicate, timeout, every=every, what=what)
 
     def audit(self) -> Audit:
         """What `hpo audit` says."""
@@ -332,10 +391,11 @@ class Lab:
         lines = [line.split() for line in self.journal.read_text().splitlines()]
         return [line[1:] for line in lines if line[0] == word]
 
+    def trials(self) -> list[FrozenTrial]:
+        """What Optuna has."""
+        assert self.row is not None
+        return self.open().rdb.get_all_trials(self.row.optuna_study_id)
+
     def completed_points(self) -> list[Any]:
         """`x` of every trial that Optuna has as complete."""
-        import optuna
-
-        assert self.row is not None
-        study = optuna.load_study(study_name=self.row.name, storage=self.open().rdb)
-        return sorted(t.params["x"] for t in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+        return sorted(trial.params["x"] for trial in self.trials() if trial.state.name == "COMPLETE")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import damage, processes, rows
+from tests.faults import damage, pipes, processes, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import SHORT
 from tests.support.pg import PgServer
@@ -143,3 +143,46 @@ def test_what_a_killed_worker_left_ends_before_the_next_attempt(lab: Lab) -> Non
 @sqlite
 def test_workers_of_one_name_are_told_apart(lab: Lab) -> None:
     print(rows.one_name(lab, SHORT))
+
+
+@both
+def test_a_stopped_runner_delays_nobody(lab: Lab) -> None:
+    print(pipes.stopped_runners(lab, SHORT))
+
+
+@sqlite
+def test_control_a_stopped_worker_delays_its_runners(lab: Lab) -> None:
+    print(pipes.stopped_worker(lab, SHORT))
+
+
+@both
+def test_forked_children_that_report_do_no_harm(lab: Lab) -> None:
+    print(pipes.forked_children(lab, SHORT))
+
+
+@sqlite
+def test_control_with_its_parents_pipe_a_forked_child_does_harm(lab: Lab) -> None:
+    print(pipes.forked_children_unguarded(lab, SHORT))
+
+
+@sqlite
+def test_a_result_outlives_its_killed_worker_and_a_locked_file(lab: Lab) -> None:
+    print(pipes.result_kept_and_worker_killed(lab, SHORT, None))
+
+
+def test_a_result_outlives_its_killed_worker_and_the_outage(tmp_path: Path, own_pg_server: PgServer) -> None:
+    lab = Lab(tmp_path, own_pg_server.create_database(), SEED)
+    try:
+        print(pipes.result_kept_and_worker_killed(lab, SHORT, own_pg_server))
+    finally:
+        lab.close()
+
+
+@both
+def test_a_broker_killed_before_it_acknowledges_leaves_no_hole(lab: Lab) -> None:
+    print(pipes.killed_before_the_acknowledgement(lab, SHORT))
+
+
+@sqlite
+def test_control_checkpoints_that_do_not_wait_leave_holes(lab: Lab) -> None:
+    print(pipes.checkpoints_before_their_reports(lab, SHORT))

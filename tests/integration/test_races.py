@@ -43,7 +43,7 @@ def delivering(one: Party, claim: Claim) -> Any:
     """One party's result, to be delivered in a transaction that a test holds open."""
 
     def verb(connection: Any) -> None:
-        leases.check_last(connection, claim.lease)
+        leases.hold(connection, {claim.lease}, ending={claim.lease})
         outcomes.deliver(connection, one.database.clock, claim.lease, TicketState.COMPLETE, (1.0,))
 
     return verb
@@ -217,7 +217,7 @@ def test_a_reached_target_beside_a_claim_starts_nothing_new(
     claim, _ = one.begin()
 
     def deliver(connection: Any) -> None:
-        leases.check_last(connection, claim.lease)
+        leases.hold(connection, {claim.lease}, ending={claim.lease})
         outcomes.deliver(connection, database.clock, claim.lease, TicketState.COMPLETE, (0.95,))
 
     with stage.holding(one.database, deliver):
@@ -320,7 +320,7 @@ def test_who_holds_a_ticket_alone_never_waits_for_who_holds_the_study(
     claim, trial = one.begin()
     file = KeptFile("model.pt", "somewhere", "0" * 64, 1)
     with one.database.transaction() as connection:
-        leases.check(connection, claim.lease)
+        leases.hold(connection, {claim.lease})
         later = stage.start(
             lambda: other.database.write(lambda c: ENDS[verb](c, other.database, other, study))
         )
@@ -365,7 +365,7 @@ def test_deleting_a_study_while_a_result_comes_in_never_deadlocks(
     claim, _ = one.begin()
     one.database.patience.endless = True
 
-    with stage.holding(one.database, lambda c: leases.check(c, claim.lease)) as _:
+    with stage.holding(one.database, lambda c: leases.hold(c, {claim.lease})) as _:
         later = stage.start(lambda: studies.delete(database, study))
         stage.wait_until_blocked()
     later.result(30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,16 @@ from objectives.setup import Setup, assemble
 from objectives.standalone import LocalTrial
 
 QUICK: dict[str, Any] = {"dataset": "digits", "epochs": 3, "lr": 0.01, "hidden": 16, "train_limit": 300}
+
+
+class Interrupted(BaseException):
+    """As the service raises it: no Exception, so nothing may swallow it."""
+
+
+def weights(trial: LocalTrial) -> dict[str, Any]:
+    """The state dict that the trial kept."""
+    content: dict[str, Any] = torch.load(io.BytesIO(trial.read_artifact("model.pt")), weights_only=True)
+    return content
 
 
 def classify(**settings: Any) -> tuple[Any, LocalTrial]:

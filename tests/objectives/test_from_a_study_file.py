@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from tests.objectives.helpers import write_idx
-from tests.support.command import run_hpo
+from tests.support.command import look, run_hpo
 
 OWN = """
 import torch
@@ -62,7 +62,7 @@ def test_data_and_models_from_everywhere_and_a_sentence_for_what_is_missing(plac
     path.write_text(yaml.safe_dump(spec))
     options = ("--runners", "1", "--quiet", "--no-report")
     run_hpo("run", path, *options, cwd=elsewhere, timeout=240).check()
-    trials = run_hpo("trials", "everywhere", "--format", "json", cwd=elsewhere).check().json
+    trials = look("trials", "everywhere", "--format", "json", cwd=elsewhere).check().json
     assert len(trials) == 10
     for trial in trials:
         missing = trial["params"]["dataset"] == "mnist"

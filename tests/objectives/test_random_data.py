@@ -6,6 +6,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy
 from types import ModuleType
 from typing import Any
 
@@ -21,8 +22,7 @@ from objectives.datasets.load import forget, prepare
 from objectives.datasets.records import LazySamples, Samples
 from objectives.errors import DataError
 from objectives.standalone import LocalTrial
-from tests.objectives.helpers import failing_after, prepared, same_tensors
-from tests.objectives.test_train import Interrupted, weights
+from tests.objectives.helpers import Interrupted, failing_after, prepared, same_tensors, weights
 
 CPU = torch.device("cpu")
 Draw = Callable[[int], float]
@@ -154,7 +154,7 @@ def test_training_on_random_samples_resumes_bit_for_bit(storage: str, of: Any) -
         classifier.objective(broken)
     for workers in (1, 0):
         resumed = LocalTrial({**settings, "loader_workers": workers}, seed=3, attempt=2)
-        resumed.checkpoint._memory = dict(broken.checkpoint._memory)
+        resumed.checkpoint = copy(broken.checkpoint)
         assert classifier.objective(resumed) == value
         assert {**broken.logs, **resumed.logs} == unbroken.logs
         assert same_tensors(weights(resumed), weights(unbroken))

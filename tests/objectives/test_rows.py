@@ -18,7 +18,7 @@ from objectives import classifier, config, regressor
 from objectives.config import TrainingConfig
 from objectives.metrics import METRICS
 from objectives.standalone import LocalTrial
-from tests.support.command import run_hpo
+from tests.support.command import look, run_hpo
 
 Options = dict[str, list[Any]]
 
@@ -162,7 +162,7 @@ def test_every_option_is_reached_from_a_study_file(study: str, tmp_path: Path) -
     run_hpo(
         "run", path, "--runners", "1", "--quiet", "--no-report", "--no-evaluate", cwd=tmp_path, timeout=240
     ).check()
-    trials = run_hpo("trials", study, "--format", "json", cwd=tmp_path).check().json
+    trials = look("trials", study, "--format", "json", cwd=tmp_path).check().json
     assert [trial["state"] for trial in trials] == ["complete"] * len(points)
     for trial, point in zip(sorted(trials, key=lambda trial: trial["number"]), points, strict=True):
         assert trial["params"] == point

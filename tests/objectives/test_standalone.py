@@ -43,30 +43,17 @@ def test_suggestions_come_from_the_config_then_from_the_seed() -> None:
     assert trial.suggest_categorical("act", ["relu", "tanh"]) in ("relu", "tanh")
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_checkpoint_returns_the_newest_state(tmp_path: Path, in_memory: bool) -> None:
-    checkpoint = LocalCheckpoint(None if in_memory else tmp_path)
+def test_checkpoint_returns_the_newest_state() -> None:
+    checkpoint = LocalCheckpoint()
     assert checkpoint.latest is None
     assert checkpoint.load() is None
-    for step in (1, 2, 11):
+    for step in (1, 11, 2):
         checkpoint.save({"step": step, "weight": torch.full((2,), float(step))}, step)
     assert checkpoint.latest == 11
     state = checkpoint.load()
     assert state is not None
     assert state["step"] == 11
     assert torch.equal(state["weight"], torch.full((2,), 11.0))
-
-
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
-    checkpoint = LocalCheckpoint(tmp_path)
-    checkpoint.save({"step": 1}, 1)
-    checkpoint.save({"step": 2}, 2)
-    newest = max(tmp_path.glob("step-*.pt"))
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
-    assert checkpoint.load() == {"step": 1}
-    assert checkpoint.latest == 1
 
 
 def test_saved_state_is_a_copy() -> None:
@@ -95,14 +82,16 @@ def test_an_objective_runs_in_plain_optuna_with_pruning() -> None:
     assert [sorted(trial.intermediate_values) for trial in study.trials] == [[1, 2]] * 2
 
 
-def test_artifacts_of_a_trial_with_a_directory_are_files(tmp_path: Path) -> None:
-    trial = LocalTrial(QUICK, directory=tmp_path / "kept")
+def test_a_trial_keeps_checkpoints_and_artifacts_in_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trial = LocalTrial({**QUICK, "checkpoint_every": 1})
     objective(trial)
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
-        "checkpoints",
-        "evaluation.json",
-        "model.pt",
-    ]
+    assert trial.checkpoint.latest == QUICK["epochs"]
+    assert sorted(trial.artifacts) == ["evaluation.json", "model.pt"]
+    assert trial.read_artifact("model.pt") == trial.artifacts["model.pt"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reports_are_one_based_and_losses_are_logged() -> None:

@@ -62,7 +62,7 @@ def run_hpo(
 
 
 def look(*args: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> HpoResult:
-    """`hpo ARGS` in this process, for tests that only look at what real processes did.
+    """`hpo ARGS` in this process, for tests of what other, real processes did or are to do.
 
     A process of its own takes a second to import what is already here.
     """

@@ -24,7 +24,7 @@ def keep(party: Party, store: ArtifactStore, name: str, content: bytes, count: i
     row, sha256 = party.study, digest(content)
     if party.writer.keep_stored_file(row.id, name, sha256, len(content)):
         return None
-    lease = party.writer._lease()
+    lease = party.writer.lease
     folder = checkpoints.study_key(row.uid, row.name)
     key = checkpoints.object_key(folder, sha256, lease.ticket_id, lease.attempt, count)
     store.put(key, content)

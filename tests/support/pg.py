@@ -60,9 +60,11 @@ class PgServer:
 
     Args:
         network: an address of this machine with its network, `10.0.0.1/24`, where it answers as well.
+        durable: commits reach the disk, as on a server that people use; tests need no such thing.
     """
 
-    def __init__(self, network: str | None = None) -> None:
+    def __init__(self, network: str | None = None, *, durable: bool = False) -> None:
+        self._settings = {**_SETTINGS, **({"fsync": "on", "full_page_writes": "on"} if durable else {})}
         self._network = None if network is None else ip_interface(network)
         self._owner = _unprivileged_user() if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix="hpo-pg-"))
@@ -84,7 +86,7 @@ class PgServer:
         """Start the server and wait until it answers. Does nothing when it runs."""
         if self.running:
             return self
-        chosen = dict(_SETTINGS)
+        chosen = dict(self._settings)
         if self._network is not None:
             chosen["listen_addresses"] += f",{self._network.ip}"
         settings = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]

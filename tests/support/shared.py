@@ -15,7 +15,8 @@ from storage.database.engine import Database, parse_url
 from storage.database.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, metadata, ticket
 from storage.queue import leases, outcomes, studies, tickets, workers
-from storage.queue.attempts import AttemptWriter, Trial
+from storage.queue.optuna_rows import Trial
+from tests.support.writer import Writer
 
 LEASE = 30.0  # seconds; tests shift the clock instead of waiting
 SPACE = {"x": FloatDistribution(0.0, 1.0)}
@@ -56,7 +57,7 @@ def reopen(url: str, clock: Clock | None = None) -> Database:
 
 
 class Party:
-    """One worker with one runner: a database connection and a fenced writer of its own.
+    """One worker with one runner: a database connection and a writer of its own.
 
     `every`: it serves every study; `study` is the one it is at, and may be changed.
     """
@@ -72,7 +73,7 @@ class Party:
         lease: float = LEASE,
     ) -> None:
         self.database = reopen(url, clock)
-        self.writer = AttemptWriter(self.database)
+        self.writer = Writer(self.database)
         self.study = study
         self.name = name
         self.id = uuid.uuid4().hex
@@ -109,9 +110,9 @@ class Party:
 
     def start(self, claim: Claim, **params: float) -> Trial:
         """Begin, or take over, the claim's trial; writes are this claim's from now on."""
-        self.writer.fence.lease = claim.lease
+        self.writer.lease = claim.lease
         if claim.trial_id is not None:
-            return self.writer.take_over(self.study.optuna_study_id, claim, None)
+            return self.writer.take_over(claim, None)
         chosen = params or {"x": 0.5}
         return self.writer.start_trial(self.study.optuna_study_id, claim, chosen, SPACE, {})
 

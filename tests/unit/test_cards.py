@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -10,10 +11,14 @@ from hpo.runner.devices import out_of_device_memory
 from hpo.worker.cards import Access, Cards
 from hpo.worker.devices import Share
 from hpo.worker.turns import Assignment
+from storage.database.records import StudyRow
 
 TWO_CARDS = [Share("cuda:0", f"cuda:{card}", f"GPU-{card}") for card in (0, 1, 0, 1)]
 NO_SPEC: Any = None
-BIG, OTHER = Assignment("1", "big", NO_SPEC), Assignment("2", "other", NO_SPEC)
+BIG, OTHER = (
+    Assignment(cast(StudyRow, SimpleNamespace(uid=uid, name=name)), NO_SPEC)
+    for uid, name in (("1", "big"), ("2", "other"))
+)
 
 
 def test_as_long_as_nothing_waits_everybody_starts():

@@ -12,7 +12,7 @@ import pytest
 
 from hpo.cli.terminal import Terminal
 from hpo.cli.view import LiveView
-from hpo.runner.messages import Started
+from hpo.worker.events import Started
 from storage.database.engine import Database
 from storage.database.migrate import open_database
 from storage.database.records import Lease

@@ -13,7 +13,7 @@ from hpo.search.prior import WithPrior, prior_trials
 from hpo.search.samplers import suggest
 from hpo.search.space import random_point
 from hpo.spec import StudySpec, parse_spec
-from tests.unit.test_search_samplers import provisional
+from tests.support.sampling import provisional
 
 
 def spec(sampler: str) -> StudySpec:

@@ -17,7 +17,7 @@ from hpo.search.pruners import make_pruner
 from hpo.search.samplers import needs_stored_trial, suggest
 from hpo.spec import StudySpec, parse_spec
 from storage.queue.optuna_rows import DIVERGED
-from tests.unit.test_search_samplers import provisional
+from tests.support.sampling import provisional
 
 CLIFF = 0.1  # above this learning rate training explodes
 BEST = 0.01

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import pickle
 import statistics
-import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
-from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import RDBStorage
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import SpecError
-from hpo.search.cmaes import ReplayedCmaEsSampler
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import distribution, random_point
-from hpo.spec import StudySpec, parse_spec
 from hpo.spec.conditions import active
+from tests.support.sampling import NUMBERS, SPACE, history, loss, provisional, run, spec, sphere
 
-SPACE: dict[str, Any] = {
-    "lr": {"type": "float", "low": 1e-4, "high": 0.3, "log": True},
-    "hidden": {"type": "int", "low": 16, "high": 256, "log": True},
-    "layers": {"type": "int", "low": 1, "high": 3},
-    "drop": {"type": "float", "low": 0, "high": 0.5, "step": 0.1},
-    "opt": {"type": "categorical", "choices": ["sgd", "adam"]},
-    "only": {"type": "categorical", "choices": ["one"]},
-    "momentum": {"type": "float", "low": 0, "high": 0.99, "when": {"opt": ["sgd"]}},
-    "width": {"type": "categorical", "choices": {"s": [8], "l": [64, 64]}, "when": {"layers": [2, 3]}},
-}
 FREE_OF_HISTORY = ["random", "qmc"]
 UNSTORED = ["random", "qmc", "tpe", "gp"]
 EVERY = [*UNSTORED, "cmaes", "nsga2"]
@@ -44,70 +29,6 @@ EVERY = [*UNSTORED, "cmaes", "nsga2"]
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def spec(sampler: Any, space: dict[str, Any] | None = None, **more: Any) -> StudySpec:
-    base = {"study": "s", "objective": "m", "budget": {"trials": 1000}, "sampler": sampler}
-    direction = {} if "directions" in more else {"direction": "minimize"}
-    return parse_spec(base | direction | {"space": SPACE if space is None else space} | more)
-
-
-def provisional(number: int = 0) -> FrozenTrial:
-    """A trial that asks for its parameters before any storage holds it."""
-    return FrozenTrial(
-        number=number,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=-1,
-    )
-
-
-def loss(point: dict[str, Any]) -> float:
-    return (
-        (math.log10(point["lr"]) + 2) ** 2
-        + abs(point["hidden"] - 64) / 64
-        + (0.0 if point["opt"] == "sgd" else 0.5)
-        + abs(point.get("momentum", 0.5) - 0.9)
-    )
-
-
-def run(
-    made: StudySpec, study: optuna.Study, trials: int, value: Callable[[dict[str, Any]], Any] = loss
-) -> list[dict[str, Any]]:
-    """Trials one after another, as a runner makes them: stored first where the sampler needs that."""
-    points = []
-    for ticket in range(trials):
-        trial = provisional(ticket)
-        if needs_stored_trial(made):
-            trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
-        point = suggest(made, study, trial, ticket, {})
-        points.append(point)
-        dists = {name: distribution(made.space[name]) for name in point}
-        values = value(point)
-        values = [values] if isinstance(values, float) else list(values)
-        if trial._trial_id < 0:
-            study.add_trial(create_trial(params=point, distributions=dists, values=values))
-            continue
-        for name, dist in dists.items():
-            internal = dist.to_internal_repr(point[name])
-            study._storage.set_trial_param(trial._trial_id, name, internal, dist)
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, values)
-    return points
-
-
-def history(study: optuna.Study, made: StudySpec, count: int, offset: int = 5000) -> None:
-    """Complete trials at random points."""
-    for ticket in range(offset, offset + count):
-        point = random_point(made, 0, ticket)
-        dists = {name: distribution(made.space[name]) for name in point}
-        study.add_trial(create_trial(params=point, distributions=dists, value=loss(point)))
 
 
 # What every sampler must do
@@ -229,14 +150,6 @@ class TestTicketSamplerKeepsOptunasContract(BasicSamplerTestCase, MultiObjective
         return lambda: TicketSampler(0, 0)
 
 
-class TestReplayedCmaEsKeepsOptunasContract(BasicSamplerTestCase):
-    """Optuna's published suite for samplers."""
-
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: ReplayedCmaEsSampler(n_startup_trials=0, warn_independent_sampling=False)
-
-
 def test_undeclared_names_are_drawn_by_ticket_too() -> None:
     made = spec("random", {})
 
@@ -246,72 +159,6 @@ def test_undeclared_names_are_drawn_by_ticket_too() -> None:
 
     assert values(4) == values(4)
     assert len({values(ticket) for ticket in range(20)}) == 20
-
-
-# Quasi-random
-
-
-@pytest.mark.parametrize("kind", ["sobol", "halton"])
-@pytest.mark.parametrize("scramble", [True, False])
-@pytest.mark.filterwarnings("error")
-def test_every_ticket_has_its_own_point_of_the_sequence(kind: str, scramble: bool) -> None:
-    made = spec(
-        {"name": "qmc", "qmc_type": kind, "scramble": scramble},
-        {"lr": SPACE["lr"], "x": SPACE["momentum"] | {"when": None}},
-    )
-    nothing = cast(Any, None)
-    points = [suggest(made, nothing, nothing, ticket, {}) for ticket in range(64)]
-    assert len({point["lr"] for point in points}) == 64
-    shares = sorted((math.log(point["lr"]) - math.log(1e-4)) / math.log(0.3 / 1e-4) for point in points)
-    if kind == "sobol":
-        assert all(i / 64 - 1e-9 <= share <= (i + 1) / 64 + 1e-9 for i, share in enumerate(shares)), (
-            "the first 2^n points of a Sobol' sequence have one in each 2^n-th of every dimension"
-        )
-    else:
-        assert max(b - a for a, b in itertools.pairwise(shares)) < 4 / 64
-
-
-def test_a_condition_does_not_shift_the_other_dimensions() -> None:
-    with_child = spec("qmc")
-    without = spec("qmc", SPACE | {"momentum": SPACE["momentum"] | {"when": None}})
-    nothing = cast(Any, None)
-    for ticket in range(16):
-        here, there = (suggest(s, nothing, nothing, ticket, {}) for s in (with_child, without))
-        assert here["lr"] == there["lr"]
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_optunas_own_qmc_repeats_points_under_concurrency_and_ours_cannot() -> None:
-    """Two of Optuna's samplers that read the counter before either writes it take the same point."""
-
-    class Slow(InMemoryStorage):
-        barrier = threading.Barrier(2)
-
-        def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-            attrs = super().get_study_system_attrs(study_id)
-            self.barrier.wait(timeout=20)
-            return attrs
-
-    study = optuna.create_study(storage=Slow())
-    dists: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
-    study.add_trial(create_trial(params={"x": 0.5}, distributions=dists, value=0.0))
-    found: list[float] = []
-
-    def ask() -> None:
-        sampler = optuna.samplers.QMCSampler(scramble=True, seed=1)
-        trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
-        found.append(sampler.sample_relative(study, trial, dists)["x"])
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found[0] == found[1], "the control: Optuna's repeats"
-
-    made = spec("qmc", {"x": {"type": "float", "low": 0, "high": 1}})
-    nothing = cast(Any, None)
-    assert len({suggest(made, nothing, nothing, ticket, {})["x"] for ticket in range(1000)}) == 1000
 
 
 # TPE
@@ -426,103 +273,6 @@ def test_tpe_finds_as_good_points_as_optunas_own_loop_and_better_than_random() -
     )
     assert ours < 1.6 * plain
     assert ours < 0.75 * chance
-
-
-# CMA-ES
-
-
-NUMBERS: dict[str, Any] = {
-    "x": {"type": "float", "low": -5, "high": 5},
-    "y": {"type": "float", "low": -5, "high": 5},
-    "n": {"type": "int", "low": 1, "high": 100, "log": True},
-}
-
-
-def sphere(point: dict[str, Any]) -> float:
-    return float((point["x"] - 1) ** 2 + (point["y"] + 2) ** 2 + math.log(point["n"] / 10) ** 2)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"with_margin": True}, {"use_separable_cma": True}, {"lr_adapt": True}]
-)
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_replayed_cmaes_makes_the_steps_of_optunas(options: dict[str, bool]) -> None:
-    """Trial by trial, where both draw the same seed for a trial whatever they drew before."""
-    made = spec("cmaes", NUMBERS)
-    dists = {name: distribution(parameter) for name, parameter in made.space.items()}
-
-    def found(kind: type[CmaEsSampler]) -> list[dict[str, Any]]:
-        study = optuna.create_study()
-        for ticket in range(40):
-            study.sampler = kind(warn_independent_sampling=False, seed=1, **options)
-            study.sampler._cma_rng = SimpleNamespace(rng=SimpleNamespace(randint=lambda low, high: 77))
-            study.sampler._independent_sampler = TicketSampler(0, ticket)
-            trial = study.ask(dists)
-            study.tell(trial, sphere(trial.params))
-        return [trial.params for trial in study.trials]
-
-    assert found(ReplayedCmaEsSampler) == [pytest.approx(params, rel=1e-9) for params in found(CmaEsSampler)]
-
-
-def test_cmaes_closes_in_on_the_optimum() -> None:
-    study = optuna.create_study()
-    run(spec("cmaes", NUMBERS), study, 80, sphere)
-    assert study.best_value < 0.1
-    made = spec("random", NUMBERS)
-    assert statistics.median(sphere(random_point(made, 0, ticket)) for ticket in range(80)) > 5
-
-
-def test_cmaes_unpickles_nothing_from_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = spec("cmaes", NUMBERS)
-    study = optuna.create_study()
-    run(made, study, 12, sphere)
-    bait = pickle.dumps(print).hex()
-    trial_id = study._storage.create_new_trial(study._study_id)
-    study._storage.set_trial_system_attr(trial_id, "cma:optimizer:0", bait)
-    for name, dist in ((name, distribution(parameter)) for name, parameter in made.space.items()):
-        study._storage.set_trial_param(trial_id, name, 1.0, dist)
-    study._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
-
-    def caught(*args: Any) -> Any:
-        raise AssertionError("something was unpickled")
-
-    monkeypatch.setattr(pickle, "loads", caught)
-    asking = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
-    assert suggest(made, study, asking, 13, {})
-    with pytest.raises(AssertionError, match="unpickled"):  # the control: Optuna's own does
-        CmaEsSampler(seed=0).sample_relative(
-            study, asking, CmaEsSampler().infer_relative_search_space(study, asking)
-        )
-
-
-def test_cmaes_stores_its_generation_and_no_state() -> None:
-    study = optuna.create_study()
-    run(spec("cmaes", NUMBERS), study, 30, sphere)
-    keys = {key for trial in study.trials for key in trial.system_attrs}
-    assert keys == {"cma:generation"}
-    assert study.trials[-1].system_attrs["cma:generation"] >= 3
-
-
-def test_a_straggler_changes_nothing_that_cmaes_has_learnt() -> None:
-    made = spec("cmaes", NUMBERS)
-    study = optuna.create_study()
-    run(made, study, 1, sphere)
-    late = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
-    dists = {name: distribution(parameter) for name, parameter in made.space.items()}
-    for name, value in suggest(made, study, late, 1, {}).items():
-        study._storage.set_trial_param(late._trial_id, name, dists[name].to_internal_repr(value), dists[name])
-    run(made, study, 29, sphere)
-
-    def ask() -> dict[str, Any]:
-        space = make_sampler(made, 99).infer_relative_search_space(study, late)
-        asking = study._storage.get_trial(late._trial_id)
-        return make_sampler(made, 99).sample_relative(study, asking, space)
-
-    trial_id = late._trial_id
-    late = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
-    before = ask()
-    study._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1e9])
-    assert ask() == before
 
 
 # NSGA-II

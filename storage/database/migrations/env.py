@@ -3,8 +3,9 @@
 from alembic import context
 
 from storage.database.migrate import VERSION_TABLE
-from storage.database.tables import metadata
+from storage.database.tables import declare_partial_indexes, metadata
 
+declare_partial_indexes()
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,

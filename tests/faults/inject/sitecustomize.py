@@ -4,9 +4,11 @@ Installed by `tests.faults.lab` through PYTHONPATH, so that nothing of it is in 
 
 HPO_FAULTS is JSON:
     seed, log      numbers drawn from (seed, number of this process); kills are noted in the file `log`
-    kill           probability that a runner ends itself with SIGKILL at a boundary of a transaction:
-                   as it begins, just before its COMMIT, just after
-    kill_worker    the same for the worker's own process
+    kill           probability that a runner ends itself with SIGKILL just before it says something to its
+                   worker, or just after
+    kill_worker    probability that a worker does at a boundary of a transaction: as it begins, just before
+                   its COMMIT, just after
+    at             at these of the boundaries alone; by default at each of them
     clock          seconds by which this process's clock is wrong
     boot_step      seconds by which the wall clock has stepped when this process starts
     off            protections to switch off, for negative controls: see `_OFF`
@@ -20,6 +22,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +41,29 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
     chance = float(plan.get("kill" if role == "runner" else "kill_worker", 0))
     if not chance:
         return
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-    from sqlalchemy.engine.default import DefaultDialect
-
     log = Path(plan["log"])
     numbers = random.Random(f"{plan['seed']} {_noted(log.with_suffix('.starts'), role)}")
 
     def boundary(name: str) -> None:
-        if numbers.random() < chance:
+        if name in plan.get("at", [name]) and numbers.random() < chance:
             _noted(log, f"{role} {name}")
             os.kill(os.getpid(), signal.SIGKILL)
+
+    if role == "runner":
+        from hpo.runner.channel import Channel
+
+        send = Channel.send
+
+        def sending(self: Channel, content: bytes) -> None:
+            boundary("before message")
+            send(self, content)
+            boundary("after message")
+
+        Channel.send = sending  # type: ignore[method-assign]
+        return
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.default import DefaultDialect
 
     event.listen(Engine, "begin", lambda _connection: boundary("begin"))
     commit = DefaultDialect.do_commit
@@ -63,17 +78,9 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
 
 def _without_fence() -> None:
     """Writes are not checked against the lease."""
-    import sqlalchemy as sa
-
-    from storage.database.tables import ticket
     from storage.queue import leases
-    from storage.queue.fence import Fence
 
-    def check(connection: Any, lease: Any) -> Any:
-        return connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
-
-    leases.check = check  # type: ignore[assignment]
-    Fence.prove = lambda *_: None  # type: ignore[method-assign,assignment]
+    leases.refusal = lambda _row, _lease: None  # type: ignore[assignment]
 
 
 def _without_take_back() -> None:
@@ -84,44 +91,53 @@ def _without_take_back() -> None:
 
 
 def _without_migration_lock() -> None:
-    """Everybody who finds an empty database makes its tables."""
-    from contextlib import nullcontext
+    """Everybody who finds an empty database makes its tables, and all at the same moment."""
+    from contextlib import contextmanager
 
     from storage.database import migrate
 
-    migrate._lock = lambda _url: nullcontext()  # type: ignore[assignment]
+    @contextmanager
+    def together(_url: Any) -> Iterator[None]:
+        time.sleep(2.0 - time.time() % 2.0)
+        yield
+
+    migrate._lock = together  # type: ignore[assignment]
 
 
 def _without_atomic_claim() -> None:
     """A ticket is looked up, and then taken in another transaction."""
     import sqlalchemy as sa
 
-    from hpo.runner.session import StudySession
+    from hpo.worker.dispatch import Dispatch
+    from storage.database.records import Claim
     from storage.database.tables import attempt, ticket
     from storage.queue import optuna_rows, tickets
 
-    real = StudySession.claim
+    real = Dispatch._claimed
 
-    def claim(self: Any, alone: Any = None) -> Any:
-        free = sa.select(ticket).where(ticket.c.study_id == self.row.id, ticket.c.state == "queued")
-        row = self.database.read(lambda c: c.execute(free.order_by(ticket.c.number).limit(1)).first())
+    def claimed(self: Any, orders: Any, connection: Any) -> Any:
+        (order,) = orders
+        desk = order.desk
+        free = sa.select(ticket).where(ticket.c.study_id == desk.study.row.id, ticket.c.state == "queued")
+        row = connection.execute(free.order_by(ticket.c.number).limit(1)).first()
         if row is None:
-            return real(self, alone)
+            return real(self, orders, connection)
+        connection.commit()
         time.sleep(0.3)
-        me = {"worker_id": self.boot.worker_id, "runner": self.boot.runner}
-        until = self.database.clock.now() + self.boot.lease
+        me = {"worker_id": self._worker_id, "runner": desk.runner}
+        until = self._clock.now() + self._lease
         taken = {"state": "running", "attempt": row.attempt + 1, "lease_until": until, **me}
         trial = {"ticket_id": row.id, "number": row.attempt + 1, "state": "running", "started_at": 0.0}
 
-        def take(c: Any) -> None:
+        def take(c: Any) -> Claim:
             c.execute(ticket.update().where(ticket.c.id == row.id).values(**taken))
             new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
+            return tickets._claim(row, row.attempt + 1)
 
-        self.database.write(take)
-        return tickets._claim(row, row.attempt + 1)
+        return [(self._transact(take), None, {})]
 
-    StudySession.claim = claim  # type: ignore[method-assign]
+    Dispatch._claimed = claimed  # type: ignore[method-assign]
 
 
 def _without_start_ticks() -> None:
@@ -153,6 +169,22 @@ def _without_looking_for_leftovers() -> None:
     leftovers.end_leftovers = lambda *_args, **_more: 0  # type: ignore[assignment]
 
 
+def _without_fork_guard() -> None:
+    """A forked process has its parent's pipe."""
+    if "hpo.runner.process" in " ".join(sys.orig_argv):
+        from hpo.runner.link import Link
+
+        Link._forked = lambda _self: None  # type: ignore[method-assign]
+
+
+def _without_waiting_for_commits() -> None:
+    """A checkpoint is saved whether or not the reports before it are written."""
+    if "hpo.runner.process" in " ".join(sys.orig_argv):
+        from hpo.runner.link import Voice
+
+        Voice.flush = lambda _self: None  # type: ignore[method-assign]
+
+
 def _step_of_the_wall_clock(seconds: float) -> None:
     """The kernel's time of boot, and with it every process's time of start, has moved."""
     import psutil._pslinux as kernel
@@ -170,6 +202,8 @@ _OFF = {
     "take back": _without_take_back,
     "migration lock": _without_migration_lock,
     "atomic claim": _without_atomic_claim,
+    "fork guard": _without_fork_guard,
+    "waiting for commits": _without_waiting_for_commits,
 }
 
 

@@ -1,0 +1,304 @@
+"""A runner's side of the pipe: what the objective's thread says, and what comes back.
+
+A report returns before its commit. So what may be seen only once it is committed waits for that: a checkpoint
+(`flush`), a pruner's decision and a result (`ask`). Of an attempt's messages at most `UNHEARD` are under way,
+and none more while the database is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from hpo.runner.channel import Channel
+from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
+from hpo.runner.messages import (
+    UNHEARD,
+    Abandon,
+    Answer,
+    Away,
+    Boot,
+    Drain,
+    Numbered,
+    Quit,
+    Refused,
+    Sync,
+    Task,
+    ToRunner,
+    ToWorker,
+    from_worker,
+    to_worker,
+)
+from storage.database.errors import LeaseLostError
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=Numbered)
+
+
+class ForkedError(RuntimeError):
+    """A process that the objective forked used its parent's trial."""
+
+
+class Link:
+    """Says what an attempt has to say, and hears the worker in a thread of its own."""
+
+    def __init__(
+        self, channel: Channel, stop: StopFlag, on_end: Callable[[], Any] = lambda: os._exit(1)
+    ) -> None:
+        self.orders: queue.SimpleQueue[Boot | Task | Quit] = queue.SimpleQueue()
+        self._channel = channel
+        self._stop = stop
+        self._on_end = on_end
+        self._is_forked = False
+        self._changed = threading.Condition()
+        self._serial = 0
+        self._said = self._committed = 0  # numbers of messages
+        self._away = False
+        self._answers: dict[int, Any] = {}
+        self._error: Exception | None = None
+        os.register_at_fork(after_in_child=self._forked)
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the worker has told this runner to stop at the next chance."""
+        return self._stop.urgency is Urgency.NOW
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database is away, as far as the worker has said."""
+        return self._away
+
+    def begin(self, serial: int) -> Voice:
+        """What is said from now on is of this task: by the session, and by its objective with this voice."""
+        with self._changed:
+            self._serial, self._error = serial, None
+            self._committed = self._said
+            self._answers.clear()
+            self._changed.notify_all()
+        return Voice(self, self._stop, serial)
+
+    def tell(self, message: ToWorker) -> None:
+        """Say something that is no attempt's."""
+        self._here()
+        self._channel.send(to_worker(message))
+
+    def post(self, kind: type[M], *fields: Any, serial: int | None = None) -> None:
+        """Say something of the attempt, or of the one of `serial` alone, that will be written soon.
+
+        Raises:
+            LeaseLostError: the attempt may write no more.
+            Interrupted: it must stop, and this cannot be said now.
+        """
+        self._here()
+        with self._changed:
+            self._demand(serial)
+            if self._away or self._said - self._committed >= UNHEARD:
+                self._hear_of_commits(serial)
+            self._say(kind, *fields)
+
+    def ask(self, kind: type[M], *fields: Any, serial: int | None = None) -> Any:
+        """Say something of the attempt, or of the one of `serial` alone, and wait for the answer.
+
+        Raises:
+            LeaseLostError: the attempt may write no more.
+            Interrupted: it must stop, and there is no answer yet.
+        """
+        self._here()
+        with self._changed:
+            self._demand(serial)
+            number = self._say(kind, *fields)
+            self._wait(lambda: number in self._answers, serial)
+            return self._taken(number)
+
+    def ask_at_last(self, kind: type[M], *fields: Any, when_unheard: Callable[[], None], after: float) -> Any:
+        """As `ask`, for an attempt's end: also of one that is told to stop, or may write no more.
+
+        Args:
+            kind: what is said.
+            fields: of the message.
+            when_unheard: called once when the database is away, or there is no answer within `after` seconds.
+            after: seconds.
+
+        Raises:
+            Interrupted: told to stop at once, and the database is away.
+        """
+        self._here()
+        with self._changed:
+            number = self._say(kind, *fields)
+            heard = self._changed.wait_for(lambda: number in self._answers or self._away, after)
+        if not heard or number not in self._answers:
+            when_unheard()
+        with self._changed:
+            self._changed.wait_for(lambda: number in self._answers or (self.is_leaving and self._away))
+            if number not in self._answers:
+                raise Interrupted("told to leave while the database is away")
+            return self._taken(number)
+
+    def check(self, *, serial: int | None = None) -> None:
+        """See whether the attempt may go on.
+
+        Raises:
+            LeaseLostError: the attempt may write no more.
+            Interrupted: it is over.
+        """
+        self._here()
+        with self._changed:
+            self._demand(serial)
+            if self._error is not None:
+                raise self._error
+
+    def flush(self, *, serial: int | None = None) -> None:
+        """Wait until everything said of the attempt is committed.
+
+        Raises:
+            LeaseLostError: the attempt may write no more.
+            Interrupted: it must stop at once.
+        """
+        self._here()
+        with self._changed:
+            self._demand(serial)
+            self._hear_of_commits(serial)
+
+    def _hear_of_commits(self, serial: int | None) -> None:
+        """Wait until everything said so far is committed."""
+        if self._committed < self._said:
+            number = self._say(Sync)
+            self._wait(lambda: number in self._answers, serial)
+            self._taken(number)
+
+    def _say(self, kind: type[M], *fields: Any) -> int:
+        content = to_worker(kind(self._said + 1, self._serial, *fields))
+        self._said += 1
+        self._channel.send(content)
+        return self._said
+
+    def _taken(self, number: int) -> Any:
+        value = self._answers.pop(number)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def _demand(self, serial: int | None) -> None:
+        """Whoever speaks for an attempt that is over is a thread that it left behind."""
+        if serial is not None and serial != self._serial:
+            raise Interrupted("this trial is over")
+
+    def _wait(self, until: Callable[[], bool], serial: int | None) -> None:
+        """Hold on until something is so, or the attempt may not go on."""
+        waits_for = self._serial if serial is None else serial
+        self._changed.wait_for(
+            lambda: until() or self._error is not None or self._must_stop or self._serial != waits_for
+        )
+        self._demand(waits_for)
+        if self._error is not None:
+            raise self._error
+        if self._must_stop and not until():
+            raise Interrupted(self._stop.urgency.name)
+
+    @property
+    def _must_stop(self) -> bool:
+        """Whether there is nothing to wait for: what is told to stop at once still hears of its commits."""
+        return self._stop.urgency is Urgency.LOST or (self.is_leaving and self._away)
+
+    def _here(self) -> None:
+        if self._is_forked:
+            raise ForkedError(
+                "this process was forked by the objective, and a trial belongs to the process it was given "
+                "to: hand values back to that, and report them there"
+            )
+
+    def _forked(self) -> None:
+        self._is_forked = True
+        self._channel.close()
+
+    def _listen(self) -> None:
+        """Hear the worker; when it is gone, so is this process."""
+        while True:
+            try:
+                message = from_worker(self._channel.receive())
+            except (EOFError, OSError):
+                self._on_end()
+                return
+            self._hear(message)
+
+    def _hear(self, message: ToRunner) -> None:
+        with self._changed:
+            match message:
+                case Boot() | Task() | Quit():
+                    self.orders.put(message)
+                case Answer():
+                    self._answers[message.number] = message.value
+                    self._committed = max(self._committed, message.number)
+                case Away():
+                    if message.away and not self._away:
+                        log.warning("database away: reports and results wait until it is back")
+                    self._away = message.away
+                case Refused() if message.serial == self._serial:
+                    self._error = self._error or message.error
+                    if isinstance(message.error, LeaseLostError):
+                        self._stop.raise_to(Urgency.LOST)
+                case Abandon() if message.serial == self._serial:
+                    self._stop.raise_to(Urgency.LOST)
+                case Drain():
+                    self._stop.raise_to(Urgency.NOW if message.now else Urgency.END_OF_EPOCH)
+            self._changed.notify_all()
+
+
+class Voice:
+    """What one attempt's objective says. When the attempt is over it says nothing more: not for the next one.
+
+    That it may write no more reaches the objective as `Interrupted`, which `except Exception` cannot swallow.
+    """
+
+    def __init__(self, link: Link, stop: StopFlag, serial: int) -> None:
+        self._link, self._stop, self._serial = link, stop, serial
+
+    def post(self, kind: type[M], *fields: Any) -> None:
+        """Say something that will be written soon.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            self._link.post(kind, *fields, serial=self._serial)
+
+    def ask(self, kind: type[M], *fields: Any) -> Any:
+        """Say something, and wait for the answer.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            return self._link.ask(kind, *fields, serial=self._serial)
+
+    def check(self) -> None:
+        """See whether the attempt may go on.
+
+        Raises:
+            Interrupted: it must stop.
+        """
+        with self._interrupted_when_lost():
+            self._link.check(serial=self._serial)
+
+    def flush(self) -> None:
+        """Wait until everything that was said is committed.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            self._link.flush(serial=self._serial)
+
+    @contextmanager
+    def _interrupted_when_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except LeaseLostError as error:
+            self._stop.raise_to(Urgency.LOST)
+            raise Interrupted(str(error)) from error

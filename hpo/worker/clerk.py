@@ -1,0 +1,345 @@
+"""The broker's clerk: writes what runners say, hands out what is claimed, and says what came of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hpo.errors import CodeDiffersError, ExitCode
+from hpo.runner.messages import Away, Broken, Finish, Numbered, Step
+from hpo.worker import writes
+from hpo.worker.asker import Asker
+from hpo.worker.desk import Desk
+from hpo.worker.dispatch import Dispatch, Order
+from hpo.worker.events import Ended, NoTicket
+from hpo.worker.housekeeping import Housekeeper
+from hpo.worker.study import Held, ServedStudy
+from hpo.worker.writes import Pending, Then
+from storage.database.engine import Database, Transaction
+from storage.database.errors import (
+    DatabaseFaultError,
+    DatabaseUnreachableError,
+    LeaseLostError,
+    StorageError,
+)
+from storage.database.records import AttemptState
+from storage.queue import attempts, leases, outcomes
+from storage.queue.attempts import Report, Write, end_if_live
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A runner said something of the attempt it holds."""
+
+    desk: Desk
+    message: Numbered
+
+
+@dataclass(frozen=True)
+class Left:
+    """A runner is gone. What it still holds ends so: `failed`, `lost` or `released`."""
+
+    desk: Desk
+    state: AttemptState
+    why: str
+
+
+@dataclass(frozen=True)
+class Own:
+    """Something of the worker's own."""
+
+    verb: Callable[[Transaction], Any]
+
+
+Item = Order | Said | Pending | Left | Own
+
+
+class Clerk:
+    """Works in one thread, and is the only one that writes for runners.
+
+    Args:
+        database: the shared database.
+        worker_id: the worker's.
+        lease: seconds.
+        asker: has samplers choose.
+        housekeeper: removes files.
+        say: tells the worker's loop what happened to a runner.
+        tell_all: tells every runner something.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: str,
+        lease: float,
+        *,
+        asker: Asker,
+        housekeeper: Housekeeper,
+        say: Callable[[Desk, Any], None],
+        tell_all: Callable[[Any], None],
+    ) -> None:
+        self.settled = 0  # runners whose end is written
+        self._database = database
+        self._asker = asker
+        self._housekeeper = housekeeper
+        self._say = say
+        self._tell_all = tell_all
+        self._dispatch = Dispatch(
+            database.clock,
+            worker_id,
+            lease,
+            asker=asker,
+            housekeeper=housekeeper,
+            say=say,
+            transact=self._patiently,
+            write=lambda pending: self._commit([pending]),
+        )
+
+    def drain(self) -> None:
+        """Claim nothing more."""
+        self._dispatch.is_draining = True
+
+    def handle(self, items: Sequence[Item]) -> None:
+        """Write what came, in the order it came; claims come after it."""
+        rest = list(items)
+        try:
+            self._write([item for item in rest if not isinstance(item, Order)])
+            self._dispatch.claim([item for item in rest if isinstance(item, Order)])
+        except DatabaseFaultError as error:
+            self.fail(rest, error)
+
+    def _write(self, items: Sequence[Any]) -> None:
+        """One group commit, or several where something of the worker's own comes between."""
+        group: list[Pending] = []
+        for item in items:
+            match item:
+                case Own():
+                    self._commit(group)
+                    group = []
+                    self._patiently(item.verb)
+                case Left():
+                    self._commit(group)
+                    group = []
+                    self._settle(item)
+                case _:
+                    pending = self._pending(item)
+                    if pending is not None:
+                        group.append(pending)
+        self._commit(group)
+
+    def _pending(self, item: Said | Pending) -> Pending | None:
+        """What is to be written of an item; None where it is refused."""
+        desk, held = item.desk, item.desk.held
+        if isinstance(item, Pending):
+            return item if item.held is held and not held.is_over else None
+        message = item.message
+        if held is None or message.serial != held.serial:
+            return None  # left over from a trial that is over
+        if held.is_over or held.lost is not None:
+            self._answer_stale(desk, held, message)
+            return None
+        if isinstance(message, Finish) and message.state is AttemptState.LOST:
+            held.lost = message.error or "lost"
+            self._answer_stale(desk, held, message)
+            return None
+        try:
+            return writes.of_message(self._database, desk, held, message)
+        except Exception as error:  # it, or what made it, is wrong
+            desk.refuse(message, error)
+            return None
+
+    def _answer_stale(self, desk: Desk, held: Held, message: Numbered) -> None:
+        """An attempt that may write no more said something; its end is counted once."""
+        why = held.lost or "this attempt has ended"
+        if isinstance(message, Finish) and not held.is_over:
+            self._patiently(partial(leases.note_rejected, lease=held.lease))
+            self._over(desk, held, Ended(held.lease, AttemptState.LOST, error=why))
+        desk.refuse(message, LeaseLostError(why))
+
+    def _commit(self, group: Sequence[Pending]) -> None:
+        """Write a group, then say what came of it."""
+        if not group:
+            return
+        entries = [entry for pending in group for entry in pending.entries]
+        # Before a pruner is asked: with the values it will compare, where they are in the same group.
+        look = {p.desk.study for p in group if p.desk.study.compares and isinstance(p.message, Step)}
+        for study in look:
+            if not study.has_looked:  # all there is to read; nobody's write waits for that
+                self._trying(partial(_called_with, study.look), write=False)
+        answers = iter(self._committed(entries, look) if entries else ())
+        for pending in group:
+            results = [next(answers) for _ in pending.entries]
+            refused = next((one for one in results if isinstance(one, Exception)), None)
+            if refused is not None:
+                self._refuse(pending, refused)
+                continue
+            pending.learn()
+            if pending.then is not None:
+                self._follow(pending, results[-1] if results else None)
+
+    def _follow(self, pending: Pending, result: Any) -> None:
+        """What a write was for."""
+        desk, held = pending.desk, pending.held
+        match pending.then:
+            case Then.ANSWER:
+                pending.answer_with(result if result is not None else pending.answer)
+            case Then.BEGIN:
+                held.trial = result
+                self._dispatch.begin(desk, held, pending.params or {})
+            case Then.GO_ON:
+                self._asker.go_on(pending)
+            case Then.RUN:
+                self._dispatch.run(pending)
+            case Then.PRUNE:
+                _answer(pending, lambda: self._should_prune(pending))
+            case Then.SUGGEST:
+                self._asker.suggest(pending)
+            case Then.READ:
+                self._asker.read(pending)
+            case Then.ACT:
+                self._act(pending)
+            case Then.END:
+                self._ended(pending)
+
+    def _should_prune(self, pending: Pending) -> bool:
+        desk, held = pending.desk, pending.held
+        assert held.trial is not None
+        return desk.study.should_prune(held.trial, partial(self._asker.note, desk, held))
+
+    def _act(self, pending: Pending) -> None:
+        try:
+            _answer(pending, lambda: self._database.write_once(partial(_while_held, pending)))
+        except LeaseLostError as error:
+            self._refuse(pending, error)
+
+    def _refuse(self, pending: Pending, why: Exception) -> None:
+        """The lease is lost, the database does not take a value, or a result may not count."""
+        desk, held = pending.desk, pending.held
+        if isinstance(why, StorageError | CodeDiffersError):
+            told: Exception = why
+        else:
+            told = ValueError(f"the database does not take this: {writes.shortened(why)}")
+        if isinstance(why, LeaseLostError):
+            held.lost = str(why)
+        if (
+            pending.then in (Then.BEGIN, Then.RUN) and pending.message is None
+        ):  # its runner knows nothing of it
+            held.is_over = True
+            lost = held.lost is not None
+            self._say(desk, NoTicket(False, str(why)) if lost else Broken(str(told), ExitCode.FAILED))
+            return
+        if held.lost is not None:
+            if pending.message is not None:
+                self._answer_stale(desk, held, pending.message)
+            return
+        if pending.end is None:
+            held.error = held.error or told
+        if pending.message is not None:
+            desk.refuse(pending.message, told)
+
+    def _ended(self, pending: Pending) -> None:
+        """An attempt's end is written."""
+        assert pending.end is not None
+        desk, held = pending.desk, pending.held
+        self._over(desk, held, pending.end)
+        pending.answer_with(None)
+        if held.trial is not None:
+            self._housekeeper.let_go(desk.study, held.trial, AttemptState(pending.end.state), held.lease)
+
+    def _over(self, desk: Desk, held: Held, ended: Ended) -> None:
+        held.is_over = True
+        if held.trial is not None:
+            desk.study.known.drop(held.trial.id)
+        self._say(desk, ended)
+
+    def _settle(self, item: Left) -> None:
+        """A runner is gone; whatever it holds is freed."""
+        desk = item.desk
+        held = desk.held
+        try:
+            if held is not None and not held.is_over:
+                held.is_over = True
+                if held.trial is not None:
+                    desk.study.known.drop(held.trial.id)
+                clock, lease = self._database.clock, held.lease
+                verb = {
+                    AttemptState.FAILED: partial(outcomes.fail, clock=clock, lease=lease, error=item.why),
+                    AttemptState.LOST: partial(outcomes.lose, clock=clock, lease=lease, why=item.why),
+                }.get(item.state, partial(outcomes.release, clock=clock, lease=lease, why=item.why))
+                self._patiently(partial(end_if_live, lease=lease, verb=verb))
+                self._say(desk, Ended(lease, item.state, error=item.why))
+        except DatabaseFaultError as error:
+            log.warning("a trial is freed when its lease expires: %s", error)
+        self._settled(desk)
+
+    def _settled(self, desk: Desk) -> None:
+        if not desk.is_left:
+            desk.is_left = True
+            self.settled += 1
+
+    def _committed(self, entries: Sequence[Report | Write], look: Collection[ServedStudy]) -> list[Any]:
+        def first(connection: Transaction) -> None:
+            for study in look:
+                study.look(connection)
+
+        answers: list[Any] = self._trying(lambda write: attempts.commit(write, entries, first))
+        return answers
+
+    def _patiently(self, verb: Callable[[Transaction], Any]) -> Any:
+        return self._trying(lambda write: write(verb))
+
+    def _trying(self, call: Callable[[Callable[..., Any]], Any], *, write: bool = True) -> Any:
+        """Write or read; while the database is away the runners are told, and it is tried until then."""
+        try:
+            return call(partial(self._database.once, write=write))
+        except DatabaseUnreachableError as error:
+            log.debug("%s", error)
+        self._tell_all(Away(True))
+        try:
+            return call(self._database.write if write else self._database.read)
+        finally:
+            self._tell_all(Away(False))
+
+    def fail(self, items: Sequence[Item | None], error: DatabaseFaultError) -> None:
+        """The database cannot be used: whoever waits for it is told so, and leaves."""
+        log.warning("%s", error)
+        for item in items:
+            match item:
+                case Order():
+                    self._say(item.desk, Broken(str(error), ExitCode.FAILED))
+                case Said():
+                    item.desk.refuse(item.message, error)
+                case Pending():
+                    self._say(item.desk, Broken(str(error), ExitCode.FAILED))
+                case Left():
+                    self._settled(item.desk)  # its trial is freed when its lease expires
+                case _:
+                    continue
+
+
+def _called_with(verb: Callable[[Transaction], Any], run: Callable[..., Any]) -> Any:
+    return run(verb)
+
+
+def _while_held(pending: Pending, connection: Transaction) -> Any:
+    """Do something to the study for an attempt that holds its lease; its study is held before its ticket."""
+    lease = pending.held.lease
+    lost = leases.hold(connection, {lease}, ending={lease})
+    if lost:
+        raise lost[lease]
+    return pending.act(connection)
+
+
+def _answer(pending: Pending, find: Callable[[], Any]) -> None:
+    """Answer with what `find` returns, or with the error it raises: a pruner's own, say, as in Optuna."""
+    try:
+        pending.answer_with(find())
+    except (DatabaseUnreachableError, DatabaseFaultError, LeaseLostError):
+        raise
+    except Exception as error:
+        pending.answer_with(error)

@@ -1,0 +1,85 @@
+"""A runner's place at the broker: the pipe to it, and the attempt it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
+
+from hpo.errors import HpoError
+from hpo.runner.channel import ChannelError, Mailbox
+from hpo.runner.messages import QUESTIONS, Answer, Numbered, Refused, ToRunner, ToWorker, to_runner
+from hpo.worker.code import CodeGuard
+from hpo.worker.study import Held, ServedStudy
+from storage.database.errors import StorageError
+from storage.database.records import Claim
+
+_KINDS = {kind.__name__: kind for kind in get_args(ToWorker)}
+
+
+@dataclass(eq=False)
+class Desk:
+    """One runner as the broker sees it. Only the broker's clerk changes `held`."""
+
+    runner: int
+    mailbox: Mailbox
+    study: ServedStudy
+    device: str  # as people see it
+    guard: CodeGuard | None = None  # once the runner has said what code it has
+    held: Held | None = None
+    is_left: bool = False  # the runner is gone
+    serials: int = 0  # of its attempts so far
+
+    def tell(self, message: ToRunner) -> None:
+        """Send a message; a runner that is gone does not hear it."""
+        self.mailbox.send(to_runner(message))
+
+    def answer(self, message: Numbered, value: Any) -> None:
+        """Answer what the runner asked; an error is raised there."""
+        self.tell(Answer(message.number, _sendable(value)))
+
+    def refuse(self, message: Numbered, error: Exception) -> None:
+        """Say that something is not written: to the question, or at the attempt's next word."""
+        if isinstance(message, QUESTIONS):
+            self.answer(message, error)
+        else:
+            self.tell(Refused(message.serial, _sendable(error)))
+
+    def hold(self, claim: Claim) -> Held:
+        """The runner holds this claim now."""
+        self.serials += 1
+        self.held = Held(claim, self.serials)
+        return self.held
+
+
+def read(content: bytes) -> ToWorker:
+    """What a runner said, checked: it runs a stranger's code.
+
+    Raises:
+        ChannelError: it is no message of a runner's.
+    """
+    try:
+        name, fields = json.loads(content)
+        message: ToWorker = _reader(name)(fields)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:  # pydantic's error is a ValueError
+        raise ChannelError(f"what it says is no message: {str(error).splitlines()[0]}") from error
+    return message
+
+
+@cache
+def _reader(name: str) -> Callable[[Any], Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_KINDS[name]).validate_python
+
+
+def _sendable(value: Any) -> Any:
+    """The value as it is; an error that only this process may know, or can make, as one that all do."""
+    if not isinstance(value, Exception) or isinstance(value, StorageError | HpoError):
+        return value
+    if type(value) in (ValueError, TypeError):
+        return value
+    kind = next((kind for kind in (ValueError, TypeError) if isinstance(value, kind)), RuntimeError)
+    return kind(f"{type(value).__name__}: {value}")

@@ -1,0 +1,172 @@
+"""The broker hands out work: claims tickets for idle runners, and has their trials begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hpo.errors import CodeDiffersError
+from hpo.runner.messages import Beginning, Broken, TakeOver, Task
+from hpo.search.draws import training_seed
+from hpo.worker import writes
+from hpo.worker.asker import Asker
+from hpo.worker.desk import Desk
+from hpo.worker.events import NoTicket, Started
+from hpo.worker.housekeeping import Housekeeper
+from hpo.worker.study import Held
+from hpo.worker.writes import Pending
+from storage.database.clock import Clock
+from storage.database.engine import Transaction
+from storage.database.records import Claim, NothingToClaim
+from storage.files import checkpoints
+from storage.queue import tickets
+from storage.queue.optuna_rows import Trial
+
+
+@dataclass(frozen=True)
+class Order:
+    """Claim a ticket for a runner; `alone` as in `tickets.claim_next`."""
+
+    desk: Desk
+    alone: bool | None
+
+
+class Dispatch:
+    """From an order to a trial that runs.
+
+    Args:
+        clock: the database's.
+        worker_id: the worker's.
+        lease: seconds.
+        asker: has samplers choose.
+        housekeeper: removes files.
+        say: tells the worker's loop what happened to a runner.
+        transact: runs a verb in a transaction that writes.
+        write: writes something for an attempt.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        worker_id: str,
+        lease: float,
+        *,
+        asker: Asker,
+        housekeeper: Housekeeper,
+        say: Callable[[Desk, Any], None],
+        transact: Callable[[Callable[[Transaction], Any]], Any],
+        write: Callable[[Pending], None],
+    ) -> None:
+        self.is_draining = False  # nothing more is claimed
+        self._clock = clock
+        self._worker_id = worker_id
+        self._lease = lease
+        self._asker = asker
+        self._housekeeper = housekeeper
+        self._say = say
+        self._transact = transact
+        self._write = write
+
+    def claim(self, orders: Sequence[Order]) -> None:
+        """Claim for the runners that are idle, those of a study together."""
+        wanted = [order for order in orders if not order.desk.is_left]
+        if self.is_draining:
+            for order in wanted:
+                self._say(order.desk, NoTicket(False, "this worker leaves"))
+            return
+        for study in {id(order.desk.study): order.desk.study for order in wanted}.values():
+            mine = [order for order in wanted if order.desk.study is study]
+            for order, found in zip(mine, self._transact(partial(self._claimed, mine)), strict=True):
+                self._take(order, found)
+
+    def _claimed(self, orders: Sequence[Order], connection: Transaction) -> list[Any]:
+        found: list[Any] = []
+        for order in orders:
+            desk = order.desk
+            try:
+                assert desk.guard is not None
+                desk.guard.compare(connection)
+            except CodeDiffersError as error:
+                found.append(error)
+                continue
+            claim = tickets.claim_next(
+                connection,
+                self._clock,
+                desk.study.row.id,
+                self._worker_id,
+                desk.runner,
+                desk.device,
+                self._lease,
+                order.alone,
+            )
+            if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
+                params = desk.study.drawn(claim)
+                found.append((claim, writes.start(connection, desk, claim, params, {}), params))
+            else:
+                found.append((claim, None, {}))
+        return found
+
+    def _take(self, order: Order, found: Any) -> None:
+        """What came of an order."""
+        desk = order.desk
+        if isinstance(found, CodeDiffersError):
+            self._say(desk, Broken(str(found), found.exit_code))
+            return
+        claim, trial, params = found
+        if isinstance(claim, NothingToClaim):
+            if claim.ended and not claim.fault:
+                self._housekeeper.sweep(desk.study)
+            self._say(desk, NoTicket(claim.ended, claim.why, claim.fault, claim.alone))
+            return
+        held = desk.hold(claim)
+        held.trial = trial
+        if trial is not None:
+            self.begin(desk, held, params)
+        elif claim.trial_id is not None and claim.trial_number is not None:
+            held.trial = Trial(claim.trial_id, claim.trial_number)
+            desk.tell(self._task(desk, held, None))
+        elif desk.study.needs_stored_trial:
+            self._write(writes.of_choice(desk, held, {}, {}))
+        else:
+            self._asker.choose(desk, held)
+
+    def begin(self, desk: Desk, held: Held, params: Mapping[str, Any]) -> None:
+        """A new trial is in the database: let the runner run it."""
+        assert held.trial is not None
+        if desk.study.needs_stored_trial:
+            self._asker.go_on(Pending(desk, held))
+            return
+        self._started(desk, held, None)
+        desk.tell(self._task(desk, held, desk.study.begin(held.claim, held.trial, params)))
+
+    def run(self, pending: Pending) -> None:
+        """A stored trial has all its parameters: let the runner run it."""
+        desk, held, message = pending.desk, pending.held, pending.message
+        if isinstance(message, TakeOver):
+            self._started(desk, held, message.step)
+            pending.answer_with(pending.answer)
+        else:
+            self._started(desk, held, None)
+            desk.tell(self._task(desk, held, pending.answer))
+
+    def _task(self, desk: Desk, held: Held, beginning: Beginning | None) -> Task:
+        study, claim, trial = desk.study, held.claim, held.trial
+        assert trial is not None
+        return Task(
+            serial=held.serial,
+            folder=checkpoints.trial_key(study.row.uid, study.row.name, trial.number),
+            attempt=claim.lease.attempt,
+            seed=training_seed(study.row.seed, claim.number),
+            alone=claim.alone,
+            lost=bool(claim.lost),
+            beginning=beginning,
+        )
+
+    def _started(self, desk: Desk, held: Held, resumed_from: int | None) -> None:
+        assert held.trial is not None
+        self._say(
+            desk,
+            Started(desk.study.row.name, held.lease, held.trial.number, held.lease.attempt, resumed_from),
+        )

@@ -1,0 +1,55 @@
+"""What a worker tells those who watch it: its own loop, and the live view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.database.records import Lease
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt began."""
+
+    study: str
+    lease: Lease
+    trial: int
+    attempt: int
+    resumed_from: int | None
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One more value; proof of progress."""
+
+    lease: Lease
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The attempt is over. `state` is an AttemptState."""
+
+    lease: Lease
+    state: str
+    values: tuple[float, ...] | None = None
+    error: str | None = None
+    set_aside: bool = False
+
+
+@dataclass(frozen=True)
+class NoTicket:
+    """Nothing to claim."""
+
+    ended: bool
+    why: str
+    fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
+    alone: bool = False  # what is left needs a device to itself
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Told to leave, the worker waits for `running` trials to reach a good point."""
+
+    running: int

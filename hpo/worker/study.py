@@ -1,0 +1,320 @@
+"""One study as a worker serves it: what Optuna is asked, from one history for all its runners."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.pruners import NopPruner
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.runner.messages import Beginning, Served
+from hpo.search.diverged import for_pruner, for_sampler, is_diverged
+from hpo.search.prior import prior_trials
+from hpo.search.pruners import make_pruner
+from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
+from hpo.search.space import check_point, distribution
+from hpo.search.view import StudyView
+from hpo.spec import StudySpec, resolve
+from hpo.spec.sampling import NoPruner, PatientPruner, ThresholdPruner
+from hpo.wiring import open_artifacts
+from storage.database.engine import Database, Transaction
+from storage.database.records import Claim, Lease, StudyRow
+from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore
+from storage.history.known import KnownTrials, read_whole
+from storage.queue import optuna_rows, studies
+from storage.queue.optuna_rows import Owner, Trial
+
+Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSON
+
+
+@dataclass(eq=False)
+class Held:
+    """An attempt that a runner holds. `serial` names it on the pipe; its lease is never read from there."""
+
+    claim: Claim
+    serial: int
+    trial: Trial | None = None  # None until the trial is in the database, or taken over
+    is_over: bool = False  # it has ended
+    lost: str | None = None  # why it may write no more, until its runner has noticed
+    error: Exception | None = None  # a value of it that the database did not take
+    relative: list[Any] = field(default_factory=list)  # what the sampler has chosen together: space, values
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write."""
+        return self.claim.lease
+
+
+class ServedStudy:
+    """Row, spec, history, sampler and pruner of one study."""
+
+    def __init__(self, database: Database, row: StudyRow, spec: StudySpec) -> None:
+        self.row = row
+        self.spec = spec
+        self.known = KnownTrials(row.optuna_study_id)
+        self.has_looked = False
+        self._database = database
+        self._pruner = make_pruner(spec)
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Of the declared parameters."""
+        return {name: distribution(parameter) for name, parameter in self.spec.space.items()}
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """Where the study's files are."""
+        return open_artifacts(self.row.artifacts)
+
+    @cached_property
+    def _prior(self) -> tuple[FrozenTrial, ...]:
+        return prior_trials(self.spec, self._database.read(lambda c: studies.prior(c, self.row.id)))
+
+    def as_served(self) -> Served:
+        """What its runners are told of it."""
+        return Served(
+            study=self.row.name,
+            objective=self.spec.objective,
+            objective_path=self.spec.objective_path,
+            fixed=dict(self.spec.fixed),
+            space=tuple(self.spec.space),
+            directions=tuple(self.row.spec["directions"]),
+            threads=self.spec.threads,
+            keep_last=self.spec.keep.last,
+            artifacts=self.row.artifacts,
+            folder=checkpoints.study_key(self.row.uid, self.row.name),
+            prunes=not isinstance(self._pruner, NopPruner),
+        )
+
+    # What to try
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a point needs nothing but its ticket, so that it is chosen at once."""
+        return self.spec.sampler.name in ("grid", "random")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the sampler looks at other trials."""
+        return not self.is_drawn and self.spec.sampler.name != "qmc"
+
+    @property
+    def needs_stored_trial(self) -> bool:
+        """Whether the sampler writes to the trial while it samples."""
+        return needs_stored_trial(self.spec)
+
+    def drawn(self, claim: Claim) -> dict[str, Any]:
+        """The point of a study whose points are drawn."""
+        return suggest(self.spec, None, _unstored(), claim.number, claim.point)  # type: ignore[arg-type]
+
+    def suggested(
+        self, claim: Claim, trial: FrozenTrial | None, note: Note
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The point, and what the sampler knew when it chose (counts and newest trials, by number).
+
+        `trial`: the one that asks, if it is in the database already; its parameters stay.
+        """
+        if self.learns:
+            self.refresh()
+        study, prior = self._study(note), self._prior if self.learns else ()
+        fixed = {**claim.point, **({} if trial is None else trial.params)}
+        params = suggest(self.spec, study, trial or _unstored(), claim.number, fixed, prior)
+        return params, self._saw(study)
+
+    def _saw(self, study: optuna.Study) -> dict[str, Any]:
+        if not self.learns:
+            return {}
+        seen = study.get_trials(deepcopy=False)
+        done = [trial.number for trial in seen if trial.state.is_finished()]
+        running = [trial.number for trial in seen if not trial.state.is_finished()]
+        saw = {"finished": len(done), "newest": max(done, default=None), "running": running}
+        if diverged := sum(is_diverged(trial) for trial in seen):
+            saw["diverged"] = diverged
+        return saw | ({"prior": len(self._prior)} if self._prior else {})
+
+    def suggested_one(
+        self,
+        held: Held,
+        trial: Trial,
+        name: str,
+        distribution_json: str,
+        note: Note = lambda _of, _key, _json: None,
+    ) -> float:
+        """A parameter that the study file does not declare, as the distribution stores it.
+
+        What the sampler chooses together (Optuna: relative parameters) is chosen once an attempt.
+        """
+        wanted = json_to_distribution(distribution_json)
+        if self.learns and not held.relative:
+            self.refresh()
+        own = self.known.get(trial.id)
+        sampler = make_sampler(self.spec, held.claim.number)
+        study = for_sampler(self._study(note), self.spec)
+        study.sampler = sampler
+        if not held.relative:
+            space = sampler.infer_relative_search_space(study, own)
+            held.relative.append((space, sampler.sample_relative(study, own, space)))
+        space, values = held.relative[0]
+        if name in values and space[name] == wanted:
+            value = values[name]
+        else:
+            value = sampler.sample_independent(study, own, name, wanted)
+        return float(wanted.to_internal_repr(value))
+
+    # Whether to go on
+
+    @cached_property
+    def compares(self) -> bool:
+        """Whether the pruner looks at other trials."""
+        chosen = self.spec.pruner
+        asked = chosen.wrapped if isinstance(chosen, PatientPruner) else chosen
+        return asked is not None and not isinstance(asked, NoPruner | ThresholdPruner)
+
+    def should_prune(self, trial: Trial, note: Note) -> bool:
+        """What the pruner says of a trial whose reports are committed, given what is known of others."""
+        study = for_pruner(self._study(note))
+        return bool(self._pruner.prune(study, self.known.get(trial.id)))
+
+    # What is known
+
+    def refresh(self) -> None:
+        """Learn what others have done since."""
+        self._database.read(self.look)
+
+    def look(self, connection: Transaction) -> None:
+        """Learn what others have done since, in a transaction that reads it or has written nothing yet."""
+        rungs = self.spec.pruner.name in ("asha", "hyperband", "patient")
+        self.known.refresh(connection, rungs=rungs, params=self.learns and not self.spec.space)
+        self.has_looked = True
+
+    def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
+        """A new trial, as it was just stored."""
+        found = _unstored()
+        found.number, found._trial_id = trial.number, trial.id
+        found.params = dict(params)
+        found.distributions = {name: self.distributions[name] for name in params}
+        found.datetime_start = datetime.now()  # as Optuna hands it out
+        return self._beginning(claim, found)
+
+    def read(self, trial: Trial) -> FrozenTrial:
+        """A trial of an earlier attempt, as it was just taken over."""
+        found = self._database.read(lambda c: read_whole(c, trial.id))
+        self.known.put(found)
+        return found
+
+    def completed(self, claim: Claim, trial: FrozenTrial, missing: Mapping[str, Any]) -> Beginning:
+        """A stored trial with the parameters that it lacked."""
+        found = copy.copy(trial)
+        found.params = {**trial.params, **missing}
+        found.distributions = {
+            **trial.distributions,
+            **{name: self.distributions[name] for name in missing},
+        }
+        return self._beginning(claim, found)
+
+    def newer_than(self, version: int) -> tuple[int, list[FrozenTrial]]:
+        """The study's trials that are newer, and the newest version."""
+        self.refresh()
+        return self.known.since(version)
+
+    def checked(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """A point that an objective enqueues.
+
+        Raises:
+            SpecError: naming the parameter and what is allowed.
+        """
+        return check_point(self.spec, point)
+
+    def _beginning(self, claim: Claim, trial: FrozenTrial) -> Beginning:
+        self.known.put(trial)
+        point = {name: value for name, value in claim.point.items() if name not in trial.params}
+        return Beginning(trial, resolve(self.spec, trial.params), point)
+
+    def reported(self, trial: Trial, step: int, value: float) -> None:
+        """A trial of this worker has a further value."""
+        self._change(
+            trial, lambda own: setattr(own, "intermediate_values", {**own.intermediate_values, step: value})
+        )
+
+    def has_parameter(self, trial: Trial, name: str, value: float, held: BaseDistribution) -> None:
+        """A trial of this worker has a further parameter."""
+
+        def add(own: FrozenTrial) -> None:
+            own.params = {**own.params, name: held.to_external_repr(value)}
+            own.distributions = {**own.distributions, name: held}
+
+        self._change(trial, add)
+
+    def has_attribute(self, trial: Trial, of: Owner, key: str, value_json: str) -> None:
+        """A trial of this worker has a further attribute."""
+        value = json.loads(value_json)
+        if of == "system":
+            self._change(trial, lambda own: setattr(own, "system_attrs", {**own.system_attrs, key: value}))
+        elif of == "user":
+            self._change(trial, lambda own: setattr(own, "user_attrs", {**own.user_attrs, key: value}))
+
+    def _change(self, trial: Trial, change: Callable[[FrozenTrial], None]) -> None:
+        changed = copy.copy(self.known.get(trial.id))
+        change(changed)
+        self.known.put(changed)
+
+    @cached_property
+    def _template(self) -> optuna.Study:
+        return optuna.Study(self.row.name, _View(self, self._database), TicketSampler(0, 0), self._pruner)
+
+    def _study(self, note: Note) -> optuna.Study:
+        """The study with no list of trials from last time, through a view that notes for one attempt."""
+        study = uncached(self._template)
+        study._storage = _View(self, self._database, note)
+        return study
+
+
+class _View(StudyView):
+    """The study as samplers and pruners see it; what they note is written for the attempt that asks."""
+
+    def __init__(
+        self, study: ServedStudy, database: Database, note: Note = lambda _of, _key, _json: None
+    ) -> None:
+        row = study.row
+        super().__init__(
+            row.name, row.optuna_study_id, row.spec["directions"], study.known.trials, study.known.get
+        )
+        self._database = database
+        self._note = note
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """As they are now: NSGA-II keeps the parents of a generation there."""
+        return self._database.read(lambda c: optuna_rows.study_attributes(c, study_id, "study system"))
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Note it with the study."""
+        self._note("study system", key, json.dumps(value))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Note it with the trial that asks."""
+        self._note("system", key, json.dumps(value))
+
+
+def _unstored() -> FrozenTrial:
+    return FrozenTrial(
+        number=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=-1,
+    )

@@ -1,0 +1,330 @@
+"""All trials of one study as Optuna's own objects, read once and kept up by what is new or has ended since.
+
+Samplers and pruners ask for the whole history at every decision. A trial that has ended never changes, so a
+process that asks for many runners reads each only once.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from storage.database import optuna_tables
+from storage.database.optuna_tables import TrialState, params, reports, values
+from storage.database.optuna_tables import trials as optuna_trials
+from storage.history.columns import NAMED, REPORT_KIND, VALUE_KIND, tuples
+from storage.history.trials import chunks
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+# Statements are made once, with their values outside: making one takes longer than running it.
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_HEADS = sa.select(
+    optuna_trials.c.trial_id,
+    optuna_trials.c.number,
+    sa.type_coerce(optuna_trials.c.state, sa.String).label("state"),
+    optuna_trials.c.datetime_start,
+    optuna_trials.c.datetime_complete,
+)
+_NEWER = _HEADS.where(
+    optuna_trials.c.study_id == sa.bindparam("study"), optuna_trials.c.trial_id > sa.bindparam("newest")
+).order_by(optuna_trials.c.trial_id)
+_AMONG = _HEADS.where(optuna_trials.c.trial_id.in_(_IDS))
+_PARAMS = (
+    sa.select(params.c.trial_id, params.c.param_name, params.c.param_value, params.c.distribution_json)
+    .where(params.c.trial_id.in_(_IDS))
+    .order_by(params.c.param_id)
+)
+_VALUES = (
+    sa.select(values.c.trial_id, values.c.value, VALUE_KIND)
+    .where(values.c.trial_id.in_(_IDS))
+    .order_by(values.c.trial_id, values.c.objective)
+)
+_REPORTS = (
+    sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value, REPORT_KIND)
+    .where(reports.c.trial_id.in_(_IDS))
+    .order_by(reports.c.trial_id, reports.c.step)
+)
+
+
+def _attributes_of(table: sa.Table) -> sa.Select[Any]:
+    query = sa.select(table.c.trial_id, table.c.key, table.c.value_json).where(table.c.trial_id.in_(_IDS))
+    return query.order_by(next(iter(table.primary_key)))
+
+
+_USER_ATTRIBUTES = _attributes_of(optuna_tables.user_attributes)
+_SYSTEM_ATTRIBUTES = _attributes_of(optuna_tables.system_attributes)
+
+
+class KnownTrials:
+    """The trials of one study as this process knows them; any thread may call any method.
+
+    What is handed out never changes afterwards: a trial that changed is another object. Trials that still
+    run elsewhere have no intermediate values here, since nobody's decision needs them.
+    """
+
+    def __init__(self, optuna_study_id: int) -> None:
+        self._study_id = optuna_study_id
+        self._lock = threading.Lock()
+        self._trials: dict[int, FrozenTrial] = {}  # by id, in the order of numbers if `_in_order`
+        self._in_order = True
+        self._versions: dict[int, int] = {}  # by id: when it was kept last, the latest at the end
+        self._version = 0
+        # Those that have not ended, by id: the state they were kept with, or None: read it in any state.
+        self._open: dict[int, str | None] = {}
+        self._ours: set[int] = set()  # run by this process
+        self._newest = 0  # the highest id that the database showed
+
+    def refresh(self, connection: Connection, *, rungs: bool = False, params: bool = False) -> None:
+        """Read what is new or has ended since the last time.
+
+        There is no looking back: whoever adds a trial locks its study's row first, so that a study's ids
+        become visible in their order.
+
+        Args:
+            connection: of any transaction; nothing is locked.
+            rungs: read the system attributes of trials that run elsewhere again, where successive halving
+                notes the rungs they reached.
+            params: read the parameters of trials that run elsewhere again; an objective may choose some
+                as it goes.
+        """
+        with self._lock:
+            newest, unfinished = self._newest, list(self._open)
+        heads = connection.execute(_NEWER, {"study": self._study_id, "newest": newest}).all()
+        looked = [*_rows(connection, _AMONG, unfinished), *heads]
+        with self._lock:
+            asked = {head.trial_id: self._open.get(head.trial_id) for head in looked}
+            wanted = [head for head in looked if self._wants(head)]
+            running = self._running_elsewhere(looked, wanted) if rungs or params else {}
+        read = list(_read(connection, wanted))
+        read += _again(connection, running, rungs=rungs, params=params)
+        with self._lock:
+            for trial in read:
+                self._settle(trial, asked[trial._trial_id])
+            self._newest = max([self._newest, *(head.trial_id for head in heads)])
+
+    def put(self, trial: FrozenTrial) -> None:
+        """Keep a copy of a stored trial that this process runs, or ran to its end: newer than what is stored.
+
+        A running one is this process's own until it is put as ended, is dropped, or the database shows its
+        end. An ended one is final; nothing changes one that has ended.
+        """
+        trial = _copied(trial)
+        trial_id = trial._trial_id
+        with self._lock:
+            if trial_id in self._trials and trial_id not in self._open:
+                return
+            if trial.state.is_finished():
+                self._open.pop(trial_id, None)
+                self._ours.discard(trial_id)
+            else:
+                self._open[trial_id] = trial.state.name
+                self._ours.add(trial_id)
+            self._keep(trial)
+
+    def drop(self, trial_id: int) -> None:
+        """It is not this process's own any more: the next refresh reads what is stored of it."""
+        with self._lock:
+            self._ours.discard(trial_id)
+            if trial_id in self._trials:
+                self._open[trial_id] = None
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; the list is the caller's, the trials are everybody's."""
+        with self._lock:
+            if not self._in_order:
+                ordered = sorted(self._trials.values(), key=lambda trial: trial.number)
+                self._trials = {trial._trial_id: trial for trial in ordered}
+                self._in_order = True
+            return list(self._trials.values())
+
+    def get(self, trial_id: int) -> FrozenTrial:
+        """The trial of this id (Optuna's).
+
+        Raises:
+            KeyError: it is not known.
+        """
+        with self._lock:
+            return self._trials[trial_id]
+
+    def since(self, version: int) -> tuple[int, list[FrozenTrial]]:
+        """The version now, and the trials put or read after `version` (0: all), the latest last.
+
+        For a copy that somebody keeps by increments.
+        """
+        with self._lock:
+            found = []
+            for trial_id, kept in reversed(self._versions.items()):
+                if kept <= version:
+                    break
+                found.append(self._trials[trial_id])
+            return self._version, found[::-1]
+
+    def _wants(self, head: Row[Any]) -> bool:
+        """Whether the trial, in this state, has to be read."""
+        trial_id = head.trial_id
+        if trial_id in self._trials and trial_id not in self._open:
+            return False
+        if trial_id in self._ours:
+            return head.state in _OVER
+        return bool(self._open.get(trial_id) != head.state)
+
+    def _running_elsewhere(
+        self, looked: Collection[Row[Any]], wanted: Collection[Row[Any]]
+    ) -> dict[int, FrozenTrial]:
+        """Those that were looked at and go on as they did before."""
+        left_out = self._ours.union(head.trial_id for head in wanted)
+        return {
+            head.trial_id: self._trials[head.trial_id]
+            for head in looked
+            if head.state == TrialState.RUNNING and head.trial_id not in left_out
+        }
+
+    def _settle(self, trial: FrozenTrial, asked: str | None) -> None:
+        """Keep a trial that was read, unless more was learnt of it meanwhile; `asked`: how it stood then."""
+        trial_id = trial._trial_id
+        if trial_id in self._trials and trial_id not in self._open:
+            return
+        if trial.state.is_finished():
+            self._open.pop(trial_id, None)
+            self._ours.discard(trial_id)
+        elif trial_id in self._ours or self._open.get(trial_id) != asked:
+            return
+        else:
+            self._open[trial_id] = trial.state.name
+        self._keep(trial)
+
+    def _keep(self, trial: FrozenTrial) -> None:
+        trial_id = trial._trial_id
+        if trial_id not in self._trials and self._trials:
+            last = self._trials[next(reversed(self._trials))]
+            self._in_order = self._in_order and last.number < trial.number
+        self._trials[trial_id] = trial
+        self._version += 1
+        self._versions.pop(trial_id, None)
+        self._versions[trial_id] = self._version
+
+
+def read_whole(connection: Connection, trial_id: int) -> FrozenTrial:
+    """One trial with everything stored of it, also one that runs."""
+    heads = connection.execute(_AMONG, {"ids": [trial_id]}).all()
+    (found,) = _read(connection, heads)
+    found.intermediate_values = _read_reports(connection, [trial_id]).get(trial_id, {})
+    return found
+
+
+def _read(connection: Connection, heads: Collection[Row[Any]]) -> Iterator[FrozenTrial]:
+    """The trials, whole; of those that have not ended no values and no intermediate values."""
+    from optuna.trial import FrozenTrial
+    from optuna.trial import TrialState as State
+
+    by_id = {head.trial_id: head for head in heads}
+    for ids in chunks(by_id):
+        ended = [trial_id for trial_id in ids if by_id[trial_id].state in _OVER]
+        chosen, distributions = _read_params(connection, ids)
+        noted = _read_attributes(connection, _USER_ATTRIBUTES, ids)
+        marked = _read_attributes(connection, _SYSTEM_ATTRIBUTES, ids)
+        valued, reported = _read_values(connection, ended), _read_reports(connection, ended)
+        for trial_id in ids:
+            head = by_id[trial_id]
+            yield FrozenTrial(
+                number=head.number,
+                state=State[head.state],
+                value=None,
+                values=valued.get(trial_id),
+                datetime_start=_local(head.datetime_start),
+                datetime_complete=_local(head.datetime_complete),
+                params=chosen.get(trial_id, {}),
+                distributions=distributions.get(trial_id, {}),
+                user_attrs=noted.get(trial_id, {}),
+                system_attrs=marked.get(trial_id, {}),
+                intermediate_values=reported.get(trial_id, {}),
+                trial_id=trial_id,
+            )
+
+
+def _again(
+    connection: Connection, running: Mapping[int, FrozenTrial], *, rungs: bool, params: bool
+) -> Iterator[FrozenTrial]:
+    """Those of these trials whose parameters or system attributes have changed, changed."""
+    for ids in chunks(running):
+        chosen, distributions = _read_params(connection, ids) if params else ({}, {})
+        marked = _read_attributes(connection, _SYSTEM_ATTRIBUTES, ids) if rungs else {}
+        for trial_id in ids:
+            before = running[trial_id]
+            trial = copy.copy(before)
+            if params:
+                trial.params = chosen.get(trial_id, {})
+                trial.distributions = distributions.get(trial_id, {})
+            if rungs:
+                trial.system_attrs = marked.get(trial_id, {})
+            if trial != before:
+                yield trial
+
+
+def _read_params(connection: Connection, ids: list[int]) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Parameters and their distributions, by trial and name; those stored alike share one object."""
+    chosen: dict[int, dict[str, Any]] = defaultdict(dict)
+    distributions: dict[int, dict[str, Any]] = defaultdict(dict)
+    for trial_id, name, value, text in _tuples(connection, _PARAMS, ids):
+        distribution = optuna_tables.distribution(text)
+        distributions[trial_id][name] = distribution
+        chosen[trial_id][name] = distribution.to_external_repr(value)
+    return chosen, distributions
+
+
+def _read_values(connection: Connection, ids: list[int]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for trial_id, value, kind in _tuples(connection, _VALUES, ids):
+        found[trial_id].append(NAMED.get(kind, value))
+    return found
+
+
+def _read_reports(connection: Connection, ids: list[int]) -> dict[int, dict[int, float]]:
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    for trial_id, step, value, kind in _tuples(connection, _REPORTS, ids):
+        found[trial_id][step] = value if value is not None else NAMED[kind]
+    return found
+
+
+def _read_attributes(
+    connection: Connection, query: sa.Select[Any], ids: list[int]
+) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    for trial_id, key, text in _tuples(connection, query, ids):
+        found[trial_id][key] = json.loads(text)
+    return found
+
+
+def _rows(connection: Connection, query: sa.Select[Any], ids: Collection[int]) -> Iterator[Row[Any]]:
+    for chunk in chunks(ids):
+        yield from connection.execute(query, {"ids": chunk})
+
+
+def _tuples(connection: Connection, query: sa.Select[Any], ids: list[int]) -> list[Any]:
+    return tuples(connection, query, {"ids": ids}) if ids else []
+
+
+def _local(stored: datetime | None) -> datetime | None:
+    """Optuna stores naive UTC and hands out naive local time."""
+    return stored and stored.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+def _copied(trial: FrozenTrial) -> FrozenTrial:
+    """A copy that the caller's later changes do not reach."""
+    copied = copy.copy(trial)
+    copied.params, copied.distributions = dict(trial.params), dict(trial.distributions)
+    copied.user_attrs, copied.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
+    copied.intermediate_values = dict(trial.intermediate_values)
+    return copied
