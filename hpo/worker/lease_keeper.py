@@ -16,7 +16,7 @@ from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError, UnknownStudyError
 from storage.database.records import Lease, WorkerState
 from storage.database.sqlite_lock import held_by, is_stopped, write_lock_holder
-from storage.queue import leases, studies, workers
+from storage.queue import leases, studies, waiting, workers
 from storage.queue.witness import Witness
 from storage.queue.workers import Neighbour
 
@@ -31,6 +31,7 @@ class Beat:
     held: frozenset[Lease]
     worker: WorkerState | None  # None: deleted
     over: str | None  # why the worker's study goes on no more; None: it does, or the worker serves all
+    work: bool = False  # a ticket waits that may be claimed
 
 
 class LeaseKeeper(threading.Thread):
@@ -108,8 +109,9 @@ class LeaseKeeper(threading.Thread):
         # Tickets before workers, as those who deliver results lock them.
         held = leases.renew(connection, clock, self._worker_id, self._lease)
         state, at = workers.beat(connection, clock, self._worker_id, self._status())
+        work = waiting.is_any(connection, clock, self._study)
         others = [one for one in neighbours(connection) if one.id != self._worker_id]
-        beat = Beat(asked, frozenset(item.lease for item in held), state, self._over(connection))
+        beat = Beat(asked, frozenset(item.lease for item in held), state, self._over(connection), work)
         return (beat, others), at
 
     def _over(self, connection: Transaction) -> str | None:

@@ -23,13 +23,14 @@ from hpo.worker.desk import Desk
 from hpo.worker.devices import Share, allowed_cores, cores_of
 from hpo.worker.events import Ended, Leaving, NoTicket, Started
 from hpo.worker.guard import guarded
-from hpo.worker.lease_keeper import LeaseKeeper
+from hpo.worker.lease_keeper import Beat, LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
 from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.signals import Signals
 from hpo.worker.study import ServedStudy
 from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
+from storage.database.changes import Changes
 from storage.database.engine import Database, Patience
 from storage.database.records import AttemptState, WorkerState
 
@@ -79,7 +80,12 @@ class Worker:
         self._database = database
         self._settings = settings
         self._study = None if study is None else study.row.name
-        self._turns: Turns = OneStudy(study) if study is not None else EveryStudy(database, self.identity.id)
+        self._changes = Changes(database)
+        self._turns: Turns = (
+            OneStudy(study, changed=self._changes.seen)
+            if study is not None
+            else EveryStudy(database, self.identity.id, changed=self._changes.seen)
+        )
         self._code = code
         self._shares = list(shares)
         self._cards = Cards(shares)
@@ -94,6 +100,7 @@ class Worker:
         self._draining: str | None = None
         self._outcome: Outcome | None = None
         self._waiting = selectors.DefaultSelector()
+        self._last_beat: Beat | None = None
         self._look_again = 0.0  # monotonic: when every runner is looked at, whether it speaks or not
         self._served: dict[str, ServedStudy] = {}  # by uid
 
@@ -202,6 +209,7 @@ class Worker:
                 self._idleness.found_work()
             case Ended():
                 self._idleness.found_work()
+                self._turns.may_have_work()
                 if message.set_aside:
                     self._cards.want(child.index, child.assignment)
                     self._left = None if self._left is None else self._left + 1
@@ -373,6 +381,9 @@ class Worker:
         beat = keeper.latest
         if beat is None:
             return
+        if beat.work and beat is not self._last_beat:
+            self._turns.may_have_work()
+        self._last_beat = beat
         for child in self._children.values():
             current = child.current
             if current is None or current.lease in beat.held or child.current_since >= beat.asked:
@@ -404,3 +415,4 @@ class Worker:
         if self._broker.unsettled:
             log.warning("%d trials are freed when their leases expire", self._broker.unsettled)
         sign_off(self._database, self.identity, hurry=hurry)
+        self._changes.close()

@@ -7,6 +7,7 @@ it stays for a while before it is replaced, because a new process imports torch 
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from storage.queue.waiting import Open
 
 log = logging.getLogger(__name__)
 
-POLL = 0.5  # seconds between looks at a study without work
+POLL = 0.5  # seconds between looks at a study without work, at first
+LONGEST = 5.0  # seconds between looks when there has been none for a while
 TURN = 60.0  # seconds a runner stays with a study while others wait
 _FRESH = 0.1  # seconds for which one look at the studies serves several runners
 
@@ -44,6 +46,49 @@ class Assignment:
         return self.row.name
 
 
+class Patience:
+    """How long to leave a study alone that has no work: longer and longer, and not all workers alike.
+
+    Args:
+        now: monotonic time.
+        changed: whether somebody has written to the database since; then it is time to look again.
+    """
+
+    def __init__(self, now: Callable[[], float], changed: Callable[[], bool]) -> None:
+        self._now = now
+        self._changed = changed
+        self._waits = 0.0  # seconds
+        self._not_before = 0.0
+        self._look_again = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to look."""
+        now = self._now()
+        if now >= self._not_before:
+            return True
+        if now >= self._look_again:
+            self._look_again = now + POLL
+            if self._changed():
+                self._not_before = now
+                return True
+        return False
+
+    def found_nothing(self) -> None:
+        """There was no work; several who looked together have looked once."""
+        now = self._now()
+        if now < self._not_before:
+            return
+        self._waits = min(LONGEST, max(POLL, 2 * self._waits))
+        self._changed()  # what was committed until now has been seen
+        self._look_again = now + POLL
+        self._not_before = now + self._waits * random.uniform(0.75, 1.0)
+
+    def found_work(self) -> None:
+        """There was, or may be, work."""
+        self._waits = self._not_before = 0.0
+
+
 class Turns(Protocol):
     """Hands out studies to runners, which are known by their index."""
 
@@ -59,6 +104,9 @@ class Turns(Protocol):
     def nothing(self, runner: int) -> None:
         """The runner found nothing to claim: its turn is over, and its study is left alone for a moment."""
 
+    def may_have_work(self) -> None:
+        """Something has happened that may have brought work: a trial has ended, or a beat has seen some."""
+
     def skip(self, assignment: Assignment) -> bool:
         """Serve this study no more; False when that cannot be, because there is no other."""
 
@@ -66,22 +114,29 @@ class Turns(Protocol):
 class OneStudy:
     """A worker that was started for one study."""
 
-    def __init__(self, assignment: Assignment, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        now: Callable[[], float] = time.monotonic,
+        changed: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._assignment = assignment
-        self._now = now
-        self._not_before = 0.0
+        self._patience = Patience(now, changed)
 
     def next(self, runner: int) -> Assignment | None:
-        return self._assignment if self._now() >= self._not_before else None
+        return self._assignment if self._patience.is_over else None
 
     def take(self, runner: int, assignment: Assignment) -> None:
         return None
 
     def started(self, runner: int) -> None:
-        return None
+        self._patience.found_work()
 
     def nothing(self, runner: int) -> None:
-        self._not_before = self._now() + POLL
+        self._patience.found_nothing()
+
+    def may_have_work(self) -> None:
+        self._patience.found_work()
 
     def skip(self, assignment: Assignment) -> bool:
         return False
@@ -103,6 +158,7 @@ class EveryStudy:
         worker_id: this worker.
         turn: seconds for which a runner stays with a study that has work.
         now: monotonic time.
+        changed: whether somebody has written to the database since it was last asked.
     """
 
     def __init__(
@@ -111,7 +167,9 @@ class EveryStudy:
         worker_id: str,
         turn: float = TURN,
         now: Callable[[], float] = time.monotonic,
+        changed: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._patience = Patience(now, changed)
         self._database = database
         self._worker_id = worker_id
         self._turn = turn
@@ -142,8 +200,10 @@ class EveryStudy:
         for one in ranked:
             assignment = self._assignment(one)
             if assignment is not None:
+                self._patience.found_work()
                 self.take(runner, assignment)
                 return assignment
+        self._patience.found_nothing()
         return None
 
     def take(self, runner: int, assignment: Assignment) -> None:
@@ -158,6 +218,9 @@ class EveryStudy:
         turn = self._turns.pop(runner, None)
         if turn is not None:
             self._resting[turn.assignment.uid] = self._now() + POLL
+
+    def may_have_work(self) -> None:
+        self._patience.found_work()
 
     def skip(self, assignment: Assignment) -> bool:
         self._skipped.add(assignment.uid)
@@ -176,8 +239,10 @@ class EveryStudy:
 
     def _look(self, now: float) -> list[Open]:
         """The studies with work; none while the database is away."""
-        if now - self._looked < (_FRESH if self._open else POLL):
+        if now - self._looked < _FRESH:
             return self._open
+        if not self._patience.is_over:
+            return []
 
         def look(connection: Transaction) -> list[Open]:
             return waiting.open_studies(connection, self._database.clock, self._worker_id)

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.records import StudyState, TicketState
-from storage.database.tables import study, ticket
+from storage.database.tables import is_queued, study, ticket
 from storage.queue import outcomes
 
 
@@ -21,6 +21,16 @@ class Open:
     name: str
     waiting: int | None  # tickets that may be claimed now; None: made as they are claimed
     elsewhere: int  # tickets that other workers run
+
+
+def is_any(connection: Connection, clock: Clock, name: str | None) -> bool:
+    """Whether a ticket waits that may be claimed now, in this study, or (None) in any that runs."""
+    theirs = study.c.state == StudyState.RUNNING
+    if name is not None:
+        theirs &= study.c.name == name
+    may_start = is_queued & sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now())
+    found = sa.select(ticket.c.id).join(study, ticket.c.study_id == study.c.id).where(theirs, may_start)
+    return connection.execute(found.limit(1)).first() is not None
 
 
 def open_studies(connection: Connection, clock: Clock, worker_id: str) -> list[Open]:

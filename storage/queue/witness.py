@@ -56,6 +56,7 @@ class Witness:
         self._interval = interval
         self._now = now
         self._seen = now()
+        self._is_overdue = False  # at the last beat
         self._first: Beat | None = None  # since when the database has been alive and its clock steady
         self._last: Beat | None = None
         self.away: tuple[float, Exception] | None = None  # seconds since it was last seen, and why not now
@@ -70,6 +71,7 @@ class Witness:
         try:
             with self._database.transaction() as connection:
                 learned, at = write(connection)
+                self._is_overdue = workers.is_anything_overdue(connection, self._database.clock)
         except Exception as error:
             if not is_unreachable(error):
                 log.exception("the heartbeat failed")
@@ -85,7 +87,7 @@ class Witness:
 
     def reap(self) -> int:
         """End what others let expire, if this witness has watched for long enough; returns how many."""
-        if self._first is None or self._last is None:
+        if self._first is None or self._last is None or not self._is_overdue:
             return 0
         watched = self._last.answered - self._first.answered
         if watched < self._lease:
