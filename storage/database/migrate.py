@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,13 +194,22 @@ def _lock(url: URL) -> Iterator[None]:
         except OSError as error:
             raise StorageError(f"cannot write beside {url.database}: {error.strerror}") from error
         return
-    with (
-        _plain_engine(url) as plain,
-        plain.connect().execution_options(isolation_level="AUTOCOMMIT") as holder,
-    ):
-        holder.execute(sa.text(f"SET lock_timeout = '{_LOCK_SECONDS:.0f}s'"))
-        holder.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
-        try:
-            yield
-        finally:
-            holder.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
+    with _plain_engine(url) as plain, plain.connect() as holder:
+        # Held by an open transaction: behind a pooler a session is not ours for longer than that. Who waits
+        # keeps none open, or all sessions would wait and none be left to migrate.
+        until = time.monotonic() + _LOCK_SECONDS
+        while not _taken(holder):
+            holder.rollback()
+            if time.monotonic() >= until:
+                raise DatabaseUnreachableError(
+                    f"another process has been migrating {engines.redacted(url)} for {_LOCK_SECONDS:.0f} s"
+                )
+            time.sleep(random.uniform(0.05, 0.2))
+        yield
+        holder.rollback()
+
+
+def _taken(holder: Connection) -> bool:
+    """Whether the lock is this transaction's now."""
+    holder.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    return bool(holder.scalar(sa.text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK_KEY}))
