@@ -53,7 +53,7 @@ def _beside_what_is_stopped(lab: Lab, times: int, *, whole_worker: bool) -> tupl
         trials=10_000,
         objective="objective.py:chatty",
         fixed={"steps": 8, "step_seconds": 0.05},
-        report_timeout=2 * STOPPED,
+        report_timeout=5 * STOPPED,  # looking takes its time, too, on a busy machine
     )
     both = lab.worker("--runners", "2")
     lab.worker()
