@@ -1,12 +1,13 @@
 """What each step of a trial costs as its study grows, beside bare Optuna in the same run.
 
-`make bench`, or `python -m tests.bench.bench_growth [--only postgresql] [--sweep running] [--no-bare] [--short]`.
+`make bench`, or `python -m tests.bench.bench_growth [--only postgresql] [--sweep running] [--no-bare]`.
 
 Three sweeps, each of one number while the others stay: finished trials, running ones, queued tickets. The
 verbs are those of a worker and its broker, in this one process, on a study that was written in bulk. Of a
 pruner it is the time that its decision adds to the commit of a report (the look at what others did, and the
-decision itself), at the slowest of the steps 1, 3 and 9 of a trial. A first suggestion is that of a worker that
-knows nothing of the study yet. Bare Optuna reads the same study, through `RDBStorage` as `load_study` makes it.
+decision itself), at the slowest of the steps 1, 3 and 9 of a trial. A first suggestion is that of a worker
+that knows nothing of the study yet. Bare Optuna reads the same study, through `RDBStorage` as `load_study`
+makes it; what would take it more than a minute is left out and shown as `-`.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ class Ours:
                     attempts.commit(self._write, [Report(claim.lease, trial.id, step, 0.5, {})])
 
     def _prune(self, pruner: str, rounds: int) -> None:
-        """As the clerk asks: a report is committed with a look at what others did, then the pruner decides."""
+        """As the clerk does it: a report is committed with a look at what others did, then it is decided."""
         served = ServedStudy(self.party.database, self.study, spec_with(PRUNERS[pruner]))
         self.party.database.read(served.look)
         for number, (claim, trial, params) in enumerate(self._held[:rounds]):
