@@ -51,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEASE, BEAT = 15.0, 5.0  # seconds, as hpo has them
 TRIAL, REPORTS = 30.0, 10  # seconds of a trial, and its reports
 SPACE = dict.fromkeys(PARAMETERS, FloatDistribution(0.0, 1.0))
-THREADS = 8  # of a process that simulates, each with a connection
+THREADS = 5  # of a process that simulates: as many as connections stay open
 
 
 @dataclass
@@ -267,12 +267,15 @@ class Watch:
 
     def _spent(self) -> float:
         total = 0.0
-        for process in self._server.family():
+        family = self._server.family()
+        for process in family:
             try:
                 times = process.cpu_times()
             except psutil.NoSuchProcess:
                 continue
             total += times.user + times.system
+            if process.pid == family[0].pid:  # with what ended backends used
+                total += times.children_user + times.children_system
         return total
 
 
