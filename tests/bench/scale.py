@@ -379,6 +379,7 @@ def idle(server: PgServer, folder: Path, seconds: float) -> None:
         steer(database, row, StudyState.PAUSED)
         while _running(database) and time.monotonic() - began < 90:
             time.sleep(0.5)
+        time.sleep(20.0)  # idle workers look less and less often
         database.close()  # its own connections are not counted
         counted = Watch(server, url).during(seconds)
     print(
@@ -523,6 +524,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--real", type=int, default=24, help="real workers; 0: none")
     parser.add_argument("--simulated", default="100,300,1000", help="simulated workers, in turn; empty: none")
+    parser.add_argument("--no-idle", action="store_true", help="leave the idle worker and the memory out")
     parser.add_argument("--seconds", type=float, default=40.0, help="of each measurement")
     parser.add_argument("--pace", type=float, default=1.0, help="how much faster than 30 s trials go")
     parser.add_argument("--processes", type=int, default=2, help="that simulate")
@@ -535,9 +537,10 @@ def main() -> int:
     server = PgServer(durable=options.durable).start()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            if options.real:
+            if not options.no_idle:
                 memory(server)
-                idle(server, Path(folder), min(20.0, options.seconds))
+                idle(server, Path(folder), 20.0)
+            if options.real:
                 real(server, Path(folder), options.real, min(20.0, options.seconds))
         ceiling(server, min(5.0, options.seconds), "with fsync" if options.durable else "without fsync")
         for count in filter(None, options.simulated.split(",")):
