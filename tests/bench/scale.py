@@ -75,6 +75,7 @@ class Simulated:
         self._claim: Claim | None = None
         self._trial_id = 0
         self._step = 0
+        self._first_step = random.randrange(REPORTS)  # the first trial ends early: not all at one time
         database.write(
             lambda c: workers.register(
                 c,
@@ -126,7 +127,8 @@ class Simulated:
 
         with self._timed("claim"):
             self._claim, trial = self._database.write(verb)
-        self._trial_id, self._step = trial.id, 0
+        self._trial_id, self._step = trial.id, self._first_step
+        self._first_step = 0
 
     def _deliver(self, claim: Claim) -> None:
         deliver = partial(
