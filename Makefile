@@ -12,7 +12,7 @@ JOBS   ?= 3
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench faults cluster lowest clean
+.PHONY: help install demo test check format bench scale faults cluster lowest clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,11 +45,15 @@ format: $(STAMP) ## Rewrite the files as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Beside peers in the same run: cost per trial, training, dashboard; and whole searches
+bench: $(STAMP) ## Beside peers in the same run: cost per trial, growing studies, training, dashboard; and whole searches
 	$(BIN)/python -m tests.bench.bench_overhead
+	$(BIN)/python -m tests.bench.bench_growth
 	$(BIN)/python -m tests.bench.bench_training
 	$(BIN)/python -m tests.bench.bench_search
 	$(BIN)/python -m tests.bench.bench_dashboard
+
+scale: $(STAMP) ## How many workers one PostgreSQL bears: real ones, then simulated ones
+	$(BIN)/python -m tests.bench.scale
 
 faults: $(STAMP) ## The long form of the fault tests, as a table with figures
 	$(BIN)/python -m tests.faults

@@ -78,15 +78,15 @@ class UpToMaxEpochs(BasePruner):
     """
 
     def __init__(self, pruner: BasePruner, max_epochs: int) -> None:
-        self._pruner = pruner
-        self._max_epochs = max_epochs
+        self.pruner = pruner
+        self.max_epochs = max_epochs
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether `trial` should end now."""
         step = trial.last_step
-        if step is not None and step >= self._max_epochs:
+        if step is not None and step >= self.max_epochs:
             return False
-        return self._pruner.prune(study, trial)
+        return self.pruner.prune(study, trial)
 
 
 class Hyperband(HyperbandPruner):
@@ -110,10 +110,12 @@ class Hyperband(HyperbandPruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether `trial` should end now; never once it has done its last epoch."""
+        return not self.is_last(trial) and super().prune(study, trial)
+
+    def is_last(self, trial: FrozenTrial) -> bool:
+        """Whether it has done its last epoch."""
         step = trial.last_step
-        if step is not None and step >= self._max_epochs:
-            return False
-        return super().prune(study, trial)
+        return step is not None and step >= self._max_epochs
 
     def bracket(self, study: Study, trial: FrozenTrial) -> int:
         """The bracket a trial belongs to, from the study's name and the trial's number; 0 prunes most."""

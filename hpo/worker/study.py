@@ -7,18 +7,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.pruners import NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.messages import Beginning, Served
+from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_pruner, for_sampler, is_diverged
 from hpo.search.prior import prior_trials
-from hpo.search.pruners import make_pruner
+from hpo.search.pruners import Hyperband, make_pruner
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
@@ -182,7 +183,20 @@ class ServedStudy:
     def should_prune(self, trial: Trial, note: Note) -> bool:
         """What the pruner says of a trial whose reports are committed, given what is known of others."""
         study = for_pruner(self._study(note))
-        return bool(self._pruner.prune(study, self.known.get(trial.id)))
+        return bool(self._comparing.prune(study, self.known.get(trial.id)))
+
+    @cached_property
+    def _comparing(self) -> BasePruner:
+        """The pruner as it decides here, by values that are kept up from one decision to the next."""
+        asked = getattr(self._pruner, "_wrapped_pruner", self._pruner)
+        maximize = self.row.spec["directions"][0] == "maximize"
+        if isinstance(asked, Hyperband):
+            compared = Compared(
+                self.known.since, maximize=maximize, group=partial(asked.bracket, self._template)
+            )
+        else:
+            compared = Compared(self.known.since, maximize=maximize)
+        return comparing(self._pruner, compared)
 
     # What is known
 

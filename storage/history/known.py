@@ -11,11 +11,14 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
 from storage.database import optuna_tables
 from storage.database.optuna_tables import TrialState, params, reports, values
@@ -28,8 +31,32 @@ if TYPE_CHECKING:
 
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
+
+class one_of(GenericFunction[bool]):  # noqa: N801 -- SQL functions are written in lower case
+    """Whether a column of ids is among those of a JSON list: one value, however many they are.
+
+    A placeholder for each of 1,000 ids takes several times as long as the query.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(one_of, "sqlite")
+def _sqlite_one_of(element: Any, compiler: Any, **kw: Any) -> str:
+    column, ids = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 -- of placeholders
+
+
+@compiles(one_of, "postgresql")
+def _postgresql_one_of(element: Any, compiler: Any, **kw: Any) -> str:
+    column, ids = (compiler.process(clause, **kw) for clause in element.clauses)
+    array = f"CAST(translate({ids}, '[]', '{{}}') AS integer[])"
+    return f"{column} IN (SELECT unnest({array}))"
+
+
 # Statements are made once, with their values outside: making one takes longer than running it.
-_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_IDS: sa.BindParameter[str] = sa.bindparam("ids", type_=sa.String())
 _HEADS = sa.select(
     optuna_trials.c.trial_id,
     optuna_trials.c.number,
@@ -40,31 +67,40 @@ _HEADS = sa.select(
 _NEWER = _HEADS.where(
     optuna_trials.c.study_id == sa.bindparam("study"), optuna_trials.c.trial_id > sa.bindparam("newest")
 ).order_by(optuna_trials.c.trial_id)
-_AMONG = _HEADS.where(optuna_trials.c.trial_id.in_(_IDS))
+_AMONG = _HEADS.where(one_of(optuna_trials.c.trial_id, _IDS))
+_NOT_RUNNING = _AMONG.where(optuna_trials.c.state != TrialState.RUNNING)
 _PARAMS = (
     sa.select(params.c.trial_id, params.c.param_name, params.c.param_value, params.c.distribution_json)
-    .where(params.c.trial_id.in_(_IDS))
+    .where(one_of(params.c.trial_id, _IDS))
     .order_by(params.c.param_id)
 )
 _VALUES = (
     sa.select(values.c.trial_id, values.c.value, VALUE_KIND)
-    .where(values.c.trial_id.in_(_IDS))
+    .where(one_of(values.c.trial_id, _IDS))
     .order_by(values.c.trial_id, values.c.objective)
 )
 _REPORTS = (
     sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value, REPORT_KIND)
-    .where(reports.c.trial_id.in_(_IDS))
+    .where(one_of(reports.c.trial_id, _IDS))
     .order_by(reports.c.trial_id, reports.c.step)
 )
 
 
 def _attributes_of(table: sa.Table) -> sa.Select[Any]:
-    query = sa.select(table.c.trial_id, table.c.key, table.c.value_json).where(table.c.trial_id.in_(_IDS))
+    query = sa.select(table.c.trial_id, table.c.key, table.c.value_json).where(one_of(table.c.trial_id, _IDS))
     return query.order_by(next(iter(table.primary_key)))
 
 
 _USER_ATTRIBUTES = _attributes_of(optuna_tables.user_attributes)
 _SYSTEM_ATTRIBUTES = _attributes_of(optuna_tables.system_attributes)
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """The system attributes of a trial as they are stored, keys and JSON, and the trial that has them."""
+
+    trial: FrozenTrial
+    stored: list[tuple[str, str]]
 
 
 class KnownTrials:
@@ -85,6 +121,7 @@ class KnownTrials:
         self._open: dict[int, str | None] = {}
         self._ours: set[int] = set()  # run by this process
         self._newest = 0  # the highest id that the database showed
+        self._marks: dict[int, _Marks] = {}  # of those that run elsewhere, by id
 
     def refresh(self, connection: Connection, *, rungs: bool = False, params: bool = False) -> None:
         """Read what is new or has ended since the last time.
@@ -100,15 +137,22 @@ class KnownTrials:
                 as it goes.
         """
         with self._lock:
-            newest, unfinished = self._newest, list(self._open)
+            newest = self._newest
+            ran = [one for one, state in self._open.items() if state == TrialState.RUNNING]
+            others = [one for one, state in self._open.items() if state != TrialState.RUNNING]
         heads = connection.execute(_NEWER, {"study": self._study_id, "newest": newest}).all()
-        looked = [*_rows(connection, _AMONG, unfinished), *heads]
+        looked = [*_rows(connection, _NOT_RUNNING, ran), *_rows(connection, _AMONG, others), *heads]
         with self._lock:
             asked = {head.trial_id: self._open.get(head.trial_id) for head in looked}
             wanted = [head for head in looked if self._wants(head)]
-            running = self._running_elsewhere(looked, wanted) if rungs or params else {}
+            running = self._running_elsewhere(ran, wanted) if rungs or params else {}
+            asked |= dict.fromkeys(running, TrialState.RUNNING.value)
         read = list(_read(connection, wanted))
-        read += _again(connection, running, rungs=rungs, params=params)
+        if params:
+            read += _again(connection, running, rungs=rungs)
+        elif rungs:
+            marked, self._marks = _marked_again(connection, running, self._marks)
+            read += marked
         with self._lock:
             for trial in read:
                 self._settle(trial, asked[trial._trial_id])
@@ -181,14 +225,14 @@ class KnownTrials:
         return bool(self._open.get(trial_id) != head.state)
 
     def _running_elsewhere(
-        self, looked: Collection[Row[Any]], wanted: Collection[Row[Any]]
+        self, ran: Collection[int], wanted: Collection[Row[Any]]
     ) -> dict[int, FrozenTrial]:
-        """Those that were looked at and go on as they did before."""
+        """Those of these that go on as they did before."""
         left_out = self._ours.union(head.trial_id for head in wanted)
         return {
-            head.trial_id: self._trials[head.trial_id]
-            for head in looked
-            if head.state == TrialState.RUNNING and head.trial_id not in left_out
+            one: self._trials[one]
+            for one in ran
+            if one not in left_out and self._open.get(one) == TrialState.RUNNING
         }
 
     def _settle(self, trial: FrozenTrial, asked: str | None) -> None:
@@ -218,8 +262,7 @@ class KnownTrials:
 
 def read_whole(connection: Connection, trial_id: int) -> FrozenTrial:
     """One trial with everything stored of it, also one that runs."""
-    heads = connection.execute(_AMONG, {"ids": [trial_id]}).all()
-    (found,) = _read(connection, heads)
+    (found,) = _read(connection, list(_rows(connection, _AMONG, [trial_id])))
     found.intermediate_values = _read_reports(connection, [trial_id]).get(trial_id, {})
     return found
 
@@ -255,22 +298,46 @@ def _read(connection: Connection, heads: Collection[Row[Any]]) -> Iterator[Froze
 
 
 def _again(
-    connection: Connection, running: Mapping[int, FrozenTrial], *, rungs: bool, params: bool
+    connection: Connection, running: Mapping[int, FrozenTrial], *, rungs: bool
 ) -> Iterator[FrozenTrial]:
-    """Those of these trials whose parameters or system attributes have changed, changed."""
+    """Those of these trials whose parameters (`rungs`: or system attributes) have changed, changed."""
     for ids in chunks(running):
-        chosen, distributions = _read_params(connection, ids) if params else ({}, {})
+        chosen, distributions = _read_params(connection, ids)
         marked = _read_attributes(connection, _SYSTEM_ATTRIBUTES, ids) if rungs else {}
         for trial_id in ids:
             before = running[trial_id]
             trial = copy.copy(before)
-            if params:
-                trial.params = chosen.get(trial_id, {})
-                trial.distributions = distributions.get(trial_id, {})
+            trial.params = chosen.get(trial_id, {})
+            trial.distributions = distributions.get(trial_id, {})
             if rungs:
                 trial.system_attrs = marked.get(trial_id, {})
             if trial != before:
                 yield trial
+
+
+def _marked_again(
+    connection: Connection, running: Mapping[int, FrozenTrial], marks: Mapping[int, _Marks]
+) -> tuple[list[FrozenTrial], dict[int, _Marks]]:
+    """Those of these trials whose system attributes have changed, changed; and what is stored of all.
+
+    `marks`: as it was found the last time. What is stored as it was then is not read as JSON again.
+    """
+    stored: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for trial_id, key, text in _tuples(connection, _SYSTEM_ATTRIBUTES, list(running)):
+        stored[trial_id].append((key, text))
+    changed, found = [], {}
+    for trial_id, before in running.items():
+        now, then = stored.get(trial_id, []), marks.get(trial_id)
+        if then is not None and then.trial is before and then.stored == now:
+            found[trial_id] = then
+            continue
+        trial, attributes = before, {key: json.loads(text) for key, text in now}
+        if attributes != before.system_attrs:
+            trial = copy.copy(before)
+            trial.system_attrs = attributes
+            changed.append(trial)
+        found[trial_id] = _Marks(trial, now)
+    return changed, found
 
 
 def _read_params(connection: Connection, ids: list[int]) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -308,12 +375,12 @@ def _read_attributes(
 
 
 def _rows(connection: Connection, query: sa.Select[Any], ids: Collection[int]) -> Iterator[Row[Any]]:
-    for chunk in chunks(ids):
-        yield from connection.execute(query, {"ids": chunk})
+    if ids:
+        yield from connection.execute(query, {"ids": json.dumps(list(ids))})
 
 
 def _tuples(connection: Connection, query: sa.Select[Any], ids: list[int]) -> list[Any]:
-    return tuples(connection, query, {"ids": ids}) if ids else []
+    return tuples(connection, query, {"ids": json.dumps(ids)}) if ids else []
 
 
 def _local(stored: datetime | None) -> datetime | None:

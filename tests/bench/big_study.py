@@ -1,4 +1,4 @@
-"""A database with one big study in it, written straight into the tables."""
+"""Databases with one big study in it, written straight into the tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.studies.creation import create
+from storage.database import optuna_tables
 from storage.database.migrate import open_database
-from storage.database.records import StudyRow
-from storage.database.tables import attempt, metric, ticket, worker
+from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.database.tables import attempt, metric, study, ticket, worker
+from storage.queue import studies, tickets
+
+PARAMETERS = [f"p{i}" for i in range(8)]
+REPORTS = 10
+RUNGS = (1, 3, 9)  # the steps at which successive halving compares, with one epoch and a factor of 3
+ELSEWHERE = "elsewhere"  # the worker that has what runs
 
 
 def fill(url: str, trials: int, epochs: int) -> StudyRow:
@@ -119,3 +127,145 @@ def fill(url: str, trials: int, epochs: int) -> StudyRow:
             )
     database.close()
     return row
+
+
+def grow(url: str, spec: StudySpec, finished: int, running: int, queued: int) -> StudyRow:
+    """A study in the middle of its search, as its workers would have left it.
+
+    The finished trials have eight parameters and ten reports, a tenth were pruned at the third; those that
+    run elsewhere have three reports. All have the marks of successive halving. `spec`: with `PARAMETERS`.
+    """
+    database = open_database(url)
+    draw = random.Random(0)
+    history = [_trial(draw, number) for number in range(finished)]
+    row = create(database, spec, Settings(storage=url, artifacts="memory://bench"), history=history)
+    began = finished + running
+    with database.transaction() as connection:
+        going_on = {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None, "seconds_used": 0.0}
+        connection.execute(
+            study.update()
+            .where(study.c.id == row.id)
+            .values(**going_on, budget_trials=began + queued, clock_started_at=time.time())
+        )
+        tickets.add(connection, row.id, [None] * running, first=finished)
+        for at in range(0, queued, 10_000):
+            tickets.add(connection, row.id, [None] * min(10_000, queued - at), first=began + at)
+        _run_elsewhere(connection, row, draw, range(finished, began))
+        _mark_rungs(connection, row)
+    if database.engine.dialect.name == "postgresql":  # as autovacuum does by itself
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("ANALYZE")
+    row = database.read(lambda connection: studies.get(connection, spec.study))
+    database.close()
+    return row
+
+
+def _trial(draw: random.Random, number: int) -> FrozenTrial:
+    final, pruned = draw.random() ** 0.5, number % 10 == 9
+    last = 3 if pruned else REPORTS
+    return create_trial(
+        state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        value=final * (1 - 0.8**last),
+        params={name: draw.random() for name in PARAMETERS},
+        distributions=dict.fromkeys(PARAMETERS, FloatDistribution(0.0, 1.0)),
+        intermediate_values={step: final * (1 - 0.8**step) for step in range(1, last + 1)},
+    )
+
+
+def _run_elsewhere(connection: sa.Connection, row: StudyRow, draw: random.Random, numbers: range) -> None:
+    """Trials of these numbers run on a worker that is not here: rows of Optuna's and ours."""
+    trials, params, reports = optuna_tables.trials, optuna_tables.params, optuna_tables.reports
+    if not numbers:
+        return
+    optunas = {"study_id": row.optuna_study_id, "state": TrialState.RUNNING.name}
+    connection.execute(sa.insert(trials), [{**optunas, "number": number} for number in numbers])
+    query = sa.select(trials.c.trial_id, trials.c.number).where(
+        trials.c.study_id == row.optuna_study_id, trials.c.number >= numbers.start
+    )
+    ids = {number: trial_id for trial_id, number in connection.execute(query)}
+    shown = distribution_to_json(FloatDistribution(0.0, 1.0))
+    connection.execute(
+        sa.insert(params),
+        [
+            {
+                "trial_id": ids[number],
+                "param_name": name,
+                "param_value": draw.random(),
+                "distribution_json": shown,
+            }
+            for number in numbers
+            for name in PARAMETERS
+        ],
+    )
+    connection.execute(
+        sa.insert(reports),
+        [
+            {
+                "trial_id": ids[number],
+                "step": step,
+                "intermediate_value": draw.random(),
+                "intermediate_value_type": "FINITE",
+            }
+            for number in numbers
+            for step in range(1, 4)
+        ],
+    )
+    mine = (ticket.c.study_id == row.id) & (ticket.c.number >= numbers.start)
+    mine &= ticket.c.number < numbers.stop
+    held = {"state": TicketState.RUNNING, "attempt": 1, "worker_id": ELSEWHERE}
+    connection.execute(
+        ticket.update()
+        .where(mine)
+        .values(
+            **held,
+            runner=ticket.c.number,
+            lease_until=time.time() + 86_400,
+            trial_number=ticket.c.number,
+            trial_id=sa.select(trials.c.trial_id)
+            .where(trials.c.study_id == row.optuna_study_id, trials.c.number == ticket.c.number)
+            .scalar_subquery(),
+        )
+    )
+    rows = connection.execute(sa.select(ticket.c.id, ticket.c.trial_id, ticket.c.number).where(mine)).all()
+    connection.execute(
+        sa.insert(attempt),
+        [
+            {
+                "ticket_id": one.id,
+                "number": 1,
+                "trial_id": one.trial_id,
+                "trial_number": one.number,
+                "worker_id": ELSEWHERE,
+                "runner": one.number,
+                "device": "cpu",
+                "state": AttemptState.RUNNING,
+                "started_at": time.time(),
+            }
+            for one in rows
+        ],
+    )
+
+
+def _mark_rungs(connection: sa.Connection, row: StudyRow) -> None:
+    """What successive halving notes with each trial at the rungs it has reached."""
+    reports, marks = optuna_tables.reports, optuna_tables.system_attributes
+    mine = sa.select(optuna_tables.trials.c.trial_id).where(
+        optuna_tables.trials.c.study_id == row.optuna_study_id
+    )
+    found = connection.execute(
+        sa.select(reports.c.trial_id, reports.c.step, reports.c.intermediate_value).where(
+            reports.c.trial_id.in_(mine), reports.c.step.in_(RUNGS)
+        )
+    ).all()
+    if found:
+        connection.execute(
+            sa.insert(marks),
+            [
+                {
+                    "trial_id": trial_id,
+                    "key": f"completed_rung_{RUNGS.index(step)}",
+                    "value_json": str(value),
+                }
+                for trial_id, step, value in found
+            ],
+        )
