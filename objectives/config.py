@@ -36,8 +36,6 @@ ScheduleName = Literal[
     "plateau",
 ]
 
-Fraction = Field(ge=0.0, le=1.0)
-
 
 class TrainingConfig(BaseModel):
     """Every setting of our training loop. Units and ranges stand with the fields."""

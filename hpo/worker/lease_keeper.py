@@ -22,6 +22,8 @@ from storage.queue.workers import Neighbour
 
 log = logging.getLogger(__name__)
 
+_SOON = 0.2  # of an interval, after a beat that failed
+
 
 @dataclass(frozen=True)
 class Beat:
@@ -65,22 +67,23 @@ class LeaseKeeper(threading.Thread):
         self.latest: Beat | None = None
 
     def run(self) -> None:
-        self.beat()
-        while not self._stopped.wait(self._interval):
-            self.beat()
+        came_through = self.beat()
+        # A beat that was cut off is made up for at once: three in a row would cost every lease.
+        while not self._stopped.wait(self._interval * (1.0 if came_through else _SOON)):
+            came_through = self.beat()
 
     def stop(self) -> None:
         """Beat no more."""
         self._stopped.set()
         self.join(timeout=1.0)
 
-    def beat(self) -> None:
-        """One heartbeat: renew, look, reap. A database that is away is tried again at the next."""
+    def beat(self) -> bool:
+        """One heartbeat: renew, look, reap. False: the database did not take it."""
         asked = time.monotonic()
         learned = self._witness.beat(lambda connection: self._ask(connection, asked))
         if learned is None:
             self._look_for_who_blocks()
-            return
+            return False
         self.latest, others = learned
         if not self._stopped.is_set():
             with contextlib.suppress(OSError):
@@ -92,6 +95,7 @@ class LeaseKeeper(threading.Thread):
         except Exception:  # or the thread would end, and every lease with it
             log.exception("dead workers of this host keep their trials for now")
         self._witness.reap()
+        return True
 
     def _look_for_who_blocks(self) -> None:
         """A stopped process that holds SQLite's write lock stalls all: name it."""

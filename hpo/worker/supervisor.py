@@ -241,6 +241,9 @@ class Worker:
         child.forget(self._waiting)
         child.close()
         del self._children[child.index]
+        uid = child.assignment.uid
+        if all(other.assignment.uid != uid for other in self._children.values()):
+            self._served.pop(uid, None)  # with its history; who comes back to the study reads it anew
         gave_up = child.process.returncode == GAVE_UP
         why, blame = child.how_it_died()
         if gave_up:

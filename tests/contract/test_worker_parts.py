@@ -47,6 +47,7 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
         index=0,
         current=None,
         phase=Phase.ASKED,
+        assignment=SimpleNamespace(uid=study.uid),
         never_worked=False,
         close=lambda: None,
         forget=lambda _waiting: None,
@@ -101,3 +102,23 @@ def test_heartbeats_go_on_whatever_happens_at_the_burial_of_others(
     keeper.beat()
     assert keeper.latest is not None
     assert keeper.latest is not first
+
+
+def test_a_heartbeat_that_was_cut_off_is_made_up_for_before_the_next_is_due(
+    database: Database, party: Opener, wake: int
+) -> None:
+    """A lease survives two beats that fail; with an interval between them a third would be too late."""
+    one = party(make_study(database, 1))
+    keeper = LeaseKeeper(database, one.id, None, lease=3600.0, interval=1200.0, status=dict, wake=wake)
+    waited: list[float] = []
+    outcomes = iter([False, False, True, True])
+    keeper.beat = lambda: next(outcomes)  # type: ignore[method-assign]
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) == 4
+
+    keeper._stopped.wait = wait  # type: ignore[method-assign,assignment]
+    keeper.run()
+    assert waited[:2] == [240.0, 240.0]
+    assert waited[2:] == [1200.0, 1200.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from hpo.settings import Settings
 from hpo.worker.child import Child, Phase
 from hpo.worker.events import Ended, NoTicket, Reported, Started
 from hpo.worker.supervisor import Worker
+from storage.database.engine import parse_url
 from storage.database.records import Lease
 
 LEASE = Lease(7, 1)
@@ -110,9 +112,11 @@ def test_only_an_idle_runner_is_given_work(phase: Phase) -> None:
     assert one.busy == (phase in (Phase.ASKED, Phase.WORKING))
 
 
-def test_a_runner_that_is_ready_after_its_trials_end_is_heard_after_that_end() -> None:
+def test_a_runner_that_is_ready_after_its_trials_end_is_heard_after_that_end(tmp_path: Path) -> None:
     """Both come at once from two threads; the other way about, it would wait for ever."""
-    worker = Worker(SimpleNamespace(), Settings(), None, ".", [])  # type: ignore[arg-type]
+    worker = Worker(
+        SimpleNamespace(url=parse_url(f"sqlite:///{tmp_path / 'hpo.db'}")), Settings(), None, ".", []
+    )  # type: ignore[arg-type]
     one = child(Phase.WORKING)
     broker = SimpleNamespace(events=deque())
 
