@@ -23,6 +23,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from storage.database import poolers
 from storage.database.clock import Clock
 from storage.database.errors import (
     BadStorageUrlError,
@@ -54,10 +55,6 @@ _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     "application_name": "hpo",
     "prepare_threshold": None,  # behind a pooler the next session knows no prepared statement
 }
-# What a pooler takes no options for is set in each transaction: the next may be another session's.
-_IN_EACH_TRANSACTION = "SET LOCAL idle_in_transaction_session_timeout = 10000; SET LOCAL timezone = 'UTC'"
-_NO_OPTIONS = "unsupported startup parameter"  # pgbouncer's words
-_pooled: set[str] = set()  # databases behind such a pooler
 _REFUSALS = (
     "authentication failed",
     "no password supplied",
@@ -113,7 +110,7 @@ def engine_options(url: URL) -> dict[str, Any]:
     """Keyword arguments of `create_engine` for this database."""
     if url.get_backend_name() == "postgresql":
         chosen = dict(_POSTGRESQL_CONNECT_ARGS)
-        if _place(url) in _pooled:
+        if poolers.is_before(url):
             del chosen["options"]
         return {"pool_pre_ping": True, "connect_args": chosen, "pool_recycle": 1800}
     return {"connect_args": {"timeout": 4.0}}  # seconds for another writer; well below a lease
@@ -127,7 +124,7 @@ def make_engine(url: URL) -> Engine:
     engine = sa.create_engine(url, **engine_options(url))
     if engine.dialect.name != "sqlite":
         event.listen(engine, "handle_error", _leave_server)
-        _mind_poolers(engine, url)
+        poolers.mind(engine, url)
         return engine
 
     @event.listens_for(engine, "connect")
@@ -141,32 +138,6 @@ def make_engine(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if _write_intent.get() else "BEGIN")
 
     return engine
-
-
-def _place(url: URL) -> str:
-    return f"{url.host}:{url.port}/{url.database}"
-
-
-def _mind_poolers(engine: Engine, url: URL) -> None:
-    """Whether a pooler stands before the server is seen when it refuses what a server takes."""
-
-    @event.listens_for(engine, "do_connect")
-    def _on_connect(dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
-        if _place(url) in _pooled:
-            options.pop("options", None)
-        try:
-            return dialect.connect(*arguments, **options)
-        except dialect.dbapi.OperationalError as error:
-            if _NO_OPTIONS not in str(error) or options.pop("options", None) is None:
-                raise
-        connection = dialect.connect(*arguments, **options)
-        _pooled.add(_place(url))
-        return connection
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        if _place(url) in _pooled:
-            connection.exec_driver_sql(_IN_EACH_TRANSACTION)
 
 
 @contextmanager
