@@ -135,7 +135,7 @@ class Link:
         if not heard or number not in self._answers:
             when_unheard()
         with self._changed:
-            self._changed.wait_for(lambda: number in self._answers or (self.is_leaving and self._away))
+            self._changed.wait_for(lambda: number in self._answers or (self.is_leaving and self.is_away))
             if number not in self._answers:
                 raise Interrupted("told to leave while the database is away")
             return self._taken(number)
@@ -204,7 +204,7 @@ class Link:
     @property
     def _must_stop(self) -> bool:
         """Whether there is nothing to wait for: what is told to stop at once still hears of its commits."""
-        return self._stop.urgency is Urgency.LOST or (self.is_leaving and self._away)
+        return self._stop.urgency is Urgency.LOST or (self.is_leaving and self.is_away)
 
     def _here(self) -> None:
         if self._is_forked:

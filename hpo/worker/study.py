@@ -6,14 +6,13 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property, partial
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.pruners import BasePruner, NopPruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
@@ -115,7 +114,7 @@ class ServedStudy:
 
     def drawn(self, claim: Claim) -> dict[str, Any]:
         """The point of a study whose points are drawn."""
-        return suggest(self.spec, None, _unstored(), claim.number, claim.point)  # type: ignore[arg-type]
+        return suggest(self.spec, None, create_trial(state=TrialState.RUNNING), claim.number, claim.point)  # type: ignore[arg-type]
 
     def suggested(
         self, claim: Claim, trial: FrozenTrial | None, note: Note
@@ -128,7 +127,9 @@ class ServedStudy:
             self.refresh()
         study, prior = self._study(note), self._prior if self.learns else ()
         fixed = {**claim.point, **({} if trial is None else trial.params)}
-        params = suggest(self.spec, study, trial or _unstored(), claim.number, fixed, prior)
+        params = suggest(
+            self.spec, study, trial or create_trial(state=TrialState.RUNNING), claim.number, fixed, prior
+        )
         return params, self._saw(study)
 
     def _saw(self, study: optuna.Study) -> dict[str, Any]:
@@ -212,11 +213,10 @@ class ServedStudy:
 
     def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
         """A new trial, as it was just stored."""
-        found = _unstored()
+        found = create_trial(state=TrialState.RUNNING)
         found.number, found._trial_id = trial.number, trial.id
         found.params = dict(params)
         found.distributions = {name: self.distributions[name] for name in params}
-        found.datetime_start = datetime.now()  # as Optuna hands it out
         return self._beginning(claim, found)
 
     def read(self, trial: Trial) -> FrozenTrial:
@@ -316,19 +316,3 @@ class _View(StudyView):
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Note it with the trial that asks."""
         self._note("system", key, json.dumps(value))
-
-
-def _unstored() -> FrozenTrial:
-    return FrozenTrial(
-        number=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=-1,
-    )

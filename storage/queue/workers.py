@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
-from storage.database.records import Lease, TicketState, WorkerState
+from storage.database.records import TicketState, WorkerState
 from storage.database.tables import attempt, is_running, study, ticket, witness, worker
 from storage.queue import leases
 from storage.queue.optuna_rows import upsert
@@ -246,18 +246,6 @@ def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
         )
     )
     return freed
-
-
-def leases_of_runner(connection: Connection, worker_id: str, runner: int) -> list[Lease]:
-    """What one runner of a worker holds: at most one lease."""
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt).where(
-            ticket.c.worker_id == worker_id,
-            ticket.c.runner == runner,
-            ticket.c.state == TicketState.RUNNING,
-        )
-    )
-    return [Lease(row.id, row.attempt) for row in rows]
 
 
 def all_workers(connection: Connection, clock: Clock, study_id: int | None = None) -> list[WorkerRow]:

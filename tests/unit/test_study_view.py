@@ -29,7 +29,7 @@ from storage.database.engine import Database
 from storage.database.migrate import open_database
 from storage.history.known import KnownTrials
 from storage.queue.optuna_rows import DIVERGED
-from tests.unit.test_search_samplers import loss, provisional, spec
+from tests.support.sampling import loss, provisional, spec
 
 names = (f"study-{number}" for number in itertools.count())
 SAMPLERS: list[Any] = [
