@@ -149,8 +149,8 @@ def started_at_once(lab: Lab, scale: Scale) -> str:
 
 def started_without_lock(lab: Lab, scale: Scale) -> str:
     """Control of row 3: without the lock somebody crashes while the tables are made."""
-    lab.faults["off"] = ["migration lock"]
     starts = max(scale.starts, 4)
+    lab.faults |= {"off": ["migration lock"], "together": starts}
     runs = [lab.start("db", "upgrade") for _ in range(starts)]
     crashed = sum(run.wait(120).code != 0 for run in runs)
     assert crashed

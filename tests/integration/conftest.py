@@ -34,6 +34,7 @@ class Stage:
         self._server = server
         self._url = url
         self._pool = ThreadPoolExecutor(4)
+        self._started: list[Future[Any]] = []
 
     @contextmanager
     def holding(self, opened: Database, verb: Callable[[Any], Any]) -> Iterator[Any]:
@@ -43,11 +44,22 @@ class Stage:
 
     def start(self, call: Callable[[], Any]) -> Future[Any]:
         """Run `call` beside the test."""
-        return self._pool.submit(call)
+        self._started.append(self._pool.submit(call))
+        return self._started[-1]
 
     def wait_until_blocked(self, count: int = 1) -> None:
-        """Until PostgreSQL reports that so many connections wait for a lock another holds."""
-        wait_until(lambda: self._server.blocked(self._url) >= count, 20, what=f"{count} connections wait")
+        """Until PostgreSQL reports that so many connections wait for a lock another holds.
+
+        What a started call raises instead of waiting is raised here.
+        """
+
+        def blocked() -> bool:
+            for call in self._started:
+                if call.done():
+                    call.result()
+            return self._server.blocked(self._url) >= count
+
+        wait_until(blocked, 20, what=f"{count} connections wait")
 
     def close(self) -> None:
         self._pool.shutdown()

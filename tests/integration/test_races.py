@@ -232,10 +232,11 @@ LAST: dict[str, Callable[[Party, Database], Any]] = {
     "failure": lambda one, _: one.writer.fail("ValueError: no"),
     "drain of a stopping study": lambda one, _: one.writer.release("drained"),
     "dead runner": lambda one, database: database.write(
-        lambda c: [
-            end_if_live(c, lease, partial(outcomes.lose, clock=database.clock, lease=lease, why="died"))
-            for lease in workers.leases_of_runner(c, one.id, 0)
-        ]
+        lambda c: end_if_live(
+            c,
+            one.writer.lease,
+            partial(outcomes.lose, clock=database.clock, lease=one.writer.lease, why="died"),
+        )
     ),
 }
 

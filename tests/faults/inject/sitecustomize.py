@@ -12,6 +12,7 @@ HPO_FAULTS is JSON:
     clock          seconds by which this process's clock is wrong
     boot_step      seconds by which the wall clock has stepped when this process starts
     off            protections to switch off, for negative controls: see `_OFF`
+    together       how many processes "migration lock" has at the tables at once
 """
 
 from __future__ import annotations
@@ -91,17 +92,30 @@ def _without_take_back() -> None:
 
 
 def _without_migration_lock() -> None:
-    """Everybody who finds an empty database makes its tables, and all at the same moment."""
+    """Everybody who finds an empty database makes its tables; each has looked before anyone makes one."""
     from contextlib import contextmanager
 
     from storage.database import migrate
 
     @contextmanager
     def together(_url: Any) -> Iterator[None]:
-        time.sleep(2.0 - time.time() % 2.0)
+        from optuna.storages._rdb.models import BaseModel
+        from sqlalchemy import event
+
+        event.listen(BaseModel.metadata, "before_create", lambda *_args, **_more: _meet(), once=True)
         yield
 
     migrate._lock = together  # type: ignore[assignment]
+
+
+def _meet() -> None:
+    """Go on when `together` processes have come here; HPO_FAULTS says how many."""
+    plan = json.loads(os.environ["HPO_FAULTS"])
+    here = Path(plan["log"]).with_suffix(".met")
+    _noted(here, "here")
+    give_up = time.monotonic() + 60
+    while here.stat().st_size < 40 * plan["together"] and time.monotonic() < give_up:
+        time.sleep(0.005)
 
 
 def _without_atomic_claim() -> None:
