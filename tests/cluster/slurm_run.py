@@ -59,9 +59,7 @@ class SlurmLab:
     @property
     def handle(self) -> dict[str, Any]:
         """What is stored of the newest launch."""
-        row = self.lab.open().read(lambda connection: launches.get(connection, self._launch))
-        assert row is not None
-        return dict(row.handle)
+        return self.lab.open().read(lambda connection: launches.handle_of(connection, self._launch))
 
     @property
     def job(self) -> str:

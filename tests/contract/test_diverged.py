@@ -19,10 +19,9 @@ from hpo.studies.importing import derived_spec, import_study
 from hpo.studies.reading import history
 from hpo.studies.sources import read_csv, read_optuna
 from storage.database.engine import Database
-from storage.database.records import StudyState, TicketState, WorkerState
+from storage.database.records import KeptFile, StudyState, TicketState, WorkerState
 from storage.database.tables import worker
 from storage.files import kept_files
-from storage.files.kept_files import KeptFile
 from storage.history.audit import audit
 from storage.queue import tickets
 from storage.queue.blame import BAD_START

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from storage.database.engine import Database
-from storage.files.kept_files import KeptFile
+from storage.database.records import KeptFile
 from tests.support.command import hpo_environment
 from tests.support.shared import Opener, make_study
 

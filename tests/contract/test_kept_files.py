@@ -11,7 +11,8 @@ from storage.database.engine import Database
 from storage.database.records import TicketState
 from storage.files import checkpoints, kept_files, retention
 from storage.files.artifacts import ArtifactStore, digest
-from storage.files.kept_files import CHECKPOINT, MODEL
+from storage.files.checkpoints import CHECKPOINT
+from storage.files.kept_files import MODEL
 from tests.support.kept import finished, keep, spec, weights
 from tests.support.shared import Opener, lose, make_study
 

@@ -13,9 +13,8 @@ from sqlalchemy.engine.interfaces import CacheStats
 
 from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
-from storage.database.records import AttemptState, TicketState
+from storage.database.records import AttemptState, KeptFile, TicketState
 from storage.database.tables import artifact, metric
-from storage.files.kept_files import KeptFile
 from storage.queue import attempts, leases, optuna_rows, outcomes, workers
 from storage.queue.attempts import Report, Write
 from tests.support.shared import (
@@ -60,7 +59,7 @@ _WATCHED = [
 
 def everything(database: Database) -> list[Any]:
     """All that a trial's writes could change."""
-    tables = [model.__table__ for model in _WATCHED] + [metric, artifact]
+    tables = [*(sa.inspect(model).local_table for model in _WATCHED), metric, artifact]
 
     def rows(connection: sa.Connection) -> list[Any]:
         return [sorted(map(repr, connection.execute(sa.select(table)))) for table in tables]

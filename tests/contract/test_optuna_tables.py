@@ -56,7 +56,8 @@ def _keys(table: Table) -> set[tuple[Any, ...]]:
         targets = ()
         if isinstance(constraint, ForeignKeyConstraint):
             targets = tuple(element.target_fullname for element in constraint.elements)
-        keys.add((type(constraint).__name__, tuple(constraint.columns.keys()), targets))
+        columns = constraint.columns  # type: ignore[attr-defined]
+        keys.add((type(constraint).__name__, tuple(columns.keys()), targets))
     return keys
 
 

@@ -12,9 +12,8 @@ from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.studies.creation import create
 from storage.database.engine import Database
-from storage.database.records import StudyRow, TicketState
+from storage.database.records import KeptFile, StudyRow, TicketState
 from storage.files.artifacts import ArtifactStore
-from storage.files.kept_files import KeptFile
 from tests.support.shared import Party
 
 HOSTILE = "<img src=x onerror=alert(1)>"

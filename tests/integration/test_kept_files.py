@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from storage.database.engine import Database
+from storage.database.records import KeptFile
 from storage.files import kept_files, retention
 from storage.files.artifacts import ArtifactStore, digest
-from storage.files.kept_files import MODEL, KeptFile
+from storage.files.kept_files import MODEL
 from tests.integration.conftest import Stage
 from tests.support.kept import finished, spec, weights
 from tests.support.shared import Opener, make_study

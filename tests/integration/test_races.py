@@ -10,9 +10,8 @@ import pytest
 
 from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
-from storage.database.records import Claim, NothingToClaim, StudyRow, StudyState, TicketState
+from storage.database.records import Claim, KeptFile, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.files import kept_files
-from storage.files.kept_files import KeptFile
 from storage.queue import leases, outcomes, studies, tickets, workers
 from storage.queue.attempts import end_if_live
 from tests.integration.conftest import Stage

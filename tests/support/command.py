@@ -6,13 +6,13 @@ import contextlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import psutil
@@ -145,12 +145,12 @@ class HpoProcess:
             return psutil.Process(self.pid).children(recursive=True)
         return []
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Send a signal to the command itself, not to what it started."""
         if self.running:
             self._process.send_signal(number)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def signal_group(self, number: Signals) -> None:
         """Send a signal to the command and what shares its group, as a terminal does for Ctrl-C."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)

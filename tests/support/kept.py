@@ -7,11 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from storage.database.engine import Database
-from storage.database.records import StudyRow, TicketState
+from storage.database.records import KeptFile, StudyRow, TicketState
 from storage.database.tables import artifact
 from storage.files import checkpoints, kept_files
 from storage.files.artifacts import ArtifactStore, digest
-from storage.files.kept_files import MODEL, KeptFile
+from storage.files.kept_files import MODEL
 from tests.support.shared import Party
 
 

@@ -42,7 +42,7 @@ WORKS = Started("s", Lease(6, 2), 5, 2, None)
 
 def child(phase: Phase) -> Child:
     """A runner in this phase; nothing of its process is touched here."""
-    made = Child(0, *[SimpleNamespace() for _ in range(3)], (1, 0.0), "mark", SimpleNamespace(), None)  # type: ignore[arg-type]
+    made = Child(0, *[SimpleNamespace() for _ in range(3)], (1, 0.0), "mark", SimpleNamespace(), None)  # type: ignore[arg-type,call-arg]
     made.phase = phase
     if phase is Phase.WORKING:
         made.current, made.current_since, made.last_progress = WORKS, 1.0, 1.0

@@ -204,7 +204,7 @@ def _step_of_the_wall_clock(seconds: float) -> None:
     import psutil._pslinux as kernel
 
     booted = kernel.boot_time()
-    kernel.BOOT_TIME = None
+    kernel.BOOT_TIME = None  # type: ignore[attr-defined]
     kernel.boot_time = lambda: booted + seconds
 
 
