@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -29,6 +31,21 @@ from storage.history.trials import Part, metrics_of, read_trial
 
 PREFIX = "/api/v1"
 MAX_SIZE = 500  # rows of one page
+
+
+class _Number(Convertor[int]):
+    """A number in a path, of a trial say, small enough for any database; what is longer is no address."""
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 def routes() -> list[Route]:
@@ -57,10 +74,11 @@ def _endpoint(item: Endpoint) -> Callable[[Request], Any]:
 
 
 def _document(body: bytes) -> dict[str, Any]:
+    """Read by pydantic: unlike the standard library it refuses NaN, lone surrogates and endless nesting."""
     try:
-        found = json.loads(body or b"{}")
-    except ValueError:
-        raise UserError("the body is not JSON") from None
+        found = from_json(body or b"{}", allow_inf_nan=False)
+    except ValueError as error:
+        raise UserError(f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError("the body must be a JSON object")
     return found
@@ -217,7 +235,7 @@ _PAGING = (
     ("size", "integer", f"Rows of a page, at most {MAX_SIZE}."),
 )
 _STUDY = "/studies/{study}"
-_TRIAL = _STUDY + "/trials/{trial:int}"
+_TRIAL = _STUDY + "/trials/{trial:number}"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(

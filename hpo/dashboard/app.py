@@ -82,7 +82,7 @@ def routes() -> list[Route]:
             lambda board, request: pages.study(board, request.query_params, request.path_params["study"]),
         ),
         _page(
-            "/studies/{study}/trials/{trial:int}",
+            "/studies/{study}/trials/{trial:number}",
             lambda board, request: pages.trial(
                 board, request.query_params, request.path_params["study"], request.path_params["trial"]
             ),
@@ -94,8 +94,8 @@ def routes() -> list[Route]:
                 board, request.query_params, request.query_params.getlist("study")
             ),
         ),
-        Route("/studies/{study}/trials/{trial:int}/files/{file}", _download, methods=["GET"]),
-        Route("/studies/{study}/trials/{trial:int}/log/{attempt:int}", _log_file, methods=["GET"]),
+        Route("/studies/{study}/trials/{trial:number}/files/{file}", _download, methods=["GET"]),
+        Route("/studies/{study}/trials/{trial:number}/log/{attempt:number}", _log_file, methods=["GET"]),
         Route("/studies/{study}/actions/{action}", _act, methods=["POST"]),
         Route("/login", _login, methods=["GET", "POST"]),
         Route("/logout", _logout, methods=["POST"]),

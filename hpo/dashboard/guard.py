@@ -250,7 +250,7 @@ def _challenge(status: int) -> dict[str, str]:
 async def _body(request: Request) -> bytes | None:
     """The whole body; None when it is too long."""
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY:
+    if not (length.isascii() and length.isdigit() and len(length) < 10) or int(length) > MAX_BODY:
         return None
     body = b""
     async for chunk in request.stream():

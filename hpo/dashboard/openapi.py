@@ -107,7 +107,7 @@ def _path_schema(name: str, kind: str) -> dict[str, Any]:
         return {"type": "string", "enum": list(actions.ACTIONS)}
     if name == "over":
         return {"type": "string", "enum": ["trials", "epochs", "seconds", "values"]}
-    return {"type": "integer" if kind == "int" else "string"}
+    return {"type": "integer" if kind == "number" else "string"}
 
 
 def _answer(description: str, shape: str) -> dict[str, Any]:

@@ -7,16 +7,17 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from optuna.storages import get_storage
+from optuna.storages import BaseStorage, get_storage
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hpo.dashboard.guard import path_of
-from hpo.errors import DatabaseError
+from hpo.errors import DatabaseError, NotFoundError, UserError
 from storage.database.engine import is_unreachable, reason
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,25 @@ log = logging.getLogger(__name__)
 # It cannot be mounted under a prefix; ours stay clear of these (and /api/v1/ is matched before /api/).
 PREFIXES = ("/dashboard", "/api/", "/csv/", "/artifacts/", "/static/")
 _READING = ("GET", "HEAD")
+_STUDY = re.compile(r"/(?:api/studies|csv)/(?P<study>[0-9]+)(?:/(?P<trial>[0-9]+))?(?=/|$)")
 _NOTE = re.compile(r"/api/studies/[0-9]+(/[0-9]+)?/note")  # of a study or a trial: all that it may write
+_NUMBER = re.compile(r"[0-9]{1,9}")  # small enough for any database
+_NUMBERS = re.compile(rf"{_NUMBER.pattern}(,{_NUMBER.pattern})*|")
+_ASKED = {"after": _NUMBER, "trial_ids": _NUMBERS}  # what it takes for numbers in an address
 _REFUSED = (
     "optuna-dashboard shows studies here and keeps notes; it does not delete, rename, create or tell, which "
     "workers would not hear of. Use the study's page of this dashboard, or the commands of hpo."
 )
 _DROPPED = ("server", "date", "content-length", "connection")
+
+
+class _Note(BaseModel):
+    """What its pages send when somebody has written a note."""
+
+    model_config = ConfigDict(strict=True)
+
+    body: Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL in a text
+    version: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class OptunaDashboard:
@@ -52,7 +66,9 @@ class OptunaDashboard:
         if self._wsgi is None:
             self._wsgi = _application(request.app.state, database)
         body = await request.body()
+        _check(request, body)
         try:
+            await run_in_threadpool(_find, get_storage(database.rdb), path_of(request))
             response = await run_in_threadpool(_call, self._wsgi, request, body)
         except Exception as error:
             if is_unreachable(error):
@@ -64,6 +80,38 @@ class OptunaDashboard:
 def _allowed(method: str, path: str) -> bool:
     """Named one by one: what a later version adds is refused until it is looked at."""
     return method in _READING or (method == "PUT" and _NOTE.fullmatch(path) is not None)
+
+
+def _check(request: Request, body: bytes) -> None:
+    """What it would answer with an error of its own.
+
+    Raises:
+        UserError: a number of the address is none, or a note is not of its form.
+    """
+    for name, form in _ASKED.items():
+        for value in request.query_params.getlist(name):
+            if not form.fullmatch(value):
+                raise UserError(f"{name} must be a whole number of at most 9 digits, got {value[:40]!r}")
+    if request.method == "PUT":
+        try:
+            _Note.model_validate_json(body)
+        except ValidationError as error:
+            raise UserError(f"this is no note: {error.errors(include_url=False)[0]['msg']}") from None
+
+
+def _find(storage: BaseStorage, path: str) -> None:
+    """Raises NotFoundError where the study or trial that the path names is not there."""
+    named = _STUDY.match(path)
+    if named is None:
+        return
+    try:
+        if not all(_NUMBER.fullmatch(number) for number in named.groups() if number is not None):
+            raise KeyError
+        storage.get_study_name_from_id(int(named["study"]))
+        if named["trial"] is not None:
+            storage.get_trial(int(named["trial"]))
+    except KeyError:
+        raise NotFoundError("Optuna has no study or trial of this number here.") from None
 
 
 def _application(state: Any, database: Any) -> Callable[..., Iterable[bytes]]:
@@ -114,7 +162,7 @@ def _environ(request: Request, body: bytes) -> dict[str, Any]:
         "SERVER_PORT": str(port or 80),
         "SERVER_PROTOCOL": "HTTP/1.1",
         "CONTENT_LENGTH": str(len(body)),
-        "CONTENT_TYPE": request.headers.get("content-type", ""),
+        "CONTENT_TYPE": "application/json",  # a note is the only body it is given, and was read as such
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": request.scope["scheme"],
         "wsgi.input": io.BytesIO(body),

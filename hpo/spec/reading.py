@@ -229,14 +229,19 @@ def read_point(words: Iterable[str]) -> dict[str, Any]:
     """`lr=0.01 optimizer=adam` as a point; values are read as a study file reads them.
 
     Raises:
-        UserError: a word of another form, or none.
+        UserError: a word of another form, a number that is too long, or no word.
     """
     point: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.strip():
             raise UserError(f"{word[:60]!r} is not NAME=VALUE, for example lr=0.01")
-        point[name.strip()] = read_scalar(value.strip())
+        try:
+            point[name.strip()] = read_scalar(value.strip())
+        except ValueError as error:
+            raise UserError(
+                f"{name.strip()[:60]} holds {error}; at most {MAX_DIGITS} digits are allowed"
+            ) from None
     if not point:
         raise UserError("name at least one parameter, for example lr=0.01")
     return point

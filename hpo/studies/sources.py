@@ -142,7 +142,7 @@ def read_csv(path: Path, spec: StudySpec) -> Source:
             header = [name.strip() for name in next(rows, [])]
             columns = _columns(path, header, spec)
             trials = [_row(path, columns, cells, rows.line_num, spec) for cells in rows if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a CSV file: {error}") from error
     return Source(path.stem, None, trials)
 

@@ -181,6 +181,7 @@ def test_a_table_that_optuna_or_hpo_wrote_is_read_too(write: Any) -> None:
         (TABLE + "5,1,adma,,1,\n", "row 6: optimizer must be one of"),
         (TABLE + "5,1,adam,0.5,1,\n", "row 6: momentum exists only when optimizer is"),
         (TABLE + ",1,adam,,1,\n", "row 6: it has no value for x"),
+        (TABLE + "9" * 500 + ",1,adam,,1,\n", "a number of 500 characters"),
         ("\x00", "table.csv"),
     ],
 )

@@ -29,9 +29,9 @@ GETS = {
     "/studies": "/studies",
     "/studies/{study}": "/studies/digits",
     "/studies/{study}/trials": "/studies/digits/trials?sort=-value&size=5",
-    "/studies/{study}/trials/{trial:int}": "/studies/digits/trials/9",
-    "/studies/{study}/trials/{trial:int}/charts": "/studies/digits/trials/9/charts",
-    "/studies/{study}/trials/{trial:int}/log": "/studies/digits/trials/9/log",
+    "/studies/{study}/trials/{trial:number}": "/studies/digits/trials/9",
+    "/studies/{study}/trials/{trial:number}/charts": "/studies/digits/trials/9/charts",
+    "/studies/{study}/trials/{trial:number}/log": "/studies/digits/trials/9/log",
     "/studies/{study}/charts/{chart}": "/studies/digits/charts/history-1",
     "/studies/{study}/metrics": "/studies/digits/metrics",
     "/studies/{study}/curves": "/studies/digits/curves?trials=9,3",
@@ -52,7 +52,7 @@ def test_the_document_is_the_one_in_docs(owner: TestClient) -> None:
 def test_every_route_is_documented() -> None:
     documented = openapi.document(api.ENDPOINTS, api.PREFIX)["paths"]
     for item in api.ENDPOINTS:
-        path = api.PREFIX + item.path.replace(":int}", "}")
+        path = api.PREFIX + item.path.replace(":number}", "}")
         operation = documented[path][item.method.lower()]
         assert operation["summary"].endswith(".")
         assert {"200", "400", "401", "403", "404", "503"} <= operation["responses"].keys()

@@ -10,6 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from hpo.dashboard.board import Board
+from hpo.settings import Settings
+from hpo.studies.creation import create
 from storage.database.engine import Database
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore
@@ -145,6 +147,87 @@ def test_nonsense_in_an_address_is_answered_politely(path: str, owner: TestClien
     assert answer.status_code in (200, 400, 404), answer.text
     assert "Traceback" not in answer.text
     assert "sqlalchemy" not in answer.text
+
+
+NUMBERS = ["2147483648", "9223372036854775808", "1" + "0" * 40, "1" + "0" * 5000]
+NUMBERED = [
+    "/studies/digits/trials/{}",
+    "/studies/digits/trials/{}/files/x",
+    "/studies/digits/trials/{}/log/1",
+    "/studies/digits/trials/9/log/{}",
+    "/studies/digits/trials/9?attempt={}",
+    "/studies/digits?page={}",
+    "/api/v1/studies/digits/trials/{}",
+    "/api/v1/studies/digits/trials/{}/charts",
+    "/api/v1/studies/digits/trials/{}/log",
+    "/api/v1/studies/digits/trials/9/log?attempt={}",
+    "/api/v1/studies/digits/charts/history-{}",
+    "/api/v1/studies/digits/charts/slice-{}",
+    "/api/v1/studies/digits/curves?trials={}",
+    "/api/studies/{}/param_importances",
+    "/api/studies/{}",
+    "/api/studies/1?after={}",
+    "/csv/{}",
+    "/csv/1?trial_ids={}",
+]
+
+
+def test_a_number_no_database_holds_names_nothing(owner: TestClient) -> None:
+    for path in NUMBERED:
+        for number in (*NUMBERS, "²"):
+            answer = owner.get(path.format(number))
+            assert answer.status_code in (400, 404), (path, number[:50], answer.text)
+
+
+NONSENSE = [
+    b"[" * 100_000,
+    b'{"point":' + b'{"a":' * 50_000,
+    b'{"point": "x=' + b"9" * 500 + b'"}',
+    b'{"point": {"x": ' + b"9" * 5000 + b"}}",
+    b'{"point": {"x": NaN}}',
+    b'{"point": {"x": "\\ud800"}}',
+    b'{"trials": 1e999}',
+    b'{"trials": "' + b"9" * 5000 + b'"}',
+    b'{"trials": 1000000000}',
+    b"\xff",
+    b"[]",
+]
+
+
+def test_nonsense_in_a_body_is_answered_politely(owner: TestClient) -> None:
+    for action in ("extend", "enqueue"):
+        for body in NONSENSE:
+            answer = owner.post(f"/api/v1/studies/digits/actions/{action}", content=body)
+            assert answer.status_code == 400, (action, body[:60], answer.text)
+        answer = owner.post(f"/studies/digits/actions/{action}", data={"point": "x=" + "9" * 500})
+        assert answer.status_code == 400
+    answer = owner.post("/api/v1/studies/digits/actions/retry", json={"trial": 2**63})
+    assert answer.status_code == 400
+
+
+NOTES = ["", "[]", "1", "[" * 100_000, '{"body": 1, "version": 1}', '{"body": "x"}']
+NOTES += [f'{{"body": "{text}", "version": 1}}' for text in ("\\ud800", "\\u0000")]
+NOTES += [f'{{"body": "x", "version": {number}}}' for number in ("-1", '"1"', *NUMBERS)]
+
+
+def test_nonsense_in_a_note_is_answered_politely(owner: TestClient) -> None:
+    """And what is none of optuna-dashboard's studies or trials is not there."""
+    for note in NOTES:
+        assert owner.put("/api/studies/1/note", content=note).status_code == 400, note[:60]
+    right = '{"body": "x", "version": 1}'
+    for number in ("99", *NUMBERS):
+        assert owner.put(f"/api/studies/{number}/note", content=right).status_code == 404
+        assert owner.put(f"/api/studies/1/{number}/note", content=right).status_code == 404
+    assert owner.put("/api/studies/1/note", content=right).status_code == 204
+
+
+def test_slices_of_a_study_without_a_space(owner: TestClient, database: Database, tmp_path: Path) -> None:
+    """Its objective suggests for itself: before the first trial there is nothing to slice."""
+    create(database, make_spec("own", space={}), Settings(storage="", artifacts=str(tmp_path / "artifacts")))
+    for chart in ("slice-1", "slice-2-1", "slice-999", "contour", "parallel", "importance"):
+        answer = owner.get(f"/api/v1/studies/own/charts/{chart}")
+        assert answer.status_code in (200, 404), (chart, answer.text)
+    assert owner.get("/studies/own", headers=HTML).status_code == 200
 
 
 def test_long_bodies_are_refused(owner: TestClient) -> None:
