@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpo.api import Study, create, load
+    from hpo.api import Study, create, load, optimize
 
-__all__ = ["Study", "create", "load"]
+__all__ = ["Study", "create", "load", "optimize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +17,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'hpo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What there is to call, whether it has been imported or not."""
+    return __all__

@@ -1,28 +1,38 @@
-"""From Python: `hpo.load("digits-mlp")` and `hpo.create(spec)`, with the verbs of the command line."""
+"""From Python: `hpo.optimize`, `hpo.load` and `hpo.create`, with the verbs of the command line."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import UserError
+from hpo import optimizing
+from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.objective import CELL, Own, is_importing, own_objective
+from hpo.search.space import distribution
 from hpo.settings import Settings
 from hpo.spec import StudySpec, load_spec, parse_spec
 from hpo.studies import answers, creation, reading, steering, tables
-from hpo.studies.evaluation import evaluate
+from hpo.studies.evaluation import evaluate, winner_state
+from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import warm_start
 from hpo.wiring import open_storage, speaking, telling
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
-from storage.history.records import StudyHistory, TrialRecord
+from storage.history.records import StudyHistory, TrialRecord, why_no_best
+from storage.queue.optuna_rows import ADDED
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
+    import plotly.graph_objects as go
+
+_LOOK = 0.5  # seconds between looks at a study that others run
 
 
 @speaking
@@ -90,6 +100,145 @@ class Study:
         """Completed trials that no other beats in every direction."""
         return list(self.history().winners)
 
+    def add_trial(self, params: Mapping[str, Any], value: float | Sequence[float], **user_attrs: Any) -> None:
+        """Show the search a result that came about elsewhere. It is outside the budget: nobody ran it here.
+
+        Raises:
+            UserError: the point does not fit the space, or nothing says what a parameter's range is.
+        """
+        import optuna
+
+        known = {name: one for trial in self.history().trials for name, one in trial.distributions.items()}
+        known |= {name: distribution(parameter) for name, parameter in self.spec.space.items()}
+        unknown = [name for name in params if name not in known]
+        if unknown:
+            raise UserError(f"no trial of {self.name} has a parameter {unknown[0]!r} yet, nor has its space")
+        values = [value] if isinstance(value, int | float) else list(value)
+        try:
+            trial = optuna.trial.create_trial(
+                params=dict(params),
+                distributions={name: known[name] for name in params},
+                values=values,
+                user_attrs=user_attrs,
+                system_attrs={ADDED: True},
+            )
+            self.optuna.add_trial(trial)
+        except ValueError as error:
+            raise UserError(f"{self.name} cannot take this trial: {error}") from error
+
+    def run(
+        self,
+        objective: Callable[[Any], Any] | None = None,
+        *,
+        trials: int | None = None,
+        runners: int = 1,
+        code: str | os.PathLike[str] = ".",
+        allow_mismatch: bool = False,
+    ) -> Study:
+        """Run trials here until the study has ended; returns the study.
+
+        Args:
+            objective: the function, which runs in this process; not needed for what others can import too.
+            trials: at most so many now; None: all that are left.
+            runners: trials at once. More than one need an objective that can be imported.
+            code: directory that the study's objective is relative to.
+            allow_mismatch: run although the code differs from the study's; marked on each trial.
+
+        Raises:
+            HpoError: a sentence that says why it goes on no more, or that no trial completed.
+        """
+        _demand_no_import()
+        row = self._row()
+        own = None if objective is None else own_objective(objective)
+        if own is None and self.spec.objective_path.module == CELL:
+            raise UserError(f"{self.name} is a study of a function: say which, study.run({_called(row)})")
+        if row.state.ended:
+            raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
+        folder = Path(code).absolute() if own is None else own.folder
+        self._work(row, own, folder, runners, trials, allow_mismatch)
+        return self
+
+    def _work(
+        self,
+        row: StudyRow,
+        own: Own | None,
+        code: Path,
+        runners: int,
+        count: int | None,
+        allow_mismatch: bool,
+    ) -> None:
+        optimizing.work(
+            self._database,
+            row,
+            own,
+            code=code,
+            runners=runners,
+            count=count,
+            allow_mismatch=allow_mismatch,
+            tell=optimizing.teller(),
+        )
+        self._demand_result()
+
+    def _demand_result(self) -> None:
+        found = self.history()
+        if not found.winners:
+            errors = [trial.error for trial in found.trials if trial.error]
+            last = f"; the last one met: {errors[-1]}" if errors else ""
+            raise HpoError(
+                f"{self.name} {why_no_best(found)}{last}. What failed is queued again by "
+                f"hpo.load({self.name!r}).retry()"
+            )
+
+    def wait(self, timeout: float | None = None) -> Study:
+        """Wait until the study has ended, whoever runs it; returns the study.
+
+        Raises:
+            TimeoutError: it goes on after `timeout` seconds.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._row().state.ended:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"{self.name} still goes on after {timeout:g} seconds")
+            time.sleep(_LOOK)
+        return self
+
+    def plot(self, chart: str = "history") -> go.Figure:
+        """A chart of the report as a plotly figure: history, importances, slice-1, contour, timeline, ...
+
+        Raises:
+            NotFoundError: there is no such chart; or nothing to see in it yet.
+        """
+        from hpo.report import catalogue
+
+        return catalogue.draw(self.history(), chart)
+
+    def load_weights(self, trial: int | None = None) -> Any:
+        """The weights that the best trial kept, or another one, tensors on the CPU.
+
+        Raises:
+            HpoError: it kept none, or they cannot be read here.
+            NotFoundError: there is no such trial.
+        """
+        found = self.history()
+        chosen = found.best if trial is None else next((t for t in found.trials if t.number == trial), None)
+        if chosen is None and trial is None:
+            raise HpoError(f"{self.name} has no best trial: say which, load_weights(7)")
+        if chosen is None:
+            raise NotFoundError(f"{self.name} has no trial {trial}")
+        state = winner_state(self._database, self._row(), chosen)
+        if state is None:
+            raise HpoError(
+                f"trial {chosen.number} of {self.name} kept no weights: trial.checkpoint.save(state, step) "
+                "keeps them, and `keep` says of how many trials"
+            )
+        return state
+
+    def _repr_html_(self) -> str:
+        """A card, in a notebook."""
+        from hpo.report.card import card
+
+        return card(self.history())
+
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the report (default: `report-NAME.html` here); returns its path."""
         from hpo.report.page import write_report
@@ -136,6 +285,79 @@ class Study:
     def delete(self) -> None:
         """Delete the study, its trials and its artifacts."""
         steering.delete(self._database, self._row())
+
+
+def optimize(
+    objective: Callable[[Any], Any],
+    *,
+    study: str | None = None,
+    trials: int = 30,
+    direction: str | Sequence[str] = "minimize",
+    space: Mapping[str, Any] | None = None,
+    sampler: str | Mapping[str, Any] | None = None,
+    pruner: str | Mapping[str, Any] | None = None,
+    runners: int = 1,
+    storage: str | None = None,
+    allow_mismatch: bool = False,
+) -> Study:
+    """Search with a function of a trial, one of a notebook's cell too, and keep everything as any study does.
+
+    Called again it goes on to `trials` in all and no further. Ctrl-C gives back what runs.
+
+    Args:
+        objective: `objective(trial) -> float`; it runs in this process, while another renews its lease.
+        study: the study's name; default: the function's.
+        trials: of the study in all.
+        direction: minimize or maximize; a list of them for several values.
+        space: parameters by name as in a study file; None: the objective suggests for itself.
+        sampler: as in a study file: a name, or a mapping with `name` and options.
+        pruner: likewise.
+        runners: trials at once; more than one need a function that other processes can import from a file.
+        storage: SQLAlchemy URL; default: HPO_STORAGE, else `sqlite:///hpo.db` here.
+        allow_mismatch: go on although the function was changed; marked on each trial.
+
+    Raises:
+        SpecError: what is asked for is no study.
+        CodeDiffersError: the function is not the one whose results the study has.
+        HpoError: a sentence that says why it goes on no more, or that no trial completed.
+    """
+    _demand_no_import()
+    own = own_objective(objective)
+    one = isinstance(direction, str)
+    asked = {
+        "study": study or own.called.lstrip("_"),
+        "objective": own.named,
+        "direction" if one else "directions": direction if one else list(direction),
+        "budget": {"trials": trials},
+        "space": space,
+        "sampler": sampler,
+        "pruner": pruner,
+    }
+    spec = parse_spec({name: value for name, value in asked.items() if value is not None}, "hpo.optimize")
+    settings = Settings.from_environment(storage)
+    with telling():
+        database = open_storage(settings)
+        row, count = optimizing.store(database, spec, settings)
+        found = Study(database, row.name)
+        if row.state.ended and row.budget_trials != creation.tickets_ended(database, row):
+            print(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}", file=sys.stderr)
+        elif row.state.ended or count == 0:
+            found._demand_result()
+        else:
+            found._work(row, own, own.folder, runners, count, allow_mismatch)
+    return found
+
+
+def _demand_no_import() -> None:
+    if is_importing():
+        raise UserError(
+            "this starts a search while the objective's own file is imported, by the search itself: put the "
+            'call under `if __name__ == "__main__":`'
+        )
+
+
+def _called(row: StudyRow) -> str:
+    return str(row.spec["objective"]).rpartition(":")[2]
 
 
 def load(name: str, storage: str | None = None) -> Study:

@@ -14,9 +14,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from hpo.objective import Objective
+from hpo.objective import Objective, Own
+from hpo.reached import imported_by, in_environment, reached
 from objectives.imports import is_imported_file
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
@@ -48,11 +50,42 @@ def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
     the working directory, and not in an environment's site-packages. Modules are named as imported, so
     machines with other paths agree.
     """
+    return _found(objective, folder, [item for item in sys.modules.items() if not _is_of_a_study(item[1])])
+
+
+def own_fingerprint(own: Own) -> dict[str, Any]:
+    """As `fingerprint`, of a function of this very process, which has imported much else besides.
+
+    Of a function of a notebook: its text, that of the functions and classes it uses and the plain values
+    that it reads, by name under "parts", and the local modules among what it uses.
+    """
+    parts, used = ({}, [own.objective.module]) if not own.why_not else reached(own.function)
+    modules: dict[str, ModuleType] = {}
+    while used:
+        module = used.pop()
+        if modules.setdefault(module.__name__, module) is module and _local_file(own, module) is not None:
+            used += [one for one in imported_by(module) if one.__name__ not in modules]
+    found = _found(own.objective, own.folder, list(modules.items()))
+    return {**found, "parts": parts} if parts else found
+
+
+def _is_of_a_study(module: ModuleType) -> bool:
+    """Whether the module was imported because a study names it, this one or another."""
+    file = getattr(module, "__file__", None)
+    return bool(file) and is_imported_file(Path(str(file)).resolve())
+
+
+def _local_file(own: Own, module: ModuleType) -> Path | None:
+    if module is own.objective.module:
+        return Path(str(module.__file__))
+    return _file(own.objective, own.folder, module.__name__, module)
+
+
+def _found(objective: Objective, folder: Path, among: Iterable[tuple[str, ModuleType]]) -> dict[str, Any]:
     there = versions()
+    local = _local_modules(objective, folder, among)
     return {
-        "sources": {
-            name: _digest(files) for name, files in sorted(_local_modules(objective, folder).items())
-        },
+        "sources": {name: _digest(files) for name, files in sorted(local.items())},
         "versions": {name: there[name] for name in _RECORDED if name in there},
         "commit": _commit(folder),
     }
@@ -72,6 +105,14 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
             found.append(f"module {name} is not part of the study's code")
         elif sources[name] != others[name]:
             found.append(f"module {name} was edited: {sources[name][:12]} here, {others[name][:12]} there")
+    parts, others = here.get("parts", {}), pinned.get("parts", {})
+    for name in sorted({*parts, *others}):
+        if name not in parts:
+            found.append(f"{name} is part of the study's code and is not used here")
+        elif name not in others:
+            found.append(f"{name} is not part of the study's code")
+        elif parts[name] != others[name]:
+            found.append(f"{name} was changed: {parts[name][:60]} here, {others[name][:60]} there")
     return found + _versions_apart(here, pinned, _DECISIVE)
 
 
@@ -98,33 +139,33 @@ def _digest(files: set[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _local_modules(objective: Objective, folder: Path) -> dict[str, set[Path]]:
+def _local_modules(
+    objective: Objective, folder: Path, among: Iterable[tuple[str, ModuleType]]
+) -> dict[str, set[Path]]:
     """Source files by module name; files that the study names go by their stems, wherever they lie."""
     found: defaultdict[str, set[Path]] = defaultdict(set)
     for path in objective.home.files:
         found[path.stem].add(path)
-    package = objective.module.__name__.split(".")[0]
-    roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not file or not str(file).endswith(".py") or name.split(".")[0] in _NOT_THE_OBJECTIVE:
-            continue
-        path = Path(file).resolve()
-        if not path.is_file() or is_imported_file(path):  # torch.classes names a file that is nowhere
-            continue
-        mine = name.split(".")[0] == package
-        local = (
-            not name.startswith("objectives.")
-            and any(root in path.parents for root in roots)
-            and "site-packages" not in path.parts
-        )
-        if mine or (local and not _in_environment(path)):
-            found[name].add(path)
+    for name, module in among:
+        file = _file(objective, folder, name, module)
+        if file is not None and file not in objective.home.files:
+            found[name].add(file)
     return found
 
 
-def _in_environment(path: Path) -> bool:
-    return Path(sys.prefix).resolve() in path.parents or Path(sys.base_prefix).resolve() in path.parents
+def _file(objective: Objective, folder: Path, name: str, module: ModuleType) -> Path | None:
+    """The module's file, if it is local."""
+    file = getattr(module, "__file__", None)
+    if not file or not str(file).endswith(".py") or name.split(".")[0] in _NOT_THE_OBJECTIVE:
+        return None
+    path = Path(file).resolve()
+    if not path.is_file():  # torch.classes names a file that is nowhere
+        return None
+    if name.split(".")[0] == objective.module.__name__.split(".")[0]:
+        return path
+    roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
+    local = not name.startswith("objectives.") and any(root in path.parents for root in roots)
+    return path if local and not in_environment(path) else None
 
 
 def _commit(folder: Path) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +20,8 @@ from objectives.imports import ObjectivePath
 
 _OURS = ("storage", "objectives")  # names a user may well have taken
 _OUR_FRAMES = ("hpo/objective.py", "objectives/imports.py")
+CELL = "__main__"  # the module of an objective that only the process that defined it has
+_importing: ContextVar[bool] = ContextVar("importing", default=False)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,78 @@ class Objective:
         return at_home
 
 
+@dataclass(frozen=True)
+class Own:
+    """A function of the process itself, as an objective."""
+
+    objective: Objective
+    function: Callable[[Any], Any]
+    called: str  # its name; "lambda" has none
+    named: str  # as a study file names it; `__main__:NAME` where no other process could import it
+    why_not: str  # why none could; "" where one can
+
+    @property
+    def folder(self) -> Path:
+        """What its path is relative to."""
+        return self.objective.home.folder
+
+
+def own_objective(function: Callable[[Any], Any]) -> Own:
+    """What a function is as an objective: named where others can import it.
+
+    Raises:
+        ObjectiveError: it is not callable, or is a class.
+    """
+    if not callable(function) or isinstance(function, type):
+        kind = "a class" if isinstance(function, type) else type(function).__name__
+        raise ObjectiveError(f"the objective must be a function of a trial, got {kind}")
+    plain: Any = function
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    name = getattr(plain, "__name__", type(plain).__name__).strip("<>")
+    file, why_not = _file_of(function)
+    if file is None:
+        cell = ModuleType("__main__")  # what else a notebook defines is no export of a module
+        here = imports.Home(Path.cwd())
+        return Own(Objective(function, cell, here), function, name, f"{CELL}:{name}", why_not)
+    module = sys.modules[function.__module__]
+    package = (getattr(module, "__package__", None) or "").split(".")[0]
+    if package and function.__module__ != "__main__":
+        home = imports.Home(Path.cwd())
+        named = f"{function.__module__}:{function.__qualname__}"
+    else:
+        home = imports.Home(file.parent, {file})
+        named = f"{file.name}:{function.__qualname__}"
+    return Own(Objective(function, module, home), function, name, named, "")
+
+
+def _file_of(function: Any) -> tuple[Path | None, str]:
+    """The file from which any process can import the function; or None, and why it cannot."""
+    name = getattr(function, "__qualname__", None)
+    code = getattr(function, "__code__", None)
+    if name is None or code is None:
+        return None, f"a {type(function).__name__} object is no function of a file"
+    if "<lambda>" in name:
+        return None, "a lambda has no name that a runner could import"
+    if "<locals>" in name:
+        return None, f"{name} is defined inside another function"
+    module = sys.modules.get(function.__module__)
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).is_file() or found is not function:
+        return None, f"{name} is defined in a notebook or in an interactive session, not in a file"
+    if Path(code.co_filename).name != Path(file).name or not file.endswith(".py"):
+        return None, f"{name} is not defined in {Path(file).name} itself"
+    return Path(file).resolve(), ""
+
+
+def is_importing() -> bool:
+    """Whether the file of an objective is being imported by this very process."""
+    return _importing.get()
+
+
 class Settled(Protocol):
     """What an objective's `check` is asked about: a spec, or what a runner is told of it."""
 
@@ -98,12 +174,21 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
     Raises:
         ObjectiveError: no such module, file or callable; or importing it raised, with the traceback.
     """
+    if path.module == CELL:
+        raise ObjectiveError(
+            f"{path.callable} is a function of a notebook or of an interactive session, which this process "
+            "cannot import: go on there with hpo.optimize, or put it into a file and name that in a study"
+        )
     for entry in (str(folder), str(Path.cwd())):
         if entry not in sys.path:
             sys.path.append(entry)
     home = imports.Home(folder.absolute())
-    with _their_own(path, folder), imports.at(home):
-        module = _import(path)
+    importing = _importing.set(True)
+    try:
+        with _their_own(path, folder), imports.at(home):
+            module = _import(path)
+    finally:
+        _importing.reset(importing)
     found: Any = module
     for part in path.callable.split("."):
         found = getattr(found, part, None)

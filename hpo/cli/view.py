@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hpo.cli.terminal import Terminal
 from hpo.worker.events import Ended, Leaving, Reported, Started
+from hpo.worker.lines import Lines, leaving, named
 from storage.database.engine import Database
 from storage.database.errors import StorageError
 from storage.history.lists import Progress, progress
@@ -53,52 +54,6 @@ class Silent:
 
     def on_event(self, runner: int, message: Any) -> None:
         """Ignored."""
-
-
-class Lines:
-    """One plain line for each trial that ends."""
-
-    def __init__(self, database: Database, *, name_studies: bool = False) -> None:
-        self._database = database
-        self._name_studies = name_studies
-        self._started: dict[Any, tuple[Started, float]] = {}
-        self._last: dict[Any, Reported] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def on_event(self, runner: int, message: Any) -> None:
-        """Print the end of a trial, with the count and the best so far."""
-        if isinstance(message, Started):
-            self._started[message.lease] = (message, time.monotonic())
-            if message.resumed_from is not None:
-                _line(f"{self._name(message)}, from step {message.resumed_from}")
-        elif isinstance(message, Reported):
-            self._last[message.lease] = message
-        elif isinstance(message, Ended) and message.lease in self._started:
-            started, since = self._started.pop(message.lease)
-            last = self._last.pop(message.lease, None)
-            _line(
-                f"{self._name(started)} {message.state}{_result(message, last)} "
-                f"({time.monotonic() - since:.1f} s){self._so_far(started.study)}"
-            )
-        elif isinstance(message, Leaving):
-            _line(_leaving(message))
-
-    def _name(self, started: Started) -> str:
-        return _named(f"{started.study}/" if self._name_studies else "trial ", started)
-
-    def _so_far(self, study: str) -> str:
-        try:
-            now = self._database.once(lambda c: progress(c, self._database.clock, study))
-        except StorageError:
-            return ""
-        total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
-        best = "" if now.best_value is None else f", best {now.best_value:.6g} (trial {now.best_number})"
-        return f" | {now.counts.ended}{total} done{best}"
 
 
 class LiveView:
@@ -147,11 +102,9 @@ class LiveView:
             if message.state in ("failed", "diverged", "lost") and gone is not None:
                 why = (message.error or "").strip().splitlines()
                 tail = why[-1] if why else ""
-                self._terminal.print(
-                    Text(f"{_named('trial ', gone[0])} {message.state}: {tail}", style="red")
-                )
+                self._terminal.print(Text(f"{named('trial ', gone[0])} {message.state}: {tail}", style="red"))
         elif isinstance(message, Leaving):
-            self._terminal.print(Text(_leaving(message), style="yellow"))
+            self._terminal.print(Text(leaving(message), style="yellow"))
 
     def _look(self) -> None:
         while not self._over.is_set():
@@ -224,35 +177,6 @@ class LiveView:
         if now.row.budget_seconds is not None:
             guesses.append(max(now.row.budget_seconds - now.seconds, 0.0))
         return min(guesses) if guesses else None
-
-
-def _named(prefix: str, started: Started) -> str:
-    """The trial, and which attempt at it: an attempt's end and time are not yet the trial's."""
-    return f"{prefix}{started.trial}" + (f", attempt {started.attempt}" if started.attempt > 1 else "")
-
-
-def _line(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _leaving(message: Leaving) -> str:
-    if not message.running:
-        return "leaving; nothing was running"
-    trials = "1 running trial" if message.running == 1 else f"{message.running} running trials"
-    return f"draining: {trials} end at the next epoch and are given back; Ctrl-C again aborts"
-
-
-def _result(message: Ended, last: Reported | None) -> str:
-    if message.set_aside:
-        return ": out of memory beside others; tried again with the device to itself"
-    if message.error:
-        lines = message.error.strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
-    if message.state == "pruned" and last is not None:
-        return f" at step {last.step} with {last.value:.6g}"
-    if message.values:
-        return " " + ", ".join(f"{value:.6g}" for value in message.values)
-    return ""
 
 
 def _duration(seconds: float) -> str:

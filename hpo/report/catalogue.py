@@ -72,6 +72,27 @@ def find(address: str) -> tuple[Chart, int, str]:
     raise NotFoundError(f"there is no chart named {address[:40]!r}")
 
 
+def draw(history: StudyHistory, address: str) -> go.Figure:
+    """The figure of a study's chart.
+
+    Raises:
+        NotFoundError: there is no such chart, or there is nothing to see in it yet.
+    """
+    try:
+        chart, objective, part = find(address)
+    except NotFoundError as error:
+        names = ", ".join(chart.name for chart in STUDY if chart.parts is not _elsewhere)
+        raise NotFoundError(f"{error}; there are {names}") from None
+    directions = len(history.directions)
+    if objective in chart.indices(directions):
+        record = chart.record(history, objective)
+        record = record.get(part) if record and chart.parts else record
+        picture = chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
+        if picture is not None:
+            return picture.figure
+    raise NotFoundError(f"{history.name} has nothing to show in {address}")
+
+
 def _noted(sentence: str) -> Callable[[Any], str]:
     """A caption: the sentence and the record's own note."""
     return lambda record: text.joined(sentence, record.note)

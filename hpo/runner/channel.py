@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 
 from hpo.errors import HpoError
 
@@ -37,7 +38,11 @@ class Channel:
             OSError: the other end is gone.
         """
         with self._sending:
-            self._socket.sendall(_LENGTH.pack(len(content)) + content)
+            try:
+                self._socket.sendall(_LENGTH.pack(len(content)) + content)
+            except BaseException:  # Ctrl-C in the middle of one: nothing may follow half a message
+                self._shut()
+                raise
 
     def receive(self) -> bytes:
         """The next message.
@@ -59,8 +64,17 @@ class Channel:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end, in this process."""
         self._socket.close()
+
+    def hang_up(self) -> None:
+        """End the conversation for all who hold this end, and for a thread that waits for a message."""
+        self._shut()
+        self.close()
+
+    def _shut(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Mailbox:

@@ -74,6 +74,18 @@ class Link:
         """Whether the database is away, as far as the worker has said."""
         return self._away
 
+    def lose_worker(self) -> None:
+        """The worker is gone, and this process goes on: nothing is waited for, nothing is handed out."""
+        with self._changed:
+            self._away = True
+            self._stop.raise_to(Urgency.NOW)
+            self.orders.put(Quit())
+            self._changed.notify_all()
+
+    def hang_up(self) -> None:
+        """Leave the worker, whatever is under way: what was not said whole is not said."""
+        self._channel.hang_up()
+
     def begin(self, serial: int) -> Voice:
         """What is said from now on is of this task: by the session, and by its objective with this voice."""
         with self._changed:

@@ -7,7 +7,7 @@ import random
 import sys
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,39 @@ KEEP_AFTER = 1.0  # seconds without an answer, after which a result is kept on d
 class Session:
     """What a runner keeps of a study between trials: its objective and its artifact store.
 
+    Args:
+        boot: what it serves.
+        link: to its worker.
+        stop: what tells a trial to stop.
+        own: the objective and the fingerprint of its code, of a process that is a person's own: output,
+            threads and Ctrl-C are left alone there. None: it is imported, and the process is a runner's.
+
     Raises:
         ObjectiveError: the objective cannot be imported here.
         StorageError: the artifact store's URL cannot be used here.
     """
 
-    def __init__(self, boot: Boot, link: Link, stop: StopFlag, objective: Objective | None = None) -> None:
+    def __init__(
+        self,
+        boot: Boot,
+        link: Link,
+        stop: StopFlag,
+        own: tuple[Objective, Mapping[str, Any]] | None = None,
+    ) -> None:
         served = boot.served
         self.served = served
         self.boot = boot
         self.link = link
         self.stop = stop
-        self.objective = objective or load_objective(served.objective_path, Path(boot.code))
+        folder = Path(boot.code)
+        self.objective = load_objective(served.objective_path, folder) if own is None else own[0]
         check_settings(self.objective, served)
         self.store = ArtifactStore(served.artifacts, STORE_PATIENCE, stop.leaving_now)
         self.needs_restart = False  # an objective's error said that this process should be replaced
-        self.code: Mapping[str, Any] = fingerprint(self.objective, Path(boot.code))
-        devices.set_threads(served.threads)
+        self.code: Mapping[str, Any] = fingerprint(self.objective, folder) if own is None else own[1]
+        self._is_own = own is not None
+        if not self._is_own:
+            devices.set_threads(served.threads)
 
     def run(self, task: Task) -> None:
         """Run one attempt to its end.
@@ -107,7 +123,8 @@ class Session:
             checkpoint=checkpoint,
             store=self.store,
         )
-        with captured(self.store, f"{task.folder}/{task.attempt}"):
+        kept = nullcontext() if self._is_own else captured(self.store, f"{task.folder}/{task.attempt}")
+        with kept:
             seed_everything(task.seed)
             devices.reset_peak_memory(self.boot.device)
             self._call(running, task)
@@ -143,6 +160,8 @@ class Session:
         except (DatabaseFaultError, ArtifactsAwayError):
             raise  # what it needs cannot be used; nobody's fault
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            if self._is_own and isinstance(error, KeyboardInterrupt):
+                raise
             self._raised(running, task, error)
         else:
             self._deliver(running, task, TicketState.COMPLETE, values)

@@ -188,6 +188,11 @@ def tickets_left(database: Database, row: StudyRow) -> int:
     return found.waiting + found.running
 
 
+def tickets_ended(database: Database, row: StudyRow) -> int:
+    """How many tickets are finished, or given up."""
+    return database.read(lambda connection: tickets.counts(connection, row.id)).ended
+
+
 def _with_keep_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRow:
     """What a study keeps may change at any time; the newest file says it. What is gone stays gone."""
     keep = spec.keep.model_dump(mode="json")

@@ -50,7 +50,7 @@ class Child:
     share: Share
     assignment: Assignment
     process: subprocess.Popen[bytes]
-    process_key: tuple[int, float]  # its pid and when it started
+    process_key: tuple[int, float] | None  # its pid and when it started; None: it is not ours to end
     mark: str  # in its environment, and so in that of whatever it starts
     desk: Desk
     pidfd: int | None

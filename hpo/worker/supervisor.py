@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,8 @@ class Worker:
         name: shown to people; default `host:pid`.
         allow_mismatch: run although the objective or the packages differ from the study's.
         on_event: told every message of a runner (for the live view).
+        seat: how its one runner comes to its place, where that is a process that runs already; the worker
+            leaves with it. None: runners are started.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Worker:
         name: str | None = None,
         allow_mismatch: bool = False,
         on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
+        seat: Callable[..., Child] | None = None,
     ) -> None:
         self.identity = identity.identify(uuid.uuid4().hex, name)
         self._database = database
@@ -94,6 +98,7 @@ class Worker:
         self._idleness = Idleness(limits.idle)
         self._allow_mismatch = allow_mismatch
         self._on_event = on_event
+        self._seat = seat
         self._children: dict[int, Child] = {}
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
@@ -108,7 +113,8 @@ class Worker:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
         sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
-        with Signals() as signals, guarded(self.identity.id):
+        guard = guarded(self.identity.id) if self._seat is None else nullcontext()
+        with Signals() as signals, guard:
             self._waiting.register(signals.read_fd, selectors.EVENT_READ)
             self._broker = Broker(self._database, self.identity.id, self._settings.lease, signals.wake)
             keeper = LeaseKeeper(
@@ -149,14 +155,15 @@ class Worker:
             shared=self._cards.is_shared(runner),
         )
 
-        def seat(mailbox: Mailbox) -> Desk:
+        def desk(mailbox: Mailbox) -> Desk:
             return Desk(runner, mailbox, served, share.shown)
 
-        child = Child.spawn(runner, share, assignment, self.identity.id, boot, seat)
+        child = (self._seat or Child.spawn)(runner, share, assignment, self.identity.id, boot, desk)
         self._children[runner] = child
         child.watch(self._waiting)
         self._broker.seat(child.desk)
-        self._broker.record_runners([child.process_key for child in self._children.values()])
+        keys = (child.process_key for child in self._children.values())
+        self._broker.record_runners([key for key in keys if key is not None])
 
     def _cores(self, runner: int, assignment: Assignment) -> tuple[int, ...] | None:
         """CPU runners keep out of each other's way; those of a card go where there is room."""
@@ -248,6 +255,11 @@ class Worker:
         why, blame = child.how_it_died()
         if gave_up:
             self._broker.leave(child.desk, AttemptState.RELEASED, _GAVE_UP)
+        elif self._seat is not None:
+            # Interrupted, it has left its trial; without that, its process has died.
+            left = AttemptState.LOST if self._draining is None else AttemptState.RELEASED
+            self._broker.leave(child.desk, left, self._draining or why)
+            self._drain(why)
         elif child.current is not None:
             self._broker.leave(child.desk, AttemptState.FAILED if blame else AttemptState.LOST, why)
         elif child.phase is Phase.LEAVING:

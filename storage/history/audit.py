@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.optuna_tables import TrialState, trials
+from storage.database.optuna_tables import TrialState, system_attributes, trials
 from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, ticket
 from storage.queue import outcomes
+from storage.queue.optuna_rows import ADDED
 
 _OPEN = (TicketState.QUEUED, TicketState.RUNNING)
 
@@ -52,6 +53,13 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
         trial.trial_id: trial.state
         for trial in connection.execute(sa.select(trials).where(trials.c.study_id == row.optuna_study_id))
     }
+    added = set(
+        connection.scalars(
+            sa.select(system_attributes.c.trial_id)
+            .join(trials, trials.c.trial_id == system_attributes.c.trial_id)
+            .where(trials.c.study_id == row.optuna_study_id, system_attributes.c.key == ADDED)
+        )
+    )
     done = [t for t in found if t.state in (TicketState.COMPLETE, TicketState.PRUNED)]
     delivered = Counter(
         a.ticket_id for a in attempts if a.state in (AttemptState.COMPLETE, AttemptState.PRUNED)
@@ -62,7 +70,7 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
     finished_trials = {
         trial_id
         for trial_id, state in optuna_trials.items()
-        if state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if state in (TrialState.COMPLETE, TrialState.PRUNED) and trial_id not in added
     }
     from_tickets = {t.trial_id for t in done}
     live = Counter(a.ticket_id for a in attempts if a.state == AttemptState.RUNNING)
@@ -89,6 +97,11 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
             "every result belongs to one ticket, every finished ticket has its result",
             finished_trials == from_tickets,
             f"{len(finished_trials)} finished trials in Optuna's tables, {len(from_tickets)} in ours",
+        ),
+        Check(
+            "trials that a person added are outside the budget",
+            not added & from_tickets,
+            f"{len(added)} added",
         ),
         Check(
             "at most one open attempt a ticket, and only for running tickets",

@@ -61,6 +61,11 @@ class TrialRecord:
     counted: int | None = None  # how many reports there are, where not all of them were read
 
     @property
+    def value(self) -> float | None:
+        """Its value in the first direction; None until complete."""
+        return self.values[0] if self.values else None
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in ENDED

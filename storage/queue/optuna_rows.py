@@ -29,6 +29,7 @@ _trials = optuna_tables.trials
 _params = optuna_tables.params
 _values = optuna_tables.values
 _reports = optuna_tables.reports
+ADDED = "hpo:added"  # system attribute of a trial that a person added: no ticket is behind it
 _trial_attributes = optuna_tables.system_attributes
 Owner = Literal["user", "system", "study user", "study system"]  # whose attribute it is, and who reads it
 _ATTRIBUTES: Mapping[Owner, sa.Table] = {

@@ -1,0 +1,188 @@
+"""Run trials of a study from a Python process: a notebook's kernel, or a script."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import CodeDiffersError, DatabaseError, ExitCode, HpoError, UserError
+from hpo.fingerprint import differences, own_fingerprint
+from hpo.objective import Own
+from hpo.runner.kernel import run_trials
+from hpo.settings import Settings
+from hpo.spec import Budget, StudySpec
+from hpo.studies import creation
+from hpo.worker.kernel import Request, start
+from storage.database.engine import Database
+from storage.database.records import StudyRow
+
+_MEANING = {
+    ExitCode.BAD_INPUT: UserError,
+    ExitCode.NO_DATABASE: DatabaseError,
+    ExitCode.CODE_DIFFERS: CodeDiffersError,
+}
+
+
+def store(database: Database, spec: StudySpec, settings: Settings) -> tuple[StudyRow, int | None]:
+    """The study of `spec`, which says how many trials it has in all; and how many of them to run, None: all.
+
+    A study that is there already is given as many more as it lacks, and none are taken from it.
+
+    Raises:
+        UserError: another spec has this name.
+    """
+    wanted = spec.tickets or 0
+    row = creation.find(database, spec.study)
+    if row is not None:
+        stored = Budget.model_validate(row.spec["budget"])
+        spec = spec.model_copy(update={"budget": stored})
+    row, created = creation.create_or_continue(database, spec, settings)
+    if created:
+        return row, None
+    if row.budget_trials is not None and wanted > row.budget_trials:
+        return creation.extend(database, row, trials=wanted - row.budget_trials), None
+    if wanted == row.budget_trials:
+        return row, None
+    return row, max(0, wanted - creation.tickets_ended(database, row))
+
+
+def demand_same_code(row: StudyRow, own: Own, here: dict[str, Any]) -> None:
+    """Refuse a function that is not the one whose results the study has.
+
+    Raises:
+        CodeDiffersError: with what differs, and the ways on.
+    """
+    unlike = [] if row.code is None else differences(here, row.code)
+    if unlike:
+        raise CodeDiffersError(
+            f"{own.called} is not what the results of {row.name} came from:\n"
+            + "\n".join(f"  {line}" for line in unlike)
+            + "\nGive it a study of its own with study='NAME'; or mix the results all the same with "
+            "allow_mismatch=True, which marks every trial it runs"
+        )
+
+
+def work(
+    database: Database,
+    row: StudyRow,
+    own: Own | None,
+    *,
+    code: Path,
+    runners: int,
+    count: int | None,
+    allow_mismatch: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Run the study's trials until it has ended, or `count` of them; Ctrl-C gives back what runs.
+
+    Args:
+        database: where the study is.
+        row: the study.
+        own: the function; None: what the study names, in runners.
+        code: directory that the study's objective is relative to.
+        runners: 1: a function of this process runs in it.
+        count: how many trials.
+        allow_mismatch: run although the code differs from the study's.
+        tell: told a line for each trial that ends.
+
+    Raises:
+        HpoError: a sentence that says why this goes on no more.
+        KeyboardInterrupt: after all was given back.
+    """
+    here = None
+    if own is not None:
+        if runners > 1 and own.why_not:
+            raise UserError(
+                f"runners={runners} needs an objective that other processes can import, and {own.why_not}: "
+                "put it into a .py file and import it from there, or leave runners at 1 to run it in this "
+                "process"
+            )
+        here = own_fingerprint(own)
+        if not allow_mismatch:
+            demand_same_code(row, own, here)
+    in_kernel = own is not None and runners == 1
+    mine, theirs = socket.socketpair() if in_kernel else (None, None)
+    url = database.url.render_as_string(hide_password=False)
+    pipe = None if theirs is None else theirs.fileno()
+    request = Request(url, row.name, str(code), count, allow_mismatch, None if in_kernel else runners, pipe)
+    worker = start(request)
+    if theirs is not None:
+        theirs.close()
+    outcome: list[Any] = []
+    reader = threading.Thread(target=_read, args=(worker, tell, outcome), daemon=True)
+    reader.start()
+    interrupt = _Interrupt(worker)
+    try:
+        if own is not None and here is not None and mine is not None:
+            run_trials(mine.detach(), own.objective, here, interrupt.set)
+        worker.wait()
+    except KeyboardInterrupt:
+        interrupt.insist()
+        raise
+    finally:
+        assert worker.stdin is not None
+        worker.stdin.close()  # after an error of our own, the worker follows
+        worker.wait()
+        reader.join()
+    if not outcome:
+        raise HpoError(
+            f"the worker of {row.name} died (exit status {worker.returncode}). What had ended is kept; the "
+            "same call goes on from there"
+        )
+    exit_code, why = outcome
+    if exit_code:
+        raise _MEANING.get(exit_code, HpoError)(why)
+
+
+class _Interrupt:
+    """Ctrl-C as it is handed on to the worker."""
+
+    def __init__(self, worker: subprocess.Popen[str]) -> None:
+        self._worker = worker
+        self._is_set = False
+
+    def set(self) -> None:
+        """Have the worker give back what runs."""
+        self._worker.send_signal(signal.SIGINT)
+        self._is_set = True
+
+    def insist(self) -> None:
+        """Wait until it has; interrupted meanwhile, it does so at once."""
+        while True:
+            if not self._is_set:
+                self.set()
+            self._is_set = False
+            with suppress(KeyboardInterrupt):
+                self._worker.wait()
+                return
+
+
+def _read(worker: subprocess.Popen[str], tell: Callable[[str], None], outcome: list[Any]) -> None:
+    assert worker.stdout is not None
+    with worker.stdout:
+        for line in worker.stdout:
+            said = json.loads(line)
+            if "outcome" in said:
+                outcome.extend(said["outcome"])
+            else:
+                tell(said["line"])
+
+
+def teller() -> Callable[[str], None]:
+    """Where progress goes: below the cell of a notebook in one line that changes, else to standard error."""
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    if running is None or not hasattr(running, "kernel"):
+        return lambda line: print(line, file=sys.stderr, flush=True)
+    from IPython.display import display
+
+    shown = display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda line: shown.update({"text/plain": line}, raw=True)
