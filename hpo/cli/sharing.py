@@ -107,7 +107,7 @@ def dashboard(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; any but loopback needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     token: Annotated[
         str | None,
         typer.Option(
@@ -127,13 +127,22 @@ def dashboard(
         typer.Option("--allow-host", metavar="NAME", help="A name this server goes by, say a proxy's."),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Also open it in a browser.")] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Speak TLS: certificate and its chain, in PEM."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's key, in PEM.")
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Browse studies live in a web browser."""
-    from hpo.dashboard.server import serve
+    from hpo.dashboard.server import Tls, serve
     from hpo.settings import Settings
     from hpo.wiring import open_storage
 
+    if (tls_cert is None) != (tls_key is None):
+        raise UserError("--tls-cert and --tls-key belong together; give both")
     settings = Settings.from_environment(storage)
     serve(
         open_storage(settings),
@@ -145,6 +154,7 @@ def dashboard(
         hosts=allow_host or (),
         lease=settings.lease,
         open_browser=open_,
+        tls=None if tls_cert is None or tls_key is None else Tls(tls_cert, tls_key),
     )
 
 

@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,6 +23,8 @@ from enum import StrEnum
 from hpo.errors import UserError
 
 SESSION_SECONDS = 7 * 86_400
+MAX_FAILURES = 10  # wrong tokens of one client within a minute
+MAX_CLIENTS = 10_000  # whose wrong tokens are remembered
 MIN_TOKEN = 12  # characters
 LINK_SECONDS = 600.0  # for which a link that opens once stays good
 _HOST = re.compile(
@@ -92,6 +94,31 @@ class OneTimeLink:
             self._good = None
 
 
+class Failures:
+    """Wrong tokens of the last minute, counted for each client: nobody's guesses lock another one out.
+
+    A client is an IPv4 address or an IPv6 network of 64 bits, which is what one person is given.
+    """
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def note(self, host: str) -> int:
+        """One more; returns how many of this client there are now, at most `MAX_FAILURES`."""
+        found = self._of.setdefault(_client(host), deque(maxlen=MAX_FAILURES))
+        self._of.move_to_end(_client(host))
+        while len(self._of) > MAX_CLIENTS:
+            self._of.popitem(last=False)
+        now = time.monotonic()
+        found.append(now)
+        return sum(now - then < 60 for then in found)
+
+    def too_many(self, host: str) -> bool:
+        """Whether this client must wait."""
+        found = self._of.get(_client(host))
+        return found is not None and len(found) == MAX_FAILURES and time.monotonic() - found[0] < 60
+
+
 @dataclass(frozen=True)
 class Access:
     """The rules of one running dashboard.
@@ -112,6 +139,8 @@ class Access:
     hosts: frozenset[str] = frozenset()
     any_address: bool = False
     link: OneTimeLink = field(default_factory=OneTimeLink, compare=False)
+    failures: Failures = field(default_factory=Failures, compare=False)
+    _ended: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
     _key: bytes = field(init=False, repr=False, default=b"")
 
     def __post_init__(self) -> None:
@@ -150,9 +179,19 @@ class Access:
         if not _same(signature, self._sign("session", body)):
             return None
         role, expires, _ = body.split(".")
-        if float(expires) < (time.time() if now is None else now):
+        if body in self._ended or float(expires) < (time.time() if now is None else now):
             return None
         return Session(Role(role), self._sign("csrf", cookie))
+
+    def end_session(self, cookie: str) -> None:
+        """Whoever holds a copy of the cookie is signed out too, as long as this dashboard runs."""
+        if self.session_of(cookie) is None:
+            return
+        for body, expires in list(self._ended.items()):
+            if expires < time.time():
+                del self._ended[body]
+        body = cookie.rpartition(".")[0]
+        self._ended[body] = float(body.split(".")[1])
 
     def csrf_matches(self, session: Session, sent: str) -> bool:
         """Whether a form carries its session's token."""
@@ -216,6 +255,16 @@ def host_name(header: str) -> str | None:
     if found is None or int(found["port"] or 0) > 65_535:
         return None
     return found["name"] or found["address"]
+
+
+def _client(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host[:100]
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def _digest(code: str) -> bytes:

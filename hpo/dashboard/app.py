@@ -206,8 +206,10 @@ async def _login(request: Request) -> Response:
 
 
 async def _logout(request: Request) -> Response:
+    access: Access = request.app.state.board.access
+    access.end_session(request.cookies.get(access.cookie, ""))
     answer = RedirectResponse("/login", status_code=303)
-    answer.delete_cookie(request.app.state.board.access.cookie, path="/", httponly=True, samesite="lax")
+    answer.delete_cookie(access.cookie, path="/", httponly=True, samesite="lax")
     return answer
 
 

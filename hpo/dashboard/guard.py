@@ -6,22 +6,22 @@ It stands in front of all routes, so a route that is added later cannot forget a
 from __future__ import annotations
 
 import json
-import time
-from collections import deque
+import logging
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hpo.dashboard.access import SESSION_SECONDS, Access, Role, Session, host_name
+from hpo.dashboard.access import MAX_FAILURES, SESSION_SECONDS, Access, Role, Session, host_name
+
+log = logging.getLogger(__name__)
 
 MAX_BODY = 256 * 1024  # bytes of a form or a JSON document
 PUBLIC = ("/login", "/health")
 ASSETS = "/assets/"  # public as well
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-MAX_FAILURES = 10  # wrong tokens within a minute, from all clients together
 
 CSP = "; ".join(
     (
@@ -47,6 +47,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+HSTS = "max-age=31536000"  # seconds for which a browser that came by TLS comes by nothing else
 
 
 class Guard:
@@ -56,7 +57,6 @@ class Guard:
         self._app = app
         self._access = access
         self._foreign = foreign  # path prefixes of another application, whose forms carry no CSRF token
-        self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,10 +68,15 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers["Strict-Transport-Security"] = HSTS
             await send(message)
 
         request = Request(scope, receive)
-        answer, body = await self._judge(request)
+        try:
+            answer, body = await self._judge(request)
+        except ClientDisconnect:  # nobody is left to be answered
+            return
         if answer is not None:
             await answer(scope, receive, send_safely)
             return
@@ -91,6 +96,8 @@ class Guard:
             ), None
         session = self._session(request)
         request.scope["hpo.session"] = session
+        if session is None and _bearer(request) and self._must_wait(request):
+            return self._wait(request), None
         if request.method in SAFE_METHODS:
             return self._judge_reading(request, session), None
         body = await _body(request)
@@ -128,11 +135,11 @@ class Guard:
         return RedirectResponse(f"/login?next={quote(wanted, safe='')}", status_code=303)
 
     def _session(self, request: Request) -> Session | None:
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and not self._exhausted():
-            role = self._access.role_of(token.strip())
+        token = _bearer(request)
+        if token:  # the right one always enters, however many wrong ones came from the same address
+            role = self._access.role_of(token)
             if role is None:
-                self._failures.append(time.monotonic())
+                self._note_failure(request)
                 return None
             return Session(role, None)
         return self._access.session_of(request.cookies.get(self._access.cookie, ""))
@@ -146,13 +153,13 @@ class Guard:
         target = _without(request, "code")
         if session is not None and session.role is Role.ACT:
             return RedirectResponse(target, status_code=303)
-        if self._exhausted():
-            return _refuse(request, 429, "Too many wrong tokens; wait a minute.")
+        if self._must_wait(request):
+            return self._wait(request)
         if self._access.link.redeem(code):
             return self._let_in(request, Role.ACT, target)
         why = "used" if self._access.link.was_good(code) else "wrong"
         if why == "wrong":
-            self._failures.append(time.monotonic())
+            self._note_failure(request)
         return RedirectResponse(f"/login?{why}=1&next={quote(target, safe='')}", status_code=303)
 
     def _log_in(self, request: Request, body: bytes) -> Response | None:
@@ -161,11 +168,11 @@ class Guard:
         return self._admit(request, form.get("token", [""])[0], target)
 
     def _admit(self, request: Request, token: str, target: str) -> Response:
-        if self._exhausted():
-            return _refuse(request, 429, "Too many wrong tokens; wait a minute.")
+        if self._must_wait(request):
+            return self._wait(request)
         role = self._access.role_of(token.strip())
         if role is None:
-            self._failures.append(time.monotonic())
+            self._note_failure(request)
             return RedirectResponse(f"/login?wrong=1&next={quote(target, safe='')}", status_code=303)
         return self._let_in(request, role, target)
 
@@ -182,9 +189,20 @@ class Guard:
         )
         return answer
 
-    def _exhausted(self) -> bool:
-        full = len(self._failures) == MAX_FAILURES
-        return full and time.monotonic() - self._failures[0] < 60
+    def _note_failure(self, request: Request) -> None:
+        """What was sent stays out of the log: it may be nearly right."""
+        if self._must_wait(request):
+            return  # who goes on all the same fills no log
+        count = self._access.failures.note(_host(request))
+        log.warning("wrong token from %s, the %d. within a minute", _host(request), count)
+        if count == MAX_FAILURES:
+            log.warning("%s must wait a minute; its further tries are not told", _host(request))
+
+    def _must_wait(self, request: Request) -> bool:
+        return self._access.failures.too_many(_host(request))
+
+    def _wait(self, request: Request) -> Response:
+        return _refuse(request, 429, "Too many wrong tokens from your address; wait a minute.")
 
     def _proves_intent(self, request: Request, session: Session, body: bytes) -> bool:
         if path_of(request).startswith(self._foreign) and not path_of(request).startswith("/api/v1/"):
@@ -209,6 +227,24 @@ def session_of(request: Request) -> Session | None:
     """The session the guard found."""
     found = request.scope.get("hpo.session")
     return found if isinstance(found, Session) else None
+
+
+def is_signed_in(request: Request) -> bool:
+    """Whether the session the guard found still is one: it may have ended while a stream was open."""
+    session = session_of(request)
+    if session is None or session.csrf is None:
+        return session is not None
+    access: Access = request.app.state.board.access
+    return access.session_of(request.cookies.get(access.cookie, "")) is not None
+
+
+def _host(request: Request) -> str:
+    return request.client.host if request.client else "nowhere"
+
+
+def _bearer(request: Request) -> str:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _is_public(path: str) -> bool:

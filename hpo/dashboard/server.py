@@ -6,11 +6,13 @@ import html
 import logging
 import os
 import socket
+import ssl
 import sys
 import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,8 +21,42 @@ import uvicorn
 from hpo.dashboard.access import LINK_SECONDS, OneTimeLink, is_loopback, make_access
 from hpo.dashboard.app import build_app, make_board
 from hpo.dashboard.board import Board
+from hpo.dashboard.connections import Connection, connection_limit
 from hpo.errors import UserError
 from storage.database.engine import Database
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The files to speak TLS with, in PEM; checked when made.
+
+    Raises:
+        UserError: one cannot be read, is no certificate or key, has a passphrase, or belongs to another.
+    """
+
+    certificate: Path
+    key: Path
+
+    def __post_init__(self) -> None:
+        for option, path in (("--tls-cert", self.certificate), ("--tls-key", self.key)):
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise UserError(f"{option} {path} cannot be read: {error.strerror}") from error
+
+        def no_passphrase() -> str:
+            raise UserError(
+                f"--tls-key {self.key} has a passphrase; give a key without one, readable by you alone"
+            )
+
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, self.key, no_passphrase)
+        except (ssl.SSLError, OSError) as error:
+            raise UserError(
+                f"--tls-cert {self.certificate} and --tls-key {self.key} are not a certificate and its key "
+                f"in PEM: {error.strerror or error}"
+            ) from error
 
 
 def serve(
@@ -35,6 +71,7 @@ def serve(
     lease: float = 15.0,
     study: str | None = None,
     open_browser: bool = False,
+    tls: Tls | None = None,
 ) -> None:
     """Serve until interrupted; the address said leads to `study`, or to all of them.
 
@@ -47,7 +84,7 @@ def serve(
     listening = _listen(host, port)
     bound = listening.getsockname()[1]
     access = make_access(host, bound, token, view_token, hosts)
-    page = _address(host, bound, study)
+    page = _address(host, bound, study, tls)
 
     def announce(code: str) -> None:
         say(f"a new link to the dashboard, good for one browser: {page}?code={code}")
@@ -64,13 +101,13 @@ def serve(
         opening = (say, page, access.link, code if token is None else access.link.issue())
         threading.Thread(target=_open, args=opening, daemon=True).start()
     with listening:
-        Server(make_board(database, access, lease=lease)).run(sockets=[listening])
+        Server(make_board(database, access, lease=lease), tls).run(sockets=[listening])
 
 
 class Server(uvicorn.Server):
     """uvicorn, which tells the event streams to end before it waits for them."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, tls: Tls | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 build_app(board),
@@ -79,6 +116,11 @@ class Server(uvicorn.Server):
                 server_header=False,
                 timeout_graceful_shutdown=3,
                 lifespan="on",
+                http=Connection,
+                ws="none",
+                limit_concurrency=connection_limit(),
+                ssl_certfile=None if tls is None else str(tls.certificate),
+                ssl_keyfile=None if tls is None else str(tls.key),
             )
         )
         self._board = board
@@ -107,11 +149,11 @@ def _open(say: Callable[[str], None], page: str, link: OneTimeLink, code: str) -
             say("no browser could be opened; open the link yourself")
 
 
-def _address(host: str, port: int, study: str | None) -> str:
+def _address(host: str, port: int, study: str | None, tls: Tls | None) -> str:
     shown = host if is_loopback(host) else (socket.gethostname() if host in ("0.0.0.0", "::") else host)  # noqa: S104
     shown = f"[{shown}]" if ":" in shown else shown
     page = "" if study is None else f"studies/{quote(study, safe='')}"
-    return f"http://{shown}:{port}/{page}"
+    return f"{'http' if tls is None else 'https'}://{shown}:{port}/{page}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

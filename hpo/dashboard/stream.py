@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hpo.dashboard.board import Board
+from hpo.dashboard.guard import is_signed_in
 from hpo.dashboard.render import Page, Part, render_parts
 from hpo.errors import DatabaseError, NotFoundError
 from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
@@ -34,7 +35,7 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
     began = time.monotonic()
     yield "retry: 2000\n\n"
     with board.hub.listen() as subscription:
-        while not await request.is_disconnected():
+        while is_signed_in(request) and not await request.is_disconnected():
             try:
                 page, parts = await run_in_threadpool(_look, view)
             except (DatabaseError, DatabaseUnreachableError) as error:

@@ -12,8 +12,9 @@ from starlette.datastructures import URL
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from hpo.dashboard.access import Access, make_access
-from hpo.dashboard.app import routes
+from hpo.dashboard.access import MAX_CLIENTS, Access, Failures, Role, make_access
+from hpo.dashboard.app import build_app, routes
+from hpo.dashboard.board import Board
 from hpo.errors import UserError
 from storage.database.engine import Database
 from storage.database.tables import metadata
@@ -115,6 +116,42 @@ def test_guessing_tokens_is_stopped(anyone: TestClient) -> None:
     codes = [anyone.post("/login", data={"token": f"guess {n}"}).status_code for n in range(12)]
     assert codes[:10] == [303] * 10
     assert codes[10:] == [429, 429]
+    assert anyone.get("/", headers={"Authorization": "Bearer guess 13"}).status_code == 429
+
+
+def test_wrong_tokens_lock_nobody_else_out(anyone: TestClient, board: Board) -> None:
+    """They are counted for each address; and the right bearer is let in even from the guesser's."""
+    other = TestClient(build_app(board), base_url=BASE, client=("10.1.2.3", 1), follow_redirects=False)
+    for n in range(12):
+        anyone.post("/login", data={"token": f"guess {n}"})
+        anyone.get("/", headers={"Authorization": f"Bearer guess {n}"})
+    assert anyone.get("/api/v1/workers", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert other.post("/login", data={"token": TOKEN}).status_code == 303
+    assert other.get("/", headers=HTML).status_code == 200
+
+
+def test_a_network_of_ipv6_is_one_client() -> None:
+    failures = Failures()
+    for n in range(10):
+        failures.note(f"2001:db8:1:2::{n}")
+        failures.note(f"2001:db8:1:{n}::1")
+    assert failures.too_many("2001:db8:1:2:ffff::1")
+    assert not failures.too_many("2001:db8:1:3::1")
+    for n in range(30_000):
+        failures.note(f"10.0.{n // 256}.{n % 256}")
+    assert len(failures._of) == MAX_CLIENTS
+
+
+def test_wrong_tokens_are_logged_but_not_what_was_sent(
+    anyone: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(50):
+        anyone.post("/login", data={"token": f"guess {n}"})
+        anyone.get("/", headers={"Authorization": f"Bearer guess {n}"})
+    told = [record.getMessage() for record in caplog.records if record.name == "hpo.dashboard.guard"]
+    assert told[0] == "wrong token from testclient, the 1. within a minute"
+    assert len(told) == 11, "who goes on all the same fills no log"
+    assert "guess" not in caplog.text
 
 
 def test_the_cookie_is_http_only_and_same_site(anyone: TestClient) -> None:
@@ -312,7 +349,14 @@ def test_a_browser_without_a_session_is_asked_for_the_token(anyone: TestClient) 
     assert "Token" in anyone.get("/login").text
 
 
-def test_signing_out_ends_the_session(browser_of_owner: TestClient) -> None:
+def test_signing_out_ends_the_session(browser_of_owner: TestClient, board: Board) -> None:
+    """Everywhere: a copy of the cookie opens nothing either; another browser's session goes on."""
+    copy = dict(browser_of_owner.cookies)
+    another = board.access.open_session(Role.ACT)
     data = {"csrf": csrf_of(browser_of_owner)}
     assert browser_of_owner.post("/logout", data=data).status_code == 303
     assert browser_of_owner.get("/", headers=HTML).status_code == 303
+    browser_of_owner.cookies.update(copy)
+    assert browser_of_owner.get("/", headers=HTML).status_code == 303
+    assert browser_of_owner.get("/api/v1/workers").status_code == 401
+    assert board.access.session_of(another) is not None
