@@ -150,7 +150,8 @@ class Study:
         _demand_no_import()
         row = self._row()
         own = None if objective is None else own_objective(objective)
-        if own is None and self.spec.objective_path.module == CELL:
+        path = self.spec.objective_path
+        if own is None and path is not None and path.module == CELL:
             raise UserError(f"{self.name} is a study of a function: say which, study.run({_called(row)})")
         if row.state.ended:
             raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")

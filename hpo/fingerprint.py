@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from objectives.imports import is_imported_file
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
 _RECORDED = ("hpo", "torch", "optuna")  # part of a fingerprint
 _DECISIVE = ("torch", "optuna")  # a difference in these is a difference in the study's code
+_FILE = "./"  # before the name of a file that a command names
 _NOT_THE_OBJECTIVE = (
     "hpo",
     "storage",
@@ -48,7 +50,7 @@ def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
 
     Local is what lies in the objective's own package, beside a file that the study names, in `folder` or in
     the working directory, and not in an environment's site-packages. Modules are named as imported, so
-    machines with other paths agree.
+    machines with other paths agree. Of a command, the files that it names beside the study file.
     """
     return _found(objective, folder, [item for item in sys.modules.items() if not _is_of_a_study(item[1])])
 
@@ -83,7 +85,10 @@ def _local_file(own: Own, module: ModuleType) -> Path | None:
 
 def _found(objective: Objective, folder: Path, among: Iterable[tuple[str, ModuleType]]) -> dict[str, Any]:
     there = versions()
-    local = _local_modules(objective, folder, among)
+    if objective.is_program:
+        local = {f"{_FILE}{os.path.relpath(file, folder)}": {file} for file in objective.home.files}
+    else:
+        local = _local_modules(objective, folder, among)
     return {
         "sources": {name: _digest(files) for name, files in sorted(local.items())},
         "versions": {name: there[name] for name in _RECORDED if name in there},
@@ -99,12 +104,14 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
     found = []
     sources, others = here.get("sources", {}), pinned.get("sources", {})
     for name in sorted({*sources, *others}):
+        module = f"file {name[2:]}" if name.startswith(_FILE) else f"module {name}"
         if name not in sources:
-            found.append(f"module {name} is part of the study's code and is not imported here")
+            verb = "here" if name.startswith(_FILE) else "imported here"
+            found.append(f"{module} is part of the study's code and is not {verb}")
         elif name not in others:
-            found.append(f"module {name} is not part of the study's code")
+            found.append(f"{module} is not part of the study's code")
         elif sources[name] != others[name]:
-            found.append(f"module {name} was edited: {sources[name][:12]} here, {others[name][:12]} there")
+            found.append(f"{module} was edited: {sources[name][:12]} here, {others[name][:12]} there")
     parts, others = here.get("parts", {}), pinned.get("parts", {})
     for name in sorted({*parts, *others}):
         if name not in parts:

@@ -31,6 +31,7 @@ class Objective:
     function: Callable[[Any], Any]
     module: ModuleType
     home: imports.Home
+    is_program: bool = False  # a command: its module is empty, and its home's files are those it names
 
     def call(self, trial: Any) -> Any:
         """Run the objective on `trial`."""
@@ -142,7 +143,7 @@ class Settled(Protocol):
     @property
     def study(self) -> str: ...
     @property
-    def objective(self) -> str: ...
+    def objective(self) -> str | None: ...
     @property
     def fixed(self) -> Mapping[str, Any]: ...
     @property

@@ -158,14 +158,14 @@ def _spec_file(target: str, code: Path | None) -> list[Finding]:
 def _objective(spec: StudySpec, folder: Path, pinned: Mapping[str, Any] | None) -> list[Finding]:
     """The objective, the study's code and versions against this machine's, and the objective's data."""
     from hpo.fingerprint import differences, fingerprint
-    from hpo.objective import check_settings, load_objective
+    from hpo.runner.session import find_objective
 
     try:
-        objective = load_objective(spec.objective_path, folder)
-        check_settings(objective, spec)
+        objective = find_objective(spec, folder)
     except HpoError as error:
         return [Finding("objective", "wrong", str(error))]
-    found = [Finding("objective", "ok", f"{spec.objective} can be imported")]
+    can = "imported" if spec.command is None else "run"
+    found = [Finding("objective", "ok", f"{spec.shown_objective} can be {can}")]
     if pinned is not None:
         unlike = differences(fingerprint(objective, folder), pinned)
         same = "the study's code and versions are here"

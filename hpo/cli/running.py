@@ -40,6 +40,14 @@ MismatchOption = Annotated[
         "--allow-mismatch", help="Run although this code differs from the study's; marked on each trial."
     ),
 ]
+CommandsOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-commands",
+        help="Run studies whose objective is a command: whoever can write to the database can then run any "
+        "program here.",
+    ),
+]
 
 
 @app.command()
@@ -88,7 +96,16 @@ def run(
         outcome = ExitCode.DONE
     else:
         with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
-            outcome = _work(database, settings, row, code, shares, allow_mismatch=allow_mismatch, quiet=quiet)
+            outcome = _work(
+                database,
+                settings,
+                row,
+                code,
+                shares,
+                allow_mismatch=allow_mismatch,
+                allow_commands=True,  # the study's file is here, and it is the stored study
+                quiet=quiet,
+            )
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
@@ -119,6 +136,7 @@ def worker(
     name: Annotated[str | None, typer.Option("--name", help="Shown to people; default: host:pid.")] = None,
     storage: StorageOption = None,
     allow_mismatch: MismatchOption = False,
+    allow_commands: CommandsOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Join a study, or all, from any machine that reaches the database. SIGTERM gives the tickets back."""
@@ -145,18 +163,19 @@ def worker(
         limits=limits,
         name=name,
         allow_mismatch=allow_mismatch,
+        allow_commands=allow_commands,
         quiet=quiet,
     )
 
 
 @app.command()
 def check(spec: SpecArgument, set_: SetOption = None) -> None:
-    """Validate a study file and import its objective, without creating anything."""
-    from hpo.objective import check_settings, load_objective
+    """Validate a study file and import its objective, or find its program, without creating anything."""
+    from hpo.runner.session import find_objective
     from hpo.spec import load_spec
 
     study = load_spec(spec, set_ or ())
-    check_settings(load_objective(study.objective_path, spec.absolute().parent), study)
+    find_objective(study, spec.absolute().parent)
     size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
     print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")
 
@@ -190,7 +209,7 @@ def create(
     for note in () if warm is None else warm.notes:
         say(note)
     say(f"{'created' if created else 'found'} study {row.name} in {database.shown_url}; add workers with")
-    print(worker_command(database, row, str(spec.absolute().parent)))
+    print(worker_command(database, row, str(spec.absolute().parent), allow_commands=True))
 
 
 @app.command()
@@ -248,6 +267,7 @@ def _work(
     limits: Limits | None = None,
     name: str | None = None,
     allow_mismatch: bool = False,
+    allow_commands: bool = False,
     quiet: bool,
 ) -> int:
     """Be a worker of one study, or of all, until it ends or a signal comes; returns the exit code."""
@@ -268,6 +288,7 @@ def _work(
             limits=limits or Limits(),
             name=name,
             allow_mismatch=allow_mismatch,
+            allow_commands=allow_commands,
             on_event=view.on_event,
         ).run()
     if outcome.exit_code != ExitCode.DONE or not quiet:

@@ -64,6 +64,7 @@ def study(board: Board, query: Query, name: str) -> Page:
     names = _value_names(board, card)
     context = {
         "row": row,
+        "objective": answers.shown_objective(row),
         "card": card,
         "test": headline(parse_evaluation(tested, "test"), names[0]),
         "tested": now.best_number,

@@ -19,6 +19,8 @@ from storage.database.records import AttemptState
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from hpo.spec.command import Command
+
 VERSION = 1  # of these messages; a runner of another one is refused
 GAVE_UP = 75  # exit status of a runner that had to leave an attempt: its database was away or unusable
 UNHEARD = 64  # so many of an attempt's messages may wait for their commit; then the runner waits
@@ -32,8 +34,9 @@ class Served:
     """The study a runner serves, as far as it needs to know."""
 
     study: str  # name
-    objective: str  # as the study file names it
-    objective_path: ObjectivePath
+    objective: str | None  # as the study file names it
+    objective_path: ObjectivePath | None  # None: it is a command
+    command: Command
     fixed: Mapping[str, Any]
     space: Sequence[str]  # names that the study file declares
     directions: Sequence[str]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
@@ -20,15 +22,25 @@ from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.link import Link, Voice
-from hpo.runner.messages import Advanced, Beginning, Boot, Finish, TakeOver, Task
+from hpo.runner.messages import Advanced, Beginning, Boot, Finish, Served, TakeOver, Task
 from hpo.runner.output import captured
 from hpo.runner.study import NotAnObjectivesError
 from hpo.runner.trial import RunningTrial
-from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged, told
+from hpo.runner.values import (
+    BadValueError,
+    NotANumberError,
+    ProgramKilledError,
+    checked_values,
+    says_diverged,
+    told,
+)
 from storage.database.errors import ArtifactError, ArtifactsAwayError, DatabaseFaultError, LeaseLostError
 from storage.database.records import AttemptState, TicketState
 from storage.files.artifacts import ArtifactStore
 from storage.files.checkpoints import Saved
+
+if TYPE_CHECKING:
+    from hpo.spec import StudySpec
 
 log = logging.getLogger(__name__)
 STORE_PATIENCE = 300.0  # seconds for which a trial waits for an artifact store that is away
@@ -63,8 +75,7 @@ class Session:
         self.link = link
         self.stop = stop
         folder = Path(boot.code)
-        self.objective = load_objective(served.objective_path, folder) if own is None else own[0]
-        check_settings(self.objective, served)
+        self.objective = find_objective(served, folder) if own is None else own[0]
         self.store = ArtifactStore(served.artifacts, STORE_PATIENCE, stop.leaving_now)
         self.needs_restart = False  # an objective's error said that this process should be replaced
         self.code: Mapping[str, Any] = fingerprint(self.objective, folder) if own is None else own[1]
@@ -173,6 +184,9 @@ class Session:
             self._finish(
                 AttemptState.RELEASED, error="a signal ended what the objective had started\n" + text
             )
+        elif isinstance(error, ProgramKilledError):
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGKILL)  # as its objective was, and judged as such: lost, not failed
         elif self.boot.shared and not task.alone and devices.out_of_device_memory(error):
             self.needs_restart = True  # what this process still holds would be missing then
             self._failed(text, set_aside=True)
@@ -293,6 +307,21 @@ class Session:
                 when_unheard=lambda: None,
                 after=KEEP_AFTER,
             )
+
+
+def find_objective(spec: Served | StudySpec, folder: Path) -> Objective:
+    """The objective that a study names, imported; or its command. It takes the study's settings.
+
+    Raises:
+        ObjectiveError: it is not here, cannot be imported or run, or refuses the settings.
+    """
+    if spec.objective_path is None:
+        from hpo.runner.command import command_objective  # and pydantic, which nobody else needs here
+
+        return command_objective(spec.command or (), spec.study, len(spec.directions), folder)
+    found = load_objective(spec.objective_path, folder)
+    check_settings(found, spec)
+    return found
 
 
 def _weights(state: TicketState, newest: Saved | None) -> tuple[str, str, str, int] | None:

@@ -21,6 +21,14 @@ class NotANumberError(Exception):
     """The objective returned NaN: the setting diverged."""
 
 
+class ProgramError(Exception):
+    """A program that is the objective failed, or said what cannot be used: the sentence says all there is."""
+
+
+class ProgramKilledError(ProgramError):
+    """Somebody else killed the program, which is no more its fault than a runner's is."""
+
+
 def checked_values(returned: Any, directions: int) -> tuple[float, ...]:
     """The returned number or numbers as finite floats, one per direction.
 
@@ -55,7 +63,9 @@ def says_diverged(error: BaseException) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """The traceback from the objective on: without our own frame that called it."""
+    """The traceback from the objective on, without our own frame; of a program its sentence."""
+    if isinstance(error, ProgramError):
+        return f"{error}\n"
     frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, frames))
     if isinstance(error, SystemExit):

@@ -19,6 +19,10 @@ from hpo.spec.reading import MAX_BYTES, Document, read_yaml
 from hpo.spec.sampling import PrunerSpec, SamplerSpec
 
 MAX_PROBLEMS = 10  # told at once
+_REQUIRED = {
+    ("directions",): "is required: minimize or maximize",
+    ("objective",): "is required, or a `command` in its place",
+}
 
 
 def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudySpec:
@@ -120,7 +124,7 @@ def _sentence(detail: Any) -> tuple[Path, str]:
             allowed = _fields(owner)
             return path, f"is unknown{nearest(path[-1], allowed)} (allowed: {listed(allowed)})"
         case "missing":
-            return path, "is required: minimize or maximize" if path == ("directions",) else "is required"
+            return path, _REQUIRED.get(path, "is required")
         case "union_tag_not_found":
             tag = context["discriminator"].strip("'")
             return (*path, tag), f"is required: one of {listed(_tags(path))}"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from hpo.spec.command import Command, check_command, check_places, shown_command
 from hpo.spec.conditions import check_conditions
 from hpo.spec.fields import (
     Number,
@@ -38,6 +39,9 @@ MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_SECONDS = 10 * 365 * 86_400
 NOT_IDENTITY = frozenset({"budget", "retry", "keep", "notes"})
+
+_TEXT_OR_NUMBER = {"type": ["string", "number", "boolean"]}
+_ARGUMENT_SCHEMA = {"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "minItems": 1, "items": _TEXT_OR_NUMBER}]}
 
 Seconds = Annotated[Number, above(0), at_most(MAX_SECONDS)]
 
@@ -114,12 +118,22 @@ def _points(value: Any) -> Any:
 
 
 class StudySpec(Section):
-    """One search, as its study file describes it. Write `direction` or `directions`, not both."""
+    """One search, as its study file describes it. Write `direction` or `directions`, not both; and
+    `objective` or `command`."""
 
     study: StudyName = Field(description="Name of the study; also the name of its directory of artifacts.")
-    objective: Annotated[str, BeforeValidator(check_objective)] = Field(
+    objective: Annotated[str | None, BeforeValidator(check_objective)] = Field(
         description="module[:callable] or path/to/file.py:callable, relative to the study file; `objective`"
         " is the callable where none is named."
+    )
+    command: Annotated[
+        Command | None,
+        BeforeValidator(check_command),
+        WithJsonSchema({"type": ["array", "null"], "minItems": 1, "items": _ARGUMENT_SCHEMA}),
+    ] = Field(
+        default=None,
+        description="A program as objective, by its arguments; {name} stands for a parameter or fixed value."
+        " It runs in the study file's folder and reports in lines of JSON.",
     )
     directions: Annotated[tuple[Direction, ...], BeforeValidator(_directions)] = Field(
         description="What to do with each of the objective's values, in the order it returns them."
@@ -168,6 +182,17 @@ class StudySpec(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _one_kind_of_objective(cls, data: Any) -> Any:
+        if data.get("command") is not None:
+            if data.get("objective") is not None:
+                raise problem("cannot stand beside `objective`; drop one of the two", "command")
+            return {**data, "objective": None}
+        if data.get("objective", "") is None:
+            raise problem("must name a callable, or a `command` must stand in its place", "objective")
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _one_kind_of_direction(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise problem(
@@ -191,6 +216,7 @@ class StudySpec(Section):
             raise moved(error, "space") from None
         _check_directions(self)
         _check_sampler(self)
+        _check_command(self)
         object.__setattr__(self, "enqueue", _checked_enqueue(self))
         return self
 
@@ -204,9 +230,14 @@ class StudySpec(Section):
         return hashlib.sha256(json.dumps(same, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     @property
-    def objective_path(self) -> ObjectivePath:
-        """The objective's module or file, and its callable."""
-        return parse_objective(self.objective)
+    def objective_path(self) -> ObjectivePath | None:
+        """The objective's module or file, and its callable; None: it is a command."""
+        return None if self.objective is None else parse_objective(self.objective)
+
+    @property
+    def shown_objective(self) -> str:
+        """The objective, or the command, on one line."""
+        return self.objective or shown_command(self.command or ())
 
     @property
     def tickets(self) -> int | None:
@@ -258,6 +289,17 @@ def _check_sampler(spec: StudySpec) -> None:
             " or set budget.trials to run the first cells only",
             "space",
         )
+
+
+def _check_command(spec: StudySpec) -> None:
+    if spec.command is None:
+        return
+    if not spec.space:
+        raise problem("is required: a command cannot suggest for itself what is not declared", "space")
+    try:
+        check_places(spec.command, spec.space, spec.fixed)
+    except PydanticCustomError as error:
+        raise moved(error, "command") from None
 
 
 def _checked_enqueue(spec: StudySpec) -> tuple[dict[str, Any], ...]:

@@ -34,7 +34,9 @@ def parse_objective(text: Any) -> ObjectivePath:
     return ObjectivePath(place, None, name)
 
 
-def check_objective(text: Any) -> str:
-    """`text` itself, if `parse_objective` reads it."""
+def check_objective(text: Any) -> str | None:
+    """`text` itself, if `parse_objective` reads it; None where a command stands in its place."""
+    if text is None:
+        return None
     parse_objective(text)
     return str(text)

@@ -12,6 +12,7 @@ def json_schema() -> dict[str, Any]:
     schema = StudySpec.model_json_schema()
     properties, definitions = schema["properties"], schema["$defs"]
     _allow_one_direction(schema)
+    _allow_a_command(schema)
     for owner, key in ((properties, "sampler"), (properties, "pruner")):
         _allow_bare_names(owner[key], definitions)
     _allow_bare_names(definitions["PatientPruner"]["properties"]["wrapped"], definitions)
@@ -25,7 +26,15 @@ def _allow_one_direction(schema: dict[str, Any]) -> None:
     schema["properties"]["direction"] = direction | {"description": description}
     schema["properties"]["directions"] |= {"type": "array", "items": direction, "minItems": 1}
     schema["required"] = [name for name in schema["required"] if name != "directions"]
-    schema["oneOf"] = [{"required": ["direction"]}, {"required": ["directions"]}]
+    schema["allOf"] = [{"oneOf": [{"required": ["direction"]}, {"required": ["directions"]}]}]
+
+
+def _allow_a_command(schema: dict[str, Any]) -> None:
+    """`command` stands in the place of `objective`."""
+    schema["required"].remove("objective")
+    kinds = {"objective": "string", "command": "array"}
+    given = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in kinds.items()]
+    schema["allOf"].append({"oneOf": given})
 
 
 def _allow_bare_names(field: dict[str, Any], definitions: dict[str, Any]) -> None:

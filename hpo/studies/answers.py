@@ -315,6 +315,15 @@ def seconds_left(now: Progress) -> float | None:
     return min(guesses, default=None)
 
 
+def shown_objective(row: StudyRow) -> str:
+    """The study's objective, or its command as it would be typed."""
+    if row.spec["objective"] is not None:
+        return str(row.spec["objective"])
+    from hpo.spec.command import shown_command
+
+    return shown_command(row.spec["command"])
+
+
 def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
     row = now.row
     winners = [best(record) for record in _winners(connection, now)]
@@ -322,7 +331,7 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
         "name": row.name,
         "state": row.state.value,
         "ended_why": row.ended_why,
-        "objective": row.spec["objective"],
+        "objective": shown_objective(row),
         "directions": list(row.spec["directions"]),
         "sampler": dict(row.spec["sampler"]),
         "pruner": dict(row.spec["pruner"]),

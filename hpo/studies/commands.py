@@ -13,13 +13,16 @@ from storage.database.engine import Database
 from storage.database.records import StudyRow
 
 
-def worker_command(database: Database, row: StudyRow, code: str = "DIR") -> str:
+def worker_command(
+    database: Database, row: StudyRow, code: str = "DIR", *, allow_commands: bool = False
+) -> str:
     """The command that attaches a worker. A password stays out of it: libpq reads PGPASSWORD.
 
     Args:
         database: the one the study is in.
         row: the study.
-        code: the directory its objective's file is in; told only where the objective is a file.
+        code: the directory its objective's file is in; told only where it is a file or a command.
+        allow_commands: whether the worker may run a command; only who makes the study says so unasked.
     """
     url = database.url
     secret = url.password or url.query.get("password")
@@ -28,9 +31,10 @@ def worker_command(database: Database, row: StudyRow, code: str = "DIR") -> str:
     else:  # `URL.set` takes None for "leave it"
         shown = url._replace(password=None).difference_update_query(["password"]).render_as_string()
     prefix = "PGPASSWORD=... " if secret else ""
-    file = StudySpec.model_validate(row.spec).objective_path.file
-    where = "" if file is None else f" --code {shlex.quote(code)}"
-    return f"{prefix}hpo worker {shlex.quote(row.name)} --storage {shlex.quote(shown)}{where}"
+    path = StudySpec.model_validate(row.spec).objective_path
+    where = "" if path is not None and path.file is None else f" --code {shlex.quote(code)}"
+    allowed = " --allow-commands" if path is None and allow_commands else ""
+    return f"{prefix}hpo worker {shlex.quote(row.name)} --storage {shlex.quote(shown)}{where}{allowed}"
 
 
 def enqueue_command(row: StudyRow, params: Mapping[str, Any]) -> str:

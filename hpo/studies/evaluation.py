@@ -48,14 +48,16 @@ def evaluate(
 ) -> Mapping[str, Any] | None:
     """The winner's evaluation on the test set, measured now or earlier; stored with the study.
 
-    None when the objective's module has no `evaluate`. A winner is measured once; `again` measures
-    anew (the same weights on the same data).
+    None when the objective's module has no `evaluate`, or it is a command. A winner is measured once;
+    `again` measures anew (the same weights on the same data).
 
     Raises:
         UserError: there are several directions.
         HpoError: no trial is complete, the winner's weights are not there, or `evaluate` raised.
     """
     spec = StudySpec.model_validate(row.spec)
+    if spec.objective_path is None:
+        return None
     history = reading.history(database, row.name, evaluated=False)
     if len(spec.directions) > 1:
         raise UserError("a study with several directions has no single winner to evaluate")

@@ -115,8 +115,8 @@ def _prior(
     notes = [f"{spec.sampler.name} knows {len(taken)} trials of {history.name} from the start"]
     if len(done) > len(taken):
         notes.append(f"the oldest {len(done) - len(taken)} are left out")
-    if theirs.objective != spec.objective:
-        notes.append(f"their values come from another objective: {theirs.objective}")
+    if theirs.shown_objective != spec.shown_objective:
+        notes.append(f"their values come from another objective: {theirs.shown_objective}")
     changed = [n for n in {**spec.fixed, **theirs.fixed} if spec.fixed.get(n) != theirs.fixed.get(n)]
     if changed:
         notes.append(f"their values come from other fixed values: {', '.join(sorted(changed))}")

@@ -85,6 +85,7 @@ class ServedStudy:
             study=self.row.name,
             objective=self.spec.objective,
             objective_path=self.spec.objective_path,
+            command=self.spec.command or (),
             fixed=dict(self.spec.fixed),
             space=tuple(self.spec.space),
             directions=tuple(self.row.spec["directions"]),

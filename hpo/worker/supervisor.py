@@ -16,6 +16,7 @@ from hpo.errors import ExitCode
 from hpo.runner.channel import Mailbox
 from hpo.runner.messages import GAVE_UP, Boot, Broken
 from hpo.settings import Settings
+from hpo.spec import StudySpec
 from hpo.worker import identity
 from hpo.worker.broker import Broker
 from hpo.worker.cards import Access, Cards
@@ -61,6 +62,7 @@ class Worker:
         limits: what makes it leave before the study ends.
         name: shown to people; default `host:pid`.
         allow_mismatch: run although the objective or the packages differ from the study's.
+        allow_commands: run studies whose objective is a command.
         on_event: told every message of a runner (for the live view).
         seat: how its one runner comes to its place, where that is a process that runs already; the worker
             leaves with it. None: runners are started.
@@ -77,6 +79,7 @@ class Worker:
         limits: Limits = Limits(),  # noqa: B008 -- frozen
         name: str | None = None,
         allow_mismatch: bool = False,
+        allow_commands: bool = False,
         on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
         seat: Callable[..., Child] | None = None,
     ) -> None:
@@ -97,6 +100,7 @@ class Worker:
         self._until = limits.until
         self._idleness = Idleness(limits.idle)
         self._allow_mismatch = allow_mismatch
+        self._allow_commands = allow_commands
         self._on_event = on_event
         self._seat = seat
         self._children: dict[int, Child] = {}
@@ -306,6 +310,8 @@ class Worker:
             assignment = self._turns.next(runner)
         if assignment is None:
             self._idleness.found_nothing()
+        elif assignment.spec.command is not None and not self._allow_commands:
+            self._give_up_on(assignment, _command_refused(assignment.spec), ExitCode.BAD_INPUT)
         elif child is None:
             self._idleness.found_work()
             self._spawn(runner, assignment)
@@ -431,3 +437,11 @@ class Worker:
             log.warning("%d trials are freed when their leases expire", self._broker.unsettled)
         sign_off(self._database, self.identity, hurry=hurry)
         self._changes.close()
+
+
+def _command_refused(spec: StudySpec) -> str:
+    """A study in a shared database may be anybody's, and must not make this machine run a program unasked."""
+    return (
+        f"the objective of {spec.study} is a command: {spec.shown_objective}\n"
+        "This worker runs none unless it is started with --allow-commands"
+    )

@@ -124,7 +124,7 @@ def test_a_wrong_budget_gets_a_sentence(budget: Any, message: str) -> None:
         ({"fixed": {"a": {1: 2}}}, "fixed.a has the key 1; keys must be text"),
         ({"fixed": [1]}, "fixed must be a mapping from names to fixed values"),
         ({"objctive": "m"}, "objctive is unknown; did you mean 'objective'?"),
-        ({"max_trials": 3}, "max_trials is unknown (allowed: study, objective, direction, sampler"),
+        ({"max_trials": 3}, "max_trials is unknown (allowed: study, objective, command, direction, sampler"),
         ({"sampler": "qmc", "space": {}}, "space is required: the qmc sampler must know every parameter"),
     ],
 )

@@ -51,6 +51,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
         value in schema.get("enum", [value]),
         value == schema.get("const", value),
         "anyOf" not in schema or any(fits(value, branch) for branch in schema["anyOf"]),
+        all(fits(value, branch) for branch in schema.get("allOf", [])),
         "oneOf" not in schema or sum(fits(value, branch) for branch in schema["oneOf"]) == 1,
     ]
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -97,6 +98,7 @@ def test_every_ready_study_file_fits_the_schema(file: Path) -> None:
     "changes",
     [
         {},
+        {"objective": None, "command": ["t", "{x}", 3, ["--opt", "{opt}"]]},
         {"sampler": "tpe"},
         {"sampler": {"name": "nsga2", "population_size": 5}},
         {"pruner": "median"},
@@ -128,6 +130,9 @@ def test_a_stored_spec_fits_the_schema() -> None:
     "changes",
     [
         {"objctive": "m"},
+        {"command": ["t"]},
+        {"objective": None, "command": "t {x}"},
+        {"objective": None, "command": [["t"], [["{x}"]]]},
         {"directions": ["minimize"]},
         {"direction": "up"},
         {"study": ""},
