@@ -45,10 +45,11 @@ format: $(STAMP) ## Rewrite the files as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Beside peers in the same run: cost per trial, growing studies, training, dashboard; and whole searches
+bench: $(STAMP) ## Beside peers in the same run: cost per trial, growing studies, training, lanes, dashboard; and whole searches
 	$(BIN)/python -m tests.bench.bench_overhead
 	$(BIN)/python -m tests.bench.bench_growth
 	$(BIN)/python -m tests.bench.bench_training
+	$(BIN)/python -m tests.bench.bench_lanes
 	$(BIN)/python -m tests.bench.bench_search
 	$(BIN)/python -m tests.bench.bench_dashboard
 

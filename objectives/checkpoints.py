@@ -44,6 +44,11 @@ def resume(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
     state = trial.checkpoint.load()
     if state is None or state.get("version") != VERSION:
         return Progress(), {}
+    return restore(setup, state)
+
+
+def restore(setup: Setup, state: dict[str, Any]) -> tuple[Progress, dict[str, Tensor]]:
+    """Put what `capture` returned into `setup`; return the progress and the best weights so far."""
     setup.model.load_state_dict(state["model"])
     setup.optimizer.load_state_dict(state["optimizer"])
     for parameter, moments in setup.optimizer.state.items():  # fused kernels take both to lie alike in memory

@@ -1,10 +1,12 @@
 """Losses, and how a model's raw outputs become scores.
 
-Dimensions: B batch, K classes, O outputs of the model.
+Dimensions: B batch, K classes, O outputs of the model, L lanes.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +23,12 @@ class Loss:
 
     `outputs` is how many numbers the model must return per sample. Subclasses define `each` and `scores`.
     `weight` [K] is that of each class where a mean is divided by the weights of its samples instead of by
-    their number; None elsewhere.
+    their number; None elsewhere. `class_weight` [K] multiplies each sample's loss.
     """
 
     weight: Tensor | None = None
+    class_weight: Tensor | None = None
+    smoothing: float = 0.0
 
     def __init__(self, outputs: int) -> None:
         self.outputs = outputs
@@ -55,12 +59,12 @@ class CrossEntropy(Loss):
 
     def __init__(self, classes: int, smoothing: float = 0.0, weight: Tensor | None = None) -> None:
         super().__init__(classes)
-        self._smoothing = smoothing
-        self.weight = weight
+        self.smoothing = smoothing
+        self.weight = self.class_weight = weight
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """As torch's: with class weights, the mean is weighted too."""
-        return F.cross_entropy(outputs, targets, self.weight, label_smoothing=self._smoothing)
+        return F.cross_entropy(outputs, targets, self.weight, label_smoothing=self.smoothing)
 
     def mixed(self, outputs: Tensor, targets: Tensor, others: Tensor, share: Tensor) -> Tensor:
         """As the mean of two cross-entropies, each class's part counting by its weight."""
@@ -71,7 +75,7 @@ class CrossEntropy(Loss):
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(
-            outputs, targets, self.weight, reduction="none", label_smoothing=self._smoothing
+            outputs, targets, self.weight, reduction="none", label_smoothing=self.smoothing
         )
 
     def scores(self, outputs: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ class BinaryCrossEntropy(Loss):
     def __init__(self, classes: int, weight: Tensor | None = None) -> None:
         super().__init__(1 if classes == 2 else classes)
         self._classes = classes
-        self._weight = weight
+        self.class_weight = weight
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.outputs == 1:
@@ -92,7 +96,7 @@ class BinaryCrossEntropy(Loss):
         else:
             truth = F.one_hot(targets, self._classes).to(outputs.dtype)
         loss = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none").mean(1)
-        return loss if self._weight is None else loss * self._weight[targets]
+        return loss if self.class_weight is None else loss * self.class_weight[targets]
 
     def scores(self, outputs: Tensor) -> Tensor:
         positive = outputs.float().sigmoid()
@@ -114,10 +118,10 @@ class Hinge(Loss):
 
     def __init__(self, classes: int, weight: Tensor | None = None) -> None:
         super().__init__(classes)
-        self._weight = weight
+        self.class_weight = weight
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.multi_margin_loss(outputs, targets, weight=self._weight, reduction="none")
+        return F.multi_margin_loss(outputs, targets, weight=self.class_weight, reduction="none")
 
     def scores(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(1)
@@ -141,13 +145,86 @@ class Huber(Loss):
 
     def __init__(self, delta: float) -> None:
         super().__init__(1)
-        self._delta = delta
+        self.delta = delta
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.huber_loss(outputs[:, 0], targets, reduction="none", delta=self._delta)
+        return F.huber_loss(outputs[:, 0], targets, reduction="none", delta=self.delta)
 
     def scores(self, outputs: Tensor) -> Tensor:
         return outputs[:, 0].float()
+
+
+class LaneLoss:
+    """The losses of L lanes at once: alike but for the label smoothing and class weights of each.
+
+    Args:
+        losses: one for each lane, of one class and, for Huber's, one `delta`.
+    """
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        self._first = losses[0]
+        self._plain = copy.copy(losses[0])
+        self._plain.weight = self._plain.class_weight = None
+        self._plain.smoothing = 0.0
+        self._losses = list(losses)
+        self._smoothing: Tensor | None = None  # [L, 1]
+        self._weight: Tensor | None = None  # [L, K]
+        if any(loss.smoothing for loss in losses):
+            self._smoothing = torch.tensor([[loss.smoothing] for loss in losses])
+        given = next((loss.class_weight for loss in losses if loss.class_weight is not None), None)
+        if given is not None:
+            all_one = torch.ones_like(given)
+            self._weight = torch.stack(
+                [all_one if w is None else w for w in (x.class_weight for x in losses)]
+            )
+            self._divides = torch.tensor([[loss.weight is not None] for loss in losses], device=given.device)
+
+    def of(self, lanes: Sequence[int]) -> LaneLoss:
+        """The losses of these lanes."""
+        return LaneLoss([self._losses[lane] for lane in lanes])
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss [L] of `outputs` [L, B, O] against `targets` [L, B]."""
+        return self._mean(self.each(outputs, targets), self._counts(targets))
+
+    def mixed(self, outputs: Tensor, targets: Tensor, others: Tensor, share: Tensor) -> Tensor:
+        """As `Loss.mixed`, [L]; a lane without mixup has the share 1."""
+        each = share * self.each(outputs, targets) + (1 - share) * self.each(outputs, others)
+        counts = self._counts(targets)
+        if counts is not None:
+            counts = share * counts + (1 - share) * self._counts(others)  # type: ignore[operator]
+        return self._mean(each, counts)
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each sample, [L, B]."""
+        each = self._plain.each(outputs.flatten(0, 1), targets.flatten()).view(targets.shape)
+        if self._weight is not None:
+            each = each * self._weight.gather(1, targets)
+        if self._smoothing is not None:
+            self._smoothing = smoothing = self._smoothing.to(each.device)
+            spread = -outputs.log_softmax(2)
+            if self._weight is not None:
+                spread = spread * self._weight[:, None]
+            each = (1 - smoothing) * each + smoothing * spread.mean(2)
+        return each
+
+    def labels(self, outputs: Tensor) -> Tensor:
+        """Predicted classes [L, B]."""
+        return self._first.labels(outputs.flatten(0, 1)).view(outputs.shape[:2])
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Class probabilities [L, B, K], or predicted values [L, B]."""
+        return torch.unflatten(self._first.scores(outputs.flatten(0, 1)), 0, outputs.shape[:2])
+
+    def _counts(self, targets: Tensor) -> Tensor | None:
+        """[L, B], what each sample counts in the mean of its lane; None where all count alike."""
+        if self._weight is None or not self._divides.any():
+            return None
+        weights = self._weight.gather(1, targets)
+        return torch.where(self._divides, weights, 1.0)
+
+    def _mean(self, each: Tensor, counts: Tensor | None) -> Tensor:
+        return each.mean(1) if counts is None else each.sum(1) / counts.sum(1)
 
 
 def build(config: TrainingConfig, task: Task, classes: int, labels: Tensor, device: torch.device) -> Loss:

@@ -85,6 +85,32 @@ def compute(names: Iterable[str], scores: Tensor, targets: Tensor, top_k: int = 
     return dict(zip(names, numbers, strict=True))
 
 
+def compute_lanes(
+    names: Iterable[str], scores: Tensor, targets: Tensor, top_k: int = 5
+) -> list[dict[str, float]]:
+    """`compute` for each of L lanes, of scores [L, N, K] or [L, N] and targets [L, N]; as one if it can."""
+    names = list(names)
+    together: dict[str, Tensor] = {}
+    if "accuracy" in names:
+        together["accuracy"] = (scores.argmax(2) == targets).sum(1).double() / targets.shape[1]
+    if "log_loss" in names:
+        right = scores.double().gather(2, targets[:, :, None])[:, :, 0]
+        together["log_loss"] = -right.clamp(1e-15, 1).log().mean(1)
+    for name in ("mse", "rmse"):
+        if name in names:
+            squares = (scores - targets).square().mean(1)
+            together[name] = (squares.sqrt() if name == "rmse" else squares).double()
+    rest = [name for name in names if name not in together]
+    one_by_one = [compute(rest, *lane, top_k) for lane in zip(scores, targets, strict=True)]
+    columns = dict(
+        zip(together, torch.stack(list(together.values())).tolist() if together else [], strict=True)
+    )
+    return [
+        {name: columns[name][lane] if name in columns else values[name] for name in names}
+        for lane, values in enumerate(one_by_one)
+    ]
+
+
 def _classification(name: str, scores: Tensor, targets: Tensor, top_k: int) -> Tensor:
     import torchmetrics.functional.classification as tm
 

@@ -1,13 +1,16 @@
-"""Optimisers, with weight decay that can spare biases and normalisation."""
+"""Optimisers, with weight decay that can spare biases and normalisation; and the same for lanes.
+
+Dimensions: L lanes, n of them in a step, P numbers of a lane (see models/stacked.py).
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from objectives.config import TrainingConfig
 
@@ -74,3 +77,141 @@ def _can_fuse(model: nn.Module, config: TrainingConfig) -> bool:
         parameter.device.type in devices and parameter.dtype.is_floating_point
         for parameter in model.parameters()
     )
+
+
+class LaneOptimizer:
+    """The optimisers of L lanes as operations on matrices [L, P]: each lane's hyperparameters are its own.
+
+    `kinds` names the update of each; one serves lanes that stand beside one another. Formulas are those of
+    torch.optim, whose state the matrices in `state` hold under the same names.
+
+    Args:
+        optimizers: of the lanes, as `build` makes them.
+        spared: [L, P], what weight decay spares; None where it spares nothing.
+    """
+
+    def __init__(
+        self, optimizers: Sequence[torch.optim.Optimizer], spared: Tensor | None, width: int
+    ) -> None:
+        groups = [optimizer.param_groups[0] for optimizer in optimizers]
+        device = groups[0]["params"][0].device
+        self.kinds = [kind_of(optimizer) for optimizer in optimizers]
+        self._names = [_state_names(kind, group) for kind, group in zip(self.kinds, groups, strict=True)]
+        self.state = {
+            name: torch.zeros(len(groups), width, device=device)
+            for name in sorted({name for names in self._names for name in names})
+        }
+        self.steps = [0] * len(groups)
+
+        def column(value: Any) -> Tensor:
+            return torch.tensor([[float(value(group))] for group in groups], device=device)
+
+        self._columns = {
+            "momentum": column(lambda group: group.get("momentum", 0.0)),
+            "eps": column(lambda group: group.get("eps", 0.0)),
+            "fresh1": column(lambda group: 1 - group.get("betas", (0.0, 0.0))[0]),  # 1 - beta, in float64
+            "fresh2": column(lambda group: 1 - group.get("betas", (0.0, 0.0))[1]),
+            "beta2": column(lambda group: group.get("betas", (0.0, 0.0))[1]),
+            "fresh": column(lambda group: 1 - group.get("alpha", group.get("rho", 0.0))),
+            "rho": column(lambda group: group.get("alpha", group.get("rho", 0.0))),
+        }
+        decay = column(lambda group: group["weight_decay"])
+        apart = torch.tensor([[isinstance(optimizer, torch.optim.AdamW)] for optimizer in optimizers])
+        self._coupled = _decay(decay * ~apart.to(device), spared)
+        self._decoupled = _decay(decay * apart.to(device), spared)
+        self._betas = [group.get("betas", (0.0, 0.0)) for group in groups]
+        self._corrections: tuple[Tensor, Tensor] | None = None
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Go on with these lanes alone, in this order."""
+        self.kinds = [self.kinds[lane] for lane in lanes]
+        self._names = [self._names[lane] for lane in lanes]
+        self._betas = [self._betas[lane] for lane in lanes]
+        self.steps = [self.steps[lane] for lane in lanes]
+        self.state = {name: value[list(lanes)] for name, value in self.state.items()}
+        self._columns = {name: value[list(lanes)] for name, value in self._columns.items()}
+        self._coupled = None if self._coupled is None else self._coupled[list(lanes)]
+        self._decoupled = None if self._decoupled is None else self._decoupled[list(lanes)]
+
+    def state_of(self, lane: int) -> dict[str, Tensor]:
+        """The rows [P] of a lane, by the names of torch's optimiser."""
+        return {name: self.state[name][lane] for name in self._names[lane]}
+
+    def begin(self, steps: int) -> None:
+        """Prepare the bias corrections of the next `steps` steps, in float64 as torch's optimisers do."""
+        if "adam" not in self.kinds:
+            return
+        done = torch.tensor(self.steps, dtype=torch.float64)[None, :, None]
+        number = done + torch.arange(1, steps + 1, dtype=torch.float64)[:, None, None]
+        beta1, beta2 = torch.tensor(self._betas, dtype=torch.float64).T[:, None, :, None]
+        device = self._columns["eps"].device
+        self._corrections = (
+            (1 - beta1**number).float().to(device),
+            (1 - beta2**number).sqrt().float().to(device),
+        )
+
+    def step(self, rows: Tensor, gradient: Tensor, rate: Tensor, lanes: slice, number: int) -> None:
+        """Move `rows` [n, P] of `lanes`, all of one kind, against `gradient` (which is overwritten).
+
+        `rate` [n, 1] are the learning rates, `number` counts the steps since `begin`.
+        """
+        state = {name: value[lanes] for name, value in self.state.items()}
+        own = {name: value[lanes] for name, value in self._columns.items()}
+        if self._coupled is not None:
+            gradient = gradient.addcmul_(rows, self._coupled[lanes])
+        if self._decoupled is not None:
+            rows.mul_(1 - rate * self._decoupled[lanes])
+        kind = self.kinds[lanes.start]
+        if kind in ("momentum", "nesterov"):
+            buffer = state["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
+            gradient = buffer if kind == "momentum" else gradient.addcmul_(buffer, own["momentum"])
+        elif kind == "adam":
+            assert self._corrections is not None
+            first, second = (correction[number, lanes] for correction in self._corrections)
+            mean = state["exp_avg"].lerp_(gradient, own["fresh1"])
+            square = state["exp_avg_sq"].mul_(own["beta2"]).addcmul_(gradient, gradient * own["fresh2"])
+            gradient = mean / square.sqrt().div_(second).add_(own["eps"])
+            rate = rate / first
+        elif kind == "adagrad":
+            total = state["sum"].addcmul_(gradient, gradient)
+            gradient = gradient / total.sqrt().add_(own["eps"])
+        elif kind == "rmsprop":
+            square = state["square_avg"].mul_(own["rho"]).addcmul_(gradient, gradient * own["fresh"])
+            gradient = gradient / square.sqrt().add_(own["eps"])
+            if any("momentum_buffer" in names for names in self._names[lanes]):
+                gradient = state["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
+        elif kind == "adadelta":
+            square = state["square_avg"].mul_(own["rho"]).addcmul_(gradient, gradient * own["fresh"])
+            moved = state["acc_delta"]
+            gradient = gradient * (moved + own["eps"]).sqrt_() / (square + own["eps"]).sqrt_()
+            moved.mul_(own["rho"]).addcmul_(gradient, gradient * own["fresh"])
+        rows.addcmul_(gradient, rate, value=-1)
+
+
+def kind_of(optimizer: torch.optim.Optimizer) -> str:
+    """The update that `optimizer` makes; adam stands for adamw too, sgd is one without momentum."""
+    if isinstance(optimizer, torch.optim.SGD):
+        group = optimizer.param_groups[0]
+        return "sgd" if group["momentum"] == 0 else "nesterov" if group["nesterov"] else "momentum"
+    return {"AdamW": "adam"}.get(type(optimizer).__name__, type(optimizer).__name__.lower())
+
+
+def _state_names(kind: str, group: dict[str, Any]) -> tuple[str, ...]:
+    """What torch's optimiser holds for each parameter, beside the number of steps."""
+    if kind == "rmsprop":
+        return ("square_avg", "momentum_buffer") if group["momentum"] > 0 else ("square_avg",)
+    return {
+        "sgd": (),
+        "momentum": ("momentum_buffer",),
+        "nesterov": ("momentum_buffer",),
+        "adam": ("exp_avg", "exp_avg_sq"),
+        "adagrad": ("sum",),
+        "adadelta": ("square_avg", "acc_delta"),
+    }[kind]
+
+
+def _decay(rates: Tensor, spared: Tensor | None) -> Tensor | None:
+    """Weight decay as [L, 1], or [L, P] where some numbers are spared; None where there is none."""
+    if not bool(rates.any()):
+        return None
+    return rates if spared is None else rates * ~spared

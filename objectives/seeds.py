@@ -43,6 +43,21 @@ def aside(seed: int) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
+@contextmanager
+def lent(generator: torch.Generator) -> Iterator[None]:
+    """Let torch's global generator of that device go on where `generator` stands, and the latter after it."""
+    device = generator.device
+    cuda = device.type == "cuda"
+    before = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    put = (lambda state: torch.cuda.set_rng_state(state, device)) if cuda else torch.set_rng_state
+    put(generator.get_state())
+    try:
+        yield
+        generator.set_state(torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state())
+    finally:
+        put(before)
+
+
 def states() -> tuple[Any, Any, Any]:
     """The states of torch's, numpy's and Python's global generators on the CPU, to be compared."""
     _, numbers, *rest = np.random.get_state()

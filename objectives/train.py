@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import optuna
 import torch
@@ -39,32 +40,68 @@ def train(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
         report(trial, setup, progress)
 
     while progress.stopped is None:
-        started = time.perf_counter()
-        hits = Hits(setup.loss.labels) if setup.task == "classification" else None
-        train_loss = train_epoch(trial, setup, progress.epoch + 1, hits)
-        seconds = time.perf_counter() - started
-        values = measure(setup, setup.validation, names_per_epoch(setup))
-        if not math.isfinite(values["loss"]):
-            raise DivergedError(progress.epoch + 1, values["loss"])
-
-        if hits is not None:
-            progress.train_accuracy = hits.share()
-        if progress.record(setup.config, setup.monitor, train_loss, seconds, values):
+        done = one_epoch(trial, setup, progress.epoch + 1)
+        if take_in(setup, progress, done):
             best = copy_weights(setup.model)
-        watched = values[setup.monitor.name]
-        setup.plateau.update(-watched if setup.monitor.maximize else watched)
-
-        try:
-            report(trial, setup, progress)
-        except BaseException:  # interrupted: the epoch is done, so let whoever goes on start after it
-            progress.reported = False
-            saver.save(setup, progress, best)
-            raise
-        if saver.due(progress):
-            saver.save(setup, progress, best)
-        if setup.reported is not None and progress.stopped is None and trial.should_prune():
-            raise optuna.TrialPruned(f"pruned after epoch {progress.epoch}")
+        tell(trial, setup, progress, saver, lambda: saver.save(setup, progress, best))  # noqa: B023
     return progress, best
+
+
+class Epoch(NamedTuple):
+    """What one epoch came to."""
+
+    train_loss: float
+    seconds: float  # of training, not of the evaluation
+    values: dict[str, float]  # of the validation set
+    train_accuracy: float | None
+
+
+def one_epoch(trial: Trial, setup: Setup, epoch: int) -> Epoch:
+    """Train an epoch, then measure the validation set.
+
+    Raises:
+        DivergedError: the training loss is not finite.
+    """
+    started = time.perf_counter()
+    hits = Hits(setup.loss.labels) if setup.task == "classification" else None
+    train_loss = train_epoch(trial, setup, epoch, hits)
+    seconds = time.perf_counter() - started
+    values = measure(setup, setup.validation, names_per_epoch(setup))
+    return Epoch(train_loss, seconds, values, None if hits is None else hits.share())
+
+
+def take_in(setup: Setup, progress: Progress, done: Epoch) -> bool:
+    """Take an epoch into the progress and the schedule; return whether it is the best so far.
+
+    Raises:
+        DivergedError: the training or validation loss is not finite.
+    """
+    for loss in (done.train_loss, done.values["loss"]):
+        if not math.isfinite(loss):
+            raise DivergedError(progress.epoch + 1, loss)
+    progress.train_accuracy = done.train_accuracy
+    improved = progress.record(setup.config, setup.monitor, done.train_loss, done.seconds, done.values)
+    watched = done.values[setup.monitor.name]
+    setup.plateau.update(-watched if setup.monitor.maximize else watched)
+    return improved
+
+
+def tell(trial: Trial, setup: Setup, progress: Progress, saver: Saver, save: Callable[[], None]) -> None:
+    """Report the last epoch, `save` where it is due, and ask whether to go on.
+
+    Raises:
+        optuna.TrialPruned: the trial is not worth finishing.
+    """
+    try:
+        report(trial, setup, progress)
+    except BaseException:  # interrupted: the epoch is done, so let whoever goes on start after it
+        progress.reported = False
+        save()
+        raise
+    if saver.due(progress):
+        save()
+    if setup.reported is not None and progress.stopped is None and trial.should_prune():
+        raise optuna.TrialPruned(f"pruned after epoch {progress.epoch}")
 
 
 def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: Hits | None = None) -> float:

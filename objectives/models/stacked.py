@@ -1,0 +1,257 @@
+"""L models of one build as one batched model: their parameters are the rows of one matrix.
+
+A row holds a lane's parameters one after another, so that an optimiser's step is a few operations on the
+whole matrix. Narrower lanes are padded with zeros, which stay zero where activations map 0 to 0.
+
+Dimensions: L lanes, B batch, P numbers of a row, D features, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Drop = tuple[float, int]  # of a lane: the probability of a dropout (0.0: none), and the units it meets
+Masks = Callable[[Sequence[Drop], Sequence[int]], Tensor]  # (of each lane, [L, B, D]) -> factors [L, B, D]
+
+_ZERO_STAYS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Identity)
+_ACTIVATIONS = (*_ZERO_STAYS, nn.Sigmoid)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NARROW = 32  # widths up to this are padded to one another; beyond, to the next power of two at most
+
+
+def build_of(model: nn.Module) -> tuple[Any, ...] | None:
+    """What two models must have in common to be lanes of one stack; None where `model` cannot be a lane.
+
+    Lanes are sequences of linear maps, convolutions, batch norms, activations and pools, with one flattening
+    and dropout only after it. Their widths may differ by what padding can make good.
+    """
+    if type(model) is not nn.Sequential:
+        return None
+    build: list[Any] = []
+    flat = False
+    modules = list(model)
+    if len({id(module) for module in modules}) < len(modules):
+        return None
+    for place, module in enumerate(modules):
+        kind = type(module)
+        if kind is nn.Flatten:
+            if flat or module.extra_repr() != nn.Flatten().extra_repr():
+                return None
+            flat = True
+            build.append(kind)
+        elif kind is nn.Dropout:
+            if (
+                not flat
+                or module.inplace
+                or type(modules[(place + 1) % len(modules)]) in (nn.Dropout, nn.Flatten)
+            ):
+                return None
+        elif kind is nn.Linear and flat:
+            build.append((kind, module.bias is not None))
+        elif kind is nn.Conv2d and not flat and module.groups == 1 and module.padding_mode == "zeros":
+            places = (module.kernel_size, module.stride, module.padding, module.dilation)
+            build.append((kind, places, module.bias is not None))
+        elif kind in _NORMS and module.affine and module.track_running_stats and module.momentum is not None:
+            build.append((kind, module.eps, module.momentum))
+        elif kind in _ACTIVATIONS or kind in _POOLS:
+            build.append((kind, module.extra_repr()))
+        else:
+            return None
+    if not flat or not all(parameter.requires_grad for parameter in model.parameters()):
+        return None
+    padded = not any(type(module) is nn.Sigmoid for module in model)
+    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+    return (*build, *([tuple(map(_padded, shape)) for shape in shapes] if padded else shapes))
+
+
+def _padded(size: int) -> int:
+    return max(NARROW, 1 << (size - 1).bit_length())
+
+
+class StackedModel:
+    """The weights of L models, and their joint forward pass.
+
+    Args:
+        models: of one build (`build_of`), on one device.
+    """
+
+    def __init__(self, models: Sequence[nn.Sequential]) -> None:
+        self._models = list(models)
+        self._layers = [module for module in models[0] if type(module) is not nn.Dropout]
+        self._drops = list(zip(*(_drops_before(model) for model in models), strict=True))  # [layer][lane]
+        self.device = next(models[0].parameters()).device
+        parameters = [list(model.parameters()) for model in models]
+        self.shapes = [_largest(column) for column in zip(*parameters, strict=True)]
+        ends = torch.tensor([math.prod(shape) for shape in self.shapes]).cumsum(0).tolist()
+        self.places = list(zip([0, *ends[:-1]], ends, strict=True))
+        self.width = self.places[-1][1]  # P
+        self.rows = self.stack([dict(enumerate(own)) for own in parameters])  # [L, P]
+        self.is_weight = torch.cat(  # [P]: neither a bias nor of a normalisation
+            [torch.full((math.prod(shape),), len(shape) > 1) for shape in self.shapes]
+        ).to(self.device)
+        self.norms = [
+            {
+                "running_mean": _pad([norm.running_mean for norm in column]),
+                "running_var": _pad([norm.running_var for norm in column], 1.0),
+                "num_batches_tracked": torch.stack([norm.num_batches_tracked for norm in column]),
+            }
+            for column in zip(*([m for m in model if type(m) in _NORMS] for model in models), strict=True)
+        ]
+
+    def __len__(self) -> int:
+        """Lanes."""
+        return len(self._models)
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Go on with these lanes alone, in this order."""
+        chosen = torch.tensor(lanes, device=self.device)
+        self._models = [self._models[lane] for lane in lanes]
+        self._drops = [tuple(drops[lane] for lane in lanes) for drops in self._drops]
+        self.rows = self.rows[chosen]
+        self.norms = [{name: value[chosen] for name, value in norm.items()} for norm in self.norms]
+
+    def stack(self, lanes: Sequence[dict[int, Tensor]]) -> Tensor:
+        """Tensors of each lane, by the number of the parameter they belong to, as rows [L, P]."""
+        rows = torch.zeros(len(lanes), self.width, device=self.device)
+        for row, tensors in zip(rows, lanes, strict=True):
+            for number, tensor in tensors.items():
+                start, end = self.places[number]
+                row[start:end].view(self.shapes[number])[_corner(tensor.shape)] = tensor.detach()
+        return rows
+
+    def lane_of(self, row: Tensor, lane: int) -> list[Tensor]:
+        """The tensors of one `row` [P], each in the shape of the lane's own parameter, copied."""
+        return [
+            row[start:end].view(shape)[_corner(parameter.shape)].clone()
+            for (start, end), shape, parameter in zip(
+                self.places, self.shapes, self._models[lane].parameters(), strict=True
+            )
+        ]
+
+    def weights(self, lane: int, row: Tensor, norms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """A state dict of the lane's own model from a row [P] and what its normalisations hold, copied."""
+        model = self._models[lane]
+        found = {
+            name: tensor
+            for (name, _), tensor in zip(model.named_parameters(), self.lane_of(row, lane), strict=True)
+        }
+        own = [(name, module) for name, module in model.named_children() if type(module) in _NORMS]
+        for (name, module), values in zip(own, norms, strict=True):
+            for buffer, value in values.items():
+                size = getattr(module, buffer).shape
+                found[f"{name}.{buffer}"] = value[lane][_corner(size)].clone()
+        return {name: found[name] for name in model.state_dict()}
+
+    def leaves(self, lanes: slice) -> list[Tensor]:
+        """The parameters of `lanes`, [n, ...] each: views of the rows that gradients are taken of."""
+        rows = self.rows[lanes]
+        return [
+            torch.unflatten(rows[:, start:end], 1, shape).detach().requires_grad_()
+            for (start, end), shape in zip(self.places, self.shapes, strict=True)
+        ]
+
+    @staticmethod
+    def gradient(loss: Tensor, leaves: list[Tensor]) -> Tensor:
+        """The gradient [n, P] of the lanes' summed losses; no lane's loss depends on another's row."""
+        grads = torch.autograd.grad(loss, leaves)
+        return torch.cat([grad.flatten(1) for grad in grads], 1)
+
+    def forward(self, leaves: list[Tensor], inputs: Tensor, lanes: slice, masks: Masks | None) -> Tensor:
+        """Outputs [n, B, O] of `inputs` [n, B, ...]; `masks` while training, None while evaluating."""
+        parameters = iter(leaves)
+        norms = iter(self.norms)
+        count = len(leaves[0])
+        x = inputs
+        images = x.ndim == 5
+        if images:  # lanes are groups of channels: [B, n C, H, W]
+            x = x.transpose(0, 1).flatten(1, 2)
+        for layer, drops in zip(self._layers, self._drops, strict=True):
+            if masks is not None and any(share for share, _ in drops[lanes]):
+                x = x * masks(drops[lanes], x.shape)
+            x, images = self._apply(layer, x, parameters, norms, lanes, count, images, masks is not None)
+        return x
+
+    def _apply(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        parameters: Iterator[Tensor],
+        norms: Iterator[dict[str, Tensor]],
+        lanes: slice,
+        count: int,
+        images: bool,
+        training: bool,
+    ) -> tuple[Tensor, bool]:
+        if isinstance(layer, nn.Linear):
+            weight = next(parameters).mT
+            biased = "bias" in layer._parameters and layer._parameters["bias"] is not None
+            x = torch.baddbmm(next(parameters)[:, None], x, weight) if biased else torch.bmm(x, weight)
+            return x, images
+        if isinstance(layer, nn.Conv2d):
+            weight = next(parameters).flatten(0, 1)
+            bias = None if layer.bias is None else next(parameters).flatten()
+            places = (layer.stride, layer.padding, layer.dilation)
+            return F.conv2d(x, weight, bias, *places, groups=count), images  # type: ignore[arg-type]
+        if isinstance(layer, nn.Flatten):
+            if images:
+                x = torch.unflatten(x, 1, (count, -1)).transpose(0, 1)
+            return x.flatten(2), False
+        if isinstance(layer, _NORMS):
+            return self._normalised(layer, x, parameters, next(norms), lanes, images, training), images
+        return layer(x), images
+
+    def _normalised(
+        self,
+        layer: Any,
+        x: Tensor,
+        parameters: Iterator[Tensor],
+        held: dict[str, Tensor],
+        lanes: slice,
+        images: bool,
+        training: bool,
+    ) -> Tensor:
+        weight, bias = next(parameters).flatten(), next(parameters).flatten()
+        mean, var = held["running_mean"][lanes], held["running_var"][lanes]
+        flat_mean, flat_var = mean.flatten(), var.flatten()  # views: slices of whole rows
+        there = x if images else x.transpose(0, 1).flatten(1)
+        if training:
+            held["num_batches_tracked"][lanes] += 1
+        out = F.batch_norm(there, flat_mean, flat_var, weight, bias, training, layer.momentum, layer.eps)
+        return out if images else torch.unflatten(out, 1, mean.shape).transpose(0, 1)
+
+
+def _drops_before(model: nn.Sequential) -> list[Drop]:
+    """What is dropped before each layer that is no dropout itself."""
+    found = []
+    share = 0.0
+    for place, module in enumerate(model):
+        if type(module) is nn.Dropout:
+            share = module.p
+            continue
+        units = next((after.in_features for after in model[place:] if isinstance(after, nn.Linear)), 0)
+        found.append((share, units))
+        share = 0.0
+    return found
+
+
+def _largest(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True))
+
+
+def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(size) for size in shape)
+
+
+def _pad(tensors: Sequence[Tensor | None], value: float = 0.0) -> Tensor:
+    there = [tensor for tensor in tensors if tensor is not None]
+    result = there[0].new_full((len(there), *_largest(there)), value)
+    for row, tensor in zip(result, there, strict=True):
+        row[_corner(tensor.shape)] = tensor
+    return result

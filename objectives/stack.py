@@ -1,0 +1,326 @@
+"""The parts of L trainings put together as one, as setup.py puts together those of one.
+
+Dimensions: L lanes, n of them in a step, B batch, N samples, P numbers of a lane, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from objectives import schedules, seeds
+from objectives.datasets.batches import group_shares
+from objectives.datasets.prepare import Scaling
+from objectives.datasets.records import Samples
+from objectives.losses import LaneLoss
+from objectives.models.stacked import Drop, StackedModel, build_of
+from objectives.optimizers import LaneOptimizer, kind_of
+from objectives.setup import Setup
+from objectives.train import names_per_epoch
+
+
+def lane_key(setup: Setup) -> tuple[Any, ...] | None:
+    """What two trainings must share to be lanes of one stack; None where this one cannot be stacked."""
+    config, data = setup.config, setup.data
+    if not isinstance(data.train, Samples) or not isinstance(data.validation, Samples):
+        return None
+    if config.amp != "none" or config.compile:
+        return None
+    build = build_of(setup.model)
+    if build is None:
+        return None
+    return (
+        build,
+        (
+            setup.task,
+            str(setup.device),
+            data.sample_shape,
+            tuple((part.dtype, part.scaling is None) for part in (data.train, data.validation)),
+        ),
+        (type(setup.loss), setup.loss.outputs),
+        (config.dataset, config.validation_fraction, config.test_fraction, config.train_limit),
+        (config.batch_size, config.accumulate, config.eval_batch_size, getattr(setup.loss, "delta", None)),
+        (tuple(names_per_epoch(setup)), config.top_k),
+    )
+
+
+class LaneSamples:
+    """The samples of each lane: of one set that all share, or of several laid behind one another."""
+
+    def __init__(self, samples: Sequence[Samples]) -> None:
+        distinct = {id(part): part for part in samples}
+        starts = dict(
+            zip(distinct, itertools.accumulate((len(p) for p in distinct.values()), initial=0), strict=False)
+        )
+        parts = list(distinct.values())
+        self._inputs = parts[0].stored if len(parts) == 1 else torch.cat([part.stored for part in parts])
+        self._targets = parts[0].targets if len(parts) == 1 else torch.cat([part.targets for part in parts])
+        self._parts = list(samples)
+        self._starts = [starts[id(part)] for part in samples]
+        self._scaling = _stacked_scaling([part.scaling for part in samples])
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Go on with these lanes alone, in this order."""
+        self._parts = [self._parts[lane] for lane in lanes]
+        self._starts = [self._starts[lane] for lane in lanes]
+        self._scaling = _stacked_scaling([part.scaling for part in self._parts])
+
+    def place(self, lane: int, order: Tensor) -> Tensor:
+        """Where the samples that `order` names stand."""
+        return order + self._starts[lane]
+
+    def take(self, lanes: slice, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [n, B, ...] and targets [n, B] at `places` [n, B]."""
+        flat = places.flatten()
+        inputs = torch.unflatten(self._inputs.index_select(0, flat), 0, places.shape)
+        return self._scaled(inputs, lanes), self._targets.index_select(0, flat).view(places.shape)
+
+    def in_order(self, lanes: slice, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all samples of `lanes`, which have as many each, by parts of `size`."""
+        starts, count = self._starts[lanes], len(self._parts[lanes.start])
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            if len(set(starts)) == 1:
+                part = slice(starts[0] + first, starts[0] + last)
+                inputs = self._inputs[part].expand(len(starts), *[-1] * self._inputs.ndim)
+                yield self._scaled(inputs, lanes), self._targets[part].expand(len(starts), -1)
+            else:
+                there = torch.tensor(starts)[:, None] + torch.arange(first, last)
+                yield self.take(lanes, there.to(self._inputs.device))
+
+    def alike(self) -> list[slice]:
+        """The lanes that stand beside one another and have as many samples."""
+        return _runs([len(part) for part in self._parts])
+
+    def _scaled(self, inputs: Tensor, lanes: slice) -> Tensor:
+        if self._scaling is None:
+            return inputs
+        return Scaling(self._scaling.shift[lanes], self._scaling.scale[lanes]).apply(inputs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an epoch is going to do, laid out before it."""
+
+    groups: list[list[tuple[slice, int, int, bool]]]  # by batch: lanes, first and last + 1, ends a step
+    places: Tensor  # [L, N] of the samples in each lane's order
+    weights: Tensor  # [batches, L] in the mean loss
+    shares: Tensor | None  # [batches, L, 1] of a step's gradient; None where each batch is a step
+    rates: Tensor  # [steps, L, 1]
+    generators: list[torch.Generator | None]  # of the lanes that draw while training
+
+
+class Stack:
+    """L trainings of one `lane_key`, stacked in an order of its own.
+
+    Args:
+        setups: as assembled, or as a checkpoint has restored them.
+        best: weights of each one's best epoch, empty before the first.
+    """
+
+    def __init__(self, setups: Sequence[Setup], best: Sequence[dict[str, Tensor]]) -> None:
+        kinds = [kind_of(setup.optimizer) for setup in setups]
+        self.order = sorted(range(len(setups)), key=lambda i: (-setups[i].batches.samples, kinds[i]))
+        self.setups = [setups[i] for i in self.order]
+        models = [setup.model for setup in self.setups]
+        self.model = StackedModel(models)  # type: ignore[arg-type]
+        self.first = self.setups[0]
+        optimizers = [setup.optimizer for setup in self.setups]
+        self.optimizer = LaneOptimizer(optimizers, self._spared(), self.model.width)
+        self._restore_optimizers()
+        self.best, self.best_norms = self._best_of([best[i] for i in self.order])
+        self.training = LaneSamples([setup.data.train for setup in self.setups])  # type: ignore[misc]
+        self.validation = LaneSamples([setup.data.validation for setup in self.setups])  # type: ignore[misc]
+        self._prepare()
+
+    def __len__(self) -> int:
+        """Lanes."""
+        return len(self.setups)
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Go on with these lanes alone; rows move up."""
+        self.order = [self.order[lane] for lane in lanes]
+        self.setups = [self.setups[lane] for lane in lanes]
+        self.model.keep(lanes)
+        self.optimizer.keep(lanes)
+        self.best = self.best[list(lanes)]
+        self.best_norms = [
+            {name: value[list(lanes)] for name, value in norm.items()} for norm in self.best_norms
+        ]
+        self.training.keep(lanes)
+        self.validation.keep(lanes)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What follows from the lanes there are."""
+        configs = [setup.config for setup in self.setups]
+        device = self.first.device
+        self.loss = LaneLoss([setup.loss for setup in self.setups])
+        self._parts: dict[tuple[int, int], tuple[list[Tensor], LaneLoss, list[slice]]] = {}
+
+        def column(values: list[float]) -> Tensor | None:
+            return torch.tensor(values, device=device)[:, None] if any(values) else None
+
+        def limits(values: list[float | None]) -> Tensor | None:
+            given = [float("inf") if value is None else value for value in values]
+            return torch.tensor(given, device=device)[:, None] if any(values) else None
+
+        self.l1 = column([config.l1 for config in configs])
+        self.l2 = column([config.l2 for config in configs])
+        self.clip_value = limits([config.clip_value for config in configs])
+        self.clip_norm = limits([config.clip_norm for config in configs])
+        self.draws = [
+            bool(
+                setup.augment
+                or setup.config.mixup
+                or any(type(m) is nn.Dropout for m in setup.model.modules())
+            )
+            for setup in self.setups
+        ]
+
+    def part(self, lanes: slice) -> tuple[list[Tensor], LaneLoss, list[slice]]:
+        """Of `lanes`: the leaves of their parameters, their loss, and the slices of one optimiser each."""
+        key = (lanes.start, lanes.stop)
+        if key not in self._parts:
+            kinds = self.optimizer.kinds[lanes]
+            inside = [slice(lanes.start + run.start, lanes.start + run.stop) for run in _runs(kinds)]
+            loss = self.loss if lanes == slice(0, len(self)) else self.loss.of(range(*key))
+            self._parts[key] = (self.model.leaves(lanes), loss, inside)
+        return self._parts[key]
+
+    def plan(self, epochs: Sequence[int]) -> Plan:
+        """Lay out the next epoch, of the number that `epochs` gives for each lane (from 1)."""
+        device, config = self.first.device, self.first.config
+        lanes = list(zip(self.setups, epochs, strict=True))
+        steps = max(setup.steps_per_epoch for setup in self.setups)
+        batches = max(len(setup.batches) for setup in self.setups)
+        places = torch.zeros(len(self), max(setup.batches.samples for setup in self.setups), dtype=torch.long)
+        weights, rates, flags = torch.zeros(batches, len(self)), torch.zeros(steps, len(self), 1), []
+        shares = torch.zeros(batches, len(self), 1) if config.accumulate > 1 else None
+        for lane, (setup, epoch) in enumerate(lanes):
+            places[lane, : setup.batches.samples] = self.training.place(lane, setup.batches.order(epoch))
+            counts = setup.batches.weights(epoch, setup.loss.weight)
+            weights[: len(counts), lane] = torch.tensor(counts)
+            groups = group_shares(counts, config.accumulate)
+            flags.append([last for _, last in groups])
+            if shares is not None:
+                shares[: len(counts), lane, 0] = torch.tensor([share for share, _ in groups])
+            first = (epoch - 1) * setup.steps_per_epoch
+            rate, lowered = setup.learning_rate, setup.plateau.lowered
+            own = [lowered(rate(first + step)) for step in range(setup.steps_per_epoch)]
+            rates[: len(own), lane, 0] = torch.tensor(own)
+            schedules.apply(setup.optimizer, own[-1])
+        self.optimizer.begin(steps)
+        return Plan(
+            groups=[self._groups(number, flags) for number in range(batches)],
+            places=places.to(device),
+            weights=weights.to(device),
+            shares=None if shares is None else shares.to(device),
+            rates=rates.to(device),
+            generators=[
+                seeds.generator(seeds.derive(setup.seed, "epoch", epoch), device) if draws else None
+                for draws, (setup, epoch) in zip(self.draws, lanes, strict=True)
+            ],
+        )
+
+    def _groups(self, number: int, flags: Sequence[Sequence[bool]]) -> list[tuple[slice, int, int, bool]]:
+        """The lanes whose batch `number` is of one size, that have one."""
+        batches = [
+            (*setup.batches.bounds[number], flag[number]) if number < len(flag) else None
+            for setup, flag in zip(self.setups, flags, strict=True)
+        ]
+        return [(run, *found) for run in _runs(batches) if (found := batches[run.start]) is not None]
+
+    def finish_epoch(self) -> None:
+        """Count the optimisers' steps."""
+        self.optimizer.steps = [
+            done + setup.steps_per_epoch
+            for done, setup in zip(self.optimizer.steps, self.setups, strict=True)
+        ]
+
+    def remember(self, lanes: Sequence[int]) -> None:
+        """These lanes' weights are the best they have had."""
+        if not lanes:
+            return
+        chosen = torch.tensor(lanes, device=self.best.device)
+        self.best[chosen] = self.model.rows[chosen]
+        for kept, norm in zip(self.best_norms, self.model.norms, strict=True):
+            for name, value in norm.items():
+                kept[name][chosen] = value[chosen]
+
+    def best_weights(self, lane: int) -> dict[str, Tensor]:
+        """The weights of the lane's best epoch, as a state dict of its own model."""
+        return self.model.weights(lane, self.best[lane], self.best_norms)
+
+    def put_back(self, lane: int) -> None:
+        """Put the lane's state into its own setup, as if it had been trained alone."""
+        setup = self.setups[lane]
+        setup.model.load_state_dict(self.model.weights(lane, self.model.rows[lane], self.model.norms))
+        rows = {name: self.model.lane_of(row, lane) for name, row in self.optimizer.state_of(lane).items()}
+        for number, parameter in enumerate(setup.model.parameters()):
+            state: dict[str, Any] = {name: tensors[number] for name, tensors in rows.items()}
+            if not isinstance(setup.optimizer, torch.optim.SGD):
+                state["step"] = torch.tensor(float(self.optimizer.steps[lane]))
+            if state:
+                setup.optimizer.state[parameter] = state
+
+    def _restore_optimizers(self) -> None:
+        states = [
+            [setup.optimizer.state.get(parameter, {}) for parameter in setup.model.parameters()]
+            for setup in self.setups
+        ]
+        for name in self.optimizer.state:
+            self.optimizer.state[name] = self.model.stack(
+                [{i: s[name] for i, s in enumerate(own) if isinstance(s.get(name), Tensor)} for own in states]
+            )
+        self.optimizer.steps = [int(own[0].get("step", 0)) if own else 0 for own in states]
+
+    def _best_of(self, best: Sequence[dict[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        models = [setup.model for setup in self.setups]
+        for lane, weights in enumerate(best):
+            if weights:
+                models[lane] = copy.deepcopy(models[lane])
+                models[lane].load_state_dict(weights)
+        held = StackedModel(models)  # type: ignore[arg-type]
+        return held.rows, held.norms
+
+    def _spared(self) -> Tensor | None:
+        if all(setup.config.decay_all or not setup.config.weight_decay for setup in self.setups):
+            return None
+        spares = torch.tensor([not setup.config.decay_all for setup in self.setups], device=self.first.device)
+        return spares[:, None] & ~self.model.is_weight
+
+
+def masks_of(generators: Sequence[torch.Generator | None], device: torch.device) -> Callable[..., Tensor]:
+    """The function that draws what dropout multiplies by, for each lane as torch's dropout does on a CPU."""
+
+    def masks(drops: Sequence[Drop], shape: Sequence[int]) -> Tensor:
+        factors = torch.ones(shape, device=device)
+        for row, (share, units), generator in zip(factors, drops, generators, strict=True):
+            if share:
+                drawn = row if units == shape[2] else torch.empty(shape[1], units, device=device)
+                drawn.bernoulli_(1 - share, generator=generator).div_(1 - share)
+                if drawn is not row:
+                    row[:, :units] = drawn
+        return factors
+
+    return masks
+
+
+def _runs(values: Sequence[Any]) -> list[slice]:
+    """The slices of `values` in which neighbours are equal."""
+    ends = itertools.accumulate(len(list(group)) for _, group in itertools.groupby(values))
+    return [slice(start, stop) for start, stop in itertools.pairwise([0, *ends])]
+
+
+def _stacked_scaling(scalings: Sequence[Scaling | None]) -> Scaling | None:
+    there = [scaling for scaling in scalings if scaling is not None]
+    if not there:
+        return None
+    return Scaling(torch.stack([s.shift for s in there]), torch.stack([s.scale for s in there]))

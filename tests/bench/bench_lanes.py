@@ -1,0 +1,83 @@
+"""Trainings in lanes against the same trainings one after another: `python -m tests.bench.bench_lanes`.
+
+64 settings of a small MLP on digits differ in optimiser, learning rate, momentum and seed. Rounds of both
+sides alternate, on one core; medians are compared. With `--device cuda` the same on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from objectives import lanes
+from objectives import train as alone
+from objectives.config import TrainingConfig
+from objectives.setup import Setup, assemble
+from objectives.standalone import LocalTrial
+from tests.bench.bench_training import Row, alternate, table
+
+OPTIMIZERS = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw"]
+SMALL: dict[str, Any] = {"dataset": "digits", "epochs": 20, "hidden": 32, "checkpoint_every": 0}
+
+
+def settings(count: int, **own: Any) -> list[dict[str, Any]]:
+    """So many settings of one build."""
+    return [
+        {**SMALL, "optimizer": OPTIMIZERS[i % 8], "lr": 0.002 * (1 + i / count), **own} for i in range(count)
+    ]
+
+
+def sides(
+    chosen: list[dict[str, Any]], device: str, of: int | None = None
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Both ways to train `chosen`: one after another (only the first `of`), and together."""
+
+    def assembled(some: list[dict[str, Any]]) -> tuple[list[LocalTrial], list[Setup]]:
+        trials = [LocalTrial(each, seed=seed, device=device) for seed, each in enumerate(some)]
+        return trials, [
+            assemble(trial, TrainingConfig.read(trial.config), "classification") for trial in trials
+        ]
+
+    def one_after_another() -> None:
+        for trial, setup in zip(*assembled(chosen[:of]), strict=True):
+            alone.train(trial, setup)
+
+    def together() -> None:
+        lanes.train(*assembled(chosen))
+
+    return one_after_another, together
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each side (default 3)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    on_gpu = options.device != "cpu"
+    rows = []
+    cases: list[tuple[str, int, dict[str, Any], float]] = [
+        ("64 settings of an MLP 64-32-10, every optimiser", 64, {}, 30 if on_gpu else 5),
+        ("64 settings of an MLP 64-32-10, adam, dropout", 64, {"optimizer": "adam", "dropout": 0.2}, 1),
+        ("16 settings of an MLP 64-128-10, adam", 16, {"optimizer": "adam", "hidden": 128}, 1),
+        ("8 settings of an MLP 64-512-10, adam", 8, {"optimizer": "adam", "hidden": 512}, 1),
+        ("8 settings of a CNN of 8 and 16 channels, adam", 8, CNN, 1),
+    ]
+    for work, count, own, wanted in cases:
+        few = 8
+        one, many = sides(settings(count, **own), options.device, few)
+        theirs, mine = alternate(options.rounds, one, many)
+        rows.append(Row(work, theirs * count / few, mine, "ms", wanted))
+    print(f"torch {torch.__version__}, {options.device}, one thread, medians of {options.rounds} rounds")
+    print("(one after another: eight of the settings were trained and the time multiplied)")
+    print(table(rows))
+
+
+CNN: dict[str, Any] = {"model": "cnn", "channels": 8, "epochs": 3, "optimizer": "adam"}
+
+if __name__ == "__main__":
+    main()

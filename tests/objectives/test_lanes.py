@@ -1,0 +1,236 @@
+"""A lane of a stack is the same training as alone, within 1e-5 of every loss over 20 epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from objectives import lanes
+from objectives import train as alone
+from objectives.config import TrainingConfig
+from objectives.datasets.records import Task
+from objectives.setup import Setup, assemble
+from objectives.standalone import LocalTrial
+from tests.objectives.helpers import same_tensors
+
+SMALL: dict[str, Any] = {
+    "dataset": "digits",
+    "epochs": 20,
+    "lr": 0.01,
+    "hidden": 16,
+    "train_limit": 200,
+    "checkpoint_every": 0,
+}
+OPTIMIZERS = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw"]
+TOLERANCE = 1e-5
+
+
+def assembled(
+    settings: Sequence[dict[str, Any]], task: Task = "classification"
+) -> tuple[list[LocalTrial], list[Setup]]:
+    trials = [LocalTrial({**SMALL, **each}, seed=seed) for seed, each in enumerate(settings)]
+    return trials, [assemble(trial, TrainingConfig.read(trial.config), task) for trial in trials]
+
+
+def compare(
+    settings: Sequence[dict[str, Any]], task: Task = "classification", stacks: int = 1
+) -> list[lanes.Run]:
+    """Train `settings` in lanes and alone; every loss of every epoch must agree."""
+    trials, setups = assembled(settings, task)
+    assert len({lanes.lane_key(setup) for setup in setups}) == stacks
+    runs = lanes.train(trials, setups)
+    others, again = assembled(settings, task)
+    for run, other, setup in zip(runs, others, again, strict=True):
+        assert run.lanes > 1
+        progress, best = alone.train(other, setup)
+        assert run.ending is None
+        assert (run.progress.stopped, run.progress.epoch) == (progress.stopped, progress.epoch)
+        here, there = run.trial.logs, other.logs  # type: ignore[attr-defined]
+        assert here.keys() == there.keys()
+        for epoch, named in there.items():
+            assert here[epoch]["lr"] == pytest.approx(named["lr"])
+            for name in ("train_loss", "validation_loss"):
+                assert here[epoch][name] == pytest.approx(named[name], abs=TOLERANCE), (setup.config, epoch)
+        if best and run.progress.best_epoch == progress.best_epoch:
+            for name, tensor in best.items():
+                torch.testing.assert_close(run.best[name], tensor, atol=1e-3, rtol=1e-3)
+    return runs
+
+
+def test_every_optimiser_with_hyperparameters_of_its_own() -> None:
+    compare(
+        [{"optimizer": name, "lr": 0.02} for name in OPTIMIZERS]
+        + [
+            {"optimizer": "momentum", "momentum": 0.5, "weight_decay": 0.01},
+            {"optimizer": "nesterov", "momentum": 0.8, "weight_decay": 0.01, "decay_all": False},
+            {"optimizer": "rmsprop", "momentum": 0.5, "rho": 0.95, "lr": 0.002},
+            {"optimizer": "adam", "beta1": 0.8, "beta2": 0.99, "eps": 1e-4, "weight_decay": 0.01},
+            {"optimizer": "adamw", "weight_decay": 0.1, "decay_all": False, "lr": 0.003},
+            {"optimizer": "adadelta", "rho": 0.8, "eps": 1e-5, "lr": 1.0},
+            {"optimizer": "adagrad", "weight_decay": 0.01},
+        ]
+    )
+
+
+def test_every_schedule() -> None:
+    names = ["constant", "step", "exponential", "polynomial", "cosine", "cosine_restarts", "one_cycle"]
+    own: list[dict[str, Any]] = [{"schedule": name, "gamma": 0.8} for name in names]
+    compare(
+        [
+            *own,
+            {"schedule": "multistep", "milestones": (2, 5)},
+            {"schedule": "plateau", "plateau_patience": 0},
+            {"schedule": "cosine", "warmup_epochs": 2.5, "min_lr": 1e-4},
+        ]
+    )
+
+
+def test_every_regulariser() -> None:
+    """Each lane draws its own masks, mixtures and order; what it shares with another changes nothing."""
+    compare(
+        [
+            {},
+            {"dropout": 0.3},
+            {"dropout": 0.5, "hidden": 9},
+            {"l1": 1e-3},
+            {"l2": 1e-2, "l1": 1e-4},
+            {"label_smoothing": 0.1},
+            {"class_weights": "balanced", "label_smoothing": 0.05},
+            {"class_weights": (1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 1.0, 1.0, 0.1, 1.0)},
+            {"mixup": 0.4},
+            {"mixup": 0.2, "class_weights": "balanced", "dropout": 0.2},
+            {"clip_norm": 0.5},
+            {"clip_value": 0.01, "clip_norm": 0.1},
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"model": "linear"},
+        {"depth": 2, "activation": "gelu"},
+        {"accumulate": 3, "batch_size": 32, "clip_norm": 1.0, "class_weights": "balanced"},
+        {"loss": "binary_cross_entropy"},
+        {"loss": "hinge", "class_weights": "balanced"},
+        # The bias before a batch norm has a gradient of mere rounding, which Adam would make a step of.
+        {"batch_norm": True, "batch_size": 199, "eps": 1e-4, "activation": "tanh"},
+    ],
+    ids=["linear", "deep", "accumulated", "binary cross-entropy", "hinge", "batch norm"],
+)
+def test_models_and_losses(shared: dict[str, Any]) -> None:
+    compare([{**shared, "lr": 0.01}, {**shared, "lr": 0.003, "optimizer": "nesterov", "hidden": 12}])
+
+
+def test_narrower_lanes_are_padded_and_a_sigmoid_is_not() -> None:
+    compare(
+        [{"hidden": 5}, {"hidden": 16}, {"hidden": 31, "dropout": 0.2}, {"hidden": 8, "optimizer": "sgd"}]
+    )
+    sigmoids = [{"hidden": width, "activation": "sigmoid"} for width in (8, 8, 16, 16)]
+    compare(sigmoids, stacks=2)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_a_regression(loss: str) -> None:
+    own = {"dataset": "diabetes", "loss": loss, "objective": "rmse"}
+    compare([{**own}, {**own, "hidden": 8, "dropout": 0.1}, {**own, "optimizer": "sgd"}], task="regression")
+
+
+def test_lanes_of_different_data_sizes_and_lengths() -> None:
+    """Batches of one size are trained together, whatever lanes they are of; who has ended makes room."""
+    runs = compare(
+        [
+            {"epochs": 4, "split_seed": 1},
+            {"epochs": 9, "split_seed": 2, "patience": 2},
+            {"target": 0.6, "preparation": "minmax"},
+            {"epochs": 12, "keep": "last"},
+        ]
+    )
+    assert {run.progress.stopped for run in runs} >= {"target", "epochs"}
+
+
+def test_a_lane_that_diverges_or_is_pruned_ends_alone() -> None:
+    trials, setups = assembled([{"lr": 1e30, "optimizer": "sgd"}, {}, {}])
+    trials[1]._prune = lambda step, value: step == 3
+    runs = lanes.train(trials, setups)
+    assert [type(run.ending).__name__ for run in runs] == ["DivergedError", "TrialPruned", "NoneType"]
+    other, (setup,) = assembled([{}, {}, {}])[0][2], assembled([{}, {}, {}])[1][2:]
+    alone.train(other, setup)
+    assert trials[2].logs[20]["train_loss"] == pytest.approx(other.logs[20]["train_loss"], abs=TOLERANCE)
+    assert max(trials[1].reports) == 3
+    assert not trials[0].reports
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_checkpoint_of_a_lane_goes_on_alone_and_in_lanes(optimizer: str) -> None:
+    """It has the format of a training alone: the interrupted lane ends where the unbroken one does."""
+    settings = [
+        {"optimizer": optimizer, "epochs": 8, "checkpoint_every": 4, "dropout": 0.1, "hidden": width}
+        for width in (16, 12)
+    ]
+    unbroken, _ = assembled(settings)
+    whole = lanes.train(unbroken, assembled(settings)[1])
+
+    class Stop(BaseException):
+        pass
+
+    def at_epoch_6(trial: LocalTrial) -> None:
+        if len(trial.reports) == 5:
+            raise Stop
+
+    broken, setups = assembled(settings)
+    for trial in broken:
+        trial._on_check = lambda trial=trial: at_epoch_6(trial)  # type: ignore[misc]
+    with pytest.raises(Stop):
+        lanes.train(broken, setups)
+    assert [trial.checkpoint.latest for trial in broken] == [4, 4]
+    for trial in broken:
+        trial._on_check = None
+    contents = [trial.checkpoint._content for trial in broken]
+    resumed = lanes.train(broken, assembled(settings)[1])
+    for run, other in zip(resumed, whole, strict=True):
+        assert run.progress.train_losses == pytest.approx(other.progress.train_losses, abs=TOLERANCE)
+
+    trial, setup = LocalTrial(broken[0].config, seed=0), assembled(settings)[1][0]
+    trial.checkpoint.latest, trial.checkpoint._content = 4, contents[0]
+    progress, _ = alone.train(trial, setup)
+    assert progress.train_losses == pytest.approx(whole[0].progress.train_losses, abs=TOLERANCE)
+
+
+def test_a_lane_interrupted_while_it_reports_loses_no_epoch_of_any_lane() -> None:
+    class Stop(BaseException):
+        pass
+
+    trials, setups = assembled([{"epochs": 3, "checkpoint_every": "auto"}] * 3)
+
+    def refuse(value: float, step: int) -> None:
+        raise Stop
+
+    trials[1].report = refuse  # type: ignore[method-assign]
+    with pytest.raises(Stop):
+        lanes.train(trials, setups)
+    assert [trial.checkpoint.latest for trial in trials] == [1, 1, 1]
+    del trials[1].report  # type: ignore[method-assign]
+    lanes.train(trials, assembled([{"epochs": 3}] * 3)[1])
+    assert [sorted(trial.reports) for trial in trials] == [[1, 2, 3]] * 3
+
+
+def test_the_function_and_its_records() -> None:
+    own = {**SMALL, "epochs": 2}
+    settings = [own, {**own, "lr": 0.1}, {**own, "batch_size": 50}]
+    first, second, third = lanes.train_settings(settings, training_seeds=[3, 4, 5])
+    assert (first["seed"], first["lanes"], second["lanes"], third["lanes"]) == (3, 2, 2, 1)
+    assert list(first["reports"]) == [1, 2]
+    assert first["values"] == [max(first["reports"].values())]
+    again = lanes.train_settings(settings[:2], training_seeds=[3, 4])
+    assert [each["logs"] for each in again] == [first["logs"], second["logs"]]
+
+
+def test_the_same_lanes_twice_give_the_same_bits() -> None:
+    own: list[dict[str, Any]] = [{"epochs": 2, "dropout": 0.2}, {"epochs": 2, "mixup": 0.3}]
+    one, other = (lanes.train(*assembled(own)) for _ in range(2))
+    for left, right in zip(one, other, strict=True):
+        assert same_tensors(left.best, right.best)
