@@ -13,6 +13,7 @@ from objectives import train as alone
 from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
 from objectives.setup import Setup, assemble
+from objectives.stack import lane_key
 from objectives.standalone import LocalTrial
 from tests.objectives.helpers import same_tensors
 
@@ -40,7 +41,7 @@ def compare(
 ) -> list[lanes.Run]:
     """Train `settings` in lanes and alone; every loss of every epoch must agree."""
     trials, setups = assembled(settings, task)
-    assert len({lanes.lane_key(setup) for setup in setups}) == stacks
+    assert len({lane_key(setup) for setup in setups}) == stacks
     runs = lanes.train(trials, setups)
     others, again = assembled(settings, task)
     for run, other, setup in zip(runs, others, again, strict=True):
