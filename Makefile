@@ -12,7 +12,7 @@ JOBS   ?= 3
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench scale faults cluster lowest clean
+.PHONY: help install demo test check format bench scale faults objectives cluster lowest clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -58,6 +58,9 @@ scale: $(STAMP) ## How many workers one PostgreSQL bears: real ones, then simula
 
 faults: $(STAMP) ## The long form of the fault tests, as a table with figures
 	$(BIN)/python -m tests.faults
+
+objectives: $(STAMP) ## Objectives as people bring them from Optuna, on both databases, beside plain Optuna
+	$(BIN)/python -m tests.objectives_foreign
 
 cluster: $(STAMP) ## The long form of the launch tests (several machines)
 	$(BIN)/python -m tests.cluster

@@ -21,6 +21,7 @@ from typing import Any
 from hpo.objective import Objective, Own
 from hpo.reached import imported_by, in_environment, reached
 from objectives.imports import is_imported_file
+from objectives.theirs import is_of_theirs
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
 _RECORDED = ("hpo", "torch", "optuna")  # part of a fingerprint
@@ -168,7 +169,8 @@ def _file(objective: Objective, folder: Path, name: str, module: ModuleType) -> 
     path = Path(file).resolve()
     if not path.is_file():  # torch.classes names a file that is nowhere
         return None
-    if name.split(".")[0] == objective.module.__name__.split(".")[0]:
+    its_own = objective.module.__name__
+    if name.split(".")[0] == its_own.split(".")[0] and not is_of_theirs(its_own):
         return path
     roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
     local = not name.startswith("objectives.") and any(root in path.parents for root in roots)

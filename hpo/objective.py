@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,9 +18,9 @@ from typing import Any, Protocol
 from hpo.errors import ObjectiveError
 from objectives import imports
 from objectives.imports import ObjectivePath
+from objectives.theirs import their_own
 
-_OURS = ("storage", "objectives")  # names a user may well have taken
-_OUR_FRAMES = ("hpo/objective.py", "objectives/imports.py")
+_OUR_FRAMES = ("hpo/objective.py", "objectives/imports.py", "objectives/theirs.py")
 CELL = "__main__"  # the module of an objective that only the process that defined it has
 _importing: ContextVar[bool] = ContextVar("importing", default=False)
 
@@ -35,7 +36,7 @@ class Objective:
 
     def call(self, trial: Any) -> Any:
         """Run the objective on `trial`."""
-        with imports.at(self.home):
+        with _at_home(self.home):
             return self.function(trial)
 
     @property
@@ -59,7 +60,7 @@ class Objective:
             return None
 
         def at_home(*arguments: Any) -> Any:
-            with imports.at(self.home):
+            with _at_home(self.home):
                 return found(*arguments)
 
         return at_home
@@ -180,14 +181,15 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
             f"{path.callable} is a function of a notebook or of an interactive session, which this process "
             "cannot import: go on there with hpo.optimize, or put it into a file and name that in a study"
         )
-    for entry in (str(folder), str(Path.cwd())):
+    file = None if path.file is None else Path(os.path.abspath(folder / path.file))  # noqa: PTH100
+    for entry in dict.fromkeys(map(str, (file.resolve().parent if file else folder, folder, Path.cwd()))):
         if entry not in sys.path:
             sys.path.append(entry)
-    home = imports.Home(folder.absolute())
+    home = imports.Home(folder.absolute(), script=str(file or path.module))
     importing = _importing.set(True)
     try:
-        with _their_own(path, folder), imports.at(home):
-            module = _import(path)
+        with _at_home(home):
+            module = _import(path, file, folder)
     finally:
         _importing.reset(importing)
     found: Any = module
@@ -205,42 +207,29 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
 
 
 @contextmanager
-def _their_own(path: ObjectivePath, folder: Path) -> Iterator[None]:
-    """While an objective is imported, its `import storage` means a storage.py beside it, if there is one.
-
-    Ours were imported before; theirs are bound in the objective's own module and then step aside again.
-    """
-    asked = str(path.module).split(".")[0]  # `objectives.classifier` is ours, whatever lies here
-    clash = [name for name in _OURS if name != asked and _is_theirs(folder, name)]
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in clash}
-    if clash:
-        sys.path.insert(0, str(folder))
+def _at_home(home: imports.Home) -> Iterator[None]:
+    """Relative paths begin at `home`, and the command line is that of a script of the user's, not ours."""
+    before = sys.argv
+    sys.argv = [home.script] if home.script else before
     try:
-        yield
+        with imports.at(home):
+            yield
     finally:
-        if clash:
-            sys.path.remove(str(folder))
-            for name in [name for name in sys.modules if name.split(".")[0] in clash]:
-                del sys.modules[name]
-            sys.modules.update(ours)
+        sys.argv = before
 
 
-def _is_theirs(folder: Path, name: str) -> bool:
-    """Whether a module or package of this name lies in `folder` that is not our own."""
-    own = Path(__file__).resolve().parents[1] / name / "__init__.py"
-    files = (folder / name / "__init__.py", folder / f"{name}.py")
-    return any(file.is_file() and file.resolve() != own for file in files)
-
-
-def _import(path: ObjectivePath) -> ModuleType:
-    file = imports.locate(path.file) if path.file is not None else None
+def _import(path: ObjectivePath, file: Path | None, folder: Path) -> ModuleType:
     if file is not None and not file.is_file():
         raise ObjectiveError(
             f"objective {path}: there is no file {file}. A path is relative to the study file; for a "
             "worker in another directory name it with --code DIR"
         )
     try:
-        return imports.import_file(file) if file else importlib.import_module(str(path.module))
+        if file is not None:
+            return imports.import_file(file)
+        name = str(path.module)
+        with their_own(folder, asked=name.split(".")[0]):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if path.module is not None and path.module.startswith(error.name or "\0"):
             raise ObjectiveError(

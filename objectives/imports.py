@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -16,15 +15,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
+from objectives import theirs
 from objectives.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where a study's relative paths begin, and which files of the user's were imported for it."""
+    """Where a study's relative paths begin, its script, and which of the user's files were imported."""
 
     folder: Path
     files: set[Path] = field(default_factory=set)
+    script: str = ""  # what `sys.argv[0]` says while the objective is imported and runs
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def located(make: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str,
 def import_file(file: Path) -> ModuleType:
     """Import `file` under its own name, its directory last on `sys.path`; once, whoever asks.
 
-    So what it defines is pickled, and digested, without a path. A file whose name is that of another
-    module, `storage.py` say, shadows nothing: it is imported under its name and the digest of its content.
+    So what it defines is pickled, and digested, without a path, and processes that it starts find it again.
+    A file whose name is that of another module, `storage.py` say, shadows nothing: it is imported by
+    `objectives.theirs`, as is one that has such a file beside it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -129,31 +131,29 @@ def is_imported_file(path: Path) -> bool:
 
 
 def _import(file: Path) -> ModuleType:
-    name = file.stem
-    there = sys.modules.get(name)
+    there = sys.modules.get(file.stem)
     if there is not None and _is_of(getattr(there, "__file__", None), file):
         return there  # imported beforehand by another file of the user's
-    if not _is_free(name, file):
-        name += "_" + hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file.name} is not a Python file")
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
+    free = _is_free(file)
+    spec = importlib.util.spec_from_file_location(file.stem, file) if free else theirs.spec_of(file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file.name} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[spec.name]
         raise
     return module
 
 
-def _is_free(name: str, file: Path) -> bool:
-    """Whether `import name` would find `file`, or nothing, now that it is asked for the first time."""
-    beside_us = Path(__file__).parents[1] / name / "__init__.py"
-    if name in sys.modules or "." in name or beside_us.is_file():
+def _is_free(file: Path) -> bool:
+    """Whether `import` of its name would find `file`, or nothing, here and in any process started here."""
+    name = file.stem
+    if name in sys.modules or "." in name or theirs.is_ours(name) or theirs.named_like_ours(file.parent):
         return False
     found = importlib.util.find_spec(name)
     return found is None or found.origin is None or _is_of(found.origin, file)

@@ -48,6 +48,7 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
             os.dup2(kept[1], 2)
             os.close(kept[0])
             os.close(kept[1])
+            _open_again()
             if mirror is not None:
                 mirror.close()
 
@@ -91,6 +92,13 @@ def _opened(store: ArtifactStore, key: str, here: LocalFiles) -> tuple[int | Non
     except (ArtifactError, OSError) as error:
         print(f"no log for this attempt: {error}", file=sys.stderr)
         return None, False
+
+
+def _open_again() -> None:
+    """What the objective closed: the next trial, and we ourselves, print too."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name).closed:
+            setattr(sys, name, open(descriptor, "w", buffering=1, closefd=False))  # noqa: SIM115
 
 
 def _flush() -> None:

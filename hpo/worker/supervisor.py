@@ -14,7 +14,7 @@ from typing import Any
 
 from hpo.errors import ExitCode
 from hpo.runner.channel import Mailbox
-from hpo.runner.messages import GAVE_UP, Boot, Broken
+from hpo.runner.messages import GAVE_UP, Boot, Broken, Ready
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.worker import identity
@@ -25,6 +25,7 @@ from hpo.worker.desk import Desk
 from hpo.worker.devices import Share, allowed_cores, cores_of
 from hpo.worker.events import Ended, Leaving, NoTicket, Started
 from hpo.worker.guard import guarded
+from hpo.worker.imports import Imports
 from hpo.worker.lease_keeper import Beat, LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
@@ -105,6 +106,7 @@ class Worker:
         self._seat = seat
         self._children: dict[int, Child] = {}
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
+        self._imports = Imports(len(shares))
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
         self._draining: str | None = None
         self._outcome: Outcome | None = None
@@ -212,8 +214,11 @@ class Worker:
                 self._on_message(child, own)
 
     def _on_message(self, child: Child, message: Any) -> None:
+        starting = child.phase is Phase.STARTING
         child.hear(message)
         match message:
+            case Ready() if starting:
+                self._imports.done(child.assignment.uid)
             case Started():
                 self._boot_failures.pop(child.assignment.uid, None)
                 self._turns.started(child.index)
@@ -227,7 +232,10 @@ class Worker:
             case NoTicket():
                 self._on_no_ticket(child, message)
             case Broken():
-                self._give_up_on(child.assignment, message.why, message.exit_code)
+                if starting and self._imports.failed(child.assignment.uid, child.index):
+                    log.warning("runner %d cannot start, others go on: %s", child.index, message.why)
+                else:
+                    self._give_up_on(child.assignment, message.why, message.exit_code)
                 child.dismiss()
         self._on_event(child.index, message)
 
@@ -308,13 +316,19 @@ class Worker:
             self._turns.take(runner, assignment)
         else:
             assignment = self._turns.next(runner)
+        if assignment is not None and self._imports.has_given_up(assignment.uid, runner):
+            if self._study is None:  # other studies may have work for it
+                self._turns.nothing(runner)
+            return
         if assignment is None:
             self._idleness.found_nothing()
         elif assignment.spec.command is not None and not self._allow_commands:
             self._give_up_on(assignment, _command_refused(assignment.spec), ExitCode.BAD_INPUT)
         elif child is None:
             self._idleness.found_work()
-            self._spawn(runner, assignment)
+            alone = self._imports.is_first(assignment.uid)
+            if not (alone and any(c.assignment.uid == assignment.uid for c in self._children.values())):
+                self._spawn(runner, assignment)
         elif child.assignment.uid != assignment.uid:
             self._idleness.found_work()
             child.dismiss()  # threads and objective are those of one study

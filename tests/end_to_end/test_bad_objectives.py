@@ -226,6 +226,7 @@ def test_an_objective_that_swallows_every_exception_and_closes_its_outputs_still
         import sys
 
         def objective(trial):
+            print("trial", trial.number)
             sys.stdout.close()
             os.close(2)
             try:
@@ -238,3 +239,4 @@ def test_an_objective_that_swallows_every_exception_and_closes_its_outputs_still
     )
     place.run(spec).check()
     assert all(trial["values"][0] < 101 for trial in place.trials("rude"))
+    assert place.look("logs", "rude/2").check().out == "trial 2\n"

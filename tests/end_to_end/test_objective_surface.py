@@ -83,3 +83,62 @@ def test_an_error_that_asks_for_it_gets_a_fresh_runner(place: Workplace) -> None
     place.run(place.study("again", code, budget={"trials": 3}), "--runners", "1").check()
     pids = [trial["user_attrs"]["pid"] for trial in place.trials("again")]
     assert pids[0] != pids[1] == pids[2]
+
+
+def test_runners_import_one_after_another_the_first_time(place: Workplace) -> None:
+    """What an import downloads, or builds, is there for the next."""
+    code = """
+        import time
+        from pathlib import Path
+
+        there = Path(__file__).with_name("there")
+        if not there.exists():
+            time.sleep(0.3)  # others would be here by now
+            there.touch(exist_ok=False)
+
+        def objective(trial):
+            time.sleep(0.2)
+            return 0.0
+    """
+    place.run(place.study("follows", code, budget={"trials": 10}), runners=3).check()
+    assert len({trial["runner"] for trial in place.trials("follows")}) > 1
+
+
+def test_a_runner_that_cannot_import_what_another_has_ends_no_run(place: Workplace) -> None:
+    code = """
+        import time
+        from pathlib import Path
+
+        try:
+            Path(__file__).with_name("taken").touch(exist_ok=False)
+        except FileExistsError:
+            raise ConnectionError("one at a time") from None
+
+        def objective(trial):
+            time.sleep(0.1)
+            return 0.0
+    """
+    spec = place.study("misses", code, budget={"trials": 30})
+    result = place.run(spec, "--no-evaluate", runners=2).check()
+    assert "runner 1 cannot start, others go on" in result.err
+    assert "one at a time" in result.err
+    assert {trial["state"] for trial in place.trials("misses")} == {"complete"}
+
+
+def test_a_command_line_that_is_read_at_import_is_the_objectives_own(place: Workplace) -> None:
+    code = """
+        import argparse, sys
+        from pathlib import Path
+
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--scale", type=float, default=2.0)
+        scale = parser.parse_args().scale
+        assert Path(sys.argv[0]) == Path(__file__)
+
+        def objective(trial):
+            return scale * parser.parse_args().scale
+    """
+    spec = place.study("argued", code, budget={"trials": 1})
+    place.look("check", spec.name).check()
+    place.run(spec).check()
+    assert [trial["values"] for trial in place.trials("argued")] == [[4.0]]

@@ -132,6 +132,15 @@ def test_files_of_one_name_count_whichever_is_imported_first(folder: Path) -> No
     assert sources[0] == sources[1]
 
 
+@pytest.mark.parametrize("name", ["torch.py", "storage.py", "hpo.py"])
+def test_a_file_that_is_named_like_another_module_counts_alone_and_by_its_own_name(
+    name: str, folder: Path
+) -> None:
+    (folder / name).write_text((folder / "mine.py").read_text())
+    objective = load_objective(parse_objective(name), folder)
+    assert list(fingerprint(objective, folder)["sources"]) == [name.removesuffix(".py")]
+
+
 def test_another_studys_files_are_no_part_of_this_ones_code(folder: Path) -> None:
     """One process may run both; both lie in one folder."""
     (folder / "other.py").write_text("def objective(trial):\n    return 1.0\n")
