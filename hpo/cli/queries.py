@@ -112,11 +112,14 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
             "attempts": trial.attempts,
             "runner": trial.runner,
             "seconds": trial.seconds,
+            "breaks": ", ".join(trial.broken),
             "error": trial.error,
         }
         for trial in found
     ]
     columns = ["number", "state", "value", "params", "steps", "attempts", "runner", "seconds"]
+    if any(row["breaks"] for row in rows):
+        columns.insert(3, "breaks")
     if any(row["error"] for row in rows):
         columns.append("error")
     print_rows(format_, rows, columns, f"{study} has no trials yet; {waiting} wait for a worker")
@@ -133,7 +136,15 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
     if format_ is Format.JSON:
         print_json(found)
         return
-    lines: list[tuple[str, Any]] = [(key, found[key]) for key in ("number", "state", "values", "params")]
+    lines: list[tuple[str, Any]] = [
+        ("number", record.number),
+        ("state", record.state),
+        ("values", record.values),
+        ("params", dict(record.params)),
+    ]
+    if record.constraints:
+        kept = "feasible" if record.feasible else f"breaks {', '.join(record.broken)}"
+        lines.append(("constraints", f"{kept}: {cell(dict(record.constraints))}"))
     lines += [("reports", f"{len(record.reports)} steps"), ("metrics", ", ".join(record.metrics) or "-")]
     lines += [(key, found[key]) for key in ("worker", "device", "started", "finished", "seconds")]
     lines += [("artifacts", ", ".join(item["name"] for item in found["artifacts"]) or "-")]

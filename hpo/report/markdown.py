@@ -76,19 +76,22 @@ def _best_trials(history: StudyHistory, facts: Summary, level: str) -> list[str]
     table = trial_table(history)
     sign = -1.0 if history.directions[0] == "maximize" else 1.0
     finished = [row for row in table.rows if row.values and row.values[0] is not None]
-    finished.sort(key=lambda row: (sign * (row.values[0] or 0.0), row.number))
+    finished.sort(key=lambda row: (bool(row.broken), sign * (row.values[0] or 0.0), row.number))
     if not finished:
         return []
+    limited = any(row.broken for row in finished)
     rows = [
         (
             str(row.number),
             *(text.number(v, 5) for v in row.values),
             text.duration(row.seconds),
             *("–" if v is None else escaped(text.value(v)) for v in row.params),
+            *([escaped(", ".join(row.broken))] if limited else []),
         )
         for row in finished[:MAX_ROWS]
     ]
     heads = ("trial", *map(escaped, facts.value_names), "time", *map(escaped, table.parameters))
+    heads += ("breaks",) if limited else ()
     return [f"{level}# Best trials", _table(heads, rows)]
 
 

@@ -29,7 +29,7 @@ SECTIONS = (
         "slices",
         "Slices",
         "One point per trial: a circle is complete, an open triangle was pruned (its last report), "
-        "the star is the best.",
+        "a cross breaks a constraint, the star is the best.",
     ),
     Section("winner", "The best trial"),
     Section("time", "Time"),

@@ -254,6 +254,7 @@ class Finish:
         default_factory=dict
     )  # by step: logged since the last report
     weights: tuple[str, str, str, int] | None = None  # the fields of a KeptFile
+    constraints: dict[str, float] = field(default_factory=dict)  # of a result, each kept when at most 0
     set_aside: bool = False  # out of memory beside others: tried again with the device to itself
     code: dict[str, Any] | None = None  # what a kept result ran on; None: what this runner has
 

@@ -34,6 +34,7 @@ class Finished:
     code: Mapping[str, Any] | None = None  # fingerprint of what it ran on
     error: str | None = None  # how a diverged trial said so
     reports: Mapping[int, float] = field(default_factory=dict)  # by step: some may not be written yet
+    constraints: Mapping[str, float] = field(default_factory=dict)  # by name
 
 
 def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> None:
@@ -85,13 +86,14 @@ def _read(content: bytes, directions: int) -> Finished:
         raise ValueError(f"its state is {state}")
     if state is TicketState.COMPLETE and (values is None or len(values) != directions):
         raise ValueError(f"it has {0 if values is None else len(values)} values, not {directions}")
-    if not all(math.isfinite(value) for value in values or ()) and state is TicketState.COMPLETE:
-        raise ValueError("a value of it is not finite")
+    if any(math.isnan(value) for value in values or ()) and state is TicketState.COMPLETE:
+        raise ValueError("a value of it is not a number")
     metrics = {
         int(step): {str(name): float(number) for name, number in named.items()}
         for step, named in plain["metrics"].items()
     }
     reports = {int(step): float(value) for step, value in plain.get("reports", {}).items()}
+    constraints = {str(name): float(value) for name, value in plain.get("constraints", {}).items()}
     peak = plain["peak_memory"]
     code = plain.get("code")
     if not isinstance(code, dict | None):
@@ -105,4 +107,5 @@ def _read(content: bytes, directions: int) -> Finished:
         code,
         None if error is None else str(error),
         reports,
+        constraints,
     )

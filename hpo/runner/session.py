@@ -216,7 +216,10 @@ class Session:
             step: {**running.metrics.get(step, {}), **unsent.get(step, {})}
             for step in {*running.metrics, *unsent}
         }
-        result = results.Finished(state, values, peak, everything, self.code, error, running.reports)
+        constraints = running.constraints
+        result = results.Finished(
+            state, values, peak, everything, self.code, error, running.reports, constraints
+        )
         is_kept = False
 
         def keep() -> None:
@@ -234,6 +237,7 @@ class Session:
                 {},
                 unsent,
                 _weights(state, running.checkpoint.newest),
+                constraints,
                 when_unheard=keep,
                 after=KEEP_AFTER,
             )
@@ -262,6 +266,7 @@ class Session:
                 dict(kept.reports),
                 {step: dict(named) for step, named in kept.metrics.items()},
                 _weights(kept.state, newest),
+                dict(kept.constraints),
                 False,
                 None if kept.code is None else dict(kept.code),
             )
@@ -303,6 +308,7 @@ class Session:
                 {},
                 {},
                 None,
+                {},
                 set_aside,
                 when_unheard=lambda: None,
                 after=KEEP_AFTER,

@@ -23,6 +23,7 @@ from hpo.runner.messages import Beginning, FileKept, FileStored, Served, ShouldP
 from hpo.runner.study import PipeStorage, PipeStudy, json_of
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore, check_name, digest
+from storage.queue.optuna_rows import CONSTRAINT
 
 
 class RunningTrial(optuna.Trial):
@@ -174,12 +175,23 @@ class RunningTrial(optuna.Trial):
         self.storage.set_trial_user_attr(self._trial_id, key, value)
 
     def set_constraint(self, key: str, value: float) -> None:
-        """Set a constraint's value, which is kept when it is at most 0.
+        """Set a constraint's value: the trial is feasible when all of them are at most 0.
+
+        One set again is overwritten (Optuna keeps the old value). They are written with the result, so that
+        those of an attempt that was lost never count.
 
         Raises:
-            Interrupted: the trial must stop.
+            TypeError: `value` is no number.
+            ValueError: it is NaN.
         """
-        super().set_constraint(key, value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"constraint {key} needs a number, got {type(value).__name__}") from None
+        if math.isnan(number):
+            raise ValueError(f"constraint {key} is NaN, which neither keeps nor breaks it")
+        trial = self._cached_frozen_trial
+        trial.system_attrs = {**trial.system_attrs, CONSTRAINT + key: number}
 
     def take_unsent(self) -> dict[int, dict[str, float]]:
         """What was logged after the last report, by step; it goes out with the result."""

@@ -30,11 +30,11 @@ class ProgramKilledError(ProgramError):
 
 
 def checked_values(returned: Any, directions: int) -> tuple[float, ...]:
-    """The returned number or numbers as finite floats, one per direction.
+    """The returned number or numbers as floats, one per direction; an infinite one is a result, as in Optuna.
 
     Raises:
         NotANumberError: one of them, at least, is NaN.
-        BadValueError: None, text, infinity, or the wrong number of values.
+        BadValueError: None, text, or the wrong number of values.
     """
     many = isinstance(returned, Sequence) and not isinstance(returned, str | bytes)
     values = list(returned) if many else [returned]
@@ -46,9 +46,6 @@ def checked_values(returned: Any, directions: int) -> tuple[float, ...]:
     numbers = tuple(_number(value, returned, directions) for value in values)
     if any(math.isnan(number) for number in numbers):
         raise NotANumberError(f"the objective returned {_shown(returned)}: this setting diverged")
-    for number in numbers:
-        if math.isinf(number):
-            raise BadValueError(f"the objective returned {number}; a result must be finite")
     return numbers
 
 

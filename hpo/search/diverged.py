@@ -26,11 +26,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
-from storage.queue.optuna_rows import DIVERGED
+from storage.queue.optuna_rows import CONSTRAINT, DIVERGED
 
 _MARGIN = 0.1  # of the range of values seen: how far beyond the worst, so that a GP keeps its scale
 _TENTH = 10  # TPE calls one trial of so many good
-_CONSTRAINT = "constraints:"  # what Optuna's system attributes of constraints begin with
 _RUNG = "completed_rung_"  # what its successive halving notes at each rung
 
 Show = Callable[[Sequence[FrozenTrial], Sequence[FrozenTrial]], Iterable[FrozenTrial]]
@@ -110,7 +109,7 @@ def _infeasible(diverged: Sequence[FrozenTrial], others: Sequence[FrozenTrial]) 
     for trial in diverged[:too_many]:
         yield _changed(trial, state=TrialState.RUNNING)
     for trial in diverged[too_many:]:
-        broken = {**trial.system_attrs, _CONSTRAINT + DIVERGED: math.inf}
+        broken = {**trial.system_attrs, CONSTRAINT + DIVERGED: math.inf}
         yield _changed(trial, state=TrialState.PRUNED, intermediate_values={}, system_attrs=broken)
 
 
@@ -133,8 +132,7 @@ def _complete(
     values = [sign * _beyond(sign * v for v in column) for sign, column in zip(signs, columns, strict=True)]
     names = {name for trial in (*done, *diverged) for name in trial.constraints}
     broken = {
-        _CONSTRAINT + name: max(_beyond(t.constraints.get(name, 0.0) for t in done), _MARGIN)
-        for name in names
+        CONSTRAINT + name: max(_beyond(t.constraints.get(name, 0.0) for t in done), _MARGIN) for name in names
     }
     for trial in diverged:
         yield _changed(

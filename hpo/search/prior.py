@@ -39,6 +39,7 @@ def prior_trials(spec: StudySpec, stored: Mapping[str, Any] | None) -> tuple[Fro
             distributions={name: distributions[name] for name in params},
             values=values,
             system_attrs={DIVERGED: True} if values is None else None,
+            constraints=observed.get("constraints"),
         )
         trial.number, trial._trial_id = index, index - len(found) - 1
         trials.append(trial)

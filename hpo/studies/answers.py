@@ -132,6 +132,8 @@ class Trial:
     reports: list[Point]
     metrics: dict[str, list[Point]]
     user_attrs: dict[str, Any]
+    constraints: Annotated[dict[str, float | None], Says("Each is kept when it is at most 0.")]
+    feasible: Annotated[bool, Says("Whether it breaks no constraint; else it is never the best.")]
     error: Annotated[str | None, Says("The last line of what ended the last attempt.")]
 
 
@@ -390,5 +392,7 @@ def _trial(record: TrialRecord, now: datetime | None = None) -> dict[str, Any]:
         "reports": points(record.reports),
         "metrics": {name: points(series) for name, series in record.metrics.items()},
         "user_attrs": dict(record.user_attrs),
+        "constraints": dict(record.constraints),
+        "feasible": record.feasible,
         "error": record.error,
     }

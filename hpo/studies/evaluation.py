@@ -20,7 +20,7 @@ from hpo.wiring import open_artifacts
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
-from storage.history.records import TrialRecord
+from storage.history.records import TrialRecord, why_no_best
 from storage.queue import studies
 
 
@@ -53,7 +53,7 @@ def evaluate(
 
     Raises:
         UserError: there are several directions.
-        HpoError: no trial is complete, the winner's weights are not there, or `evaluate` raised.
+        HpoError: no feasible trial is complete, the winner's weights are not there, or `evaluate` raised.
     """
     spec = StudySpec.model_validate(row.spec)
     if spec.objective_path is None:
@@ -63,7 +63,7 @@ def evaluate(
         raise UserError("a study with several directions has no single winner to evaluate")
     winner = history.best
     if winner is None:
-        raise HpoError(f"{row.name} has no completed trial yet, so there is no winner to evaluate")
+        raise HpoError(f"{row.name} {why_no_best(history)}; so there is no winner to evaluate")
     if history.test_evaluation is not None and not again:
         return history.test_evaluation
     _use_threads(spec.threads)

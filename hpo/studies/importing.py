@@ -119,7 +119,7 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
     """The trial with the study's own distributions.
 
     Raises:
-        UserError: a value is not finite or missing, or a parameter does not fit the space.
+        UserError: a value is NaN or missing, or a parameter does not fit the space.
     """
     values = observed.values
     if values is None and observed.state is TrialState.COMPLETE:
@@ -128,8 +128,10 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
         values = None
     if values is not None and len(values) != len(spec.directions):
         raise UserError(f"it has {len(values)} values, but the study has {len(spec.directions)} directions")
-    if values is not None and not all(math.isfinite(value) for value in values):
-        raise UserError(f"its value must be a finite number, got {listed(map(str, values))}")
+    if values is not None and any(math.isnan(value) for value in values):
+        raise UserError(f"its value must be a number, got {listed(map(str, values))}")
+    if unclear := [name for name, value in observed.constraints.items() if math.isnan(value)]:
+        raise UserError(f"its constraint {unclear[0]} must be a number, got nan")
     params, held = dict(observed.params), dict(observed.distributions)
     if spec.space:
         params = _checked(spec, params, whole=observed.state is TrialState.COMPLETE)
@@ -142,6 +144,7 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
         intermediate_values=dict(observed.reports),
         user_attrs=dict(observed.user_attrs),
         system_attrs={DIVERGED: True} if observed.diverged else None,
+        constraints=dict(observed.constraints),
     )
     trial.datetime_start, trial.datetime_complete = observed.started, observed.ended
     return trial

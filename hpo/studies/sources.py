@@ -36,6 +36,8 @@ _STATES = {
     "waiting": TrialState.WAITING,
 }
 _VALUE = re.compile(r"values?(?:_(\d{1,2}))?")
+_CONSTRAINT = re.compile(r"(?:system_attrs_constraints:|constraints_)(.+)")  # Optuna's and ours
+_LISTED = "system_attrs_constraints"  # of Optuna 4: a list of them in one column
 _OF_NO_USE = re.compile(  # what Optuna's trials_dataframe and `hpo export` write besides
     r"number|trial|attempts|ticket|worker|device|started|finished|seconds|epochs|last_report|error|duration"
     r"|datetime_(start|complete)|(user|system)_attrs_.*|"
@@ -56,6 +58,7 @@ class Observed:
     started: datetime | None = None  # naive UTC, as Optuna has it
     ended: datetime | None = None
     diverged: bool = False  # it failed because its setting diverged
+    constraints: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def read_optuna(place: str, study: str | None) -> Source:
             started=trial.datetime_start,
             ended=trial.datetime_complete,
             diverged=is_diverged(trial),
+            constraints=trial.constraints,
         )
         for trial in storage.get_all_trials(found[study]._study_id, deepcopy=False)
     ]
@@ -126,7 +130,8 @@ def _opened(place: str) -> BaseStorage:
 
 
 def read_csv(path: Path, spec: StudySpec) -> Source:
-    """The rows of a table: one column a parameter, `value` (or `value_0`, `value_1`, ...), maybe `state`.
+    """The rows of a table: one column a parameter, `value` (or `value_0`, `value_1`, ...), maybe `state`, and
+    one a constraint, `constraints_NAME`.
 
     Parameters may be called `params_NAME`, as Optuna and `hpo export` call them; the other columns
     those two write are ignored. An empty cell is a parameter that does not exist in that row.
@@ -155,12 +160,15 @@ class _Columns:
     params: Mapping[str, int]
     values: tuple[int, ...]
     state: int | None
+    constraints: Mapping[str, int]
+    listed: int | None  # where a list of constraints stands
 
 
 def _columns(path: Path, header: list[str], spec: StudySpec) -> _Columns:
     params: dict[str, int] = {}
     values: dict[int, int] = {}
-    state = None
+    constraints: dict[str, int] = {}
+    state = listed_at = None
     for index, name in enumerate(header):
         parameter = name if name in spec.space else name.removeprefix("params_")
         if parameter in spec.space:
@@ -169,6 +177,10 @@ def _columns(path: Path, header: list[str], spec: StudySpec) -> _Columns:
             params[parameter] = index
         elif match := _VALUE.fullmatch(name):
             values[int(match[1] or 0)] = index
+        elif match := _CONSTRAINT.fullmatch(name):
+            constraints[match[1]] = index
+        elif name == _LISTED:
+            listed_at = index
         elif name == "state":
             state = index
         elif not _OF_NO_USE.fullmatch(name) or name.startswith("params_"):
@@ -183,7 +195,7 @@ def _columns(path: Path, header: list[str], spec: StudySpec) -> _Columns:
     missing = [n for n, parameter in spec.space.items() if n not in params and parameter.when is None]
     if missing:
         raise UserError(f"{path} has no column for {listed(missing)}")
-    return _Columns(len(header), params, tuple(values[i] for i in wanted), state)
+    return _Columns(len(header), params, tuple(values[i] for i in wanted), state, constraints, listed_at)
 
 
 def _row(path: Path, columns: _Columns, cells: list[str], line: int, spec: StudySpec) -> Observed:
@@ -196,7 +208,23 @@ def _row(path: Path, columns: _Columns, cells: list[str], line: int, spec: Study
         raise UserError(f"{path}, {where}: state must be {listed(_STATES)}, got {word}")
     params = dict(_params(columns, cells, spec))
     values = _numbers(path, where, texts)
-    return Observed(where, _STATES[word or "complete"], params, values, diverged=word == "diverged")
+    told = {name: cells[index].strip() for name, index in columns.constraints.items()}
+    if columns.listed is not None:
+        told |= {
+            str(i): text.strip() for i, text in enumerate(cells[columns.listed].strip("[() ]").split(","))
+        }
+    constraints: dict[str, float] = {}
+    for name, text in told.items():
+        found = _numbers(path, where, [text], f"constraint {name}")
+        constraints |= {} if found is None else {name: found[0]}
+    return Observed(
+        where,
+        _STATES[word or "complete"],
+        params,
+        values,
+        diverged=word == "diverged",
+        constraints=constraints,
+    )
 
 
 def _params(columns: _Columns, cells: list[str], spec: StudySpec) -> Iterator[tuple[str, Any]]:
@@ -209,10 +237,10 @@ def _params(columns: _Columns, cells: list[str], spec: StudySpec) -> Iterator[tu
             yield name, read_scalar(text)
 
 
-def _numbers(path: Path, where: str, texts: list[str]) -> tuple[float, ...] | None:
+def _numbers(path: Path, where: str, texts: list[str], what: str = "value") -> tuple[float, ...] | None:
     if not all(texts):
         return None
     try:
         return tuple(float(text) for text in texts)
     except ValueError:
-        raise UserError(f"{path}, {where}: value must be a number, got {listed(texts)}") from None
+        raise UserError(f"{path}, {where}: {what} must be a number, got {listed(texts)}") from None

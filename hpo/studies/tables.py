@@ -12,6 +12,7 @@ from storage.history.records import StudyHistory
 def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
     """Columns are the same in every row; times are timezone-aware UTC."""
     names = list(dict.fromkeys(name for trial in history.trials for name in trial.params))
+    limited = list(dict.fromkeys(name for trial in history.trials for name in trial.constraints))
     noted = list(dict.fromkeys(name for trial in history.trials for name in trial.user_attrs))
     count = len(history.directions)
     return [
@@ -22,6 +23,7 @@ def flat_rows(history: StudyHistory) -> list[dict[str, Any]]:
                 "value" if count == 1 else f"value_{i}": trial.values[i] if trial.values else None
                 for i in range(count)
             },
+            **{f"constraints_{name}": trial.constraints.get(name) for name in limited},
             **{f"params_{name}": trial.params.get(name) for name in names},
             **{f"user_attrs_{name}": _cell(trial.user_attrs.get(name)) for name in noted},
             "attempts": trial.attempts,

@@ -17,7 +17,7 @@ from hpo.spec.points import check_partial_point, check_value
 from hpo.spec.problems import dotted
 from hpo.studies import reading
 from storage.database.engine import Database
-from storage.history.records import StudyHistory, TrialRecord
+from storage.history.records import StudyHistory, TrialRecord, may_win
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class WarmStart:
     points: tuple[Mapping[str, Any], ...]  # to try first, best first
     prior: (
         Mapping[str, Any] | None
-    )  # {"study": name, "trials": [{"params", "values" (None: diverged)}]}, oldest first
+    )  # {"study": name, "trials": [{"params", "values" (None: diverged), maybe "constraints"}]}, oldest first
     notes: tuple[str, ...]  # sentences for the person: what was taken, what was left out and why
 
 
@@ -62,6 +62,11 @@ def _best_points(
         if point and point not in points and point not in spec.enqueue:
             points.append(point)
     notes = [f"{sentence} ({count} of its points)" for sentence, count in left_out.items()]
+    infeasible = sum(trial.state == "complete" and not trial.feasible for trial in history.trials)
+    if infeasible:
+        notes.append(
+            f"{infeasible} of its complete trials break a constraint, so their points are none of these"
+        )
     room = None if spec.budget.trials is None else spec.budget.trials - len(spec.enqueue)
     if room is not None and len(points) > room:
         notes.append(f"{len(points) - room} of its points find no place in a budget of {spec.budget.trials}")
@@ -70,12 +75,12 @@ def _best_points(
 
 
 def _best_first(history: StudyHistory) -> list[TrialRecord]:
-    """Complete trials, the best first by their study's own direction; with several, its front."""
+    """Complete, feasible trials, the best first by their study's own direction; with several, its front."""
     if len(history.directions) > 1:
         return list(history.winners)
     sign = 1.0 if history.directions[0] == "minimize" else -1.0
-    done = [(sign * t.values[0], t.number, t) for t in history.trials if t.state == "complete" and t.values]
-    return [trial for _, _, trial in sorted(done)]
+    done = [(sign * t.values[0], t.number, t) for t in history.trials if may_win(t) and t.values]
+    return [trial for _, _, trial in sorted(done, key=lambda one: one[:2])]
 
 
 def _fitting(spec: StudySpec, params: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
@@ -124,6 +129,7 @@ def _prior(
         {
             "params": {n: v for n, v in t.params.items() if n in spec.space},
             "values": t.values and list(t.values),
+            **({"constraints": dict(t.constraints)} if t.constraints else {}),
         }
         for t in taken
     ]

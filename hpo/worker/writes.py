@@ -298,6 +298,7 @@ def _result(
             Report(held.lease, trial.id, step, message.reports.get(step), message.metrics.get(step, {}))
             for step in steps
         ],
+        constraints=lambda _connection: message.constraints,
         weights=None if message.weights is None else (study.row.id, KeptFile(*message.weights)),
         agree=lambda connection: guard.agree(connection, trial.id, state, message.code),
     )
@@ -305,7 +306,7 @@ def _result(
 
 def _check_values(state: TicketState, values: tuple[float, ...] | None, directions: int) -> None:
     if state is TicketState.COMPLETE:
-        fits = values is not None and len(values) == directions and all(map(math.isfinite, values))
+        fits = values is not None and len(values) == directions and not any(map(math.isnan, values))
     elif state is TicketState.PRUNED:
         fits = values is None or len(values) == 1
     else:

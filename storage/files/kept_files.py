@@ -8,6 +8,7 @@ and a worker that dies half-way leaves released rows for the next to finish.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
-from storage.database.optuna_tables import TrialState, trials, values
+from storage.database.optuna_tables import TrialState, trials
 from storage.database.records import KeptFile
 from storage.database.tables import artifact
 from storage.files.checkpoints import CHECKPOINT
+from storage.history import columns
 from storage.history.records import front_of_values
 from storage.history.trials import ranked
 
@@ -76,8 +78,9 @@ def release_beaten(
 ) -> None:
     """Release the weights of trials that are over and not among the best.
 
-    The best are the `best` first by value (the earliest of equals); with several directions the Pareto
-    front. A trial that is not among them now never will be, so any number of workers may do this at once.
+    The best are the `best` first by value (the earliest of equals), feasible ones before others; with several
+    directions the Pareto front. A trial that is not among them now never will be, so any number of workers
+    may do this at once.
     """
     weights = connection.execute(
         sa.select(artifact.c.id, artifact.c.trial_id)
@@ -145,18 +148,16 @@ def _release(connection: Connection, which: sa.ColumnElement[bool]) -> None:
 def _front(
     connection: Connection, optuna_study_id: int, directions: Sequence[str], among: set[int]
 ) -> set[int]:
-    """Those of `among` that no complete trial beats."""
-    rows = connection.execute(
-        sa.select(values.c.trial_id, values.c.value, values.c.value_type)
-        .join(trials, trials.c.trial_id == values.c.trial_id)
-        .where(trials.c.study_id == optuna_study_id, trials.c.state == TrialState.COMPLETE)
-        .order_by(values.c.trial_id, values.c.objective)
-    )
-    points: dict[int, tuple[float, ...]] = {}
-    infinite = set()
-    for row in rows:
-        points[row.trial_id] = (*points.get(row.trial_id, ()), row.value)
-        if row.value_type != "FINITE":
-            infinite.add(row.trial_id)
-    finite = {trial: point for trial, point in points.items() if trial not in infinite}
-    return among & front_of_values(finite, directions)
+    """Those of `among` that no complete trial beats; infeasible and infinite ones only while all are so."""
+    feasible = {
+        row.trial_id: row.feasible for row in connection.execute(ranked(optuna_study_id, directions[0]))
+    }
+    found = columns.values_of(connection, lambda column: column.in_(_complete(optuna_study_id)))
+    points = {one: found[one] for one in feasible}
+    front = {one: point for one, point in points.items() if feasible[one] and all(map(math.isfinite, point))}
+    return among & front_of_values(front or points, directions)
+
+
+def _complete(optuna_study_id: int) -> sa.Select[tuple[int]]:
+    complete = trials.c.state == TrialState.COMPLETE
+    return sa.select(trials.c.trial_id).where(trials.c.study_id == optuna_study_id, complete)

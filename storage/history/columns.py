@@ -17,6 +17,7 @@ from storage.database.optuna_tables import (
     external,
     params,
     reports,
+    system_attributes,
     user_attributes,
     values,
 )
@@ -111,6 +112,17 @@ def attributes_of(connection: Connection, mine: Mine) -> dict[int, dict[str, Any
     for trial_id, key, text in tuples(connection, query.order_by(table.c.trial_user_attribute_id)):
         found[trial_id][key] = json.loads(text)
     return found
+
+
+def constraints_of(connection: Connection, mine: Mine) -> dict[int, dict[str, float]]:
+    """The constraints of each trial that has any, by name."""
+    stored: dict[int, dict[str, str]] = defaultdict(dict)
+    table = system_attributes
+    query = sa.select(table.c.trial_id, table.c.key, table.c.value_json)
+    query = query.where(mine(table.c.trial_id), optuna_rows.is_constraint(table))
+    for trial_id, key, text in tuples(connection, query.order_by(table.c.trial_system_attribute_id)):
+        stored[trial_id][key] = text
+    return {trial_id: optuna_rows.constraints_of(found) for trial_id, found in stored.items()}
 
 
 def attempts_of(connection: Connection, mine: Mine) -> dict[int, list[Any]]:

@@ -147,6 +147,9 @@ def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[di
             attributes.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
         if optuna_rows.DIVERGED in trial.system_attrs:
             marks.append(optuna_rows.diverged_mark(trial_id))
+        for name, value in trial.constraints.items():
+            key = optuna_rows.CONSTRAINT + name
+            marks.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
     return {_params: params, _values: values, _reports: reports, _attributes: attributes, _marks: marks}
 
 

@@ -12,8 +12,8 @@ from storage.database.clock import Clock
 from storage.database.optuna_tables import TrialState, params, reports, trials, values
 from storage.database.records import Counts, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, study, ticket
-from storage.history.trials import ranked, state_column
-from storage.queue import studies, tickets
+from storage.history.trials import leader, ranked, state_column
+from storage.queue import optuna_rows, studies, tickets
 from storage.queue.seconds import used
 
 STUDY_SORTS = ("created", "name", "state", "done", "running", "failed")
@@ -27,7 +27,7 @@ class Progress:
     row: StudyRow
     counts: Counts
     best_id: int | None  # Optuna's
-    best_number: int | None  # None without a complete trial, or with several directions
+    best_number: int | None  # None without a feasible complete trial, or with several directions
     best_value: float | None
     seconds: float  # counted against a budget of seconds
 
@@ -41,11 +41,11 @@ def progress(connection: Connection, clock: Clock, name: str) -> Progress:
     row = studies.get(connection, name)
     best = None
     if len(row.spec["directions"]) == 1:
-        best = connection.execute(ranked(row.optuna_study_id, row.spec["directions"][0]).limit(1)).first()
+        best = leader(connection, row.optuna_study_id, row.spec["directions"][0])
     return Progress(
         row=row,
         counts=tickets.counts(connection, row.id).shown_in(row.state),
-        best_id=None if best is None else best.trial_id,
+        best_id=None if best is None else best.id,
         best_number=None if best is None else best.number,
         best_value=None if best is None else best.value,
         seconds=used(connection, clock, row),
@@ -58,7 +58,12 @@ def improvements(connection: Connection, row: StudyRow) -> tuple[tuple[int, floa
         return ()
     upwards = row.spec["directions"][0] == "maximize"
     extreme = sa.func.max if upwards else sa.func.min
-    done = ranked(row.optuna_study_id, row.spec["directions"][0]).order_by(None).subquery()
+    done = (
+        ranked(row.optuna_study_id, row.spec["directions"][0])
+        .where(optuna_rows.feasible(), values.c.value_type == "FINITE")
+        .order_by(None)
+        .subquery()
+    )
     before = extreme(done.c.value).over(order_by=done.c.number, rows=(None, -1)).label("before")
     seen = sa.select(done.c.number, done.c.value, before).subquery()
     better = seen.c.value > seen.c.before if upwards else seen.c.value < seen.c.before

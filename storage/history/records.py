@@ -59,6 +59,17 @@ class TrialRecord:
     finished: datetime | None = None
     error: str | None = None  # last line of the last failed attempt's traceback, or the signal
     counted: int | None = None  # how many reports there are, where not all of them were read
+    constraints: Mapping[str, float] = field(default_factory=dict)  # name -> kept when at most 0
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the constraints that it breaks."""
+        return tuple(name for name, value in self.constraints.items() if not value <= 0)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it breaks no constraint. Only a feasible trial can be the best."""
+        return not self.broken
 
     @property
     def value(self) -> float | None:
@@ -118,31 +129,27 @@ class StudyHistory:
 
     @cached_property
     def best(self) -> TrialRecord | None:
-        """The best complete trial; None without one, or with several directions."""
+        """The best feasible trial; None without one, or with several directions."""
         return best_of(self.trials, self.directions[0]) if len(self.directions) == 1 else None
 
     @cached_property
     def winners(self) -> tuple[TrialRecord, ...]:
-        """The best trial, or with several directions the Pareto front; () without a complete trial."""
+        """The best trial, or with several directions the Pareto front; () without a feasible trial."""
         if len(self.directions) > 1:
             return front_of(self.trials, self.directions)
         return () if self.best is None else (self.best,)
 
 
 def best_of(trials: Iterable[TrialRecord], direction: Direction, objective: int = 0) -> TrialRecord | None:
-    """The complete trial with the best finite value, the earliest of equals; None without one."""
+    """The complete, feasible trial with the best finite value, the earliest of equals; None without one."""
     sign = -1.0 if direction == "maximize" else 1.0
-    done = [
-        (sign * trial.values[objective], trial.number, trial)
-        for trial in trials
-        if trial.state == "complete" and trial.values and math.isfinite(trial.values[objective])
-    ]
+    done = [(sign * t.values[objective], t.number, t) for t in trials if may_win(t) and t.values]
     return min(done, key=lambda item: item[:2])[2] if done else None
 
 
 def front_of(trials: Iterable[TrialRecord], directions: Sequence[Direction]) -> tuple[TrialRecord, ...]:
-    """The complete trials that no other beats in every direction, by number."""
-    done = {t.number: t for t in trials if t.state == "complete" and t.values and _counts(t.values)}
+    """The complete, feasible trials that no other such beats in every direction, by number."""
+    done = {trial.number: trial for trial in trials if may_win(trial)}
     front = front_of_values({number: trial.values or () for number, trial in done.items()}, directions)
     return tuple(done[number] for number in sorted(front))
 
@@ -166,13 +173,26 @@ def front_of_values(values: Mapping[int, tuple[float, ...]], directions: Sequenc
     return found
 
 
-def _counts(values: tuple[float, ...]) -> bool:
-    return all(math.isfinite(value) for value in values)
+def may_win(trial: TrialRecord) -> bool:
+    """Whether a trial can be the best, or on the front: its values are finite, and it breaks no constraint.
+
+    An infinite one is a result as in Optuna, but the last of all, whichever way it points.
+    """
+    if trial.state != "complete" or not trial.values or not trial.feasible:
+        return False
+    return all(math.isfinite(value) for value in trial.values)
 
 
 def why_no_best(history: StudyHistory) -> str:
     """Why a study has no best trial, after its name: "has no completed trial: ..."."""
     ends = [trial.state for trial in history.trials if trial.state in ENDED]
+    if complete := [trial for trial in history.trials if trial.state == "complete"]:
+        names = sorted({name for trial in complete for name in trial.broken})
+        if any(trial.feasible for trial in complete):
+            kept = " that breaks no constraint" if names else ""
+            return f"has no completed trial with a finite value{kept}"
+        which = f"the constraint {names[0]}" if len(names) == 1 else f"a constraint: {', '.join(names)}"
+        return f"has no feasible trial: each of the {len(complete):,} that completed breaks {which}"
     diverged = ends.count("diverged")
     if not diverged:
         return "has no completed trial"

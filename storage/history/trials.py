@@ -104,18 +104,36 @@ def read_trial(
 
 
 def ranked(optuna_study_id: int, direction: str) -> sa.Select[Any]:
-    """Complete trials with a finite value, the best first, the earliest of equals: id, number, value."""
-    order = values.c.value.desc() if direction == "maximize" else values.c.value.asc()
+    """Our complete trials, feasible ones first, then those with a finite value, the best first, the earliest
+    of equals: id, number, value, whether that is finite, and whether the trial is feasible.
+    """
+    best = values.c.value.desc() if direction == "maximize" else values.c.value.asc()
+    feasible = optuna_rows.feasible().label("feasible")
+    finite = (values.c.value_type == "FINITE").label("finite")
     return (
-        sa.select(optuna_trials.c.trial_id, optuna_trials.c.number, values.c.value)
+        sa.select(optuna_trials.c.trial_id, optuna_trials.c.number, values.c.value, finite, feasible)
         .join(values, (values.c.trial_id == optuna_trials.c.trial_id) & (values.c.objective == 0))
-        .where(
-            optuna_trials.c.study_id == optuna_study_id,
-            optuna_trials.c.state == TrialState.COMPLETE,
-            values.c.value_type == "FINITE",
-        )
-        .order_by(order, optuna_trials.c.number)
+        .join(ticket, ticket.c.trial_id == optuna_trials.c.trial_id)
+        .where(optuna_trials.c.study_id == optuna_study_id, optuna_trials.c.state == TrialState.COMPLETE)
+        .order_by(feasible.desc(), finite.desc(), best, optuna_trials.c.number)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Leader:
+    """The best trial of a study with one direction, in short."""
+
+    id: int  # Optuna's
+    number: int
+    value: float
+
+
+def leader(connection: Connection, optuna_study_id: int, direction: str) -> Leader | None:
+    """The best trial, the one that `best_of` finds; None without one."""
+    first = connection.execute(ranked(optuna_study_id, direction).limit(1)).first()
+    if first is None or not (first.feasible and first.finite):
+        return None
+    return Leader(first.trial_id, first.number, first.value)
 
 
 def count_trials(connection: Connection, row: StudyRow) -> int:
@@ -229,6 +247,7 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
     named = columns.named_metrics(connection, mine) if Part.METRICS in with_ else {}
     noted = columns.attributes_of(connection, mine) if Part.ATTRIBUTES in with_ else {}
     tries = columns.attempts_of(connection, mine) if Part.ATTEMPTS in with_ else {}
+    constrained = columns.constraints_of(connection, mine)
     diverged = columns.diverged(connection, mine)
     held = columns.held(connection, mine)
     base = sa.select(
@@ -250,6 +269,7 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
                 reports=reported.get(trial_id, _NOTHING),
                 metrics=named.get(trial_id, _NOTHING),
                 user_attrs=noted.get(trial_id, _NOTHING),
+                constraints=constrained.get(trial_id, _NOTHING),
                 counted=None if counted is None else counted.get(trial_id, 0),
             ),
             tries.get(trial_id, []) if Part.ATTEMPTS in with_ else None,

@@ -170,8 +170,8 @@ def take_over(
 ) -> None:
     """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
 
-    Reports and metrics after the checkpoint and the pruner's rung attributes are dropped: a stale
-    step 10 would hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
+    Reports and metrics after the checkpoint, the pruner's rung attributes and constraints are dropped: a
+    stale step 10 would hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
     """
     assert claim.trial_id is not None
     after = -1 if checkpoint_step is None else checkpoint_step
@@ -212,6 +212,7 @@ def deliver(
     peak_memory: float | None = None,
     error: str | None = None,
     reports: Sequence[Report] = (),
+    constraints: Callable[[Connection], Mapping[str, float]] = lambda _connection: {},
     weights: tuple[int, KeptFile] | None = None,
     agree: Callable[[Connection], Objection | None] = lambda _connection: None,
 ) -> Objection | None:
@@ -227,6 +228,7 @@ def deliver(
         peak_memory: bytes.
         error: how a diverged trial said so.
         reports: what was reported or logged and not written yet.
+        constraints: finds their values by name, when everything else is written.
         weights: (study id, file) to keep with a trial that kept no model.
         agree: looks whether the result may count; what it returns is returned, and nothing is written.
     """
@@ -240,6 +242,7 @@ def deliver(
     if state is TicketState.DIVERGED:
         outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
         return None
+    optuna_rows.set_constraints(connection, trial_id, constraints(connection))
     final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
     optuna_rows.finish(connection, trial_id, final, values)
     outcomes.deliver(connection, clock, lease, state, values, peak_memory)

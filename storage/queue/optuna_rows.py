@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 DIVERGED = "hpo:diverged"  # system attribute of a failed trial whose setting diverged: samplers read it
+CONSTRAINT = "constraints:"  # what the system attributes begin with that hold a trial's constraints
+_OLD_CONSTRAINTS = "constraints"  # a list of them, as a sampler's `constraints_func` left it in Optuna 4
 
 _studies = optuna_tables.studies
 _trials = optuna_tables.trials
@@ -151,12 +153,15 @@ def _upsert_report(dialect: str) -> Any:
 
 
 def forget_after(connection: Connection, trial_id: int, step: int) -> None:
-    """Drop a trial's reports after `step` and the rungs a pruner noted."""
+    """Drop a trial's reports after `step`, the rungs a pruner noted, and the constraints it was given."""
     connection.execute(_reports.delete().where(_reports.c.trial_id == trial_id, _reports.c.step > step))
     connection.execute(
         _trial_attributes.delete().where(
             _trial_attributes.c.trial_id == trial_id,
-            _trial_attributes.c.key.like("completed\\_rung%", escape="\\"),
+            sa.or_(
+                _trial_attributes.c.key.like("completed\\_rung%", escape="\\"),
+                is_constraint(_trial_attributes),
+            ),
         )
     )
 
@@ -203,16 +208,6 @@ def finish(
     return True
 
 
-def best_value(
-    connection: Connection, trials: sa.Select[tuple[int | None]], *, maximize: bool
-) -> float | None:
-    """The best (first) value of the trials with these ids; None where none has one."""
-    best = sa.func.max if maximize else sa.func.min
-    wanted = (_values.c.objective == 0) & _values.c.trial_id.in_(trials)
-    found: float | None = connection.scalar(sa.select(best(_values.c.value)).where(wanted))
-    return found
-
-
 def delete_study(connection: Connection, optuna_study_id: int) -> None:
     """Delete the study with its trials and everything of theirs.
 
@@ -248,6 +243,53 @@ def diverged() -> sa.ColumnElement[bool]:
         _trial_attributes.c.trial_id == _trials.c.trial_id, _trial_attributes.c.key == DIVERGED
     )
     return sa.and_(_trials.c.state == TrialState.FAIL, marked)
+
+
+def set_constraints(connection: Connection, trial_id: int, constraints: Mapping[str, float]) -> None:
+    """Constraints of a trial, each kept when it is at most 0; one set again is overwritten."""
+    for name, value in constraints.items():
+        set_attribute(connection, "system", trial_id, CONSTRAINT + name, json.dumps(value))
+
+
+def is_constraint(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a row of Optuna's system attributes holds constraints."""
+    begins = sa.func.substr(table.c.key, 1, len(CONSTRAINT)) == CONSTRAINT
+    return sa.or_(begins, table.c.key == _OLD_CONSTRAINTS)
+
+
+def constraints_of(attributes: Mapping[str, str]) -> dict[str, float]:
+    """A trial's constraints by name, of its system attributes as they are stored: keys and JSON."""
+    old = json.loads(attributes.get(_OLD_CONSTRAINTS, "null")) or ()
+    return {str(place): value for place, value in enumerate(old)} | {
+        key.removeprefix(CONSTRAINT): json.loads(text)
+        for key, text in attributes.items()
+        if key.startswith(CONSTRAINT)
+    }
+
+
+def feasible() -> sa.ColumnElement[bool]:
+    """Whether a row of Optuna's trials breaks no constraint, in a query of them.
+
+    Numbers are told by their text: no cast of both databases reads what JSON calls Infinity. Of the list of
+    a trial's numbers, or its one, zeros and negative ones are taken away; a trial that is left with any is
+    infeasible.
+    """
+    listed = sa.func.replace(sa.func.replace(_trial_attributes.c.value_json, "[", ""), "]", "")
+    rest: Any = sa.literal(" ").concat(listed).concat(",")
+    for harmless in (" 0.0,", " 0,", " null,", " ,", " -"):
+        rest = sa.func.replace(rest, harmless, "")
+    broken = sa.exists().where(
+        _trial_attributes.c.trial_id == _trials.c.trial_id,
+        is_constraint(_trial_attributes),
+        rest.contains(" "),
+    )
+    return ~broken
+
+
+def is_feasible(connection: Connection, trial_id: int) -> bool:
+    """Whether a trial breaks no constraint."""
+    this = sa.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id)
+    return connection.execute(this.where(feasible())).first() is not None
 
 
 def upsert(dialect: str, table: sa.Table) -> Any:

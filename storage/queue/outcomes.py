@@ -6,6 +6,7 @@ Every verb runs inside the caller's transaction, which holds the study's row and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from storage.database.optuna_tables import TrialState
 from storage.database.records import AttemptState, Lease, StudyState, TicketState
 from storage.database.tables import attempt, study, ticket
 from storage.files import kept_files
+from storage.history.trials import leader
 from storage.queue import blame, locks, optuna_rows, seconds
 
 _LONGEST_BACKOFF = 60.0  # seconds
@@ -57,7 +59,9 @@ def deliver(
         .values(state=state, worker_id=None, lease_until=None, runner=None)
     )
     blame.succeeded(connection, ending.ticket)
-    _learn_from(connection, ending.study, values[0] if values and state is TicketState.COMPLETE else None)
+    counts = values is not None and state is TicketState.COMPLETE and math.isfinite(values[0])
+    feasible = counts and optuna_rows.is_feasible(connection, ending.ticket.trial_id)
+    _learn_from(connection, ending.study, values[0] if values is not None and feasible else None)
     conclude(connection, clock, ending.study.id)
 
 
@@ -165,11 +169,8 @@ def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
     if row is None:
         return
     if row.budget_target is not None:
-        complete = sa.select(ticket.c.trial_id).where(
-            ticket.c.study_id == study_id, ticket.c.state == TicketState.COMPLETE
-        )
-        best = optuna_rows.best_value(connection, complete, maximize=bool(row.maximize))
-        _end_at_target(connection, row, best)
+        best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize")
+        _end_at_target(connection, row, None if best is None else best.value)
     end_when_seconds_are_spent(connection, clock, row)
     conclude(connection, clock, study_id)
 

@@ -28,6 +28,7 @@ from hpo.runner.study import NotAnObjectivesError
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
+from hpo.studies.reading import history
 from hpo.worker.events import Ended, NoTicket
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database, Patience
@@ -711,6 +712,7 @@ def test_the_kept_result_of_a_runner_that_is_gone_is_delivered_by_the_next_with_
         outage.is_away = True
         trial.report(0.2, 2)
         trial.log(step=3, loss=0.5)
+        trial.set_constraint("size", 0.25)
         return 1.0
 
     doing(objective)
@@ -723,6 +725,7 @@ def test_the_kept_result_of_a_runner_that_is_gone_is_delivered_by_the_next_with_
     assert began == [0], "trained once"
     trial = stored(database, study)
     assert (trial.value, trial.intermediate_values) == (1.0, {1: 0.1, 2: 0.2})
+    assert trial.constraints == {"size": 0.25}
     assert attempts_of(database, lease) == ["lost", "complete"]
     assert kept_file(study, tmp_path) == []
     outage.is_away = False
@@ -1073,19 +1076,56 @@ def test_constraints_are_stored_and_an_infeasible_trial_is_not_the_best(
     best: list[int] = []
 
     def objective(trial: Any) -> float:
-        trial.set_constraint("memory", 1.0 if trial.number == 1 else -1.0)
+        trial.set_constraint("memory", 9.0)
+        trial.report(0.5, 1)
+        trial.set_constraint("memory", 1.0 if trial.number == 1 else -numpy.inf)
+        assert trial.constraints == {"memory": 1.0 if trial.number == 1 else -numpy.inf}, "the later one"
         if trial.number == 2:
             best.append(trial.study.best_trial.number)
+        if trial.number == 3:
+            raise optuna.TrialPruned
         return float(trial.number)
 
     doing(objective)
-    for _ in range(3):
+    for _ in range(4):
         runner.run_one()
-    assert [stored(database, study, number).constraints for number in (0, 1)] == [
-        {"memory": -1.0},
-        {"memory": 1.0},
-    ]
+    kept = {"memory": -numpy.inf}
+    found = [stored(database, study, number).constraints for number in range(4)]
+    assert found == [kept, {"memory": 1.0}, kept, kept]
     assert best == [0]
+    winner = history(database, study.name).best
+    assert winner is not None
+    assert winner.number == 2
+
+
+@pytest.mark.parametrize(("value", "why"), [(numpy.nan, "constraint c is NaN"), ("small", "needs a number")])
+def test_a_constraint_that_is_no_number_fails_its_trial(
+    runner: BrokeredRunner, doing: Any, value: Any, why: str
+) -> None:
+    doing(lambda trial: trial.set_constraint("c", value) or 1.0)
+    ended = runner.run_one()
+    assert ended.state == "failed"
+    assert why in str(ended.error)
+
+
+def test_an_infinite_result_is_one_and_no_fault(
+    database: Database, study: StudyRow, runner: BrokeredRunner, doing: Any
+) -> None:
+    """It comes last, whichever way it points."""
+    values = (-numpy.inf, 1.0, numpy.inf)
+
+    def objective(trial: Any) -> float:
+        trial.report(numpy.inf, 1)
+        return values[trial.number]
+
+    doing(objective)
+    bests = []
+    for _ in range(3):
+        assert runner.run_one().state == "complete"
+        bests.append(history(database, study.name).best)
+    assert [best and best.number for best in bests] == [None, 1, 1]
+    assert [trial.values for trial in history(database, study.name).trials] == [(v,) for v in values]
+    assert stored(database, study).intermediate_values == {1: numpy.inf}
 
 
 def test_a_parameter_that_nobody_declared_is_chosen_once_and_stays(

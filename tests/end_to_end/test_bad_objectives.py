@@ -38,8 +38,8 @@ DEEDS = """
             raise ValueError("input contains NaN")
         if how == "explode":
             raise Exploded("the loss is inf")
-        if how == "inf":
-            return float("inf")
+        if how == "minus inf":
+            return float("-inf")
         if how == "pair":
             return 1.0, 2.0
         if how == "raise":
@@ -59,7 +59,6 @@ DEEDS = """
 REASONS = {
     "text": ["the objective returned '0.99'", "must return a number"],
     "none": ["the objective returned None", "must return a number"],
-    "inf": ["the objective returned inf", "finite"],
     "pair": ["the objective returned (1.0, 2.0)", "1 direction"],
     "raise": ["ValueError: the learning rate is cursed"],
     "exit": ["sys.exit(7)"],
@@ -74,12 +73,12 @@ DIVERGED = {
     "nan, then an error": "input contains NaN",
     "explode": "Exploded: the loss is inf",
 }
-CHOICES = ["well", *REASONS, *DIVERGED, "so so"]
+CHOICES = ["well", *REASONS, *DIVERGED, "so so", "minus inf"]
 
 
 @pytest.fixture(scope="module")
 def ran(shared_place: Workplace) -> HpoResult:
-    """A grid over everything an objective can do wrong, on two runners; maximised, so inf would win."""
+    """A grid over everything an objective can do wrong, on two runners."""
     spec = shared_place.study(
         "deeds",
         DEEDS,
@@ -128,7 +127,7 @@ def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
 ) -> None:
     ran.check()
     complete = {deed for deed, trial in by_deed.items() if trial["state"] == "complete"}
-    assert complete == {"well", "so so"}
+    assert complete == {"well", "so so", "minus inf"}, "which is to be maximised, and comes last"
     shown = shared_place.show("deeds")
     assert shown["best"] == {
         "number": by_deed["well"]["number"],
@@ -137,14 +136,22 @@ def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
         "params": {"how": "well"},
     }
     assert shown["trials"] == {
-        "complete": 2,
+        "complete": 3,
         "pruned": 0,
-        "failed": 10,
+        "failed": 9,
         "diverged": 4,
         "running": 0,
         "waiting": 0,
     }
     assert shown["state"] == "finished"
+
+
+def test_an_infinite_result_is_shown(by_deed: dict[str, dict[str, Any]], shared_place: Workplace) -> None:
+    """JSON knows no infinity: there it is null, in a state that has a value."""
+    trial = by_deed["minus inf"]
+    assert trial["values"] == [None]
+    shown = shared_place.look("trial", f"deeds/{trial['number']}").check().out
+    assert "-inf" in shown
 
 
 def test_the_worker_outlives_its_runners(by_deed: dict[str, dict[str, Any]], shared_place: Workplace) -> None:
@@ -180,7 +187,7 @@ def test_the_database_agrees_with_itself_afterwards(ran: HpoResult, shared_place
     audit = shared_place.look("audit", "deeds", "--format", "json").check().json
     assert audit["holds"]
     ends = (audit["results"], audit["failed"], audit["diverged"], audit["missing"], audit["duplicates"])
-    assert ends == (2, 10, 4, 0, 0)
+    assert ends == (3, 9, 4, 0, 0)
 
 
 def test_a_study_in_which_nothing_completes_ends_with_exit_1_and_says_where_to_look(

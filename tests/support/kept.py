@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,12 +33,18 @@ def keep(party: Party, store: ArtifactStore, name: str, content: bytes, count: i
     return key
 
 
-def finished(party: Party, store: ArtifactStore, *values: float, content: bytes | None = None) -> int:
+def finished(
+    party: Party,
+    store: ArtifactStore,
+    *values: float,
+    content: bytes | None = None,
+    constraints: Mapping[str, float] | None = None,
+) -> int:
     """A complete trial with a model of its own, or of this content; returns its number."""
     _, trial = party.begin()
     keep(party, store, MODEL, content or f"model {trial.number}".encode())
     keep(party, store, "evaluation.json", b"{}")
-    party.writer.deliver(TicketState.COMPLETE, values)
+    party.writer.deliver(TicketState.COMPLETE, values, constraints=constraints)
     return trial.number
 
 

@@ -71,6 +71,7 @@ class Writer:
         values: Sequence[float] | None,
         *,
         error: str | None = None,
+        constraints: Mapping[str, float] | None = None,
         weights: tuple[int, KeptFile] | None = None,
         agree: Callable[[Any], Exception | None] = lambda _connection: None,
     ) -> None:
@@ -81,6 +82,7 @@ class Writer:
             state=state,
             values=values,
             error=error,
+            constraints=lambda _connection: constraints or {},
             weights=weights,
             agree=agree,
         )

@@ -57,9 +57,11 @@ def slice_figure(record: Slice, title: str) -> go.Figure:
     """One parameter against the value; which point is what, the section says."""
     figure = go.Figure()
     points = [point for point in record.points if not point.best]
+    fitting = [point for point in points if point.feasible]
     groups = (
-        ("pruned (last report)", "pruned", [point for point in points if point.pruned]),
-        ("complete", "complete", [point for point in points if not point.pruned]),
+        ("infeasible", "infeasible", [point for point in points if not point.feasible]),
+        ("pruned (last report)", "pruned", [point for point in fitting if point.pruned]),
+        ("complete", "complete", [point for point in fitting if not point.pruned]),
     )
     for name, state, members in groups:
         if members:

@@ -12,7 +12,15 @@ from hpo.report import text
 from hpo.report.drawing import theme
 from hpo.report.drawing.theme import finish, frame, plain, short
 from hpo.report.records.landscape import window
-from hpo.report.records.progress import BestSoFar, Edf, History, Pareto, ParetoPoint, Timeline
+from hpo.report.records.progress import (
+    BestSoFar,
+    Edf,
+    History,
+    HistoryPoint,
+    Pareto,
+    ParetoPoint,
+    Timeline,
+)
 
 MAX_STUDIES = 12
 
@@ -21,8 +29,8 @@ def history_figure(history: History, title: str) -> go.Figure:
     """Every trial's value over its number, with the best so far as steps."""
     figure = go.Figure()
     values = [point.value for point in history.points if point.value is not None]
-    for state in ("complete", "pruned"):
-        points = [p for p in history.points if p.state == state and p.value is not None]
+    for state in ("infeasible", "complete", "pruned"):
+        points = [p for p in history.points if _look(p) == state and p.value is not None]
         if points:
             figure.add_scatter(
                 x=[point.number for point in points],
@@ -33,14 +41,14 @@ def history_figure(history: History, title: str) -> go.Figure:
                 hovertemplate=f"trial %{{x}}: %{{y}}<extra>{state}</extra>",
             )
     bottom = min(window(values, history.direction)) if values else 0.0
-    for state in ("failed", "diverged"):
-        numbers = [point.number for point in history.points if point.state == state]
+    for state in ("failed", "diverged", "complete"):
+        numbers = [point.number for point in history.points if point.state == state and point.value is None]
         if numbers:
             figure.add_scatter(
                 x=numbers,
                 y=[bottom] * len(numbers),
                 mode="markers",
-                name=f"{state} (no value)",
+                name="infinite" if state == "complete" else f"{state} (no value)",
                 marker=_state_marker(state, len(history.points)),
                 hovertemplate=f"trial %{{x}}<extra>{state}</extra>",
             )
@@ -113,7 +121,8 @@ def pareto_figure(record: Pareto, title: str) -> go.Figure:
     """Two directions: the front over the dominated trials. More: the first three pairs side by side."""
     pairs = list(combinations(range(len(record.names)), 2))[:3]
     figure = make_subplots(rows=1, cols=len(pairs), horizontal_spacing=0.1)
-    rest = [point for point in record.points if not point.on_front]
+    rest = [point for point in record.points if not point.on_front and point.feasible]
+    broken = [point for point in record.points if not point.feasible]
     front = list(record.front)
     for column, (a, b) in enumerate(pairs, start=1):
         first = column == 1
@@ -128,6 +137,16 @@ def pareto_figure(record: Pareto, title: str) -> go.Figure:
             row=1,
             col=column,
         )
+        if broken:
+            figure.add_scatter(
+                **_pareto_points(broken, a, b),
+                mode="markers",
+                name="infeasible",
+                marker=_state_marker("infeasible", len(broken)),
+                showlegend=first,
+                row=1,
+                col=column,
+            )
         figure.add_scatter(
             **_pareto_points(ordered, a, b),
             mode="lines+markers" if lined else "markers",
@@ -208,6 +227,10 @@ def _steps(line: BestSoFar, scale: float = 1.0) -> dict[str, object]:
         "marker_opacity": [1.0] * len(line.x) + [0.0] * closing,
         "hovertemplate": "%{y} at %{x}<extra>%{fullData.name}</extra>",
     }
+
+
+def _look(point: HistoryPoint) -> str:
+    return point.state if point.feasible else "infeasible"
 
 
 def _state_marker(state: str, n: int) -> dict[str, object]:

@@ -26,7 +26,7 @@ from storage.history.records import Direction
 Theme = Literal["light", "dark"]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#1F83C4", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-GREY = "#8A929C"
+GREY, BROWN = "#8A929C", "#A0785A"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "cross")
@@ -37,6 +37,7 @@ STATE_COLOURS = {
     "diverged": PURPLE,
     "running": GREEN,
     "waiting": GREY,
+    "infeasible": BROWN,  # complete or pruned, and breaks a constraint
 }
 STATE_MARKERS = {
     "complete": "circle",
@@ -45,6 +46,7 @@ STATE_MARKERS = {
     "diverged": "triangle-up",
     "running": "diamond",
     "waiting": "circle-open",
+    "infeasible": "cross-open",
 }
 ATTEMPT_LOOKS = {  # colour and hatching by how an attempt ended, in the order of the legend
     "complete": (BLUE, ""),

@@ -31,6 +31,7 @@ class SlicePoint:
     value: float
     pruned: bool
     best: bool
+    feasible: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
             x = axis.position(score.trial.params[name]) if name in score.trial.params else None
             if x is not None:
                 is_best = winner is not None and score.number == winner.number
-                points.append(SlicePoint(score.number, x, score.value, score.pruned, is_best))
+                fits = score.trial.feasible
+                points.append(SlicePoint(score.number, x, score.value, score.pruned, is_best, fits))
         shown = thin(points, MAX_SLICE_POINTS, lambda point: point.best)
         if shown:
             note = shown_note(len(shown), len(points))
@@ -119,7 +121,15 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
     for place, score in enumerate(order):
         share = (place + 1) / len(order)
         ranks[score.number] = (
-            "best" if place == 0 else "top" if share <= 0.1 else "upper" if share <= 1 / 3 else "rest"
+            "rest"
+            if not score.trial.feasible
+            else "best"
+            if place == 0
+            else "top"
+            if share <= 0.1
+            else "upper"
+            if share <= 1 / 3
+            else "rest"
         )
     worst_first = list(reversed(ranked(found, direction)))
     shown = thin(worst_first, MAX_LINES, lambda score: ranks[score.number] == "best")

@@ -24,7 +24,6 @@ from storage.history.records import (
     StudyHistory,
     TrialRecord,
     TrialStateName,
-    front_of_values,
 )
 
 MAX_STEPS = 500  # improvements of one best-so-far line
@@ -50,11 +49,12 @@ class BestSoFar:
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """One trial in the order of numbers; `value` is None for a failed or diverged one."""
+    """One trial in the order of numbers; `value` is None for a failed, a diverged and an infinite one."""
 
     number: int
     value: float | None
     state: TrialStateName
+    feasible: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class ParetoPoint:
     number: int
     values: tuple[float, ...]
     on_front: bool
+    feasible: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Timeline:
 
 
 def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0) -> BestSoFar | None:
-    """The best value over trial numbers, over epochs of all trials together, or over wall seconds.
+    """The best feasible value over trial numbers, over epochs of all trials together, or over wall seconds.
 
     Over epochs and seconds, trials count when they end. None where no trial completed, where nothing was
     reported (epochs), or where times are missing (seconds).
@@ -133,7 +134,7 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
     for position, trial in _ended(history, over):
         end = max(end, position)
         value = final_value(trial, objective)
-        if value is not None and is_better(value, best, direction):
+        if value is not None and trial.feasible and is_better(value, best, direction):
             best = value
             steps.append((position, value))
     if best is None:
@@ -171,9 +172,10 @@ def optimization_history(history: StudyHistory, objective: int = 0) -> History:
     points: list[HistoryPoint] = []
     for trial in history.trials:
         if trial.state == "complete":
-            points.append(HistoryPoint(trial.number, final_value(trial, objective), "complete"))
+            value = final_value(trial, objective)
+            points.append(HistoryPoint(trial.number, value, "complete", trial.feasible))
         elif trial.state == "pruned" and len(history.directions) == 1:
-            points.append(HistoryPoint(trial.number, trial.last_report, "pruned"))
+            points.append(HistoryPoint(trial.number, trial.last_report, "pruned", trial.feasible))
         elif trial.state in ("failed", "diverged"):
             points.append(HistoryPoint(trial.number, None, trial.state))
     best = best_so_far(history, "trials", objective)
@@ -199,31 +201,30 @@ def edf(history: StudyHistory, objective: int = 0) -> Edf | None:
 def pareto(history: StudyHistory) -> Pareto | None:
     """The complete trials of a study with several directions, and which are on the front.
 
-    A trial is on the front when no other is at least as good in every direction and better in one. None for
-    one direction or no complete trial with finite values.
+    A feasible trial is on the front when no other is at least as good in every direction and better in one.
+    None for one direction or no complete trial with finite values.
     """
     if len(history.directions) < 2:
         return None
     count = len(history.directions)
-    found: list[tuple[int, tuple[float, ...]]] = []
+    found: list[ParetoPoint] = []
+    members = {trial.number for trial in history.winners}
     for trial in history.trials:
         values = [final_value(trial, index) for index in range(count)]
         finite = tuple(value for value in values if value is not None)
         if len(finite) == count:
-            found.append((trial.number, finite))
+            found.append(ParetoPoint(trial.number, finite, trial.number in members, trial.feasible))
     if not found:
         return None
-    members = front_of_values(dict(found), history.directions)
-    points = [ParetoPoint(number, values, number in members) for number, values in found]
-    front = thin([p for p in points if p.on_front], MAX_FRONT)
-    rest = thin([p for p in points if not p.on_front], MAX_POINTS)
+    front = thin([p for p in found if p.on_front], MAX_FRONT)
+    rest = thin([p for p in found if not p.on_front], MAX_POINTS)
     indices = range(count)
     return Pareto(
         tuple(sorted((*front, *rest), key=lambda p: p.number)),
         tuple(value_name(history, i) for i in indices),
         tuple(value_axis(history, i) for i in indices),
         history.directions,
-        shown_note(len(front) + len(rest), len(points)),
+        shown_note(len(front) + len(rest), len(found)),
     )
 
 

@@ -1,8 +1,8 @@
 """What a trial counts for: its value, the best trial, names for axes, and thinning of long lists.
 
-Two rules hold in every record: a value that is NaN or infinite never counts, and of equal values the trial
-with the lowest number is the better one. A pruned trial counts with its last reported value where a record
-says so, and is marked.
+Three rules hold in every record: a value that is NaN or infinite never counts, a trial that breaks a
+constraint is never better than one that does not, and of equal values the trial with the lowest number is the
+better one. A pruned trial counts with its last reported value where a record says so, and is marked.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def is_better(value: float, than: float | None, direction: Direction) -> bool:
 
 
 def ranked(found: Iterable[Score], direction: Direction) -> list[Score]:
-    """Best first; equals by number."""
+    """Feasible ones first, each the best first; equals by number."""
     sign = -1.0 if direction == "maximize" else 1.0
-    return sorted(found, key=lambda score: (sign * score.value, score.number))
+    return sorted(found, key=lambda score: (not score.trial.feasible, sign * score.value, score.number))
 
 
 def value_name(history: StudyHistory, objective: int = 0) -> str:

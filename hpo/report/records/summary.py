@@ -9,7 +9,7 @@ from typing import Any
 
 from hpo.report import text
 from hpo.report.records.parameters import axes
-from hpo.report.records.progress import best_so_far, pareto
+from hpo.report.records.progress import best_so_far
 from hpo.report.records.scores import (
     final_value,
     origin,
@@ -27,6 +27,8 @@ from storage.history.records import (
     TrialRecord,
     TrialStateName,
     best_of,
+    may_win,
+    why_no_best,
 )
 
 MAX_ROWS = 1000
@@ -64,6 +66,7 @@ class TrialRow:
     runner: str
     params: tuple[Any, ...]  # by the table's columns; None where not active
     best: bool
+    broken: tuple[str, ...]  # names of the constraints it breaks
     error: str
 
 
@@ -96,7 +99,6 @@ def summarize(history: StudyHistory) -> Summary:
     """The facts of a study, and the same as sentences."""
     counts = Counter(trial.state for trial in history.trials)
     counts["waiting"] += history.waiting
-    front = pareto(history)
     best = history.best
     partial = Summary(
         name=history.name,
@@ -107,7 +109,7 @@ def summarize(history: StudyHistory) -> Summary:
         value_names=tuple(value_name(history, index) for index in range(len(history.directions))),
         counts={state: counts[state] for state in STATES},
         best=best,
-        front=len(front.front) if front else 0,
+        front=len(history.winners) if len(history.directions) > 1 else 0,
         seconds=_wall(history),
         busy_seconds=sum(trial.seconds or 0.0 for trial in history.trials),
         epochs=sum(len(trial.reports) for trial in history.trials),
@@ -130,9 +132,7 @@ def part_name(history: StudyHistory, part: str) -> str:
 def trial_table(history: StudyHistory) -> TrialTable:
     """One row per trial, by number; the best `MAX_ROWS` where there are more."""
     names = tuple(axis.name for axis in axes(history))
-    winner = history.best
-    found = pareto(history)
-    front = {point.number for point in found.front} if found else set()
+    winners = {trial.number for trial in history.winners}
     trials = list(history.trials)
     note = ""
     if len(trials) > MAX_ROWS:
@@ -146,14 +146,15 @@ def trial_table(history: StudyHistory) -> TrialTable:
         TrialRow(
             trial.number,
             trial.state,
-            tuple(final_value(trial, index) for index in range(len(history.directions))),
+            trial.values or (None,) * len(history.directions),
             trial.last_report,
             len(trial.reports),
             trial.seconds,
             trial.attempts,
             trial.runner or trial.worker or "",
             tuple(trial.params.get(name) for name in names),
-            trial.number in front or (winner is not None and trial.number == winner.number),
+            trial.number in winners,
+            trial.broken,
             trial.error or "",
         )
         for trial in trials
@@ -203,6 +204,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
         for sentence in (
             _best_sentence(history, facts),
             _counts_sentence(facts),
+            _constraints_sentence(history),
             _pruning_sentence(history, facts),
             _test_sentence(history),
             _failure_sentence(history),
@@ -214,8 +216,10 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
 def _best_sentence(history: StudyHistory, facts: Summary) -> str:
     ended = sum(facts.counts[state] for state in ENDED)
     if len(history.directions) > 1:
+        if not facts.front and facts.counts["complete"]:
+            return f"The study {why_no_best(history)}."
         if not facts.front:
-            return "No trial has completed with finite values yet."
+            return "No trial has completed yet."
         complete = text.count(facts.counts["complete"], "complete trial")
         return f"{text.count(facts.front, 'trial')} of {complete} make up the Pareto front."
     if facts.best is None:
@@ -223,9 +227,11 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
             return f"Every trial failed ({ended:,} of {ended:,}): there is no best trial."
         if ended and facts.counts["diverged"] == ended:
             return f"Every trial diverged ({ended:,} of {ended:,}): there is no best trial. {STEADIER}."
-        return "No trial has completed with a finite value yet: there is no best trial."
+        if facts.counts["complete"]:
+            return f"The study {why_no_best(history)}."
+        return "No trial has completed yet: there is no best trial."
     value = final_value(facts.best)
-    tied = sum(score.value == value for score in scores(history, pruned=False)) - 1
+    tied = sum(may_win(trial) and trial.values == facts.best.values for trial in history.trials) - 1
     sentence = (
         f"Trial {facts.best.number} is the best of {ended:,}: {facts.value_names[0]} {text.number(value, 5)}"
     )
@@ -250,6 +256,16 @@ def _counts_sentence(facts: Summary) -> str:
     total = sum(facts.counts.values())
     on = f" on {text.count(facts.runners, 'runner')}" if facts.runners else ""
     return f"Of {text.count(total, 'trial')}{on}, {text.listed(parts)}."
+
+
+def _constraints_sentence(history: StudyHistory) -> str:
+    broken = Counter(name for trial in history.trials if trial.state == "complete" for name in trial.broken)
+    complete = [trial for trial in history.trials if trial.state == "complete"]
+    count = sum(not trial.feasible for trial in complete)
+    if not count or count == len(complete):
+        return ""
+    names = text.listed([f"{text.label(name)} {times:,}" for name, times in sorted(broken.items())])
+    return f"{count:,} of {text.count(len(complete), 'complete trial')} break a constraint ({names})."
 
 
 def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
