@@ -129,7 +129,7 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
     if values is not None and len(values) != len(spec.directions):
         raise UserError(f"it has {len(values)} values, but the study has {len(spec.directions)} directions")
     if values is not None and any(math.isnan(value) for value in values):
-        raise UserError(f"its value must be a number, got {listed(map(str, values))}")
+        raise UserError(f"its value must be a finite number, got {listed(map(str, values))}")
     if unclear := [name for name, value in observed.constraints.items() if math.isnan(value)]:
         raise UserError(f"its constraint {unclear[0]} must be a number, got nan")
     params, held = dict(observed.params), dict(observed.distributions)
