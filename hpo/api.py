@@ -338,7 +338,7 @@ def optimize(
     settings = Settings.from_environment(storage)
     with telling():
         database = open_storage(settings)
-        row, count = optimizing.store(database, spec, settings)
+        row, _, count = creation.create_or_extend(database, spec, settings)
         found = Study(database, row.name)
         if row.state.ended and row.budget_trials != creation.tickets_ended(database, row):
             print(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}", file=sys.stderr)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,6 @@ from hpo.errors import CodeDiffersError, DatabaseError, ExitCode, HpoError, User
 from hpo.fingerprint import differences, own_fingerprint
 from hpo.objective import Own
 from hpo.runner.kernel import run_trials
-from hpo.settings import Settings
-from hpo.spec import Budget, StudySpec
-from hpo.studies import creation
 from hpo.worker.kernel import Request, start
 from storage.database.engine import Database
 from storage.database.records import StudyRow
@@ -29,29 +27,6 @@ _MEANING = {
     ExitCode.NO_DATABASE: DatabaseError,
     ExitCode.CODE_DIFFERS: CodeDiffersError,
 }
-
-
-def store(database: Database, spec: StudySpec, settings: Settings) -> tuple[StudyRow, int | None]:
-    """The study of `spec`, which says how many trials it has in all; and how many of them to run, None: all.
-
-    A study that is there already is given as many more as it lacks, and none are taken from it.
-
-    Raises:
-        UserError: another spec has this name.
-    """
-    wanted = spec.tickets or 0
-    row = creation.find(database, spec.study)
-    if row is not None:
-        stored = Budget.model_validate(row.spec["budget"])
-        spec = spec.model_copy(update={"budget": stored})
-    row, created = creation.create_or_continue(database, spec, settings)
-    if created:
-        return row, None
-    if row.budget_trials is not None and wanted > row.budget_trials:
-        return creation.extend(database, row, trials=wanted - row.budget_trials), None
-    if wanted == row.budget_trials:
-        return row, None
-    return row, max(0, wanted - creation.tickets_ended(database, row))
 
 
 def demand_same_code(row: StudyRow, own: Own, here: dict[str, Any]) -> None:
@@ -182,7 +157,6 @@ def teller() -> Callable[[str], None]:
     running = shell.get_ipython() if shell is not None else None
     if running is None or not hasattr(running, "kernel"):
         return lambda line: print(line, file=sys.stderr, flush=True)
-    from IPython.display import display
-
+    display = import_module("IPython.display").display
     shown = display({"text/plain": ""}, raw=True, display_id=True)
     return lambda line: shown.update({"text/plain": line}, raw=True)

@@ -52,7 +52,32 @@ CommandsOption = Annotated[
 
 @app.command()
 def run(
-    spec: SpecArgument,
+    spec: Annotated[
+        Path,
+        typer.Argument(metavar="SPEC", help="The study file (YAML); or an objective: train.py, module:name."),
+    ],
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", help="Of an objective's study, in all.")
+    ] = None,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option("--direction", help="Of an objective: minimize (default) or maximize; one a value."),
+    ] = None,
+    study_name: Annotated[
+        str | None, typer.Option("--study", metavar="NAME", help="Default: the objective file's name.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", metavar="NAME", help="Of an objective's study: random, tpe, ..."),
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option("--pruner", metavar="NAME", help="Of an objective's study: median, asha, ..."),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="Also keep an objective's study as a study file."),
+    ] = None,
     set_: SetOption = None,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
@@ -75,26 +100,34 @@ def run(
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
+    from hpo.cli.unwritten import Asked, read_study
     from hpo.dashboard.beside import beside
     from hpo.settings import Settings
-    from hpo.spec import load_spec
-    from hpo.studies.creation import create_or_continue
+    from hpo.studies.creation import create_or_continue, create_or_extend
     from hpo.studies.steering import how_to_go_on
     from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
-    study = load_spec(spec, set_ or ())
+    asked = Asked(study_name, trials, direction, sampler, pruner, write)
+    study, code, in_all = read_study(spec, asked, set_ or ())
     shares = plan(gpus, per_gpu, runners)
     settings = Settings.from_environment(storage)
     database = open_storage(settings)
-    row, created = create_or_continue(database, study, settings)
+    count: int | None = None
+    if in_all:
+        row, created, count = create_or_extend(database, study, settings)
+    else:
+        row, created = create_or_continue(database, study, settings)
     if not quiet and not created:
         say(f"{row.name} exists ({row.state}); carrying on")
-    code = spec.absolute().parent
     if row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         outcome = ExitCode.DONE
+    elif count == 0:
+        say(f"{row.name} has had its {study.tickets} trials")
+        outcome = ExitCode.DONE
     else:
+        limits = _limits(count, None, None)
         with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
             outcome = _work(
                 database,
@@ -102,6 +135,7 @@ def run(
                 row,
                 code,
                 shares,
+                limits=limits,
                 allow_mismatch=allow_mismatch,
                 allow_commands=True,  # the study's file is here, and it is the stored study
                 quiet=quiet,

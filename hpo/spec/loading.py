@@ -60,8 +60,7 @@ def _content(file: FilePath) -> bytes:
         if file.is_dir():
             raise spec_error(f"{file}: is a directory; name a study file")
         if not file.exists():
-            near = nearest(file.name, _study_files(file.parent))
-            raise spec_error(f"{file}: there is no such file{near}")
+            raise spec_error(f"{file}: there is no such file{near_file(file, '.yaml', '.yml', '.json')}")
         with file.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -69,11 +68,13 @@ def _content(file: FilePath) -> bytes:
         raise spec_error(f"{shown(str(file))}: cannot be read: {reason}") from error
 
 
-def _study_files(folder: FilePath) -> list[str]:
+def near_file(file: FilePath, *suffixes: str) -> str:
+    """What to add where there is no such file: the nearest name of one beside it that ends so."""
     try:
-        return [entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml", ".json")]
+        names = [entry.name for entry in file.parent.iterdir() if entry.suffix in suffixes]
     except OSError:
-        return []
+        return ""
+    return nearest(file.name, names)
 
 
 def _validated(document: Document, name: str, overrides: Sequence[str]) -> StudySpec:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from hpo.errors import UserError
 from hpo.search.space import check_point, grid_points
 from hpo.settings import Settings
-from hpo.spec import StudySpec, spec_differences
+from hpo.spec import Budget, StudySpec, spec_differences
 from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts
@@ -82,6 +82,29 @@ def create_or_continue(
                 raise
     _demand_same(spec, row)
     return _with_keep_of(spec, database, row), False
+
+
+def create_or_extend(
+    database: Database, spec: StudySpec, settings: Settings
+) -> tuple[StudyRow, bool, int | None]:
+    """The study of `spec`, which says how many trials it has in all; whether it was created now; and how many
+    of them are to be run, None: all.
+
+    A study that is there already is given as many more as it lacks, and none are taken from it.
+
+    Raises:
+        UserError: another spec has this name.
+    """
+    wanted = spec.tickets or 0
+    row = find(database, spec.study)
+    if row is not None:
+        spec = spec.model_copy(update={"budget": Budget.model_validate(row.spec["budget"])})
+    row, created = create_or_continue(database, spec, settings)
+    if created or wanted == row.budget_trials:
+        return row, created, None
+    if row.budget_trials is not None and wanted > row.budget_trials:
+        return extend(database, row, trials=wanted - row.budget_trials), created, None
+    return row, created, max(0, wanted - tickets_ended(database, row))
 
 
 def find(database: Database, name: str) -> StudyRow | None:
