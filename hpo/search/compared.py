@@ -2,7 +2,7 @@
 
 Optuna's pruners list all trials at each decision. The same decisions need only the values that complete
 trials had at a step (median, percentile), or those that trials had at a rung, in order (successive halving,
-hyperband).
+hyperband). Rungs are rows of ours; trials of plain Optuna, and of older versions, have them as attributes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from optuna import Study
@@ -22,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.diverged import is_diverged
 from hpo.search.pruners import Hyperband, UpToMaxEpochs
+from storage.queue.rungs import Rung
 
 _RUNG = "completed_rung_"  # what successive halving notes with a trial at each rung
 
@@ -48,16 +52,40 @@ class Compared:
         self._at: dict[int, array[float]] = defaultdict(lambda: array("d"))  # by step
         self._rungs: dict[tuple[int, int], list[float]] = defaultdict(list)  # by group and rung, in order
         self._counted: dict[int, FrozenTrial] = {}  # those that count here, as they were, by id
+        self._rows: dict[int, dict[int, Rung]] = {}  # of each trial, by rung
+        self._noted: list[tuple[Rung, Rung | None]] = []  # by decisions since the last `learn`, and before
 
     def refresh(self) -> None:
-        """Learn what is new, and what has changed."""
+        """Learn which trials are new, and which have changed."""
         self._version, changed = self._newer(self._version)
         for trial in changed:
-            before = self._counted.pop(trial._trial_id, None)
-            if before is not None:
-                self._count(before, gone=True)
-            if self._count(trial):
-                self._counted[trial._trial_id] = trial
+            with self._moving(trial._trial_id):
+                before = self._counted.pop(trial._trial_id, None)
+                if before is not None:
+                    self._count(before, gone=True)
+                if self._count(trial):
+                    self._counted[trial._trial_id] = trial
+
+    def learn(self, rungs: Iterable[Rung]) -> None:
+        """Learn which rungs are stored that were not, what was noted meanwhile among them."""
+        for rung, before in reversed(self._noted):
+            self._put(before or replace(rung, value=None))
+        self._noted.clear()
+        for rung in rungs:
+            self._put(rung)
+
+    def note(self, rung: Rung) -> None:
+        """A trial has come to a rung, and this is about to be stored."""
+        self._noted.append((rung, self._rows.get(rung.trial_id, {}).get(rung.rung)))
+        self._put(rung)
+
+    def noted(self, trial_id: int) -> list[Rung]:
+        """The rungs that a trial has come to since the last `learn`."""
+        return [rung for rung, _ in self._noted if rung.trial_id == trial_id]
+
+    def has_reached(self, trial: FrozenTrial, rung: int) -> bool:
+        """Whether the trial has come to this rung already."""
+        return rung in self._rows.get(trial._trial_id, {}) or f"{_RUNG}{rung}" in trial.system_attrs
 
     def at_step(self, step: int) -> Sequence[float]:
         """The values that complete trials had at this step, in any order."""
@@ -67,18 +95,29 @@ class Compared:
         """The values that trials of the group had at this rung, the lowest first."""
         return self._rungs.get((group, rung), ())
 
-    def _count(self, trial: FrozenTrial, *, gone: bool = False) -> bool:
-        """Take its values in, or out; whether there are any."""
-        rungs = self._rungs_of(trial)
-        group = self.group(trial) if rungs else 0
-        for rung, value in rungs.items():
-            held = self._rungs[group, rung]
-            if gone:
-                del held[bisect_left(held, value)]
+    def _put(self, rung: Rung) -> None:
+        with self._moving(rung.trial_id):
+            rows = self._rows.setdefault(rung.trial_id, {})
+            if rung.value is None:
+                rows.pop(rung.rung, None)
             else:
-                insort(held, value)
+                rows[rung.rung] = rung
+
+    @contextmanager
+    def _moving(self, trial_id: int) -> Iterator[None]:
+        """What is known of the trial changes inside, and with it what it has at its rungs."""
+        for rung, value in self._rungs_of(trial_id):
+            held = self._rungs[rung]
+            del held[bisect_left(held, value)]
+        yield
+        for rung, value in self._rungs_of(trial_id):
+            insort(self._rungs[rung], value)
+
+    def _count(self, trial: FrozenTrial, *, gone: bool = False) -> bool:
+        """Take its values in, or out; whether it counts."""
+        marked = any(key.startswith(_RUNG) for key in trial.system_attrs)
         if trial.state is not TrialState.COMPLETE:
-            return bool(rungs)
+            return marked or is_diverged(trial)
         self.complete += -1 if gone else 1
         for step, value in trial.intermediate_values.items():
             if gone:
@@ -94,17 +133,26 @@ class Compared:
         else:
             held.remove(value)
 
-    def _rungs_of(self, trial: FrozenTrial) -> dict[int, float]:
-        """One that diverged has the worst value at the rungs it reached, and at the next (`for_pruner`)."""
-        found = {
-            int(key.removeprefix(_RUNG)): float(value)
-            for key, value in trial.system_attrs.items()
-            if key.startswith(_RUNG)
-        }
-        if not is_diverged(trial):
-            return found
-        worst = -math.inf if self.maximize else math.inf
-        return dict.fromkeys(range(len(found) + 1), worst) if trial.params else {}
+    def _rungs_of(self, trial_id: int) -> list[tuple[tuple[int, int], float]]:
+        """What it has by group and rung.
+
+        One that diverged has the worst value at the rungs it reached, and at the next, which it would have
+        come to.
+        """
+        rows, trial = self._rows.get(trial_id, {}), self._counted.get(trial_id)
+        found = {number: cast(float, row.value) for number, row in rows.items()}
+        if trial is not None:
+            marks = trial.system_attrs.items()
+            found = {
+                int(key.removeprefix(_RUNG)): float(value) for key, value in marks if key.startswith(_RUNG)
+            } | found
+            if is_diverged(trial):
+                worst = -math.inf if self.maximize else math.inf
+                found = dict.fromkeys(range(len(found) + 1), worst) if trial.params else {}
+        if not found:
+            return []
+        group = next(iter(rows.values())).bracket if rows else self.group(cast(FrozenTrial, trial))
+        return [((group, rung), value) for rung, value in found.items()]
 
 
 def comparing(pruner: BasePruner, compared: Compared) -> BasePruner:
@@ -168,17 +216,19 @@ class _Halving(BasePruner):
         if step is None:
             return False
         value = trial.intermediate_values[step]
-        rung = 0
-        while f"{_RUNG}{rung}" in trial.system_attrs:
+        rung, compared = 0, self._compared
+        while compared.has_reached(trial, rung):
             rung += 1
         assert like._min_resource is not None  # a spec says it
         while step >= like._min_resource * like._reduction_factor ** (like._min_early_stopping_rate + rung):
             if math.isnan(value):
                 return True
-            self._compared.refresh()
-            others = self._compared.at_rung(self._compared.group(trial), rung)
-            study._storage.set_trial_system_attr(trial._trial_id, f"{_RUNG}{rung}", value)
-            if len(others) + 1 <= like._bootstrap_count or not self._goes_on(value, others):
+            compared.refresh()
+            group = compared.group(trial)
+            others = compared.at_rung(group, rung)
+            goes_on = len(others) >= like._bootstrap_count and self._goes_on(value, others)
+            compared.note(Rung(trial._trial_id, rung, group, step, value))
+            if not goes_on:
                 return True
             rung += 1
         return False

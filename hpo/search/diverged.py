@@ -30,7 +30,6 @@ from storage.queue.optuna_rows import CONSTRAINT, DIVERGED
 
 _MARGIN = 0.1  # of the range of values seen: how far beyond the worst, so that a GP keeps its scale
 _TENTH = 10  # TPE calls one trial of so many good
-_RUNG = "completed_rung_"  # what its successive halving notes at each rung
 
 Show = Callable[[Sequence[FrozenTrial], Sequence[FrozenTrial]], Iterable[FrozenTrial]]
 
@@ -50,19 +49,6 @@ def for_sampler(study: Study, spec: StudySpec) -> Study:
         return _complete(diverged, others, study.directions, pruned_too=pruned_too)
 
     return _seen(study, as_worst, instead_of=TrialState.COMPLETE)
-
-
-def for_pruner(study: Study) -> Study:
-    """The study as its pruner is to see it."""
-    worst = math.inf if study.directions[0] is StudyDirection.MINIMIZE else -math.inf
-
-    def as_last(diverged: Sequence[FrozenTrial], _others: Sequence[FrozenTrial]) -> Iterable[FrozenTrial]:
-        for trial in diverged:
-            reached = sum(key.startswith(_RUNG) for key in trial.system_attrs)
-            rungs = {f"{_RUNG}{rung}": worst for rung in range(reached + 1)}  # the next would have come
-            yield _changed(trial, system_attrs={**trial.system_attrs, **rungs})
-
-    return _seen(study, as_last, instead_of=TrialState.FAIL)
 
 
 class _Seen:

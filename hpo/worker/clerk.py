@@ -207,9 +207,12 @@ class Clerk:
                 self._ended(pending)
 
     def _should_prune(self, pending: Pending) -> bool:
-        desk, held = pending.desk, pending.held
+        held, study = pending.held, pending.desk.study
         assert held.trial is not None
-        return desk.study.should_prune(held.trial, partial(self._asker.note, desk, held))
+        if not study.keeps_rungs:
+            return study.should_prune(held.trial)
+        verdicts, held.verdicts = held.verdicts, {}
+        return any(verdicts.values())
 
     def _act(self, pending: Pending) -> None:
         try:

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
-from hpo.search.diverged import for_pruner, for_sampler, is_diverged
+from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.prior import prior_trials
-from hpo.search.pruners import Hyperband, make_pruner
+from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
@@ -30,8 +30,9 @@ from storage.database.records import Claim, Lease, StudyRow
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore
 from storage.history.known import KnownTrials, read_whole
-from storage.queue import optuna_rows, studies
+from storage.queue import optuna_rows, rungs, studies
 from storage.queue.optuna_rows import Owner, Trial
+from storage.queue.rungs import Rung
 
 Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSON
 
@@ -47,6 +48,7 @@ class Held:
     lost: str | None = None  # why it may write no more, until its runner has noticed
     error: Exception | None = None  # a value of it that the database did not take
     relative: list[Any] = field(default_factory=list)  # what the sampler has chosen together: space, values
+    verdicts: dict[int, bool] = field(default_factory=dict)  # of a pruner with rungs, by step, until asked
 
     @property
     def lease(self) -> Lease:
@@ -62,6 +64,7 @@ class ServedStudy:
         self.spec = spec
         self.known = KnownTrials(row.optuna_study_id)
         self.has_looked = False
+        self._rungs_seen = 0  # what `rungs.newer` returned last
         self._database = database
         self._pruner = make_pruner(spec)
 
@@ -182,35 +185,57 @@ class ServedStudy:
         asked = chosen.wrapped if isinstance(chosen, PatientPruner) else chosen
         return asked is not None and not isinstance(asked, NoPruner | ThresholdPruner)
 
-    def should_prune(self, trial: Trial, note: Note) -> bool:
-        """What the pruner says of a trial whose reports are committed, given what is known of others."""
-        study = for_pruner(self._study(note))
-        return bool(self._comparing.prune(study, self.known.get(trial.id)))
+    @cached_property
+    def keeps_rungs(self) -> bool:
+        """Whether the pruner compares trials at rungs, which are stored with the report that came to one."""
+        return isinstance(self._asked, UpToMaxEpochs | Hyperband)
+
+    def should_prune(self, trial: Trial) -> bool:
+        """What a pruner without rungs says of a trial, given what is known of others."""
+        return bool(self._comparing.prune(self._template, self.known.get(trial.id)))
+
+    def at_report(self, trial: Trial, step: int, value: float) -> tuple[bool, list[Rung]]:
+        """What a pruner with rungs says of a trial that reports this, and the rungs it has come to.
+
+        Given what the look in this very transaction has learnt, and others in it who were decided on before.
+        """
+        own = copy.copy(self.known.get(trial.id))
+        own.intermediate_values = {**own.intermediate_values, step: value}
+        return bool(self._comparing.prune(self._template, own)), self._compared.noted(trial.id)
+
+    @property
+    def _asked(self) -> BasePruner:
+        return getattr(self._pruner, "_wrapped_pruner", self._pruner)
+
+    @cached_property
+    def _compared(self) -> Compared:
+        maximize = self.row.spec["directions"][0] == "maximize"
+        asked = self._asked
+        if isinstance(asked, Hyperband):
+            return Compared(self.known.since, maximize=maximize, group=partial(asked.bracket, self._template))
+        return Compared(self.known.since, maximize=maximize)
 
     @cached_property
     def _comparing(self) -> BasePruner:
         """The pruner as it decides here, by values that are kept up from one decision to the next."""
-        asked = getattr(self._pruner, "_wrapped_pruner", self._pruner)
-        maximize = self.row.spec["directions"][0] == "maximize"
-        if isinstance(asked, Hyperband):
-            compared = Compared(
-                self.known.since, maximize=maximize, group=partial(asked.bracket, self._template)
-            )
-        else:
-            compared = Compared(self.known.since, maximize=maximize)
-        return comparing(self._pruner, compared)
+        return comparing(self._pruner, self._compared)
 
     # What is known
 
     def refresh(self) -> None:
-        """Learn what others have done since."""
-        self._database.read(self.look)
+        """Learn which trials others have begun or ended since."""
+        self._database.read(self._learn_trials)
 
     def look(self, connection: Transaction) -> None:
-        """Learn what others have done since, in a transaction that reads it or has written nothing yet."""
-        rungs = self.spec.pruner.name in ("asha", "hyperband", "patient")
-        self.known.refresh(connection, rungs=rungs, params=self.learns and not self.spec.space)
+        """Learn what pruners compare, in a transaction that reads it or has written nothing yet."""
+        self._learn_trials(connection)
+        if self.keeps_rungs:
+            self._rungs_seen, found = rungs.newer(connection, self.row.id, self._rungs_seen)
+            self._compared.learn(found)
         self.has_looked = True
+
+    def _learn_trials(self, connection: Transaction) -> None:
+        self.known.refresh(connection, params=self.learns and not self.spec.space)
 
     def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
         """A new trial, as it was just stored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -34,10 +34,11 @@ from hpo.runner.messages import (
 from hpo.worker.desk import Desk
 from hpo.worker.events import Ended
 from hpo.worker.study import Held
+from storage.database.clock import Clock
 from storage.database.engine import Database, Transaction
 from storage.database.records import AttemptState, Claim, KeptFile, StudyState, TicketState
 from storage.files import kept_files
-from storage.queue import attempts, optuna_rows, outcomes, studies
+from storage.queue import attempts, optuna_rows, outcomes, rungs, studies
 from storage.queue.attempts import Report, Write
 from storage.queue.optuna_rows import Owner, Trial
 
@@ -104,8 +105,11 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
     pending = partial(Pending, desk, held, message=message)
     match message:
         case Step(step=step, value=value, metrics=metrics):
-            learn = partial(study.reported, trial, step, value) if value is not None else (lambda: None)
-            return pending((Report(lease, trial.id, step, value, metrics),), learn=learn)
+            report = Report(lease, trial.id, step, value, metrics)
+            if value is None:
+                return pending((report,))
+            entries: list[Report | Write] = [report, *_rungs(desk, held, trial, step, value, clock)]
+            return pending(tuple(entries), learn=partial(study.reported, trial, step, value))
         case Parameter(name=name, value=number, distribution=distribution):
             return of_parameter(desk, held, trial, name, number, distribution, message)
         case Attribute(of=of, key=key, value=value_json):
@@ -159,6 +163,18 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
                 then=Then.ACT, act=lambda c: studies.enqueue(c, study.row.id, study.checked(point))
             )
     raise ValueError(f"{type(message).__name__} is nothing a trial says")
+
+
+def _rungs(desk: Desk, held: Held, trial: Trial, step: int, value: float, clock: Clock) -> Iterator[Write]:
+    """The rungs that a report comes to, and what the pruner says of it, for when it is asked."""
+    study = desk.study
+
+    def verb(connection: Transaction) -> None:
+        held.verdicts[step], reached = study.at_report(trial, step, value)
+        rungs.write(connection, clock, study.row.id, reached)
+
+    if study.keeps_rungs:
+        yield Write(held.lease, verb)
 
 
 def of_parameter(

@@ -139,6 +139,7 @@ ticket = Table(
     Column("not_before", Float(53)),  # back-off after a lost or failed attempt
     Column("worker_id", String(32)),  # who holds the lease
     Column("runner", Integer),
+    Column("slot", Integer, nullable=False, default=0, server_default="0"),  # the runner's place for it
     Column("lease_until", Float(53)),
     Column("trial_id", Integer),  # Optuna's; None until the first attempt has chosen parameters
     Column("trial_number", Integer),
@@ -194,6 +195,20 @@ metric = Table(
     Column("name", String(200), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("value", AnyFloat),
+)
+
+rung = Table(  # what trials had when they came to a rung of their bracket, by which halving compares them
+    "hpo_rung",
+    metadata,
+    Column("trial_id", Integer, primary_key=True, autoincrement=False),
+    Column("rung", Integer, primary_key=True, autoincrement=False),  # 0, 1, ... in its bracket
+    Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE"), nullable=False),
+    Column("bracket", Integer, nullable=False),  # of Hyperband; 0 elsewhere
+    Column("epoch", Integer, nullable=False),  # the report's step
+    Column("value", Float(53)),  # None: it was taken over from a checkpoint before it
+    Column("reached_at", Float(53), nullable=False),
+    Column("written", BigInteger, nullable=False),  # in which order (`storage.queue.rungs`)
+    Index(None, "study_id", "written"),
 )
 
 artifact = Table(

@@ -11,7 +11,6 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -95,14 +94,6 @@ _USER_ATTRIBUTES = _attributes_of(optuna_tables.user_attributes)
 _SYSTEM_ATTRIBUTES = _attributes_of(optuna_tables.system_attributes)
 
 
-@dataclass(frozen=True)
-class _Marks:
-    """The system attributes of a trial as they are stored, keys and JSON, and the trial that has them."""
-
-    trial: FrozenTrial
-    stored: list[tuple[str, str]]
-
-
 class KnownTrials:
     """The trials of one study as this process knows them; any thread may call any method.
 
@@ -121,9 +112,8 @@ class KnownTrials:
         self._open: dict[int, str | None] = {}
         self._ours: set[int] = set()  # run by this process
         self._newest = 0  # the highest id that the database showed
-        self._marks: dict[int, _Marks] = {}  # of those that run elsewhere, by id
 
-    def refresh(self, connection: Connection, *, rungs: bool = False, params: bool = False) -> None:
+    def refresh(self, connection: Connection, *, params: bool = False) -> None:
         """Read what is new or has ended since the last time.
 
         There is no looking back: whoever adds a trial locks its study's row first, so that a study's ids
@@ -131,8 +121,6 @@ class KnownTrials:
 
         Args:
             connection: of any transaction; nothing is locked.
-            rungs: read the system attributes of trials that run elsewhere again, where successive halving
-                notes the rungs they reached.
             params: read the parameters of trials that run elsewhere again; an objective may choose some
                 as it goes.
         """
@@ -145,14 +133,10 @@ class KnownTrials:
         with self._lock:
             asked = {head.trial_id: self._open.get(head.trial_id) for head in looked}
             wanted = [head for head in looked if self._wants(head)]
-            running = self._running_elsewhere(ran, wanted) if rungs or params else {}
+            running = self._running_elsewhere(ran, wanted) if params else {}
             asked |= dict.fromkeys(running, TrialState.RUNNING.value)
         read = list(_read(connection, wanted))
-        if params:
-            read += _again(connection, running, rungs=rungs)
-        elif rungs:
-            marked, self._marks = _marked_again(connection, running, self._marks)
-            read += marked
+        read += _again(connection, running)
         with self._lock:
             for trial in read:
                 self._settle(trial, asked[trial._trial_id])
@@ -297,47 +281,17 @@ def _read(connection: Connection, heads: Collection[Row[Any]]) -> Iterator[Froze
             )
 
 
-def _again(
-    connection: Connection, running: Mapping[int, FrozenTrial], *, rungs: bool
-) -> Iterator[FrozenTrial]:
-    """Those of these trials whose parameters (`rungs`: or system attributes) have changed, changed."""
+def _again(connection: Connection, running: Mapping[int, FrozenTrial]) -> Iterator[FrozenTrial]:
+    """Those of these trials whose parameters have changed, changed."""
     for ids in chunks(running):
         chosen, distributions = _read_params(connection, ids)
-        marked = _read_attributes(connection, _SYSTEM_ATTRIBUTES, ids) if rungs else {}
         for trial_id in ids:
             before = running[trial_id]
             trial = copy.copy(before)
             trial.params = chosen.get(trial_id, {})
             trial.distributions = distributions.get(trial_id, {})
-            if rungs:
-                trial.system_attrs = marked.get(trial_id, {})
             if trial != before:
                 yield trial
-
-
-def _marked_again(
-    connection: Connection, running: Mapping[int, FrozenTrial], marks: Mapping[int, _Marks]
-) -> tuple[list[FrozenTrial], dict[int, _Marks]]:
-    """Those of these trials whose system attributes have changed, changed; and what is stored of all.
-
-    `marks`: as it was found the last time. What is stored as it was then is not read as JSON again.
-    """
-    stored: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for trial_id, key, text in _tuples(connection, _SYSTEM_ATTRIBUTES, list(running)):
-        stored[trial_id].append((key, text))
-    changed, found = [], {}
-    for trial_id, before in running.items():
-        now, then = stored.get(trial_id, []), marks.get(trial_id)
-        if then is not None and then.trial is before and then.stored == now:
-            found[trial_id] = then
-            continue
-        trial, attributes = before, {key: json.loads(text) for key, text in now}
-        if attributes != before.system_attrs:
-            trial = copy.copy(before)
-            trial.system_attrs = attributes
-            changed.append(trial)
-        found[trial_id] = _Marks(trial, now)
-    return changed, found
 
 
 def _read_params(connection: Connection, ids: list[int]) -> tuple[dict[int, Any], dict[int, Any]]:

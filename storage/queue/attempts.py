@@ -22,7 +22,7 @@ from storage.database.optuna_tables import TrialState
 from storage.database.records import AttemptState, Claim, KeptFile, Lease, TicketState
 from storage.database.tables import attempt, metric, ticket
 from storage.files import kept_files
-from storage.queue import leases, optuna_rows, outcomes
+from storage.queue import leases, optuna_rows, outcomes, rungs
 from storage.queue.optuna_rows import Trial
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def commit(
     except Exception as error:  # a value of one of them
         if len(entries) == 1:
             return [error]
-        return [answer for entry in entries for answer in commit(write, [entry])]
+        return [answer for entry in entries for answer in commit(write, [entry], first)]
 
 
 def _write(
@@ -170,8 +170,8 @@ def take_over(
 ) -> None:
     """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
 
-    Reports and metrics after the checkpoint, the pruner's rung attributes and constraints are dropped: a
-    stale step 10 would hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
+    Reports, metrics and rungs after the checkpoint, and constraints, are dropped: a stale step 10 would
+    hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
     """
     assert claim.trial_id is not None
     after = -1 if checkpoint_step is None else checkpoint_step
@@ -179,6 +179,7 @@ def take_over(
         optuna_rows.forget_after(connection, claim.trial_id, after)
         later = (metric.c.trial_id == claim.trial_id) & (metric.c.step > after)
         connection.execute(metric.delete().where(later))
+        rungs.forget_after(connection, claim.study_id, claim.trial_id, after)
     connection.execute(
         attempt.update()
         .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)

@@ -153,7 +153,7 @@ def _upsert_report(dialect: str) -> Any:
 
 
 def forget_after(connection: Connection, trial_id: int, step: int) -> None:
-    """Drop a trial's reports after `step`, the rungs a pruner noted, and the constraints it was given."""
+    """Drop a trial's reports after `step`, its constraints, and the rungs that an older version noted."""
     connection.execute(_reports.delete().where(_reports.c.trial_id == trial_id, _reports.c.step > step))
     connection.execute(
         _trial_attributes.delete().where(

@@ -28,6 +28,7 @@ _MINE = sa.select(ticket).where(
     ticket.c.study_id == sa.bindparam("study"),
     ticket.c.worker_id == sa.bindparam("worker"),
     ticket.c.runner == sa.bindparam("runner"),
+    ticket.c.slot == sa.bindparam("slot"),
     ticket.c.state == TicketState.RUNNING,
 )
 _STANDING = sa.select(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts).where(
@@ -72,20 +73,24 @@ def claim_next(
     device: str,
     lease_seconds: float,
     alone: bool | None = None,
+    slot: int = 0,
 ) -> Claim | NothingToClaim:
     """Lease the next ticket to a new attempt of this runner.
 
     `alone`: False leaves tickets that need a card to themselves, True takes only those.
+    `slot`: the runner's place for the ticket, for a runner that holds several.
 
     Safe beside others: the study's row is locked, so that claims of one study come one after another
     and pause, stop and target take effect before or after but never during; tickets that others hold
     are skipped, never waited for. What failed on this worker comes last, so that another may try it.
-    A runner has one ticket at a time, so a claim whose answer was lost is found again, not repeated.
+    A slot has one ticket at a time, so a claim whose answer was lost is found again, not repeated.
     """
     row = locks.hold_study(connection, study_id)
     if row is None:
         return NothingToClaim(ended=True, why="the study was deleted")
-    mine = connection.execute(_MINE, {"study": study_id, "worker": worker_id, "runner": runner}).first()
+    mine = connection.execute(
+        _MINE, {"study": study_id, "worker": worker_id, "runner": runner, "slot": slot}
+    ).first()
     if mine is not None:
         return _claim(mine, mine.attempt)
     state = StudyState(row.state)
@@ -133,6 +138,7 @@ def claim_next(
             attempt=number,
             worker_id=worker_id,
             runner=runner,
+            slot=slot,
             lease_until=clock.now() + lease_seconds,
             not_before=None,
         )

@@ -28,7 +28,7 @@ from typing import Any
 from hpo.spec import StudySpec
 from hpo.worker.study import ServedStudy
 from storage.database.records import AttemptState, Claim, StudyRow, TicketState
-from storage.queue import attempts, studies, tickets
+from storage.queue import attempts, rungs, studies, tickets
 from storage.queue.attempts import Report, Write
 from storage.queue.optuna_rows import Trial
 from tests.bench.big_study import PARAMETERS, RUNGS, grow
@@ -184,7 +184,9 @@ class Ours:
                     attempts.commit(self._write, [Report(claim.lease, trial.id, step, 0.5, {})])
 
     def _prune(self, pruner: str, rounds: int) -> None:
-        """As the clerk does it: a report is committed with a look at what others did, then it is decided."""
+        """As the clerk does it: a report is committed with a look at what others did, and is decided on there
+        (successive halving) or after it.
+        """
         served = ServedStudy(self.party.database, self.study, spec_with(PRUNERS[pruner]))
         self.party.database.read(served.look)
         for number, (claim, trial, params) in enumerate(self._held[:rounds]):
@@ -192,20 +194,37 @@ class Ours:
             slowest = 0.0
             for step in RUNGS:
                 value = (number + 0.5) / rounds * (1 - 0.8**step)
-                looked = 0.0
-
-                def look(connection: Any) -> None:
-                    nonlocal looked
-                    began = time.perf_counter()
-                    served.look(connection)
-                    looked = time.perf_counter() - began
-
-                attempts.commit(self._write, [Report(claim.lease, trial.id, step, value, {})], look)
-                served.reported(trial, step, value)
-                began = time.perf_counter()
-                served.should_prune(trial, partial(served.has_attribute, trial))
-                slowest = max(slowest, looked + time.perf_counter() - began)
+                slowest = max(slowest, self._decide(served, claim, trial, step, value))
             self.times.add(pruner, slowest)
+
+    def _decide(self, served: ServedStudy, claim: Claim, trial: Trial, step: int, value: float) -> float:
+        """Seconds that the decision takes."""
+        spent = []
+
+        @contextmanager
+        def timed() -> Iterator[None]:
+            began = time.perf_counter()
+            yield
+            spent.append(time.perf_counter() - began)
+
+        def look(connection: Any) -> None:
+            with timed():
+                served.look(connection)
+
+        def reach(connection: Any) -> None:
+            with timed():
+                _, reached = served.at_report(trial, step, value)
+                rungs.write(connection, self.party.database.clock, self.study.id, reached)
+
+        entries: list[Report | Write] = [Report(claim.lease, trial.id, step, value, {})]
+        if served.keeps_rungs:
+            entries.append(Write(claim.lease, reach))
+        attempts.commit(self._write, entries, look)
+        served.reported(trial, step, value)
+        if not served.keeps_rungs:
+            with timed():
+                served.should_prune(trial)
+        return sum(spent)
 
     def _deliver(self) -> None:
         clock = self.party.database.clock

@@ -17,7 +17,7 @@ from hpo.studies.creation import create
 from storage.database import optuna_tables
 from storage.database.migrate import open_database
 from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
-from storage.database.tables import attempt, metric, study, ticket, worker
+from storage.database.tables import attempt, metric, rung, study, ticket, worker
 from storage.queue import studies, tickets
 
 PARAMETERS = [f"p{i}" for i in range(8)]
@@ -247,8 +247,8 @@ def _run_elsewhere(connection: sa.Connection, row: StudyRow, draw: random.Random
 
 
 def _mark_rungs(connection: sa.Connection, row: StudyRow) -> None:
-    """What successive halving notes with each trial at the rungs it has reached."""
-    reports, marks = optuna_tables.reports, optuna_tables.system_attributes
+    """What trials had at the rungs that they have reached."""
+    reports = optuna_tables.reports
     mine = sa.select(optuna_tables.trials.c.trial_id).where(
         optuna_tables.trials.c.study_id == row.optuna_study_id
     )
@@ -259,12 +259,17 @@ def _mark_rungs(connection: sa.Connection, row: StudyRow) -> None:
     ).all()
     if found:
         connection.execute(
-            sa.insert(marks),
+            rung.insert(),
             [
                 {
                     "trial_id": trial_id,
-                    "key": f"completed_rung_{RUNGS.index(step)}",
-                    "value_json": str(value),
+                    "rung": RUNGS.index(step),
+                    "study_id": row.id,
+                    "bracket": 0,
+                    "epoch": step,
+                    "value": value,
+                    "reached_at": time.time(),
+                    "written": 1,
                 }
                 for trial_id, step, value in found
             ],

@@ -157,7 +157,7 @@ def test_increments_lead_to_what_a_full_read_finds(database: Database, party: Op
     one, two = party(study, "one"), party(study, "two")
 
     def holds() -> None:
-        refreshed(known, database, rungs=True, params=True)
+        refreshed(known, database, params=True)
         assert shown(known) == stored(database, study)
 
     holds()
@@ -167,16 +167,12 @@ def test_increments_lead_to_what_a_full_read_finds(database: Database, party: Op
     holds()
     for step in range(1, 4):
         one.writer.report(step, step / 10, {})
-    for rung in range(2):
-        database.rdb.set_trial_system_attr(trial.id, f"completed_rung_{rung}", rung / 10)
     holds()
-    assert len(known.get(trial.id).system_attrs) == 2
     let_expire(database)  # nobody holds it: it runs on to Optuna
     holds()
     again, _ = two.begin()
-    assert again.trial_id == trial.id, "taken over: its reports and rungs are gone"
+    assert again.trial_id == trial.id, "taken over: its reports are gone"
     holds()
-    assert known.get(trial.id).system_attrs == {}
     two.writer.report(1, 0.7, {})
     two.complete(0.7)
     holds()
@@ -208,15 +204,11 @@ def test_what_others_add_to_running_trials_is_read_when_it_is_asked_for(
     known = new(database, study)
     before = known.get(trial.id)
     space = SPACE["hidden"]
-    database.rdb.set_trial_system_attr(trial.id, "completed_rung_0", 0.5)
     database.rdb.set_trial_param(trial.id, "hidden", 64, space)
     assert refreshed(known, database).get(trial.id) is before
-    assert refreshed(known, database, rungs=True).get(trial.id).system_attrs == {"completed_rung_0": 0.5}
-    assert known.get(trial.id).params == {"x": 0.5}
     found = refreshed(known, database, params=True).get(trial.id)
     assert (found.params, found.distributions["hidden"]) == ({"x": 0.5, "hidden": 64}, space)
-    assert found.system_attrs == {"completed_rung_0": 0.5}
-    assert refreshed(known, database, rungs=True, params=True).get(trial.id) is found
+    assert refreshed(known, database, params=True).get(trial.id) is found
 
 
 def test_a_look_that_finds_nothing_new_is_two_statements(database: Database, party: Opener) -> None:
@@ -236,7 +228,7 @@ def test_a_look_that_finds_nothing_new_is_two_statements(database: Database, par
     assert sum(text.startswith("SELECT") for text in sent) == 2
     known.put(known.trials()[-1])
     with statements(database) as sent:
-        refreshed(known, database, rungs=True, params=True)
+        refreshed(known, database, params=True)
     assert sum(text.startswith("SELECT") for text in sent) == 2, "nothing to ask about one's own"
 
 
@@ -250,7 +242,7 @@ def test_a_trial_of_this_process_is_left_alone_until_it_has_ended(database: Data
     mine.intermediate_values[1] = 0.5
     mine.system_attrs["completed_rung_0"] = 0.5
     known.put(mine)
-    refreshed(known, database, rungs=True, params=True)
+    refreshed(known, database, params=True)
     assert known.get(trial.id).intermediate_values == {1: 0.5}
     assert known.get(trial.id).system_attrs == {"completed_rung_0": 0.5}
     one.complete(0.9)
@@ -339,7 +331,7 @@ def test_nothing_that_was_handed_out_changes_later(database: Database, party: Op
     known.put(own)
     database.rdb.set_trial_system_attr(other.id, "completed_rung_0", 0.5)
     database.rdb.set_trial_param(other.id, "hidden", 64, SPACE["hidden"])
-    refreshed(known, database, rungs=True, params=True)
+    refreshed(known, database, params=True)
     two.complete()
     refreshed(known, database)
     assert [told(trial) for trial in listed] == before
@@ -373,7 +365,7 @@ def test_what_is_put_while_a_refresh_reads_stays(database: Database, party: Open
 
 
 @pytest.mark.parametrize("dropped", [True, False])
-def test_a_trial_taken_or_dropped_while_a_refresh_reads_its_rungs_stays_so(
+def test_a_trial_taken_or_dropped_while_a_refresh_reads_its_parameters_stays_so(
     database: Database, party: Opener, dropped: bool
 ) -> None:
     """What the refresh read is older: one's own is kept as it was put, a dropped one is read once more."""
@@ -382,22 +374,22 @@ def test_a_trial_taken_or_dropped_while_a_refresh_reads_its_rungs_stays_so(
     known = new(database, study)
     mine = copy.deepcopy(known.get(trial.id))
     mine.intermediate_values[1] = 0.5
-    database.rdb.set_trial_system_attr(trial.id, "completed_rung_0", 0.1)
+    database.rdb.set_trial_param(trial.id, "hidden", 64, SPACE["hidden"])
     read: list[int] = []
 
     def meanwhile(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        if "FROM trial_system_attributes" in statement and not read:
+        if "FROM trial_params" in statement and not read:
             read.append(1)
             known.put(mine)
             if dropped:
                 known.drop(trial.id)
 
     sa.event.listen(database.engine, "after_cursor_execute", meanwhile)
-    refreshed(known, database, rungs=True)
+    refreshed(known, database, params=True)
     sa.event.remove(database.engine, "after_cursor_execute", meanwhile)
     assert read
     assert told(known.get(trial.id)) == told(mine)
-    database.rdb.set_trial_system_attr(trial.id, "completed_rung_1", 0.2)
+    database.rdb.set_trial_system_attr(trial.id, "noted", 0.2)
     refreshed(known, database)
     assert shown(known) == (stored(database, study) if dropped else [told(mine)])
 
@@ -413,7 +405,7 @@ def test_several_threads_refresh_at_once(database: Database, party: Opener) -> N
     def look() -> int:
         looks, ended = 0, set[int]()
         while not over.is_set() or not looks:
-            refreshed(known, database, rungs=looks % 2 == 0, params=looks % 3 == 0)
+            refreshed(known, database, params=looks % 3 == 0)
             listed = known.trials()
             assert [trial.number for trial in listed] == sorted(trial.number for trial in listed)
             now = {trial.number for trial in listed if trial.state.is_finished()}

@@ -15,8 +15,9 @@ from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
 from storage.database.records import AttemptState, KeptFile, TicketState
 from storage.database.tables import artifact, metric
-from storage.queue import attempts, leases, optuna_rows, outcomes, workers
+from storage.queue import attempts, leases, optuna_rows, outcomes, rungs, workers
 from storage.queue.attempts import Report, Write
+from storage.queue.rungs import Rung
 from tests.support.shared import (
     LEASE,
     SPACE,
@@ -249,14 +250,18 @@ def test_what_a_trial_writes_again_and_again_is_compiled_once(database: Database
 
 
 def test_a_take_over_drops_what_came_after_the_checkpoint(database: Database, party: Opener) -> None:
-    """Or a stale step 10 would hide a terrible epoch 1; the pruner's rungs go too."""
+    """Or a stale step 10 would hide a terrible epoch 1; rungs go too, and who has seen them is told."""
     study = make_study(database, 1)
     one, other = party(study), party(study)
     claim, trial = one.begin()
     for step in range(1, 6):
         one.writer.report(step, step / 10, {"loss": 1.0})
-    one.writer.set_attribute("system", "completed_rung_0", 0.4)
+    one.writer.set_attribute("system", "completed_rung_0", 0.4)  # of an older version
     one.writer.set_attribute("system", "kept", 1)
+    reached = [Rung(trial.id, 0, 0, 1, 0.1), Rung(trial.id, 1, 0, 3, 0.3)]
+    database.write(lambda c: rungs.write(c, database.clock, study.id, reached))
+    seen, before = database.read(lambda c: rungs.newer(c, study.id, 0))
+    assert before == reached
     lose(database, claim.lease)
     again = other.claim()
     other.writer.lease = again.lease
@@ -264,6 +269,8 @@ def test_a_take_over_drops_what_came_after_the_checkpoint(database: Database, pa
     frozen = other.database.rdb.get_trial(trial.id)
     assert frozen.intermediate_values == {1: 0.1, 2: 0.2}
     assert frozen.system_attrs == {"kept": 1}
+    assert Rung(trial.id, 1, 0, 3, None) in database.read(lambda c: rungs.newer(c, study.id, seen))[1]
+    assert reached[0] in database.read(lambda c: rungs.newer(c, study.id, 0))[1]
     steps = database.read(lambda c: sorted(c.scalars(sa.select(metric.c.step))))
     assert steps == [1, 2]
 

@@ -97,13 +97,13 @@ INSERT INTO hpo_attempt (id, ticket_id, number, trial_id, worker_id, runner, dev
 """
 
 
-def of_the_version_before(url: str, rows: str = _OLD_ROWS) -> None:
-    """The tables of revision 0002 with these rows: by default a study, a ticket and an attempt."""
+def of_a_version_before(url: str, revision: str = "0002", rows: str = _OLD_ROWS) -> None:
+    """The tables of a revision with these rows: by default a study, a ticket and an attempt."""
     parsed = engines.parse_url(url)
     with migrate._plain_engine(parsed) as plain, plain.connect() as connection:
         config = migrate._config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
+        command.upgrade(config, revision)
         for statement in rows.split(";"):
             connection.exec_driver_sql(statement)
         connection.commit()
@@ -123,7 +123,7 @@ INSERT INTO hpo_attempt (id, ticket_id, number, worker_id, runner, device, state
 
 def test_seconds_that_went_on_while_nobody_worked_are_taken_back(storage_url: str) -> None:
     """Version 0.1 let them count after Ctrl-C; what runs at the upgrade goes on counting."""
-    of_the_version_before(storage_url, _STUDIES_OF_SECONDS)
+    of_a_version_before(storage_url, rows=_STUDIES_OF_SECONDS)
     upgraded = open_database(storage_url)
     query = sa.select(study.c.seconds_used, study.c.clock_started_at).where(study.c.id > 1)
     kept = upgraded.read(lambda c: c.execute(query.order_by(study.c.id)).all())
@@ -131,15 +131,16 @@ def test_seconds_that_went_on_while_nobody_worked_are_taken_back(storage_url: st
     assert [tuple(row) for row in kept] == [(25.0, None), (5.0, 1000.0)]
 
 
-def test_a_migration_keeps_every_row_and_every_index(storage_url: str) -> None:
+@pytest.mark.parametrize("revision", ["0002", "0003"])  # version 0.1, and what came since
+def test_a_migration_keeps_every_row_and_every_index(storage_url: str, revision: str) -> None:
     """A rebuilt table must not take the attempts with it that hang on its tickets."""
-    of_the_version_before(storage_url)
+    of_a_version_before(storage_url, revision)
     database = open_database(storage_url)
     with database.transaction() as connection:
         kept = connection.execute(
-            sa.select(ticket.c.id, ticket.c.priority, ticket.c.rejected, ticket.c.alone)
+            sa.select(ticket.c.id, ticket.c.priority, ticket.c.rejected, ticket.c.alone, ticket.c.slot)
         )
-        assert [tuple(row) for row in kept] == [(7, 2, 3, 0)]
+        assert [tuple(row) for row in kept] == [(7, 2, 3, 0, 0)]
         tried = connection.execute(sa.select(attempt.c.id, attempt.c.started_at, attempt.c.error))
         assert [tuple(row) for row in tried] == [(9, 1234567890.123456, "why")]
         connection.execute(ticket.update().values(state=TicketState.DIVERGED))
@@ -160,7 +161,7 @@ def test_an_upgrade_and_a_heartbeat_of_an_older_worker_do_not_wait_for_each_othe
 ) -> None:
     """The heartbeat holds its tickets, and goes on to its worker's row."""
     url = pg_server.create_database()
-    of_the_version_before(url)
+    of_a_version_before(url)
     older = sa.create_engine(engines.parse_url(url), poolclass=sa.NullPool)
     with ThreadPoolExecutor(1) as beside, older.connect() as beat:
         beat.execute(sa.text("SELECT id FROM hpo_ticket FOR UPDATE")).all()
@@ -182,7 +183,7 @@ def test_an_upgrade_and_a_heartbeat_of_an_older_worker_do_not_wait_for_each_othe
 def test_an_upgrade_that_the_server_ended_for_a_deadlock_is_tried_again(
     storage_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_the_version_before(storage_url)
+    of_a_version_before(storage_url)
     upgrade, tries = migrate.upgrade, []
 
     def ended_once(url: sa.URL) -> None:
@@ -210,7 +211,7 @@ def test_a_migration_that_dies_half_way_changes_nothing(
     storage_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is taken up again by whoever comes next."""
-    of_the_version_before(storage_url)
+    of_a_version_before(storage_url)
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt

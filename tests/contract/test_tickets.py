@@ -49,6 +49,13 @@ def test_a_claim_whose_answer_was_lost_is_found_again(database: Database, party:
     assert one.claim() == one.claim()
 
 
+def test_each_slot_of_a_runner_has_a_ticket_of_its_own(database: Database, party: Opener) -> None:
+    one = party(make_study(database, 2))
+    held = [one.claim(slot=slot) for slot in range(2)]
+    assert [claim.number for claim in held] == [0, 1]
+    assert [one.claim(slot=slot) for slot in range(2)] == held
+
+
 def test_no_more_trials_than_tickets(database: Database, party: Opener) -> None:
     study = make_study(database, 2)
     one, other = party(study), party(study)

@@ -12,8 +12,9 @@ from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
 from storage.database.records import Claim, KeptFile, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.files import kept_files
-from storage.queue import leases, outcomes, studies, tickets, workers
+from storage.queue import leases, outcomes, rungs, studies, tickets, workers
 from storage.queue.attempts import end_if_live
+from storage.queue.rungs import Rung
 from tests.integration.conftest import Stage
 from tests.support.shared import (
     LEASE,
@@ -371,3 +372,21 @@ def test_deleting_a_study_while_a_result_comes_in_never_deadlocks(
     later.result(30)
     with pytest.raises(LeaseLostError):
         one.complete()
+
+
+def test_a_rung_that_is_committed_after_later_ones_is_told_too(
+    database: Database, party: Opener, stage: Stage
+) -> None:
+    """Reports of different trials wait for nobody, so rows do not appear in the order they were written."""
+    study = make_study(database, 2)
+    one = party(study)
+
+    def write(number: int) -> Callable[[Any], None]:
+        return lambda c: rungs.write(c, database.clock, study.id, [Rung(number, 0, 0, 1, number / 10)])
+
+    with stage.holding(one.database, write(0)):
+        database.write(write(1))
+        seen, found = database.read(lambda c: rungs.newer(c, study.id, 0))
+        assert [row.trial_id for row in found] == [1]
+    _, found = database.read(lambda c: rungs.newer(c, study.id, seen))
+    assert 0 in [row.trial_id for row in found]

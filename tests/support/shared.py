@@ -94,17 +94,17 @@ class Party:
             )
         )
 
-    def try_claim(self, runner: int = 0, alone: bool | None = None) -> Claim | NothingToClaim:
+    def try_claim(self, runner: int = 0, alone: bool | None = None, slot: int = 0) -> Claim | NothingToClaim:
         """Ask for a ticket."""
         return self.database.write(
             lambda connection: tickets.claim_next(
-                connection, self.database.clock, self.study.id, self.id, runner, "cpu", LEASE, alone
+                connection, self.database.clock, self.study.id, self.id, runner, "cpu", LEASE, alone, slot
             )
         )
 
-    def claim(self, runner: int = 0) -> Claim:
+    def claim(self, runner: int = 0, slot: int = 0) -> Claim:
         """Get a ticket; fails the test when there is none."""
-        found = self.try_claim(runner)
+        found = self.try_claim(runner, slot=slot)
         assert isinstance(found, Claim), found
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.compared import Compared, comparing
-from hpo.search.diverged import for_pruner
 from hpo.search.pruners import Hyperband, make_pruner
 from hpo.spec import parse_spec
 from storage.queue.optuna_rows import DIVERGED
+from storage.queue.rungs import Rung
+from tests.support.pruning import RUNG, for_pruner
 
 STEPS = 12
 PRUNERS: list[dict[str, Any]] = [
@@ -37,7 +39,10 @@ PRUNERS: list[dict[str, Any]] = [
 
 
 class Increments:
-    """A study's trials by what changed since, as `KnownTrials.since` tells them."""
+    """A study's trials by what changed since, as `KnownTrials.since` tells them.
+
+    Without the marks of Optuna's pruner: ours keeps its rungs itself.
+    """
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -50,16 +55,16 @@ class Increments:
         for trial in self._study.get_trials():
             if self._told.get(trial._trial_id) != repr(trial):
                 self._told[trial._trial_id] = repr(trial)
-                changed.append(trial)
+                changed.append(unmarked(trial))
         self._version += 1
         return self._version, changed
 
 
-class Silent:
-    """A storage that takes a pruner's marks and forgets them."""
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        return None
+def unmarked(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as it is where Optuna's pruner noted nothing."""
+    copied = copy.copy(trial)
+    copied.system_attrs = {key: v for key, v in trial.system_attrs.items() if not key.startswith(RUNG)}
+    return copied
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN", "ignore::optuna.exceptions.ExperimentalWarning")
@@ -87,8 +92,7 @@ def test_every_decision_is_optunas(number: int, direction: str) -> None:
         group=(lambda trial: asked.bracket(study, trial)) if isinstance(asked, Hyperband) else lambda _: 0,
     )
     ours = comparing(pruner, kept)
-    silent = for_pruner(study)
-    silent._storage = Silent()  # type: ignore[assignment]
+    stored: list[Rung] = []
     decided = {True: 0, False: 0}
     running: dict[int, optuna.Trial] = {}
     for _ in range(250):
@@ -101,7 +105,13 @@ def test_every_decision_is_optunas(number: int, direction: str) -> None:
         value = math.nan if draw.random() < 0.02 else round(draw.random(), 1)
         trial.report(value, step)
         seen = study._storage.get_trial(trial._trial_id)
-        mine = ours.prune(silent, seen)
+        mine = ours.prune(study, unmarked(seen))
+        if draw.random() < 0.1:  # the commit failed: nothing is stored, and all of it is decided again
+            kept.learn([])
+            assert ours.prune(study, unmarked(seen)) == mine
+        reached = kept.noted(trial._trial_id)
+        kept.learn([*stored, *reached])  # some is told more than once
+        stored = reached
         theirs = pruner.prune(for_pruner(study), seen)
         assert mine == theirs, (number, trial.number, step)
         decided[bool(theirs)] += 1
@@ -145,3 +155,12 @@ def test_a_trial_that_changed_after_its_end_counts_as_it_is() -> None:
     kept.refresh()
     assert (list(kept.at_step(1)), list(kept.at_step(2)), kept.complete) == ([0.7], [0.1], 1)
     assert (list(kept.at_rung(0, 0)), list(kept.at_rung(0, 1))) == ([0.7], [0.7])
+
+
+def test_a_rung_that_a_take_over_forgot_counts_no_more() -> None:
+    kept = Compared(lambda version: (version, []), maximize=True)
+    kept.learn([Rung(1, 0, 0, 1, 0.5), Rung(1, 1, 0, 3, 0.7), Rung(2, 0, 0, 1, 0.6)])
+    kept.learn([Rung(1, 1, 0, 3, None)])
+    assert (list(kept.at_rung(0, 0)), list(kept.at_rung(0, 1))) == ([0.5, 0.6], [])
+    kept.learn([Rung(1, 1, 0, 3, 0.8)])
+    assert list(kept.at_rung(0, 1)) == [0.8]

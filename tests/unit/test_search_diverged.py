@@ -11,12 +11,13 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.search.diverged import for_pruner, for_sampler, is_diverged
+from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import needs_stored_trial, suggest
 from hpo.spec import StudySpec, parse_spec
 from storage.queue.optuna_rows import DIVERGED
+from tests.support.pruning import for_pruner
 from tests.support.sampling import provisional
 
 CLIFF = 0.1  # above this learning rate training explodes

@@ -19,7 +19,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
-from hpo.search.diverged import for_pruner
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import make_sampler, needs_stored_trial, suggest
 from hpo.search.space import distribution, random_point
@@ -29,6 +28,7 @@ from storage.database.engine import Database
 from storage.database.migrate import open_database
 from storage.history.known import KnownTrials
 from storage.queue.optuna_rows import DIVERGED
+from tests.support.pruning import for_pruner
 from tests.support.sampling import loss, provisional, spec
 
 names = (f"study-{number}" for number in itertools.count())
@@ -195,7 +195,7 @@ def test_a_pruner_decides_the_same(database: Database, pruner: Any, direction: s
             known.drop(trial._trial_id)
         if number % 5 != 4:
             study.tell(trial, None if pruned else level, TrialState.PRUNED if pruned else None)
-        database.read(lambda connection: known.refresh(connection, rungs=True))
+        database.read(known.refresh)
     assert set(decisions) == {True, False}
 
 
