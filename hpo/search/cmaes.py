@@ -30,6 +30,7 @@ class ReplayedCmaEsSampler(CmaEsSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point of the current generation; notes the generation with the (stored) trial."""
+        self._raise_error_if_multi_objective(study)
         self._replayed_space = search_space
         self._sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
         self._study_direction = study.direction

@@ -6,7 +6,7 @@ that explodes. So samplers and pruners read a study through a view.
 - TPE calls the best tenth of the trials good, infeasible ones last of all: these break a constraint by
   infinity. Where nearly all diverged, one of them would be in the tenth; those that are too many for that
   are shown as running ones, which it takes for bad and does not count.
-- GP, CMA-ES and NSGA-II take complete trials alone, so they are complete here, beyond the worst value of
+- GP, CMA-ES and NSGA take complete trials alone, so they are complete here, beyond the worst value of
   each direction, and of each constraint.
 - Successive halving finds the worst value at every rung they reached, so what was fine before it exploded
   does not make others look bad. The median of complete trials leaves them out, as it leaves out pruned ones.

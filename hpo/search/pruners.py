@@ -15,6 +15,7 @@ from optuna.pruners import (
     PercentilePruner,
     SuccessiveHalvingPruner,
     ThresholdPruner,
+    WilcoxonPruner,
 )
 from optuna.trial import FrozenTrial
 
@@ -56,6 +57,10 @@ def _made(pruner: options.AnyPruner) -> BasePruner:
                 n_warmup_steps=pruner.n_warmup_steps,
                 interval_steps=pruner.interval_steps,
             )
+        case options.WilcoxonPruner():
+            import scipy.stats  # noqa: F401 -- half a second, which the first decision would wait for
+
+            return WilcoxonPruner(p_threshold=pruner.p_threshold, n_startup_steps=pruner.n_startup_steps)
         case options.PatientPruner():
             wrapped = None if pruner.wrapped is None else _made(pruner.wrapped)
             return PatientPruner(wrapped, pruner.patience, pruner.min_delta)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler, nsgaii
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler, nsgaii
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -113,14 +113,10 @@ def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
                 warn_independent_sampling=False,
             )
         case options.Nsga2Sampler():
-            return NSGAIISampler(
-                seed=seed,
-                population_size=sampler.population_size,
-                crossover=_crossover(sampler),
-                crossover_prob=sampler.crossover_prob,
-                swapping_prob=sampler.swapping_prob,
-                mutation=nsgaii.PolynomialMutation() if sampler.mutation == "polynomial" else None,
-                mutation_prob=sampler.mutation_prob,
+            return NSGAIISampler(seed=seed, **_genetic(sampler))
+        case options.Nsga3Sampler():
+            return NSGAIIISampler(
+                seed=seed, dividing_parameter=sampler.dividing_parameter, **_genetic(sampler)
             )
         case _:
             return TicketSampler(sampler.seed, ticket)
@@ -129,10 +125,10 @@ def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
 def needs_stored_trial(spec: StudySpec) -> bool:
     """Whether the sampler writes to the trial while it samples, so that the trial must be stored first.
 
-    CMA-ES and NSGA-II keep a trial's generation with it. TPE and GP write too, but only to tell
+    CMA-ES and the genetic ones keep a trial's generation with it. TPE and GP write too, but only to tell
     other processes about parameters that are not stored yet, and ours are stored all at once.
     """
-    return spec.sampler.name in ("cmaes", "nsga2")
+    return spec.sampler.name in ("cmaes", "nsga2", "nsga3")
 
 
 class TicketSampler(BaseSampler):
@@ -232,7 +228,18 @@ class _ReadOnly:
         """Forget it."""
 
 
-def _crossover(sampler: options.Nsga2Sampler) -> nsgaii.BaseCrossover:
+def _genetic(sampler: options.Nsga2Sampler | options.Nsga3Sampler) -> dict[str, Any]:
+    return {
+        "population_size": sampler.population_size,
+        "crossover": _crossover(sampler),
+        "crossover_prob": sampler.crossover_prob,
+        "swapping_prob": sampler.swapping_prob,
+        "mutation": nsgaii.PolynomialMutation() if sampler.mutation == "polynomial" else None,
+        "mutation_prob": sampler.mutation_prob,
+    }
+
+
+def _crossover(sampler: options.Nsga2Sampler | options.Nsga3Sampler) -> nsgaii.BaseCrossover:
     match sampler.crossover:
         case "blxalpha":
             return nsgaii.BLXAlphaCrossover()

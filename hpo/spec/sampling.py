@@ -101,10 +101,7 @@ class QmcSampler(_Sampler):
     )
 
 
-class Nsga2Sampler(_Sampler):
-    """Genetic algorithm for several directions (Deb et al. 2002; Optuna's NSGAIISampler)."""
-
-    name: Literal["nsga2"] = Field(description="Which sampler.")
+class _Genetic(_Sampler):
     population_size: Annotated[Whole, at_least(2), at_most(MAX_COUNT)] = Field(
         default=50, description="Trials of a generation."
     )
@@ -126,6 +123,21 @@ class Nsga2Sampler(_Sampler):
         if self.population_size < parents:
             raise problem(f"must be at least {parents} for {self.crossover}", "population_size")
         return self
+
+
+class Nsga2Sampler(_Genetic):
+    """Genetic algorithm for several directions (Deb et al. 2002; Optuna's NSGAIISampler)."""
+
+    name: Literal["nsga2"] = Field(description="Which sampler.")
+
+
+class Nsga3Sampler(_Genetic):
+    """Genetic algorithm for more than three directions (Deb and Jain 2014; Optuna's NSGAIIISampler)."""
+
+    name: Literal["nsga3"] = Field(description="Which sampler.")
+    dividing_parameter: CountFromOne = Field(
+        default=3, description="Parts into which each direction is divided: how dense the front becomes."
+    )
 
 
 class NoPruner(Section):
@@ -214,6 +226,15 @@ class ThresholdPruner(Section):
         return self
 
 
+class WilcoxonPruner(Section):
+    """Prunes a trial whose values are worse than the best trial's at the same steps (folds, instances) by
+    Wilcoxon's signed-rank test. The objective returns their mean; trials may take the steps in any order."""
+
+    name: Literal["wilcoxon"] = Field(description="Which pruner.")
+    p_threshold: Probability = Field(default=0.1, description="Prune below this p-value; higher prunes more.")
+    n_startup_steps: Count = Field(default=2, description="Steps in common with the best before any pruning.")
+
+
 def named(value: Any) -> Any:
     """A bare name (`sampler: tpe`) as the mapping it stands for."""
     return {"name": value} if isinstance(value, str) else value
@@ -227,7 +248,7 @@ def _wrapped(value: Any) -> Any:
 
 
 _Prunable = Annotated[
-    MedianPruner | PercentilePruner | AshaPruner | HyperbandPruner | ThresholdPruner,
+    MedianPruner | PercentilePruner | AshaPruner | HyperbandPruner | ThresholdPruner | WilcoxonPruner,
     Field(discriminator="name"),
 ]
 
@@ -245,7 +266,16 @@ class PatientPruner(Section):
     )
 
 
-AnySampler = GridSampler | RandomSampler | TpeSampler | GpSampler | CmaesSampler | QmcSampler | Nsga2Sampler
+AnySampler = (
+    GridSampler
+    | RandomSampler
+    | TpeSampler
+    | GpSampler
+    | CmaesSampler
+    | QmcSampler
+    | Nsga2Sampler
+    | Nsga3Sampler
+)
 AnyPruner = (
     NoPruner
     | MedianPruner
@@ -254,6 +284,7 @@ AnyPruner = (
     | HyperbandPruner
     | PatientPruner
     | ThresholdPruner
+    | WilcoxonPruner
 )
 SamplerSpec = Annotated[AnySampler, Field(discriminator="name")]
 PrunerSpec = Annotated[AnyPruner, Field(discriminator="name")]

@@ -29,6 +29,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     "gp": {"n_startup_trials": 8},
     "cmaes": {"n_startup_trials": 4},
     "nsga2": {"population_size": 10},
+    "nsga3": {"population_size": 10},
 }
 
 

@@ -14,6 +14,7 @@ from optuna.pruners import (
     PatientPruner,
     PercentilePruner,
     ThresholdPruner,
+    WilcoxonPruner,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -61,6 +62,7 @@ def train(study: optuna.Study, values: list[float]) -> FrozenTrial:
         ({"name": "threshold", "upper": 1}, ThresholdPruner),
         ({"name": "patient", "patience": 2, "wrapped": "median"}, PatientPruner),
         ({"name": "patient", "patience": 2}, PatientPruner),
+        ({"name": "wilcoxon", "p_threshold": 0.05}, WilcoxonPruner),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -98,6 +100,16 @@ def test_threshold_prunes_outside_its_bounds_and_on_nan() -> None:
     assert train(study, [0.5, -1.0]).state == TrialState.PRUNED
     assert train(study, [0.5, float("nan")]).state == TrialState.PRUNED
     assert train(study, [0.5, 0.7]).state == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1.0), ("maximize", -1.0)])
+def test_wilcoxon_prunes_what_is_worse_than_the_best_at_the_same_steps(direction: str, sign: float) -> None:
+    study = new_study(make_pruner(spec("wilcoxon", direction)), direction)
+    folds = [sign * value for value in (1.0, 3.0, 2.0, 5.0, 4.0, 6.0)]
+    assert train(study, folds).state == TrialState.COMPLETE, "there is none to compare with"
+    worse = train(study, [value + sign * (1 + i / 9) for i, value in enumerate(folds)])
+    assert (worse.state, worse.last_step) == (TrialState.PRUNED, 4), "p is 1/16 after four folds"
+    assert train(study, [value - sign for value in folds]).state == TrialState.COMPLETE
 
 
 def test_patience_alone_prunes_after_steps_without_improvement() -> None:

@@ -23,7 +23,8 @@ from tests.support.sampling import NUMBERS, SPACE, history, loss, provisional, r
 
 FREE_OF_HISTORY = ["random", "qmc"]
 UNSTORED = ["random", "qmc", "tpe", "gp"]
-EVERY = [*UNSTORED, "cmaes", "nsga2"]
+GENETIC = ["nsga2", "nsga3"]
+EVERY = [*UNSTORED, "cmaes", *GENETIC]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def _quiet() -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_suggestion_holds_exactly_the_active_parameters(name: str) -> None:
     options = {"name": name, "n_startup_trials": 4} if name in ("tpe", "gp") else {"name": name}
-    made = spec(options | ({"population_size": 5} if name == "nsga2" else {}))
+    made = spec(options | ({"population_size": 5} if name in GENETIC else {}))
     for point in run(made, optuna.create_study(), 5 if name == "gp" else 25):
         assert list(point) == active(made.space, point)
         for key, value in point.items():
@@ -82,7 +83,7 @@ def test_a_point_that_is_fixed_altogether_asks_nobody(name: str) -> None:
     made = spec(name)
     point = random_point(made, 0, 0)
     nobody = cast(optuna.Study, None)
-    if name in ("tpe", "gp", "cmaes", "nsga2"):
+    if name in ("tpe", "gp", "cmaes", *GENETIC):
         study = optuna.create_study()
         trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
         assert suggest(made, study, trial, 0, point) == point
@@ -107,9 +108,9 @@ def test_random_and_qmc_never_touch_the_study(name: str) -> None:
     assert list(point) == active(made.space, point)
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2"])
+@pytest.mark.parametrize("name", ["tpe", *GENETIC])
 def test_several_directions_are_served(name: str) -> None:
-    options = {"name": name} | ({"population_size": 6} if name == "nsga2" else {"n_startup_trials": 5})
+    options = {"name": name} | ({"population_size": 6} if name in GENETIC else {"n_startup_trials": 5})
     made = spec(options, directions=["minimize", "maximize"])
     study = optuna.create_study(directions=["minimize", "maximize"])
     run(made, study, 30, lambda point: (loss(point), float(point["hidden"])))
@@ -275,14 +276,17 @@ def test_tpe_finds_as_good_points_as_optunas_own_loop_and_better_than_random() -
     assert ours < 0.75 * chance
 
 
-# NSGA-II
+# The genetic ones
 
 
-def test_nsga2_goes_through_generations() -> None:
-    made = spec({"name": "nsga2", "population_size": 5})
+@pytest.mark.parametrize("name", GENETIC)
+def test_they_go_through_generations(name: str) -> None:
+    made = spec({"name": name, "population_size": 5})
     study = optuna.create_study()
     run(made, study, 23)
-    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in study.trials]
+    generations = [
+        trial.system_attrs[f"NSGA{'I' * int(name[-1])}Sampler:generation"] for trial in study.trials
+    ]
     assert generations == sorted(generations)
     assert generations[-1] == 4
 
@@ -325,6 +329,7 @@ def test_a_sampler_that_writes_to_its_trial_says_so(name: str) -> None:
         ({"name": "cmaes", "popsize": 9}, lambda s: s._popsize == 9),
         ({"name": "cmaes", "consider_pruned_trials": True}, lambda s: s._consider_pruned_trials),
         ({"name": "nsga2", "population_size": 8}, lambda s: s.population_size == 8),
+        ({"name": "nsga3", "population_size": 8}, lambda s: s.population_size == 8),
     ],
 )
 @pytest.mark.filterwarnings("error")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.study_files import complaint, study
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "gp", "cmaes", "qmc", "nsga2"])
+@pytest.mark.parametrize("name", ["random", "tpe", "gp", "cmaes", "qmc", "nsga2", "nsga3"])
 def test_a_bare_sampler_name_takes_its_defaults(name: str) -> None:
     spec = study(sampler=name)
     assert spec.sampler.name == name
@@ -21,7 +21,7 @@ def test_a_bare_sampler_name_takes_its_defaults(name: str) -> None:
     [
         (
             "tep",
-            "name must be one of grid, random, tpe, gp, cmaes, qmc, nsga2, got 'tep'; did you mean 'tpe'?",
+            "must be one of grid, random, tpe, gp, cmaes, qmc, nsga2, nsga3, got 'tep'; did you mean 'tpe'?",
         ),
         ({"seed": 3}, "sampler.name is required: one of grid, random"),
         (

@@ -39,8 +39,10 @@ SAMPLERS: list[Any] = [
     {"name": "gp", "n_startup_trials": 5},
     {"name": "cmaes", "n_startup_trials": 3, "popsize": 4},
     {"name": "nsga2", "population_size": 5},
+    {"name": "nsga3", "population_size": 5},
 ]
 PRUNERS: list[Any] = [
+    {"name": "wilcoxon", "p_threshold": 0.3},
     {"name": "median", "n_startup_trials": 2},
     {"name": "percentile", "percentile": 25, "n_startup_trials": 2},
     {"name": "asha", "min_epochs": 1, "max_epochs": 8, "reduction_factor": 2},
