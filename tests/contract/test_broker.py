@@ -861,6 +861,37 @@ def test_an_objective_that_stops_its_study_ends_it_as_hpo_stop_does(
     assert runner.task() is None
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_terminator_reads_what_it_needs_and_its_stop_counts(
+    database: Database, study: StudyRow, runner: BrokeredRunner, doing: Any
+) -> None:
+    from optuna import terminator
+
+    ends = terminator.TerminatorCallback(
+        terminator.Terminator(
+            terminator.BestValueStagnationEvaluator(max_stagnation_trials=1),
+            terminator.StaticErrorEvaluator(0),
+            min_n_trials=2,
+        )
+    )
+    errors: list[float] = []
+
+    def objective(trial: Any) -> float:
+        terminator.report_cross_validation_scores(trial, [1.0, 2.0, 3.0])
+        ends(trial.study, trial)
+        if trial.number > 0:
+            evaluator = terminator.CrossValidationErrorEvaluator()
+            errors.append(evaluator.evaluate(trial.study.trials, trial.study.direction))
+        return -float(trial.number)
+
+    doing(objective)
+    while state_of(database, study) is StudyState.RUNNING:
+        runner.run_one()
+    assert state_of(database, study) is StudyState.STOPPED
+    assert len(errors) == 3, "the fourth trial found that the second and third were no better"
+    assert errors[0] > 0
+
+
 def test_a_point_that_an_objective_enqueues_is_the_next_tickets(
     study: StudyRow, runner: BrokeredRunner, doing: Any
 ) -> None:
