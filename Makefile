@@ -59,8 +59,9 @@ scale: $(STAMP) ## How many workers one PostgreSQL bears: real ones, then simula
 faults: $(STAMP) ## The long form of the fault tests, as a table with figures
 	$(BIN)/python -m tests.faults
 
-objectives: $(STAMP) ## Objectives as people bring them from Optuna, on both databases, beside plain Optuna
+objectives: $(STAMP) ## Objectives as people bring them from Optuna, on both databases; and a notebook's, in a kernel
 	$(BIN)/python -m tests.objectives_foreign
+	$(BIN)/python -m tests.notebook
 
 cluster: $(STAMP) ## The long form of the launch tests (several machines)
 	$(BIN)/python -m tests.cluster

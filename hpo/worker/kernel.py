@@ -31,6 +31,7 @@ from hpo.wiring import open_storage, told
 from hpo.worker.child import Child
 from hpo.worker.desk import Desk
 from hpo.worker.devices import Share, plan
+from hpo.worker.events import Leaving
 from hpo.worker.leftovers import importing_hpo
 from hpo.worker.limits import Limits
 from hpo.worker.lines import Lines
@@ -148,6 +149,11 @@ def _work(request: Request) -> tuple[int, str]:
     database = open_storage(settings, create=False)
     row = get_study(database, request.study)
     lines = Lines(database, write=lambda text: _tell(line=text))
+
+    def on_event(runner: int, message: Any) -> None:
+        if seat is None or not isinstance(message, Leaving):  # the kernel leaves at once
+            lines.on_event(runner, message)
+
     outcome = Worker(
         database,
         settings,
@@ -156,7 +162,7 @@ def _work(request: Request) -> tuple[int, str]:
         plan("all", 1, request.runners or 1),
         limits=Limits(request.count),
         allow_mismatch=request.allow_mismatch,
-        on_event=lines.on_event,
+        on_event=on_event,
         seat=seat,
     ).run()
     return outcome.exit_code, outcome.why

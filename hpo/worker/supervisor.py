@@ -269,8 +269,9 @@ class Worker:
             self._broker.leave(child.desk, AttemptState.RELEASED, _GAVE_UP)
         elif self._seat is not None:
             # Interrupted, it has left its trial; without that, its process has died.
-            left = AttemptState.LOST if self._draining is None else AttemptState.RELEASED
-            self._broker.leave(child.desk, left, self._draining or why)
+            died = self._draining is None
+            left = AttemptState.LOST if died else AttemptState.RELEASED
+            self._broker.leave(child.desk, left, why if died else "interrupted")
             self._drain(why)
         elif child.current is not None:
             self._broker.leave(child.desk, AttemptState.FAILED if blame else AttemptState.LOST, why)

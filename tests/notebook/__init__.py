@@ -1,0 +1,1 @@
+"""A notebook, executed for real and without a window."""
