@@ -23,7 +23,7 @@ BLAMED = 3  # settings that succeeded elsewhere
 BAD_STARTS = 3  # workers with a bad start one after the other: a study without a result between is at fault
 
 
-def failed_on(worker_id: str) -> sa.ColumnElement[bool]:
+def failed_on(worker_id: str | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
     """Whether a ticket has failed on this worker."""
     tried = sa.exists().where(
         attempt.c.ticket_id == ticket.c.id,

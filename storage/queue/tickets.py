@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,20 +21,9 @@ from storage.database.records import (
     TicketState,
     WorkerState,
 )
-from storage.database.tables import attempt, is_queued, ticket, worker
+from storage.database.tables import attempt, is_queued, study, ticket, worker
 from storage.queue import blame, locks, outcomes, seconds
 
-# Made once, as in `storage.queue.locks`.
-_MINE = sa.select(ticket).where(
-    ticket.c.study_id == sa.bindparam("study"),
-    ticket.c.worker_id == sa.bindparam("worker"),
-    ticket.c.runner == sa.bindparam("runner"),
-    ticket.c.slot == sa.bindparam("slot"),
-    ticket.c.state == TicketState.RUNNING,
-)
-_STANDING = sa.select(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts).where(
-    worker.c.id == sa.bindparam("worker")
-)
 ENQUEUED = 1  # priority of a point a person asked for
 
 
@@ -80,83 +70,171 @@ def claim_next(
     `alone`: False leaves tickets that need a card to themselves, True takes only those.
     `slot`: the runner's place for the ticket, for a runner that holds several.
 
-    Safe beside others: the study's row is locked, so that claims of one study come one after another
-    and pause, stop and target take effect before or after but never during; tickets that others hold
-    are skipped, never waited for. What failed on this worker comes last, so that another may try it.
-    A slot has one ticket at a time, so a claim whose answer was lost is found again, not repeated.
+    Safe beside others: it looks first, and holds nothing where there is nothing to claim. Then the study's
+    row is locked, so that claims of one study come one after another and pause, stop and target take effect
+    before or after but never during; tickets that others hold are skipped, never waited for. (If claims
+    shared the row, a pause or a result would wait for a moment without any: docs/scale.md.) What failed on
+    this worker comes last, so that another may try it. A slot has one ticket at a time, so a claim whose
+    answer was lost is found again, not repeated.
     """
-    row = locks.hold_study(connection, study_id)
-    if row is None:
+    asks = {"its_study": study_id, "its_worker": worker_id, "its_runner": runner, "its_slot": slot}
+    seen = connection.execute(_look(clock.offset, alone), asks).first()
+    if seen is None:
         return NothingToClaim(ended=True, why="the study was deleted")
-    mine = connection.execute(
-        _MINE, {"study": study_id, "worker": worker_id, "runner": runner, "slot": slot}
-    ).first()
-    if mine is not None:
-        return _claim(mine, mine.attempt)
-    state = StudyState(row.state)
-    if state.ended:
-        return NothingToClaim(ended=True, why=f"the study is {state}: {row.ended_why}")
-    if state is not StudyState.RUNNING:
+    if seen.mine is not None:
+        mine = connection.execute(sa.select(ticket).where(ticket.c.id == seen.mine)).one()
+        return _claim(mine)
+    nothing = _nothing(connection, clock, study_id, worker_id, seen, alone)
+    if nothing is not None:
+        return nothing
+    row = locks.hold_study(connection, study_id)
+    if row is None or StudyState(row.state) is not StudyState.RUNNING:  # since the look
+        return NothingToClaim(ended=False, why="the study has changed")
+    if outcomes.end_when_seconds_are_spent(connection, clock, row):
         outcomes.conclude(connection, clock, study_id)
+        return NothingToClaim(ended=False, why="the budget of seconds is spent")
+    if not seen.works:  # nobody has noticed yet that every lease expired
+        seconds.stop_when_idle(connection, clock, row)
+    taking = {**asks, "lease": lease_seconds}
+    chosen = _take(connection, clock, taking, alone, shy=bool(seen.bad_attempts))
+    if chosen is None and row.budget_trials is None and alone is not True:
+        add(connection, study_id, [None], first=next_number(connection, study_id))
+        chosen = _take(connection, clock, taking, alone)
+    if chosen is None:
+        outcomes.conclude(connection, clock, study_id)
+        return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
+    if row.clock_started_at is None or not seen.works:
+        seconds.start(connection, clock, study_id)
+    connection.execute(
+        _begin(clock.offset),
+        {
+            "ticket_id": chosen.id,
+            "number": chosen.attempt,
+            "trial_id": chosen.trial_id,
+            "trial_number": chosen.trial_number,
+            "worker_id": worker_id,
+            "runner": runner,
+            "device": device,
+            "state": AttemptState.RUNNING,
+        },
+    )
+    return _claim(chosen)
+
+
+def _nothing(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    worker_id: str,
+    seen: sa.Row[Any],
+    alone: bool | None,
+) -> NothingToClaim | None:
+    """Why there is nothing to claim as far as a look can tell; None where a claim is worth a try."""
+    state = StudyState(seen.study_state)
+    if state.ended:
+        return NothingToClaim(ended=True, why=f"the study is {state}: {seen.ended_why}")
+    if state is not StudyState.RUNNING:
+        if not seen.runs:
+            outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why=f"the study is {state}")
-    standing = connection.execute(_STANDING, {"worker": worker_id}).first()
-    if standing is None or standing.state == WorkerState.LEFT:
+    if seen.state is None or seen.state == WorkerState.LEFT:
         return NothingToClaim(ended=True, why="this worker is not registered any more")
-    if standing.state == WorkerState.QUARANTINED:
-        return NothingToClaim(ended=True, why=f"this worker is quarantined: {standing.reason}", fault=True)
+    if seen.state == WorkerState.QUARANTINED:
+        return NothingToClaim(ended=True, why=f"this worker is quarantined: {seen.reason}", fault=True)
     if (
-        standing.study_id is None
-        and standing.bad_attempts >= blame.BAD_START
+        seen.study_id is None
+        and seen.bad_attempts >= blame.BAD_START
         and blame.bad_start(connection, worker_id, study_id)
     ):
         why = f"its first {blame.BAD_START} attempts here all failed"
         return NothingToClaim(ended=False, why=why, fault=True)
-    if outcomes.end_when_seconds_are_spent(connection, clock, row):
-        outcomes.conclude(connection, clock, study_id)
-        return NothingToClaim(ended=False, why="the budget of seconds is spent")
-    waiting = _waiting(clock, study_id)
-    fitting = waiting if alone is None else waiting.where(ticket.c.alone == int(alone))
-    # Costs a look at the attempts for waiting tickets, so only a worker with failures asks it.
-    asked = (fitting.where(~blame.failed_on(worker_id)), fitting) if standing.bad_attempts else (fitting,)
-    found = (connection.execute(query.with_for_update(skip_locked=True)).first() for query in asked)
-    chosen = next((one for one in found if one is not None), None)
-    if chosen is None and alone is False and connection.execute(waiting).first() is not None:
+    if seen.waits is not None:
+        return None
+    asks = {"its_study": study_id}
+    if alone is False and connection.execute(_waiting(clock.offset, None), asks).first() is not None:
         return NothingToClaim(ended=False, why="what is left needs a card to itself", alone=True)
-    if chosen is None and row.budget_trials is None and alone is not True:
-        chosen = _make_one(connection, study_id)
-    if chosen is None:
+    if seen.budget_trials is None and alone is not True:
+        return None
+    if not seen.runs:
         outcomes.conclude(connection, clock, study_id)
-        return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
-    seconds.stop_when_idle(connection, clock, row)  # nobody has noticed yet that every lease expired
-    seconds.start(connection, clock, study_id)
-    number = chosen.attempt + 1
-    connection.execute(
+    return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
+
+
+def _take(
+    connection: Connection, clock: Clock, taking: Mapping[str, Any], alone: bool | None, *, shy: bool = False
+) -> sa.Row[Any] | None:
+    """Lease the first ticket that nobody else holds; `shy`: rather one that has not failed on this worker.
+
+    That costs a look at the attempts for waiting tickets.
+    """
+    if shy:
+        found = connection.execute(_lease(clock.offset, alone, shy=True), taking).first()
+        if found is not None:
+            return found
+    return connection.execute(_lease(clock.offset, alone), taking).first()
+
+
+# Statements are made once, as in `storage.queue.locks`.
+_ITS_STUDY = sa.bindparam("its_study", type_=sa.Integer())
+
+
+@lru_cache(maxsize=64)
+def _waiting(offset: float, alone: bool | None) -> sa.Select[Any]:
+    """The first ticket that may be claimed now."""
+    now = Clock(offset).now()
+    may_start = sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= now)
+    found = sa.select(ticket.c.id).where(ticket.c.study_id == _ITS_STUDY, is_queued, may_start)
+    if alone is not None:
+        found = found.where(ticket.c.alone == int(alone))
+    return found.order_by(ticket.c.priority.desc(), ticket.c.number).limit(1)
+
+
+@lru_cache(maxsize=64)
+def _lease(offset: float, alone: bool | None, *, shy: bool = False) -> Any:
+    first = _waiting(offset, alone)
+    if shy:
+        first = first.where(~blame.failed_on(sa.bindparam("its_worker")))
+    return (
         ticket.update()
-        .where(ticket.c.id == chosen.id)
+        .where(ticket.c.id == first.with_for_update(skip_locked=True).correlate(None).scalar_subquery())
         .values(
             state=TicketState.RUNNING,
-            attempt=number,
-            worker_id=worker_id,
-            runner=runner,
-            slot=slot,
-            lease_until=clock.now() + lease_seconds,
+            attempt=ticket.c.attempt + 1,
+            worker_id=sa.bindparam("its_worker"),
+            runner=sa.bindparam("its_runner"),
+            slot=sa.bindparam("its_slot"),
+            lease_until=Clock(offset).now() + sa.bindparam("lease"),
             not_before=None,
         )
+        .returning(ticket)
     )
-    connection.execute(
-        attempt.insert().values(
-            ticket_id=chosen.id,
-            number=number,
-            trial_id=chosen.trial_id,
-            trial_number=chosen.trial_number,
-            worker_id=worker_id,
-            runner=runner,
-            device=device,
-            state=AttemptState.RUNNING,
-            started_at=clock.now(),
-        )
+
+
+@lru_cache(maxsize=64)
+def _look(offset: float, alone: bool | None) -> sa.Select[Any]:
+    """What a claim depends on: study, worker, and whether tickets wait, run and are worked at."""
+    running = sa.select(ticket.c.id).where(
+        ticket.c.study_id == _ITS_STUDY, ticket.c.state == TicketState.RUNNING
     )
-    return _claim(chosen, number)
+    mine = running.where(
+        ticket.c.worker_id == sa.bindparam("its_worker"),
+        ticket.c.runner == sa.bindparam("its_runner"),
+        ticket.c.slot == sa.bindparam("its_slot"),
+    )
+    works = running.where(ticket.c.lease_until > Clock(offset).now())
+    there = {"mine": mine, "waits": _waiting(offset, alone), "runs": running, "works": works}
+    return (
+        sa.select(study.c.state.label("study_state"), study.c.ended_why, study.c.budget_trials)
+        .add_columns(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts)
+        .add_columns(*(one.limit(1).correlate(None).scalar_subquery().label(n) for n, one in there.items()))
+        .select_from(study.outerjoin(worker, worker.c.id == sa.bindparam("its_worker")))
+        .where(study.c.id == _ITS_STUDY)
+    )
+
+
+@lru_cache(maxsize=64)
+def _begin(offset: float) -> Any:
+    return attempt.insert().values(started_at=Clock(offset).now())
 
 
 def counts(connection: Connection, study_id: int) -> Counts:
@@ -184,9 +262,9 @@ def next_number(connection: Connection, study_id: int) -> int:
     return 0 if newest is None else int(newest) + 1
 
 
-def _claim(row: sa.Row[Any], number: int) -> Claim:
+def _claim(row: sa.Row[Any]) -> Claim:
     return Claim(
-        lease=Lease(row.id, number),
+        lease=Lease(row.id, row.attempt),
         study_id=row.study_id,
         number=row.number,
         point={} if row.point is None else json.loads(row.point),
@@ -196,26 +274,3 @@ def _claim(row: sa.Row[Any], number: int) -> Claim:
         alone=bool(row.alone),
         lost=row.lost,
     )
-
-
-def _waiting(clock: Clock, study_id: int) -> sa.Select[Any]:
-    """The first ticket that may be claimed now."""
-    return (
-        sa.select(ticket)
-        .where(
-            ticket.c.study_id == study_id,
-            is_queued,
-            sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
-        )
-        .order_by(ticket.c.priority.desc(), ticket.c.number)
-        .limit(1)
-    )
-
-
-def _make_one(connection: Connection, study_id: int) -> sa.Row[Any]:
-    """A further blank ticket of a study that only seconds or a target end. The caller holds its row."""
-    number = next_number(connection, study_id)
-    add(connection, study_id, [None], first=number)
-    return connection.execute(
-        sa.select(ticket).where(ticket.c.study_id == study_id, ticket.c.number == number)
-    ).one()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -23,9 +25,11 @@ from tests.support.shared import (
     attempts_of,
     make_study,
     state_of,
+    steer,
     ticket_row,
     ticket_states,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.postgres
 
@@ -390,3 +394,38 @@ def test_a_rung_that_is_committed_after_later_ones_is_told_too(
         assert [row.trial_id for row in found] == [1]
     _, found = database.read(lambda c: rungs.newer(c, study.id, seen))
     assert 0 in [row.trial_id for row in found]
+
+
+def test_a_look_that_finds_nothing_waits_for_nobody(database: Database, party: Opener, stage: Stage) -> None:
+    """The last ticket's result is being written, which holds the study; an idle worker holds up nothing."""
+    study = make_study(database, 1)
+    one, other = party(study), party(study)
+    claim, _ = one.begin()
+    with stage.holding(one.database, delivering(one, claim)):
+        nothing = stage.start(other.try_claim).result(20)
+    assert nothing == NothingToClaim(ended=False, why="every trial is done or running elsewhere")
+
+
+def test_a_pause_among_32_claiming_workers_comes_in_its_turn(database: Database, party: Opener) -> None:
+    """Who asks for the study's row gets it in the order of asking: few claims come before it."""
+    study = make_study(database, 5_000)
+    parties = [party(study, f"w{number}") for number in range(32)]
+    claims = [0] * len(parties)
+    begun = threading.Barrier(len(parties) + 1)
+
+    def work(number: int) -> None:
+        begun.wait(60)
+        while isinstance(parties[number].try_claim(runner=claims[number]), Claim):
+            claims[number] += 1
+
+    with ThreadPoolExecutor(len(parties)) as pool:
+        done = [pool.submit(work, number) for number in range(len(parties))]
+        begun.wait(60)
+        wait_until(lambda: sum(claims) >= len(parties), 60, what="all of them at work")
+        before = sum(claims)
+        assert steer(database, study, StudyState.PAUSED) is StudyState.PAUSED
+        came = sum(claims) - before
+        for one in done:
+            one.result(60)
+    assert came <= 2 * len(parties)
+    assert ticket_states(database, study).count("running") == sum(claims)

@@ -144,10 +144,12 @@ def _without_atomic_claim() -> None:
         trial = {"ticket_id": row.id, "number": row.attempt + 1, "state": "running", "started_at": 0.0}
 
         def take(c: Any) -> Claim:
-            c.execute(ticket.update().where(ticket.c.id == row.id).values(**taken))
+            held = c.execute(
+                ticket.update().where(ticket.c.id == row.id).values(**taken).returning(ticket)
+            ).one()
             new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
-            return tickets._claim(row, row.attempt + 1)
+            return tickets._claim(held)
 
         return [(self._transact(take), None, {})]
 
