@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -88,9 +89,9 @@ def own_objective(function: Callable[[Any], Any]) -> Own:
     Raises:
         ObjectiveError: it is not callable, or is a class.
     """
-    if not callable(function) or isinstance(function, type):
-        kind = "a class" if isinstance(function, type) else type(function).__name__
-        raise ObjectiveError(f"the objective must be a function of a trial, got {kind}")
+    if not callable(function):
+        raise ObjectiveError(f"the objective must be a function of a trial, got {type(function).__name__}")
+    demand_objective(function, getattr(function, "__qualname__", type(function).__name__))
     plain: Any = function
     while isinstance(plain, functools.partial):
         plain = plain.func
@@ -203,7 +204,42 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
         raise ObjectiveError(
             f"objective {path}: {path.callable} is not callable, it is {type(found).__name__}"
         )
+    demand_objective(found, str(path))
     return Objective(found, module, home)
+
+
+def demand_objective(function: Callable[..., Any], named: str) -> None:
+    """Refuse what cannot be called with a trial and return a value.
+
+    Raises:
+        ObjectiveError: it is a class, a coroutine function or a generator function, or takes something else.
+    """
+    if isinstance(function, type):
+        raise ObjectiveError(
+            f"objective {named} is a class; name a function, or an object of the class that can be called: "
+            f"`objective = {function.__name__}(...)`"
+        )
+    for one in (function, getattr(function, "__call__", None)):  # noqa: B004 -- the method, of an object
+        if inspect.iscoroutinefunction(one):
+            raise ObjectiveError(
+                f"objective {named} is async, and nobody would wait for it: write an ordinary function "
+                "that calls asyncio.run(...)"
+            )
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            raise ObjectiveError(
+                f"objective {named} is a generator (it has a yield); it must return its value"
+            )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of C, which does not say
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise ObjectiveError(
+            f"objective {named} takes {signature}; it is called with the trial alone. Other arguments get a "
+            "default, or are bound before: `objective = functools.partial(train, data=...)`"
+        ) from None
 
 
 @contextmanager

@@ -124,16 +124,11 @@ def evaluate_on(setup: Setup, split: str, batches: Batches) -> dict[str, Any]:
 
 def values_that_count(setup: Setup, progress: Progress) -> tuple[float, ...]:
     """The objectives' values: metrics of the epoch that is kept, costs of the whole run."""
-    values = progress.best_values if keeps_best(setup, progress) else progress.values
+    values = progress.best_values if setup.config.keep == "best" and progress.best_values else progress.values
     return tuple(
         values[metric.name] if metric.name in values else cost(metric.name, setup, progress)
         for metric in setup.objectives
     )
-
-
-def keeps_best(setup: Setup, progress: Progress) -> bool:
-    """Whether the best epoch counts, not the last."""
-    return setup.config.keep == "best" and bool(progress.best_values)
 
 
 def cost(name: str, setup: Setup, progress: Progress) -> float:
@@ -153,7 +148,6 @@ def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:
         "stopped": progress.stopped,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "counted_epoch": progress.best_epoch if keeps_best(setup, progress) else progress.epoch,
         "seconds": round(seconds, 3),  # of this attempt
         "seconds_per_epoch": statistics.median(progress.epoch_seconds),
         "peak_memory": devices.peak_memory(setup.device),

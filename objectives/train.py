@@ -20,7 +20,6 @@ from objectives.checkpoints import Saver, copy_weights, resume
 from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
 from objectives.metrics import Hits
-from objectives.models.size import count_parameters
 from objectives.protocol import Trial
 from objectives.setup import Setup
 from objectives.stopping import Progress
@@ -212,15 +211,13 @@ def names_per_epoch(setup: Setup) -> list[str]:
 
 
 def report(trial: Trial, setup: Setup, progress: Progress) -> None:
-    """Report and log the last epoch, one-based; with the first one the model's size."""
+    """Report and log the last epoch, one-based."""
     epoch, values = progress.epoch, progress.values
     named = {f"validation_{name}": value for name, value in values.items()}
     if setup.reported is not None:
         trial.report(values[setup.reported], epoch)
         del named[f"validation_{setup.reported}"]
     rate = setup.optimizer.param_groups[0]["lr"]
-    if epoch == 1:
-        named["parameters"] = float(count_parameters(setup.model))
     if progress.train_accuracy is not None:
         named["train_accuracy"] = progress.train_accuracy
     trial.log(epoch, train_loss=progress.train_losses[-1], lr=rate, **named)

@@ -40,6 +40,7 @@ MismatchOption = Annotated[
         "--allow-mismatch", help="Run although this code differs from the study's; marked on each trial."
     ),
 ]
+_RETRY = ". Once the cause is mended, the same command with --retry queues the failed ones again"
 CommandsOption = Annotated[
     bool,
     typer.Option(
@@ -91,6 +92,10 @@ def run(
         bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
     ] = False,
     allow_mismatch: MismatchOption = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew; the study there is kept under another name.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Queue its failed trials again first.")] = False,
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve the dashboard beside the run, on this machine.")
     ] = False,
@@ -100,10 +105,13 @@ def run(
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
+    from hpo.asked import notes
     from hpo.cli.unwritten import Asked, read_study
     from hpo.dashboard.beside import beside
     from hpo.settings import Settings
-    from hpo.studies.creation import create_or_continue, create_or_extend
+    from hpo.studies import steering
+    from hpo.studies.creation import create_or_continue, create_or_extend, find
+    from hpo.studies.reading import get_study
     from hpo.studies.steering import how_to_go_on
     from hpo.wiring import open_storage
     from hpo.worker.devices import plan
@@ -114,12 +122,19 @@ def run(
     settings = Settings.from_environment(storage)
     database = open_storage(settings)
     count: int | None = None
+    if restart and (old := find(database, study.study)) is not None:
+        say(f"the {study.study} that was there is {steering.set_aside(database, old)} now")
     if in_all:
         row, created, count = create_or_extend(database, study, settings)
     else:
         row, created = create_or_continue(database, study, settings)
+    if retry and not created:
+        say(f"{steering.retry_failed(database, row)} failed trials of {row.name} wait again")
+        row = get_study(database, row.name)
     if not quiet and not created:
         say(f"{row.name} exists ({row.state}); carrying on")
+    for note in notes(study, code) if created else ():
+        say(f"note: {note}")
     if row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         outcome = ExitCode.DONE
@@ -205,11 +220,14 @@ def worker(
 @app.command()
 def check(spec: SpecArgument, set_: SetOption = None) -> None:
     """Validate a study file and import its objective, or find its program, without creating anything."""
+    from hpo.asked import notes
     from hpo.runner.session import find_objective
     from hpo.spec import load_spec
 
     study = load_spec(spec, set_ or ())
     find_objective(study, spec.absolute().parent)
+    for note in notes(study, spec.absolute().parent):
+        say(f"note: {note}")
     size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
     print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")
 
@@ -361,7 +379,10 @@ def _wrap_up(
     if failed is not None:
         raise failed
     if not completed:
-        say(f"hpo: {name} {why_no_best(found)}; `hpo trials {name}` shows what each one met")
+        say(
+            f"hpo: {name} {why_no_best(found)}; `hpo trials {name}` shows what each one met"
+            + (_RETRY if any(trial.state == "failed" for trial in found.trials) else "")
+        )
         return ExitCode.FAILED
     return outcome
 

@@ -107,7 +107,7 @@ def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes
         content = reading.read_artifact(database, row, trial.number, name)
         if content is not None:
             return content
-    folder = checkpoints.trial_key(row.uid, row.name, trial.number)
+    folder = checkpoints.trial_key(row.uid, row.first_name, trial.number)
     saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
     return None if saved is None else saved.content
 

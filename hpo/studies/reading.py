@@ -89,7 +89,7 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
 
 def read_log(row: StudyRow, trial: int, attempt: int) -> str | None:
     """What one attempt printed so far; None when no log can be read here."""
-    key = f"{checkpoints.trial_key(row.uid, row.name, trial)}/{attempt}/log.txt"
+    key = f"{checkpoints.trial_key(row.uid, row.first_name, trial)}/{attempt}/log.txt"
     try:
         return open_artifacts(row.artifacts).get(key).decode(errors="replace")
     except ArtifactError:  # it is away, needs a driver that is not here, or has none

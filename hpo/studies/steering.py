@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from hpo.errors import HpoError, UserError
 from hpo.wiring import open_artifacts
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import ArtifactError
-from storage.database.records import StudyRow, StudyState
+from storage.database.records import StudyRow, StudyState, WorkerState
 from storage.files import checkpoints
-from storage.queue import outcomes, studies
+from storage.queue import outcomes, studies, workers
+
+_GONE = 15.0  # seconds without a beat, after which a worker is taken for dead
 
 
 def pause(database: Database, row: StudyRow) -> StudyState:
@@ -93,6 +95,31 @@ def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
         )
 
 
+def set_aside(database: Database, row: StudyRow) -> str:
+    """Stop the study and give it another name, with its trials and files, so that its own is free.
+
+    Raises:
+        UserError: a worker serves it.
+    """
+
+    def aside(connection: Transaction) -> str | None:
+        known = workers.all_workers(connection, database.clock, row.id)
+        if any(
+            one.study == row.name and one.state is not WorkerState.LEFT and one.silent_for < _GONE
+            for one in known
+        ):
+            return None
+        return studies.set_aside(connection, database.clock, row.id)
+
+    name = database.write_once(aside)
+    if name is None:
+        raise UserError(
+            f"a worker still serves {row.name}, so it cannot be set aside; `hpo workers {row.name}` lists "
+            f"them, `hpo cancel {row.name}` ends what runs"
+        )
+    return name
+
+
 def delete(database: Database, row: StudyRow) -> None:
     """Delete the study, its trials and its files.
 
@@ -100,7 +127,7 @@ def delete(database: Database, row: StudyRow) -> None:
         HpoError: the study is gone, but its files could not be removed.
     """
     studies.delete(database, row)
-    folder = checkpoints.study_key(row.uid, row.name)
+    folder = checkpoints.study_key(row.uid, row.first_name)
     try:
         open_artifacts(row.artifacts).remove(folder)
     except ArtifactError as error:

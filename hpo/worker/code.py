@@ -79,5 +79,7 @@ class CodeGuard:
         return CodeDiffersError(
             f"this machine's code is not that of {self._study.name}:\n"
             + "\n".join(f"  {line}" for line in unlike)
-            + "\nBring the same code here, or use --allow-mismatch, which marks every trial it runs"
+            + "\nIf it was changed on purpose: give the study another name (--set study=NAME), begin it anew "
+            "with `hpo run --restart`, which keeps these results under another name, or go on with "
+            "--allow-mismatch, which marks every trial it runs. If not, bring the same code here"
         )

@@ -156,7 +156,7 @@ class Dispatch:
         assert trial is not None
         return Task(
             serial=held.serial,
-            folder=checkpoints.trial_key(study.row.uid, study.row.name, trial.number),
+            folder=checkpoints.trial_key(study.row.uid, study.row.first_name, trial.number),
             attempt=claim.lease.attempt,
             seed=training_seed(study.row.seed, claim.number),
             alone=claim.alone,

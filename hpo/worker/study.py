@@ -95,7 +95,7 @@ class ServedStudy:
             threads=self.spec.threads,
             keep_last=self.spec.keep.last,
             artifacts=self.row.artifacts,
-            folder=checkpoints.study_key(self.row.uid, self.row.name),
+            folder=checkpoints.study_key(self.row.uid, self.row.first_name),
             prunes=not isinstance(self._pruner, NopPruner),
         )
 

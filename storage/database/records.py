@@ -84,6 +84,11 @@ class StudyRow:
     ended_at: float | None
     ended_why: str | None
 
+    @property
+    def first_name(self) -> str:
+        """The name it was made under, which its directory of artifacts keeps when it is set aside."""
+        return str(self.spec.get("study", self.name))
+
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
         """The record of one row of `hpo_study`."""

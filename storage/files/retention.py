@@ -64,7 +64,7 @@ def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int,
     """Remove the checkpoints of a trial that is over, but the one its row names; this never fails."""
     hasty = store.with_patience(IMPATIENT_SECONDS)
     try:
-        found = checkpoints.stored(hasty, checkpoints.trial_key(row.uid, row.name, trial))
+        found = checkpoints.stored(hasty, checkpoints.trial_key(row.uid, row.first_name, trial))
         if not found:
             return
         needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
@@ -82,7 +82,7 @@ def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
     what an attempt recorded before it ended has its row. This never fails.
     """
     prune(database, store, row, best)
-    folder = checkpoints.study_key(row.uid, row.name)
+    folder = checkpoints.study_key(row.uid, row.first_name)
     hasty = store.with_patience(IMPATIENT_SECONDS)
     try:
         found = hasty.all_files(folder)

@@ -208,6 +208,17 @@ def finish(
     return True
 
 
+def names(connection: Connection) -> set[str]:
+    """Every study's, also those of plain Optuna."""
+    return set(connection.scalars(sa.select(_studies.c.study_name)))
+
+
+def rename_study(connection: Connection, optuna_study_id: int, name: str) -> None:
+    """Give the study another name, which must be free."""
+    which = _studies.c.study_id == optuna_study_id
+    connection.execute(_studies.update().where(which).values(study_name=name))
+
+
 def delete_study(connection: Connection, optuna_study_id: int) -> None:
     """Delete the study with its trials and everything of theirs.
 

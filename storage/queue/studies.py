@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -298,6 +299,26 @@ def delete(database: Database, row: StudyRow) -> None:
         optuna_rows.delete_study(connection, row.optuna_study_id)
 
     database.write(everything)
+
+
+def set_aside(connection: Connection, clock: Clock, study_id: int) -> str | None:
+    """Stop a study of which nothing runs and give it a name that is free, which is returned; None: it runs.
+
+    Safe beside others: they claim and finish with its row held.
+    """
+    row = _hold(connection, study_id)
+    running = sa.select(ticket.c.id).where(
+        ticket.c.study_id == study_id, ticket.c.state == TicketState.RUNNING
+    )
+    if connection.execute(running.limit(1)).first() is not None:
+        return None
+    if not StudyState(row.state).ended:
+        set_state(connection, clock, study_id, StudyState.STOPPING)
+    taken = optuna_rows.names(connection)
+    name = next(name for n in itertools.count(1) if (name := f"{row.name[:60]}-{n}") not in taken)
+    connection.execute(study.update().where(study.c.id == study_id).values(name=name))
+    optuna_rows.rename_study(connection, row.optuna_study_id, name)
+    return name
 
 
 def remember(connection: Connection, study_id: int, column: str, value: Mapping[str, Any]) -> None:

@@ -142,3 +142,14 @@ def test_a_command_line_that_is_read_at_import_is_the_objectives_own(place: Work
     place.look("check", spec.name).check()
     place.run(spec).check()
     assert [trial["values"] for trial in place.trials("argued")] == [[4.0]]
+
+
+def test_what_differs_in_silence_is_noted_and_what_cannot_work_is_refused_at_once(place: Workplace) -> None:
+    spec = place.study("noted", 'def objective(trial):\n    return trial.suggest_float("x", 0, 1)\n')
+    for said in (place.look("check", spec.name).check().err, place.run(spec).check().err):
+        assert "note: space.x goes from -10.0 to 10.0, the objective's own range from 0 to 1" in said
+    assert "note:" not in place.run(spec).check().err, "once is enough"
+    refused = place.study("refused", "def objective(trial, X, y):\n    return 0\n")
+    assert "takes (trial, X, y)" in place.look("check", refused.name).check(2).err
+    assert "takes (trial, X, y)" in place.run(refused).check(2).err
+    assert place.look("show", "refused").code == 3, "nothing is left under its name"

@@ -76,3 +76,29 @@ def test_one_failed_trial_is_retried_by_its_number(folder, hpo):
     hpo("run", "same.yaml", "--runners", "1", "--no-report").check()
     states = [trial["state"] for trial in hpo("trials", "same", "--format", "json").check().json]
     assert states == ["failed", "failed", "complete"]
+
+
+def test_an_objective_that_is_edited_while_it_is_written_has_three_ways_on(folder, hpo):
+    """Another name, a new beginning that keeps the old results, or results side by side."""
+    first = hpo("run", "same.yaml", "--runners", "1", "--no-report").check().out
+    (folder / "helper.py").write_text("def scale(x):\n    print('edited')\n    return 3 * x\n")
+    again = hpo("run", "same.yaml", "--runners", "1", "--no-report", "--restart").check()
+
+    assert "the same that was there is same-1 now" in again.err
+    assert hpo("best", "same-1").check().out.split("\n")[1:] == first.split("\n")[1:]
+    assert hpo("logs", "same-1/0").check().out == ""
+    assert hpo("logs", "same/0").check().out == "edited\n"
+    assert hpo("audit", "same-1", "--format", "json").check().json["holds"]
+    hpo("extend", "same", "--trials", "+1").check()
+    (folder / "helper.py").write_text("def scale(x):\n    return 4 * x\n")
+    told = hpo("worker", "same", "--runners", "1").check(64).err
+    assert all(way in told for way in ("--set study=NAME", "hpo run --restart", "--allow-mismatch"))
+
+
+def test_failed_trials_wait_again_by_the_same_command_once_their_cause_is_mended(folder, hpo):
+    (folder / "helper.py").write_text("def scale(x):\n    raise ValueError\n")
+    hopeless = hpo("run", "same.yaml", "--runners", "1", "--no-report").check(1)
+    assert "the same command with --retry queues the failed ones again" in hopeless.err
+    (folder / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
+    again = hpo("run", "same.yaml", "--runners", "1", "--no-report", "--retry").check()
+    assert "2 failed trials of same wait again" in again.err

@@ -73,6 +73,8 @@ KINDS = (
     Kind("reads_the_study.py"),
     Kind("study_attributes.py"),
     Kind("errors.py", 8),
+    Kind("constraints.py"),
+    Kind("infinite.py", 6),
     Kind("callable_object.py"),
     Kind("partial_function.py"),
     Kind("sibling_modules.py"),

@@ -329,19 +329,3 @@ def test_a_study_file_is_read_from_disk(tmp_path: Any) -> None:
         SpecError, match=r"^digits.yaml, line 11: space.lr.lgo is unknown; did you mean 'log'"
     ):
         load_spec(file)
-
-
-def test_constraints_are_bounds_and_part_of_what_a_study_is() -> None:
-    base = {"study": "s", "objective": "m", "direction": "minimize", "budget": {"trials": 1}}
-    plain = parse_spec(base)
-    bound = parse_spec({**base, "constraints": {"parameters": "<= 1e5", "f1": ">=.9"}})
-    assert bound.constraints == {"parameters": "<= 100000.0", "f1": ">= 0.9"}
-    assert (
-        parse_spec({**base, "constraints": {"f1": ">= 0.90", "parameters": "<=100000"}}).digest
-        == bound.digest
-    )
-    assert parse_spec({**base, "constraints": {}}).digest == plain.digest != bound.digest
-    assert parse_spec(bound.model_dump(mode="json")) == bound
-    for wrong in ("0.5", "< 0.5", "<= x", "<= nan", "= 1", 0.5, None):
-        with pytest.raises(SpecError, match=r'constraints.loss must be a bound like "<= 0.5"'):
-            parse_spec({**base, "constraints": {"loss": wrong}})
