@@ -1,4 +1,4 @@
-"""The runner's process: `python -m hpo.runner.process FD`, started by a worker and by nobody else.
+"""The runner's process: `python -m hpo.runner.process FD`, started by a worker or forked from its nursery.
 
 It computes. It has a pipe to its worker, and neither a connection to the database nor a secret of it.
 """
@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from hpo.errors import ExitCode, HpoError
 from hpo.runner import devices
@@ -18,6 +19,7 @@ from hpo.runner.channel import Channel
 from hpo.runner.interrupt import Interrupted, StopFlag
 from hpo.runner.link import Link
 from hpo.runner.messages import GAVE_UP, VERSION, Boot, Broken, Quit, Ready
+from hpo.runner.preload import preload
 from storage.database.errors import DatabaseFaultError, StorageError
 
 _PR_SET_PDEATHSIG = 1
@@ -31,6 +33,7 @@ def work(link: Link, stop: StopFlag) -> int:
     devices.keep_to(boot.cores)  # before torch makes threads
     from hpo.runner.session import Session
 
+    preload(boot.served.objective_path, Path(boot.code))
     try:
         session = Session(boot, link, stop)
         link.tell(Ready(dict(session.code)))
@@ -50,14 +53,14 @@ def work(link: Link, stop: StopFlag) -> int:
     return 0
 
 
-def main() -> None:
-    """Entry point of the child process."""
+def main(pipe: int) -> None:
+    """Entry point of the child process; `pipe` is the number of the descriptor that leads to its worker."""
     stop = StopFlag()
     _outlive_signals(stop)
-    _die_with_parent()
+    die_with_parent()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    link = Link(Channel(int(sys.argv[1])), stop)
+    link = Link(Channel(pipe), stop)
     try:
         status = work(link, stop)
     except HpoError as error:
@@ -91,11 +94,11 @@ def _outlive_signals(stop: StopFlag) -> None:
     os.register_at_fork(after_in_child=take_back)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """When the worker dies its runners die with it, even while an objective holds the GIL (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -6,11 +6,8 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
 import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -24,11 +21,11 @@ from hpo.worker.desk import Desk, read
 from hpo.worker.devices import Share
 from hpo.worker.events import Ended, NoTicket, Reported, Started
 from hpo.worker.identity import process_started
-from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
+from hpo.worker.leftovers import end_leftovers
+from hpo.worker.nursery import Adopted, Nursery, start
 from hpo.worker.turns import Assignment
 
 KILL_AFTER = 5.0  # seconds in which a runner notices that its lease is lost
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Phase(Enum):
@@ -49,7 +46,7 @@ class Child:
     index: int
     share: Share
     assignment: Assignment
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Adopted
     process_key: tuple[int, float] | None  # its pid and when it started; None: it is not ours to end
     mark: str  # in its environment, and so in that of whatever it starts
     desk: Desk
@@ -73,34 +70,18 @@ class Child:
         worker_id: str,
         boot: Boot,
         seat: Callable[[Mailbox], Desk],
+        nursery: Nursery | None = None,
     ) -> Child:
-        """Start a runner for a study. Spawned, never forked: CUDA and thread pools do not survive a fork."""
-        ours, theirs = socket.socketpair()
-        environment = importing_hpo()
-        for name in _THREAD_VARIABLES:
-            environment[name] = str(assignment.spec.threads)
-        if share.visible is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = share.visible
-            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
-        mark = f"{worker_id}/{uuid.uuid4().hex}"
-        environment[MARK] = mark
-        process = subprocess.Popen(  # noqa: S603 -- our own module
-            [sys.executable, "-P", "-m", "hpo.runner.process", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
-            start_new_session=True,  # Ctrl-C in the terminal is for the worker alone
-        )
-        theirs.close()
-        desk = seat(Mailbox(ours))
+        """A new runner for a study: the one that its nursery has, or it is started by itself."""
+        made = (None if nursery is None else nursery.take()) or start(share, assignment, worker_id)
+        desk, process = seat(Mailbox(made.pipe)), made.process
         desk.tell(boot)
         pidfd = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(process.pid)
         key = (process.pid, process_started(process.pid) or 0.0)
-        return cls(index, share, assignment, process, key, mark, desk, pidfd)
+        return cls(index, share, assignment, process, key, made.mark, desk, pidfd)
 
     def hear(self, message: Ready | Broken | Started | Reported | Ended | NoTicket) -> None:
         """Something happened to it: where that leads."""
@@ -282,10 +263,3 @@ class Child:
                 return "its runner was killed by SIGKILL (by hand, or out of memory)", False
             return f"its runner died by {name}", not innocent
         return f"its runner's process exited with status {status} during the trial", True
-
-
-def _has_descriptor(stream: Any) -> bool:
-    try:
-        return bool(stream.fileno() >= 0)
-    except (OSError, ValueError, AttributeError):
-        return False

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hpo.errors import ExitCode
@@ -29,6 +30,7 @@ from hpo.worker.imports import Imports
 from hpo.worker.lease_keeper import Beat, LeaseKeeper
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
+from hpo.worker.nursery import Nursery
 from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.signals import Signals
 from hpo.worker.study import ServedStudy
@@ -104,13 +106,15 @@ class Worker:
         self._allow_commands = allow_commands
         self._on_event = on_event
         self._seat = seat
+        self._waiting = selectors.DefaultSelector()
+        self._start_nursery = partial(Nursery.of, shares, study, self.identity.id, code, self._waiting)
+        self._nursery: Nursery | None = None
         self._children: dict[int, Child] = {}
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
         self._imports = Imports(len(shares))
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
         self._draining: str | None = None
         self._outcome: Outcome | None = None
-        self._waiting = selectors.DefaultSelector()
         self._last_beat: Beat | None = None
         self._look_again = 0.0  # monotonic: when every runner is looked at, whether it speaks or not
         self._served: dict[str, ServedStudy] = {}  # by uid
@@ -120,7 +124,7 @@ class Worker:
         sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
         guard = guarded(self.identity.id) if self._seat is None else nullcontext()
-        with Signals() as signals, guard:
+        with Signals() as signals, guard, self._start_nursery() as self._nursery:
             self._waiting.register(signals.read_fd, selectors.EVENT_READ)
             self._broker = Broker(self._database, self.identity.id, self._settings.lease, signals.wake)
             keeper = LeaseKeeper(
@@ -164,7 +168,8 @@ class Worker:
         def desk(mailbox: Mailbox) -> Desk:
             return Desk(runner, mailbox, served, share.shown)
 
-        child = (self._seat or Child.spawn)(runner, share, assignment, self.identity.id, boot, desk)
+        spawn = self._seat or partial(Child.spawn, nursery=self._nursery)
+        child = spawn(runner, share, assignment, self.identity.id, boot, desk)
         self._children[runner] = child
         child.watch(self._waiting)
         self._broker.seat(child.desk)
@@ -328,7 +333,8 @@ class Worker:
         elif child is None:
             self._idleness.found_work()
             alone = self._imports.is_first(assignment.uid)
-            if not (alone and any(c.assignment.uid == assignment.uid for c in self._children.values())):
+            waits = alone and any(c.assignment.uid == assignment.uid for c in self._children.values())
+            if not waits and not (self._nursery is not None and self._nursery.is_expecting()):
                 self._spawn(runner, assignment)
         elif child.assignment.uid != assignment.uid:
             self._idleness.found_work()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.end_to_end.test_stopping import runners, wait_for_file
+from tests.end_to_end.test_stopping import nurseries, runners, wait_for_file
 from tests.end_to_end.workplace import Workplace
 from tests.support.pg import PASSWORD
 from tests.support.waiting import wait_until
@@ -88,6 +89,8 @@ def test_a_runner_has_no_connection_to_the_database_and_no_secret_and_reads_its_
             wait_for_file(secret_place.path / f"waits-{number}")
         found = runners(run)
         assert len(found) == 2
+        found += nurseries(run)
+        assert len(found) == (3 if sys.platform == "linux" else 2)
         children = [int((secret_place.path / f"child-{number}").read_text()) for number in (2, 3)]
         url = make_url(storage_url)
         if url.port is None:

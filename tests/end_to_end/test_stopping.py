@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import HpoProcess
@@ -44,6 +46,10 @@ def wait_for_file(path: Path) -> None:
 
 def runners(process: HpoProcess) -> list[psutil.Process]:
     return [child for child in process.children() if "hpo.runner.process" in " ".join(child.cmdline())]
+
+
+def nurseries(process: HpoProcess) -> list[psutil.Process]:
+    return [child for child in process.children() if "hpo.runner.nursery" in " ".join(child.cmdline())]
 
 
 def test_ctrl_c_drains_and_the_same_command_finishes_from_the_checkpoint(place: Workplace) -> None:
@@ -132,13 +138,35 @@ def test_a_killed_runners_ticket_is_freed_at_once_and_finished_by_another(place:
     assert place.look("audit", "s", "--format", "json").check().json["holds"]
 
 
+def test_a_worker_whose_nursery_is_killed_starts_its_runners_by_itself(place: Workplace) -> None:
+    """The runners that were forked from it go on, and one that is killed is replaced."""
+    spec = place.study("s", STUBBORN, budget={"trials": 3})
+    with place.start("run", spec.name, "--runners", "2", "--no-report", env={"HPO_LEASE": "600"}) as run:
+        wait_for_file(place.path / "started-0-1")
+        wait_for_file(place.path / "started-1-1")
+        (nursery,) = nurseries(run)
+        nursery.kill()
+        first = runners(run)[0]
+        first.kill()
+        wait_until(lambda: list(place.path.glob("started-*-2")), 100, what="its trial is begun again")
+        (place.path / "go").touch()
+        ended = run.wait(100).check()
+    assert "lost: its runner was killed by SIGKILL" in ended.err
+    trials = place.trials("s")
+    assert [trial["state"] for trial in trials] == ["complete"] * 3
+    assert sorted(trial["attempts"] for trial in trials) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_killed_worker_takes_its_runners_along_and_the_next_start_frees_its_ticket(
-    place: Workplace,
+    place: Workplace, count: int
 ) -> None:
     spec = place.study("s", STUBBORN, budget={"trials": 1})
-    with place.start("run", spec.name, "--runners", "1", "--no-report", env={"HPO_LEASE": "600"}) as run:
+    words = ("--runners", str(count), "--no-report")
+    with place.start("run", spec.name, *words, env={"HPO_LEASE": "600"}) as run:
         wait_for_file(place.path / "started-0-1")
-        family = runners(run)
+        assert len(nurseries(run)) == (count > 1 and sys.platform == "linux")
+        family = runners(run) + nurseries(run)
         run.signal(signal.SIGKILL)
         run.wait(60)
         _, alive = psutil.wait_procs(family, 30)

@@ -28,6 +28,11 @@ from pathlib import Path
 from typing import Any
 
 
+def _is_runner() -> bool:
+    """Whether this process is a runner, or its forks will be."""
+    return not {"hpo.runner.process", "hpo.runner.nursery"}.isdisjoint(sys.orig_argv)
+
+
 def _noted(file: Path, line: str) -> int:
     """Append a line of 40 bytes; returns how many lines there are now."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -43,10 +48,14 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
     if not chance:
         return
     log = Path(plan["log"])
-    numbers = random.Random(f"{plan['seed']} {_noted(log.with_suffix('.starts'), role)}")
+    numbers: dict[int, random.Random] = {}  # by process: runners are forked from their nursery
 
     def boundary(name: str) -> None:
-        if name in plan.get("at", [name]) and numbers.random() < chance:
+        mine = numbers.get(os.getpid())
+        if mine is None:
+            mine = random.Random(f"{plan['seed']} {_noted(log.with_suffix('.starts'), role)}")
+            numbers[os.getpid()] = mine
+        if name in plan.get("at", [name]) and mine.random() < chance:
             _noted(log, f"{role} {name}")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -174,7 +183,7 @@ def _without_start_ticks() -> None:
 
 def _without_handlers() -> None:
     """Signals do what they usually do."""
-    if "hpo.runner.process" in " ".join(sys.orig_argv):
+    if _is_runner():
         signal.signal = lambda *_: None  # type: ignore[assignment]
 
 
@@ -187,7 +196,7 @@ def _without_looking_for_leftovers() -> None:
 
 def _without_fork_guard() -> None:
     """A forked process has its parent's pipe."""
-    if "hpo.runner.process" in " ".join(sys.orig_argv):
+    if _is_runner():
         from hpo.runner.link import Link
 
         Link._forked = lambda _self: None  # type: ignore[method-assign]
@@ -195,7 +204,7 @@ def _without_fork_guard() -> None:
 
 def _without_waiting_for_commits() -> None:
     """A checkpoint is saved whether or not the reports before it are written."""
-    if "hpo.runner.process" in " ".join(sys.orig_argv):
+    if _is_runner():
         from hpo.runner.link import Voice
 
         Voice.flush = lambda _self: None  # type: ignore[method-assign]
@@ -227,8 +236,7 @@ def _install() -> None:
     text = os.environ.get("HPO_FAULTS")
     if not text:
         return
-    line = " ".join(sys.orig_argv)
-    role = "runner" if "hpo.runner.process" in line else "worker" if "-m hpo" in line else ""
+    role = "runner" if _is_runner() else "worker" if "-m hpo" in " ".join(sys.orig_argv) else ""
     if not role:
         return
     plan = json.loads(text)

@@ -1,0 +1,234 @@
+"""How a runner's process begins: started by itself, or forked from one that has imported what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from hpo.worker.devices import Share
+from hpo.worker.leftovers import MARK, importing_hpo
+from hpo.worker.turns import Assignment
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_IMPORTING, _FORKING = 60.0, 5.0  # seconds; a nursery that takes longer is given up
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+
+
+class Adopted:
+    """A child that this process has adopted: of a `Popen`, what a worker uses."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, or minus the signal that ended it; None while it lives."""
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        """The same, when it has ended."""
+        return self._wait(0)
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:  # somebody else in this process has waited for it
+                self.returncode = 0
+            else:
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+
+@dataclass(frozen=True)
+class Newborn:
+    """A process that computes for a study, and the worker's end of its pipe."""
+
+    process: subprocess.Popen[bytes] | Adopted
+    pipe: socket.socket
+    mark: str  # in its environment, and so in that of whatever it starts
+
+
+def start(
+    share: Share,
+    assignment: Assignment,
+    worker_id: str,
+    module: str = "hpo.runner.process",
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> Newborn:
+    """Start a process that gets one end of a pair of sockets, and no secret."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    environment = importing_hpo()
+    for name in _THREAD_VARIABLES:
+        environment[name] = str(assignment.spec.threads)
+    if share.visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = share.visible
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
+    mark = environment[MARK] = _new_mark(worker_id)
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 -- our own module
+            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
+            start_new_session=True,  # Ctrl-C in the terminal is for the worker alone
+        )
+    return Newborn(process, ours, mark)
+
+
+class Nursery:
+    """The process from which a worker's runners on the CPU are forked, one at a time. Nobody waits for it.
+
+    The runners become the worker's own children: a process between dies at once, and the worker, for that
+    moment the reaper of its descendants, adopts what it leaves. So they are waited for, and die with the
+    worker, as those that it has started; and they outlive the nursery.
+    """
+
+    def __init__(
+        self, share: Share, assignment: Assignment, worker_id: str, code: str, waiting: selectors.BaseSelector
+    ) -> None:
+        made = start(share, assignment, worker_id, "hpo.runner.nursery", socket.SOCK_SEQPACKET)
+        self._process, self._control = made.process, made.pipe
+        self._worker_id, self._waiting = worker_id, waiting
+        path = assignment.spec.objective_path
+        named = None if path is None else [path.module, path.file, path.callable]
+        self._control.send(json.dumps([named, code]).encode())
+        self._control.setblocking(False)
+        self._ordered: tuple[socket.socket, str] | None = None
+        self._newborn: Newborn | None = None
+        self._expect(_IMPORTING)
+
+    @classmethod
+    def of(
+        cls,
+        shares: Sequence[Share],
+        assignment: Assignment | None,
+        worker_id: str,
+        code: str,
+        waiting: selectors.BaseSelector,
+    ) -> contextlib.AbstractContextManager[Nursery | None]:
+        """One for a worker of one study with several runners on the CPU, on Linux; else None.
+
+        What CUDA holds does not survive a fork, and one runner alone would only wait.
+        """
+        possible = sys.platform == "linux" and len(shares) > 1 and all(one.device == "cpu" for one in shares)
+        if assignment is None or not possible:
+            return contextlib.nullcontext()
+        return cls(shares[0], assignment, worker_id, code, waiting)
+
+    def is_expecting(self) -> bool:
+        """Whether a runner will come from it, and has not yet; whoever waits is woken when it comes.
+
+        Not, if there is one to take, or there will be none: then one is started by itself.
+        """
+        if self._newborn is not None or self._process.returncode is not None:
+            return False
+        try:
+            if not self._is_awaited:
+                self._order()
+            heard = self._control.recv(64)
+        except BlockingIOError:
+            if time.monotonic() < self._give_up:
+                return True
+            heard = b""
+        except OSError:
+            heard = b""
+        self._expect_nothing()
+        if heard == b"ready":
+            return self.is_expecting()
+        if self._ordered is None or not heard.isdigit():  # it is gone, or cannot hand its child over
+            self.close()
+            return False
+        self._newborn = Newborn(Adopted(int(heard)), *self._ordered)
+        self._ordered = None
+        return False
+
+    def take(self) -> Newborn | None:
+        """The runner that has come, if one has."""
+        taken, self._newborn = self._newborn, None
+        return taken
+
+    def close(self) -> None:
+        """End it, and what nobody has taken; its runners live on."""
+        if self._is_awaited:
+            self._expect_nothing()
+        if self._ordered is not None:
+            self._ordered[0].close()
+            self._ordered = None
+        left = self.take()
+        if left is not None:
+            left.pipe.close()
+            _end(left.process)
+        if self._process.returncode is None:
+            self._control.close()
+            _end(self._process)
+
+    def _order(self) -> None:
+        ours, theirs = socket.socketpair()
+        mark = _new_mark(self._worker_id)
+        self._ordered = ours, mark
+        self._reaped_before = _reaps()
+        _reap(True)
+        self._expect(_FORKING)
+        with theirs:
+            socket.send_fds(self._control, [f"{MARK}={mark}".encode()], [theirs.fileno()])
+
+    def _expect(self, seconds: float) -> None:
+        self._is_awaited, self._give_up = True, time.monotonic() + seconds
+        self._waiting.register(self._control, selectors.EVENT_READ)
+
+    def _expect_nothing(self) -> None:
+        self._is_awaited = False
+        self._waiting.unregister(self._control)
+        if self._ordered is not None:
+            _reap(self._reaped_before)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _new_mark(worker_id: str) -> str:
+    return f"{worker_id}/{uuid.uuid4().hex}"
+
+
+def _end(process: subprocess.Popen[bytes] | Adopted) -> None:
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _reaps() -> bool:
+    """Whether this process adopts what its descendants leave behind."""
+    answer = ctypes.c_int()
+    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
+    return bool(answer.value)
+
+
+def _reap(adopting: bool) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopting))
+
+
+def _has_descriptor(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() >= 0)
+    except (OSError, ValueError, AttributeError):
+        return False
