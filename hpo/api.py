@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo import optimizing
-from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.errors import HpoError, UserError
 from hpo.objective import CELL, Own, is_importing, own_objective
-from hpo.search.space import distribution
 from hpo.settings import Settings
 from hpo.spec import StudySpec, load_spec, parse_spec
 from hpo.studies import answers, creation, reading, steering, tables
-from hpo.studies.evaluation import evaluate, winner_state
+from hpo.studies.evaluation import evaluate, weights_of
 from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import warm_start
 from hpo.wiring import open_storage, speaking, telling
@@ -25,7 +24,6 @@ from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
 from storage.history.records import StudyHistory, TrialRecord, why_no_best
-from storage.queue.optuna_rows import ADDED
 
 if TYPE_CHECKING:
     import optuna
@@ -106,25 +104,7 @@ class Study:
         Raises:
             UserError: the point does not fit the space, or nothing says what a parameter's range is.
         """
-        import optuna
-
-        known = {name: one for trial in self.history().trials for name, one in trial.distributions.items()}
-        known |= {name: distribution(parameter) for name, parameter in self.spec.space.items()}
-        unknown = [name for name in params if name not in known]
-        if unknown:
-            raise UserError(f"no trial of {self.name} has a parameter {unknown[0]!r} yet, nor has its space")
-        values = [value] if isinstance(value, int | float) else list(value)
-        try:
-            trial = optuna.trial.create_trial(
-                params=dict(params),
-                distributions={name: known[name] for name in params},
-                values=values,
-                user_attrs=user_attrs,
-                system_attrs={ADDED: True},
-            )
-            self.optuna.add_trial(trial)
-        except ValueError as error:
-            raise UserError(f"{self.name} cannot take this trial: {error}") from error
+        creation.add_trial(self._database, self.history(), params, value, user_attrs)
 
     def run(
         self,
@@ -134,6 +114,7 @@ class Study:
         runners: int = 1,
         code: str | os.PathLike[str] = ".",
         allow_mismatch: bool = False,
+        allow_commands: bool = False,
     ) -> Study:
         """Run trials here until the study has ended; returns the study.
 
@@ -143,6 +124,7 @@ class Study:
             runners: trials at once. More than one need an objective that can be imported.
             code: directory that the study's objective is relative to.
             allow_mismatch: run although the code differs from the study's; marked on each trial.
+            allow_commands: run the study's command, where its objective is one: a program of this machine.
 
         Raises:
             HpoError: a sentence that says why it goes on no more, or that no trial completed.
@@ -156,7 +138,7 @@ class Study:
         if row.state.ended:
             raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         folder = Path(code).absolute() if own is None else own.folder
-        self._work(row, own, folder, runners, trials, allow_mismatch)
+        self._work(row, own, folder, runners, trials, allow_mismatch, allow_commands)
         return self
 
     def _work(
@@ -167,6 +149,7 @@ class Study:
         runners: int,
         count: int | None,
         allow_mismatch: bool,
+        allow_commands: bool = False,
     ) -> None:
         optimizing.work(
             self._database,
@@ -176,6 +159,7 @@ class Study:
             runners=runners,
             count=count,
             allow_mismatch=allow_mismatch,
+            allow_commands=allow_commands,
             tell=optimizing.teller(),
         )
         self._demand_result()
@@ -220,19 +204,7 @@ class Study:
             HpoError: it kept none, or they cannot be read here.
             NotFoundError: there is no such trial.
         """
-        found = self.history()
-        chosen = found.best if trial is None else next((t for t in found.trials if t.number == trial), None)
-        if chosen is None and trial is None:
-            raise HpoError(f"{self.name} has no best trial: say which, load_weights(7)")
-        if chosen is None:
-            raise NotFoundError(f"{self.name} has no trial {trial}")
-        state = winner_state(self._database, self._row(), chosen)
-        if state is None:
-            raise HpoError(
-                f"trial {chosen.number} of {self.name} kept no weights: trial.checkpoint.save(state, step) "
-                "keeps them, and `keep` says of how many trials"
-            )
-        return state
+        return weights_of(self._database, self._row(), self.history(), trial)
 
     def _repr_html_(self) -> str:
         """A card, in a notebook."""
@@ -323,6 +295,12 @@ def optimize(
         HpoError: a sentence that says why it goes on no more, or that no trial completed.
     """
     _demand_no_import()
+    for what, given, example in (("sampler", sampler, "tpe"), ("pruner", pruner, "median")):
+        if not isinstance(given, str | Mapping | None):
+            raise UserError(
+                f"{what} must be a name or a mapping as in a study file, like {what}={example!r}, or {what}="
+                f"{{'name': ...}}: it is stored with the study. Got {type(given).__name__}"
+            )
     own = own_objective(objective)
     one = isinstance(direction, str)
     asked = {

@@ -54,6 +54,7 @@ def work(
     runners: int,
     count: int | None,
     allow_mismatch: bool,
+    allow_commands: bool,
     tell: Callable[[str], None],
 ) -> None:
     """Run the study's trials until it has ended, or `count` of them; Ctrl-C gives back what runs.
@@ -66,6 +67,7 @@ def work(
         runners: 1: a function of this process runs in it.
         count: how many trials.
         allow_mismatch: run although the code differs from the study's.
+        allow_commands: run a study whose objective is a command.
         tell: told a line for each trial that ends.
 
     Raises:
@@ -87,7 +89,9 @@ def work(
     mine, theirs = socket.socketpair() if in_kernel else (None, None)
     url = database.url.render_as_string(hide_password=False)
     pipe = None if theirs is None else theirs.fileno()
-    request = Request(url, row.name, str(code), count, allow_mismatch, None if in_kernel else runners, pipe)
+    request = Request(
+        url, row.name, str(code), count, allow_mismatch, allow_commands, None if in_kernel else runners, pipe
+    )
     worker = start(request)
     if theirs is not None:
         theirs.close()

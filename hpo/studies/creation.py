@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial
+import optuna
+from optuna.trial import FrozenTrial, create_trial
 
 from hpo.errors import UserError
-from hpo.search.space import check_point, grid_points
+from hpo.search.space import check_point, distribution, grid_points
 from hpo.settings import Settings
 from hpo.spec import Budget, StudySpec, spec_differences
 from hpo.studies.steering import how_to_go_on
@@ -18,7 +19,8 @@ from hpo.wiring import open_artifacts
 from storage.database.engine import Database
 from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import StudyRow, StudyState
-from storage.queue import outcomes, studies, tickets
+from storage.history.records import StudyHistory
+from storage.queue import optuna_rows, outcomes, studies, tickets
 from storage.queue import seconds as seconds_of
 
 
@@ -140,6 +142,36 @@ def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tupl
         )
     runs = now.state is StudyState.RUNNING
     return number, "" if runs else f", once it goes on: it is {now.state}, and {how_to_go_on(now)}"
+
+
+def add_trial(
+    database: Database,
+    history: StudyHistory,
+    params: Mapping[str, Any],
+    value: float | Sequence[float],
+    user_attrs: Mapping[str, Any],
+) -> None:
+    """Give a study a completed trial that came about elsewhere; no ticket is behind it.
+
+    Raises:
+        UserError: the point does not fit the space, or nothing says what a parameter's range is.
+    """
+    known = {name: one for trial in history.trials for name, one in trial.distributions.items()}
+    known |= {name: distribution(one) for name, one in StudySpec.model_validate(history.spec).space.items()}
+    unknown = [name for name in params if name not in known]
+    if unknown:
+        raise UserError(f"no trial of {history.name} has a parameter {unknown[0]!r} yet, nor has its space")
+    try:
+        trial = create_trial(
+            params=dict(params),
+            distributions={name: known[name] for name in params},
+            values=[value] if isinstance(value, int | float) else list(value),
+            user_attrs=dict(user_attrs),
+            system_attrs={optuna_rows.ADDED: True},
+        )
+        optuna.load_study(study_name=history.name, storage=database.rdb).add_trial(trial)
+    except ValueError as error:
+        raise UserError(f"{history.name} cannot take this trial: {error}") from error
 
 
 def extend(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import HpoError, UserError
+from hpo.errors import HpoError, NotFoundError, UserError
 from hpo.objective import load_objective
 from hpo.search.draws import training_seed
 from hpo.spec import StudySpec, resolve
@@ -20,7 +20,7 @@ from hpo.wiring import open_artifacts
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
-from storage.history.records import TrialRecord, why_no_best
+from storage.history.records import StudyHistory, TrialRecord, why_no_best
 from storage.queue import studies
 
 
@@ -110,6 +110,28 @@ def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes
     folder = checkpoints.trial_key(row.uid, row.first_name, trial.number)
     saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
     return None if saved is None else saved.content
+
+
+def weights_of(database: Database, row: StudyRow, history: StudyHistory, number: int | None = None) -> Any:
+    """The weights that a trial kept, tensors on the CPU; the best trial's without a number.
+
+    Raises:
+        HpoError: there is no best one, or it kept none that can be read here.
+        NotFoundError: there is no such trial.
+    """
+    trials = {trial.number: trial for trial in history.trials}
+    chosen = history.best if number is None else trials.get(number)
+    if chosen is None and number is None:
+        raise HpoError(f"{row.name} has no best trial: say which one's weights, by its number")
+    if chosen is None:
+        raise NotFoundError(f"{row.name} has no trial {number}")
+    state = winner_state(database, row, chosen)
+    if state is None:
+        raise HpoError(
+            f"trial {chosen.number} of {row.name} kept no weights: trial.checkpoint.save(state, step) keeps "
+            "them, and `keep` in the study file says of how many trials"
+        )
+    return state
 
 
 def winner_state(database: Database, row: StudyRow, trial: TrialRecord) -> Any:

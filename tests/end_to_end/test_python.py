@@ -99,6 +99,7 @@ def test_a_function_of_a_cell_is_searched_with_to_the_total_and_kept(
         ({"objective": object()}, UserError, "must be a function of a trial, got object"),
         ({"objective": cell(CELL), "trials": 0}, SpecError, "budget.trials"),
         ({"objective": cell(CELL), "direction": "max"}, SpecError, "must be minimize or maximize"),
+        ({"objective": cell(CELL), "sampler": object()}, UserError, "like sampler='tpe'.* Got object"),
         ({"objective": cell(CELL), "sampler": "tpee"}, SpecError, "did you mean .tpe"),
     ],
 )
