@@ -6,6 +6,7 @@ No random state is in it: every epoch seeds its own generators from the trial's 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,7 +90,11 @@ class Saver:
 
     def save(self, setup: Setup, progress: Progress, best: dict[str, Tensor]) -> None:
         """Save the state after `progress.epoch`."""
+        self.write(lambda: capture(setup, progress, best), progress.epoch)
+
+    def write(self, state: Callable[[], dict[str, Any]], epoch: int) -> None:
+        """Save what `state` returns as the state after `epoch`."""
         started = time.perf_counter()
-        self._trial.checkpoint.save(capture(setup, progress, best), progress.epoch)
+        self._trial.checkpoint.save(state(), epoch)
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started

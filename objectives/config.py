@@ -57,6 +57,11 @@ class TrainingConfig(BaseModel):
     split_seed: int = Field(0, ge=0, description="seed of the split; the same for all trials of a study")
     validation_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="of what is not test data")
     test_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="where the data set has no test set")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="stratified cross-validation: a training for each, validated on that part",
+    )
     train_limit: int | None = Field(None, ge=1, description="train on at most this many samples (stratified)")
     preparation: Preparation = Field("standardize", description="scaling learnt from the training data only")
     storage: Literal["auto", "memory", "loader"] = Field(
@@ -156,6 +161,8 @@ class TrainingConfig(BaseModel):
         None, description="metric(s) to return: accuracy or rmse if unset; several for multi-objective"
     )
     top_k: int = Field(5, ge=1, description="k of the metric top_k")
+    seeds: int = Field(1, ge=1, le=1000, description="trainings of one setting, each of another seed")
+    combine: Literal["mean", "median"] = Field("mean", description="what counts of several folds or seeds")
 
     # ----------------------------------------------------------------------------------------- speed
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="autocast's type")
@@ -244,6 +251,8 @@ class TrainingConfig(BaseModel):
             raise ConfigError(_sentence(error)) from None
 
 
+# Settings that say how a trial is measured, so that two trials that differ in one cannot be compared.
+_SAME_FOR_ALL = ("folds", "seeds", "combine")
 # Settings that change what the metric `loss` measures, so that two trials' losses are not the same quantity.
 _DEFINE_THE_LOSS = ("loss", "label_smoothing", "class_weights", "huber_delta")
 
@@ -271,6 +280,10 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task)
         fields = [problem for problem in error.errors(include_url=False) if problem["loc"]]
         if fields:
             raise ConfigError(_sentence(error)) from None
+    if measured := [name for name in _SAME_FOR_ALL if name in searched]:
+        raise ConfigError(
+            f"{measured[0]}: it says how every trial is measured and cannot be searched; put it under fixed"
+        )
     named = settings.get("objective")
     unlike = [name for name in _DEFINE_THE_LOSS if name in searched]
     if unlike and (named == "loss" or (isinstance(named, list | tuple) and "loss" in named)):

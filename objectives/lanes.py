@@ -37,8 +37,16 @@ from objectives.setup import Setup, assemble
 from objectives.stack import Stack, lane_key, masks_of
 from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
-from objectives.task import values_that_count
-from objectives.train import Epoch, in_own_units, names_per_epoch, one_epoch, report, take_in, tell
+from objectives.train import (
+    Epoch,
+    in_own_units,
+    names_per_epoch,
+    one_epoch,
+    report,
+    take_in,
+    tell,
+    values_that_count,
+)
 
 log = logging.getLogger(__name__)
 

@@ -69,8 +69,12 @@ class Setup:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
-    """Build everything that `trial` trains with; its seed decides the initial weights.
+def assemble(
+    trial: Trial, config: TrainingConfig, task: Task, seed: int | None = None, fold: int | None = None
+) -> Setup:
+    """Build everything that `trial` trains with; `seed`, by default its own, decides the initial weights.
+
+    `fold` is the part of a cross-validation that validates, from 0.
 
     Raises:
         TrainingError: the data, model, device or settings cannot be used.
@@ -78,16 +82,17 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
     objectives, monitor = choose_metrics(config, task)
     device = devices.resolve(trial.device)
     devices.apply_switches(config, device)
-    data = prepare(config, task, device)
+    seed = trial.seed if seed is None else seed
+    data = prepare(config, task, device, fold)
     loss = losses.build(config, task, len(data.classes), data.train.targets, device)
-    model = build_model(config, data, loss, trial.seed, device)
+    model = build_model(config, data, loss, seed, device)
     channels_last = lay_out(model, config, data.sample_shape, device)
     config = config.model_copy(update={"channels_last": channels_last})
     optimizer = optimizers.build(config, model)
     setup = Setup(
         config=config,
         task=task,
-        seed=trial.seed,
+        seed=seed,
         device=device,
         data=data,
         model=model,
@@ -97,7 +102,7 @@ def assemble(trial: Trial, config: TrainingConfig, task: Task) -> Setup:
         learning_rate=lambda step: config.lr,
         plateau=schedules.Plateau(config),
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16" and device.type == "cuda"),
-        batches=training_batches(config, data, model, trial.seed),
+        batches=training_batches(config, data, model, seed),
         validation=evaluation_batches(config, data, data.validation),
         augment=augment.build(config, data.sample_shape),
         penalised=list(optimizers.weights(model)) if config.l1 or config.l2 else [],

@@ -19,10 +19,15 @@ from objectives.datasets.batches import group_shares
 from objectives.datasets.prepare import Scaling
 from objectives.datasets.records import Samples
 from objectives.losses import LaneLoss
+from objectives.models.size import count_flops, count_parameters
 from objectives.models.stacked import Drop, StackedModel, build_of
 from objectives.optimizers import LaneOptimizer, kind_of
 from objectives.setup import Setup
 from objectives.train import names_per_epoch
+
+# On a CPU larger models leave no overhead to share, and many of them no longer fit its cache.
+SMALL_PARAMETERS = 40_000
+SMALL_FLOPS = 100_000  # of a sample's forward pass, where there are convolutions
 
 
 def lane_key(setup: Setup) -> tuple[Any, ...] | None:
@@ -33,7 +38,7 @@ def lane_key(setup: Setup) -> tuple[Any, ...] | None:
     if config.amp != "none" or config.compile:
         return None
     build = build_of(setup.model)
-    if build is None:
+    if build is None or (setup.device.type == "cpu" and not _small(setup)):
         return None
     return (
         build,
@@ -48,6 +53,13 @@ def lane_key(setup: Setup) -> tuple[Any, ...] | None:
         (config.batch_size, config.accumulate, config.eval_batch_size, getattr(setup.loss, "delta", None)),
         (tuple(names_per_epoch(setup)), config.top_k),
     )
+
+
+def _small(setup: Setup) -> bool:
+    if count_parameters(setup.model) > SMALL_PARAMETERS:
+        return False
+    convolves = any(isinstance(module, nn.Conv2d) for module in setup.model.modules())
+    return not convolves or count_flops(setup.model, setup.data.sample_shape, setup.device) <= SMALL_FLOPS
 
 
 class LaneSamples:

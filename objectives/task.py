@@ -7,24 +7,25 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from objectives import device as devices
-from objectives import evaluation
+from objectives import evaluation, members
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
 from objectives.datasets.load import load
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError, DataError
+from objectives.lanes import Run
 from objectives.metrics import Metric
-from objectives.models.size import count_flops, count_parameters
+from objectives.models.size import count_parameters
 from objectives.protocol import Trial
-from objectives.setup import Setup, assemble, choose_metrics, evaluation_batches
+from objectives.setup import Setup, choose_metrics, evaluation_batches
 from objectives.stopping import Progress
 from objectives.train import in_own_units, predict, train
 
@@ -36,6 +37,7 @@ _OF_DATA = ("dataset", "dataset_args", "data_root", "image_size", "storage")
 def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
     """Train as `trial.config` says; return the objective's value(s) at the epoch that counts.
 
+    With `folds` or `seeds` it trains several times, and what counts is their mean or median (see members.py).
     Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records
     how long training took, what it needed and where it ran as the attribute `training`.
     """
@@ -47,22 +49,35 @@ def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
 def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[float, ...]:
     started = time.perf_counter()
     check_directions(trial, choose_metrics(config, task)[0])
-    setup = assemble(trial, config, task)
+    setups = members.assemble_all(trial, config, task)
+    setup = setups[0]
     for note in setup.data.notes:
         log.warning(note)
     devices.reset_peak(setup.device)
-    progress, best = train(trial, setup)
-    if config.keep == "best" and best:
-        setup.model.load_state_dict(best)
+    several = len(setups) > 1
+    runs = members.train(trial, setups) if several else [Run(trial, setup, *train(trial, setup))]
+    for run in runs:
+        if config.keep == "best" and run.best:
+            run.setup.model.load_state_dict(run.best)
     with tempfile.TemporaryDirectory() as directory:
         weights, document = Path(directory, "model.pt"), Path(directory, "evaluation.json")
-        torch.save({name: tensor.cpu() for name, tensor in setup.model.state_dict().items()}, weights)
-        document.write_text(json.dumps(evaluate_on(setup, "validation", setup.validation)))
+        model = one_model(setups)
+        torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, weights)
+        document.write_text(
+            json.dumps(evaluate_on(setups, "validation", [setup.validation for setup in setups]))
+        )
         trial.artifact(weights)
         trial.artifact(document)
-    trial.set_user_attr("training", summary(setup, progress, time.perf_counter() - started))
-    values = values_that_count(setup, progress)
+    done = summary(setup, runs[0].progress, time.perf_counter() - started)
+    trial.set_user_attr("training", done | members.record(runs) if several else done)
+    values = members.values(runs)
     return values[0] if len(values) == 1 else values
+
+
+def one_model(setups: Sequence[Setup]) -> nn.Module:
+    """The model of the only training; of several, a list of theirs, their weights `0.`, `1.`, ..."""
+    models = [setup.model for setup in setups]
+    return models[0] if len(models) == 1 else nn.ModuleList(models)
 
 
 def find_data(fixed: Mapping[str, Any], task: Task) -> str:
@@ -109,37 +124,31 @@ def check_directions(trial: Trial, objectives: tuple[Metric, ...]) -> None:
 
 def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
     """Evaluate the weights `checkpoint` on the test set; the service calls this once, for the winner."""
-    setup = assemble(trial, TrainingConfig.read(trial.config), task)
-    setup.model.load_state_dict(dict(checkpoint))
-    return evaluate_on(setup, "test", evaluation_batches(setup.config, setup.data, setup.data.test))
+    setups = members.assemble_all(trial, TrainingConfig.read(trial.config), task)
+    one_model(setups).load_state_dict(dict(checkpoint))
+    batches = [evaluation_batches(setup.config, setup.data, setup.data.test) for setup in setups]
+    return evaluate_on(setups, "test", batches)
 
 
-def evaluate_on(setup: Setup, split: str, batches: Batches) -> dict[str, Any]:
-    """Return the evaluation document of the model on `batches`."""
-    outputs, targets = predict(setup, batches)
-    loss = setup.loss(outputs, targets).item()
-    scores, truth = in_own_units(setup, outputs, targets)
-    return evaluation.document(split, setup.task, scores, truth, loss, setup.data.classes, setup.config.top_k)
-
-
-def values_that_count(setup: Setup, progress: Progress) -> tuple[float, ...]:
-    """The objectives' values: metrics of the epoch that is kept, costs of the whole run."""
-    values = progress.best_values if setup.config.keep == "best" and progress.best_values else progress.values
-    return tuple(
-        values[metric.name] if metric.name in values else cost(metric.name, setup, progress)
-        for metric in setup.objectives
+def evaluate_on(setups: Sequence[Setup], split: str, batches: Sequence[Batches]) -> dict[str, Any]:
+    """Return the evaluation document of each model on its `batches`, all predictions together."""
+    losses, scores, truth = [], [], []
+    for setup, part in zip(setups, batches, strict=True):
+        outputs, targets = predict(setup, part)
+        losses.append(setup.loss(outputs, targets).item())
+        own_scores, own_truth = in_own_units(setup, outputs, targets)
+        scores.append(own_scores)
+        truth.append(own_truth)
+    first = setups[0]
+    return evaluation.document(
+        split,
+        first.task,
+        torch.cat(scores),
+        torch.cat(truth),
+        statistics.fmean(losses),
+        first.data.classes,
+        first.config.top_k,
     )
-
-
-def cost(name: str, setup: Setup, progress: Progress) -> float:
-    """parameters (a count), flops (of one sample's forward pass), seconds_per_epoch, peak_memory (bytes)."""
-    if name == "parameters":
-        return float(count_parameters(setup.model))
-    if name == "flops":
-        return float(count_flops(setup.model, setup.data.sample_shape, setup.device))
-    if name == "seconds_per_epoch":
-        return statistics.median(progress.epoch_seconds)
-    return float(devices.peak_memory(setup.device))
 
 
 def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Dimensions: B batch, O outputs of the model, N samples of the validation set.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -14,12 +15,14 @@ import optuna
 import torch
 from torch import Tensor
 
+from objectives import device as devices
 from objectives import metrics, schedules, seeds
 from objectives.augment import mix
 from objectives.checkpoints import Saver, copy_weights, resume
 from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
 from objectives.metrics import Hits
+from objectives.models.size import count_flops, count_parameters
 from objectives.protocol import Trial
 from objectives.setup import Setup
 from objectives.stopping import Progress
@@ -210,15 +213,38 @@ def names_per_epoch(setup: Setup) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name not in metrics.COSTS]
 
 
-def report(trial: Trial, setup: Setup, progress: Progress) -> None:
-    """Report and log the last epoch, one-based."""
-    epoch, values = progress.epoch, progress.values
-    named = {f"validation_{name}": value for name, value in values.items()}
-    if setup.reported is not None:
-        trial.report(values[setup.reported], epoch)
-        del named[f"validation_{setup.reported}"]
-    rate = setup.optimizer.param_groups[0]["lr"]
+def named_values(setup: Setup, progress: Progress) -> dict[str, float]:
+    """What is reported and logged of the last epoch, by name."""
+    named = {f"validation_{name}": value for name, value in progress.values.items()}
     if progress.train_accuracy is not None:
         named["train_accuracy"] = progress.train_accuracy
-    trial.log(epoch, train_loss=progress.train_losses[-1], lr=rate, **named)
+    return named | {"train_loss": progress.train_losses[-1], "lr": setup.optimizer.param_groups[0]["lr"]}
+
+
+def report(trial: Trial, setup: Setup, progress: Progress) -> None:
+    """Report and log the last epoch, one-based."""
+    named = named_values(setup, progress)
+    if setup.reported is not None:
+        trial.report(named.pop(f"validation_{setup.reported}"), progress.epoch)
+    trial.log(progress.epoch, **named)
     progress.reported = True
+
+
+def values_that_count(setup: Setup, progress: Progress) -> tuple[float, ...]:
+    """The objectives' values: metrics of the epoch that is kept, costs of the whole run."""
+    values = progress.best_values if setup.config.keep == "best" and progress.best_values else progress.values
+    return tuple(
+        values[metric.name] if metric.name in values else cost(metric.name, setup, progress)
+        for metric in setup.objectives
+    )
+
+
+def cost(name: str, setup: Setup, progress: Progress) -> float:
+    """parameters (a count), flops (of one sample's forward pass), seconds_per_epoch, peak_memory (bytes)."""
+    if name == "parameters":
+        return float(count_parameters(setup.model))
+    if name == "flops":
+        return float(count_flops(setup.model, setup.data.sample_shape, setup.device))
+    if name == "seconds_per_epoch":
+        return statistics.median(progress.epoch_seconds)
+    return float(devices.peak_memory(setup.device))

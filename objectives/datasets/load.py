@@ -73,8 +73,10 @@ def forget() -> None:
     _prepared.clear()
 
 
-def prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepared:
+def prepare(config: TrainingConfig, task: Task, device: torch.device, fold: int | None = None) -> Prepared:
     """Load, split and scale the data that `config` describes, or return it from memory.
+
+    `fold` is one of its `folds`, from 0; None takes the split of a study without folds.
 
     Raises:
         DataError: the data is missing, unreadable, or not for this task.
@@ -90,7 +92,13 @@ def prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepare
         config.storage,
         str(device),
     )
-    return _prepared.get(key, lambda: _prepare(config, task, device))
+    if fold is None:
+        return _prepared.get(key, lambda: _prepare(config, task, device))
+    folds = config.folds or 1
+    every = _prepared.get(
+        (*key, folds), lambda: [_prepare(config, task, device, (number, folds)) for number in range(folds)]
+    )
+    return every[fold]
 
 
 def load(config: TrainingConfig, task: Task) -> DataSet:
@@ -131,10 +139,12 @@ def _load(config: TrainingConfig, task: Task) -> DataSet:
     return data if config.storage == "loader" else placement.into_memory(data, config.storage == "memory")
 
 
-def _prepare(config: TrainingConfig, task: Task, device: torch.device) -> Prepared:
+def _prepare(
+    config: TrainingConfig, task: Task, device: torch.device, fold: tuple[int, int] | None = None
+) -> Prepared:
     data = load(config, task)
     parts = split(
-        data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit
+        data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit, fold
     )
     inputs = placement.learn_scaling(parts.train, config.preparation)
     targets = None if task == "classification" else learn_targets(parts.train.targets)

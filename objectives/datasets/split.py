@@ -22,7 +22,14 @@ class Split:
     test: AnySamples
 
 
-def split(data: DataSet, seed: int, validation: float, test: float, train_limit: int | None = None) -> Split:
+def split(
+    data: DataSet,
+    seed: int,
+    validation: float,
+    test: float,
+    train_limit: int | None = None,
+    fold: tuple[int, int] | None = None,
+) -> Split:
     """Split `data`, keeping each class's share.
 
     Args:
@@ -30,9 +37,10 @@ def split(data: DataSet, seed: int, validation: float, test: float, train_limit:
         validation: fraction of what is not test data, in (0, 1); unused where the set has its own.
         test: fraction of all data, in (0, 1); unused where the set has its own test set.
         train_limit: keep at most this many training samples.
+        fold: (i, k): part i (from 0) of k, of what is not test data, validates; `validation` is unused.
 
     Raises:
-        DataError: a class would be missing from one of the sets.
+        DataError: a class would be missing from one of the sets; folds of a set that has a validation part.
     """
     labels = data.train.targets if data.task == "classification" else None
     generator = seeds.generator(seeds.derive(seed, "split"))
@@ -42,7 +50,12 @@ def split(data: DataSet, seed: int, validation: float, test: float, train_limit:
         test_set = data.train.take(chosen)
     else:
         test_set = data.test
-    if data.validation is None:
+    if fold is not None:
+        if data.validation is not None:
+            raise DataError(f"folds: {data.name} has a validation part of its own; leave folds out")
+        rest, chosen = cut_out(rest, labels, *fold, generator)
+        validation_set = data.train.take(chosen)
+    elif data.validation is None:
         rest, chosen = divide(rest, labels, validation, generator)
         validation_set = data.train.take(chosen)
     else:
@@ -77,6 +90,21 @@ def divide(
     return torch.cat(rest).sort().values, torch.cat(chosen).sort().values
 
 
+def cut_out(
+    indices: Tensor, labels: Tensor | None, fold: int, folds: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Divide `indices` [N] into all but one of `folds` parts, and that one; both in rising order.
+
+    Each class is dealt out in turn, going on where the one before ended, so that parts differ by one sample
+    at most, in all and in each class.
+    """
+    dealt = indices[torch.randperm(len(indices), generator=generator)]
+    if labels is not None:
+        dealt = dealt[labels[dealt].sort(stable=True).indices]
+    chosen = torch.arange(len(dealt)) % folds == fold
+    return dealt[~chosen].sort().values, dealt[chosen].sort().values
+
+
 def _shares(sizes: Sequence[int], wanted: int) -> list[int]:
     """Distribute `wanted` places over groups by largest remainder; every group of two or more gets one."""
     total = sum(sizes)
@@ -99,5 +127,5 @@ def _check_classes(data: DataSet, parts: Split) -> None:
             raise DataError(
                 f"{data.name}: class {data.classes[label]!r} is missing from the {part} data "
                 f"(it has {total} samples in all). Give the class more samples, leave it out, "
-                "or change validation_fraction, test_fraction or train_limit."
+                "or change validation_fraction, test_fraction, folds or train_limit."
             )
