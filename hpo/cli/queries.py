@@ -275,6 +275,7 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
         print(
             f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, "
             f"{found.missing} missing, {found.diverged} diverged, {found.failed} failed, "
+            f"{len(found.foreign)} foreign, "
             f"{found.rejected_writes} stale writes rejected; "
             f"attempts per ticket: {cell(found.attempts_per_ticket)}"
         )

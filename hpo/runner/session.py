@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hpo.errors import CodeDiffersError, HpoError
+from hpo.errors import CodeDiffersError, HpoError, SpecError
 from hpo.fingerprint import fingerprint
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
@@ -114,7 +114,11 @@ class Session:
             if self._delivered_kept(task):
                 return
             resumed = newest_readable(self.store, task.folder, task.attempt)
-            beginning = self._taken_over(None if resumed is None else resumed.step)
+            try:
+                beginning = self._taken_over(None if resumed is None else resumed.step)
+            except (ValueError, TypeError, SpecError) as error:  # a point of plain Optuna's `enqueue_trial`
+                self._failed(f"its parameters do not fit the study: {error}")
+                return
         checkpoint = CheckpointStore(
             self.store,
             task.folder,

@@ -133,6 +133,7 @@ class Trial:
     metrics: dict[str, list[Point]]
     user_attrs: dict[str, Any]
     constraints: Annotated[dict[str, float | None], Says("Each is kept when it is at most 0.")]
+    foreign: Annotated[bool, Says("Plain Optuna ran it, or somebody added it: outside the budget.")]
     feasible: Annotated[bool, Says("Whether it breaks no constraint; else it is never the best.")]
     error: Annotated[str | None, Says("The last line of what ended the last attempt.")]
 
@@ -393,6 +394,7 @@ def _trial(record: TrialRecord, now: datetime | None = None) -> dict[str, Any]:
         "metrics": {name: points(series) for name, series in record.metrics.items()},
         "user_attrs": dict(record.user_attrs),
         "constraints": dict(record.constraints),
+        "foreign": record.foreign,
         "feasible": record.feasible,
         "error": record.error,
     }

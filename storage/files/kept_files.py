@@ -91,7 +91,7 @@ def release_beaten(
         return
     holders = {row.trial_id for row in weights}
     if len(directions) == 1:
-        kept = set(connection.scalars(ranked(optuna_study_id, directions[0]).limit(best)))
+        kept = set(connection.scalars(ranked(optuna_study_id, directions[0], ours=True).limit(best)))
     else:
         kept = _front(connection, optuna_study_id, directions, holders)
     beaten = [row.id for row in weights if row.trial_id not in kept]
@@ -149,9 +149,8 @@ def _front(
     connection: Connection, optuna_study_id: int, directions: Sequence[str], among: set[int]
 ) -> set[int]:
     """Those of `among` that no complete trial beats; infeasible and infinite ones only while all are so."""
-    feasible = {
-        row.trial_id: row.feasible for row in connection.execute(ranked(optuna_study_id, directions[0]))
-    }
+    rows = connection.execute(ranked(optuna_study_id, directions[0], ours=True))
+    feasible = {row.trial_id: row.feasible for row in rows}
     found = columns.values_of(connection, lambda column: column.in_(_complete(optuna_study_id)))
     points = {one: found[one] for one in feasible}
     front = {one: point for one, point in points.items() if feasible[one] and all(map(math.isfinite, point))}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.optuna_tables import TrialState, system_attributes, trials
+from storage.database.optuna_tables import TrialState, system_attributes, trials, values
 from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, ticket
 from storage.queue import outcomes
 from storage.queue.optuna_rows import ADDED
 
+_SHOWN = 20  # numbers of foreign trials
 _OPEN = (TicketState.QUEUED, TicketState.RUNNING)
 
 
@@ -34,6 +37,7 @@ class Audit:
     study: str
     tickets: int
     results: int  # complete or pruned
+    foreign: list[int]  # numbers of trials that plain Optuna ran or somebody added: never counted
     duplicates: int
     missing: int  # tickets with neither a result nor a recorded end though all trials are said to be done
     diverged: int  # the setting made the training's numbers explode
@@ -49,10 +53,9 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
     attempts = connection.execute(
         sa.select(attempt).join(ticket, attempt.c.ticket_id == ticket.c.id).where(ticket.c.study_id == row.id)
     ).all()
-    optuna_trials = {
-        trial.trial_id: trial.state
-        for trial in connection.execute(sa.select(trials).where(trials.c.study_id == row.optuna_study_id))
-    }
+    theirs = connection.execute(sa.select(trials).where(trials.c.study_id == row.optuna_study_id)).all()
+    optuna_trials = {trial.trial_id: trial.state for trial in theirs}
+    foreign = _foreign(connection, row, theirs, {a.trial_id for a in attempts} | {t.trial_id for t in found})
     added = set(
         connection.scalars(
             sa.select(system_attributes.c.trial_id)
@@ -70,7 +73,7 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
     finished_trials = {
         trial_id
         for trial_id, state in optuna_trials.items()
-        if state in (TrialState.COMPLETE, TrialState.PRUNED) and trial_id not in added
+        if state in (TrialState.COMPLETE, TrialState.PRUNED) and trial_id not in foreign
     }
     from_tickets = {t.trial_id for t in done}
     live = Counter(a.ticket_id for a in attempts if a.state == AttemptState.RUNNING)
@@ -99,9 +102,9 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
             f"{len(finished_trials)} finished trials in Optuna's tables, {len(from_tickets)} in ours",
         ),
         Check(
-            "trials that a person added are outside the budget",
+            "foreign trials, which plain Optuna ran or a person added, are outside the budget",
             not added & from_tickets,
-            f"{len(added)} added",
+            _named(sorted(foreign.values()), len(added)),
         ),
         Check(
             "at most one open attempt a ticket, and only for running tickets",
@@ -129,6 +132,7 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
         study=row.name,
         tickets=len(found),
         results=len(done),
+        foreign=sorted(foreign.values()),
         duplicates=twice + doubled_cells,
         missing=missing,
         diverged=diverged,
@@ -137,3 +141,35 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
         attempts_per_ticket=dict(sorted(Counter(t.attempt for t in found).items())),
         checks=checks,
     )
+
+
+def _foreign(
+    connection: Connection, row: StudyRow, theirs: Sequence[sa.Row[Any]], ours: Collection[int | None]
+) -> dict[int, int]:
+    """Optuna's trials that no ticket or attempt of ours had, number by id.
+
+    One that waits is for us to run; a complete one without a value is none that Optuna could have made.
+    """
+    valued = set(
+        connection.scalars(
+            sa.select(values.c.trial_id)
+            .join(trials, trials.c.trial_id == values.c.trial_id)
+            .where(trials.c.study_id == row.optuna_study_id)
+        )
+    )
+    return {
+        trial.trial_id: trial.number
+        for trial in theirs
+        if trial.trial_id not in ours
+        and trial.state != TrialState.WAITING
+        and (trial.state != TrialState.COMPLETE or trial.trial_id in valued)
+    }
+
+
+def _named(numbers: Sequence[int], added: int) -> str:
+    """ "3 foreign: trials 4, 7, 9 (1 added by hand)"."""
+    if not numbers:
+        return "0 foreign"
+    listed = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+    by_hand = f" ({added} added by hand)" if added else ""
+    return f"{len(numbers)} foreign: trials {listed}{by_hand}"

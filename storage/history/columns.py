@@ -140,6 +140,11 @@ def attempts_of(connection: Connection, mine: Mine) -> dict[int, list[Any]]:
     return found
 
 
+def tried() -> sa.ColumnElement[bool]:
+    """Whether an attempt of ours was at a row of Optuna's trials, in a query of them: else it is foreign."""
+    return sa.exists().where(attempt.c.trial_id == optuna_trials.c.trial_id)
+
+
 def held(connection: Connection, mine: Mine) -> set[int]:
     """Trials whose ticket is leased."""
     leased = ticket.c.state == TicketState.RUNNING

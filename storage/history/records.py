@@ -21,6 +21,7 @@ Direction = Literal["minimize", "maximize"]
 
 ENDED: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "diverged")
 STATES: tuple[TrialStateName, ...] = (*ENDED, "running", "waiting")
+FOREIGN = "foreign"  # stands where a worker's name would, of a trial that no worker of ours was at
 STEADIER = (
     "Lower the high end of the learning rate's range, or make the training steadier: clip gradients, warm up"
 )
@@ -60,6 +61,7 @@ class TrialRecord:
     error: str | None = None  # last line of the last failed attempt's traceback, or the signal
     counted: int | None = None  # how many reports there are, where not all of them were read
     constraints: Mapping[str, float] = field(default_factory=dict)  # name -> kept when at most 0
+    foreign: bool = False  # plain Optuna ran it, or somebody added it: outside the budget
 
     @property
     def broken(self) -> tuple[str, ...]:

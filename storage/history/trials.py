@@ -24,6 +24,7 @@ from storage.history import columns
 from storage.history.columns import Mine
 from storage.history.records import (
     ENDED,
+    FOREIGN,
     AttemptSpan,
     Direction,
     StudyHistory,
@@ -103,20 +104,22 @@ def read_trial(
     return next(iter(read_trials(connection, row, ids, with_=with_).values()), None)
 
 
-def ranked(optuna_study_id: int, direction: str) -> sa.Select[Any]:
-    """Our complete trials, feasible ones first, then those with a finite value, the best first, the earliest
-    of equals: id, number, value, whether that is finite, and whether the trial is feasible.
+def ranked(optuna_study_id: int, direction: str, *, ours: bool = False) -> sa.Select[Any]:
+    """Complete trials, feasible ones first, then those with a finite value, the best first, the earliest of
+    equals: id, number, value, whether that is finite, and whether the trial is feasible.
+
+    `ours`: no foreign ones.
     """
     best = values.c.value.desc() if direction == "maximize" else values.c.value.asc()
     feasible = optuna_rows.feasible().label("feasible")
     finite = (values.c.value_type == "FINITE").label("finite")
-    return (
+    query = (
         sa.select(optuna_trials.c.trial_id, optuna_trials.c.number, values.c.value, finite, feasible)
         .join(values, (values.c.trial_id == optuna_trials.c.trial_id) & (values.c.objective == 0))
-        .join(ticket, ticket.c.trial_id == optuna_trials.c.trial_id)
         .where(optuna_trials.c.study_id == optuna_study_id, optuna_trials.c.state == TrialState.COMPLETE)
         .order_by(feasible.desc(), finite.desc(), best, optuna_trials.c.number)
     )
+    return query.join(ticket, ticket.c.trial_id == optuna_trials.c.trial_id) if ours else query
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +131,11 @@ class Leader:
     value: float
 
 
-def leader(connection: Connection, optuna_study_id: int, direction: str) -> Leader | None:
-    """The best trial, the one that `best_of` finds; None without one."""
-    first = connection.execute(ranked(optuna_study_id, direction).limit(1)).first()
+def leader(
+    connection: Connection, optuna_study_id: int, direction: str, *, ours: bool = False
+) -> Leader | None:
+    """The best trial, the one that `best_of` finds (`ours`: of all but foreign ones); None without one."""
+    first = connection.execute(ranked(optuna_study_id, direction, ours=ours).limit(1)).first()
     if first is None or not (first.feasible and first.finite):
         return None
     return Leader(first.trial_id, first.number, first.value)
@@ -224,14 +229,16 @@ def history_of(
 def state_column() -> Any:
     """A trial's state as people see it, of Optuna's trials outer-joined with our tickets.
 
-    Optuna's RUNNING is ours only while somebody holds the lease, its FAIL may be a setting that diverged.
+    Optuna's RUNNING is ours only while somebody holds the lease, or foreign, where no attempt of ours was at
+    it; its FAIL may be a setting that diverged.
     """
+    elsewhere = sa.and_(optuna_trials.c.state == TrialState.RUNNING, ~columns.tried())
     return sa.case(
         (optuna_trials.c.state == TrialState.COMPLETE, "complete"),
         (optuna_trials.c.state == TrialState.PRUNED, "pruned"),
         (optuna_rows.diverged(), "diverged"),
         (optuna_trials.c.state == TrialState.FAIL, "failed"),
-        (ticket.c.state == TicketState.RUNNING, "running"),
+        (sa.or_(ticket.c.state == TicketState.RUNNING, elsewhere), "running"),
         else_="waiting",
     )
 
@@ -251,12 +258,17 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
     diverged = columns.diverged(connection, mine)
     held = columns.held(connection, mine)
     base = sa.select(
-        optuna_trials.c.trial_id, optuna_trials.c.number, sa.type_coerce(optuna_trials.c.state, sa.String)
+        optuna_trials.c.trial_id,
+        optuna_trials.c.number,
+        sa.type_coerce(optuna_trials.c.state, sa.String),
+        columns.tried(),
     )
     base = base.where(mine(optuna_trials.c.trial_id)).order_by(optuna_trials.c.trial_id)
     records = {}
-    for trial_id, number, state in columns.tuples(connection, base):
-        shown = _SHOWN.get(state) or ("running" if trial_id in held else "waiting")
+    for trial_id, number, state, tried in columns.tuples(connection, base):
+        foreign = not tried and state != TrialState.WAITING
+        runs = trial_id in held or (foreign and state == TrialState.RUNNING)
+        shown = _SHOWN.get(state) or ("running" if runs else "waiting")
         if shown == "failed" and trial_id in diverged:
             shown = "diverged"
         records[trial_id] = _with_attempts(
@@ -271,6 +283,7 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
                 user_attrs=noted.get(trial_id, _NOTHING),
                 constraints=constrained.get(trial_id, _NOTHING),
                 counted=None if counted is None else counted.get(trial_id, 0),
+                foreign=foreign,
             ),
             tries.get(trial_id, []) if Part.ATTEMPTS in with_ else None,
         )
@@ -282,7 +295,8 @@ def _with_attempts(record: TrialRecord, attempts: list[Any] | None) -> TrialReco
     if attempts is None:
         return record
     if not attempts:
-        return dataclasses.replace(record, attempts=0, ticket=record.number)
+        where = FOREIGN if record.foreign else None
+        return dataclasses.replace(record, attempts=0, ticket=record.number, worker=where, runner=where)
     first, last = attempts[0], attempts[-1]
     name = last.worker or last.worker_id
     return dataclasses.replace(

@@ -60,6 +60,23 @@ _END = (
 )
 
 
+_WAITING = (
+    sa.select(_trials.c.trial_id, _trials.c.number)
+    .where(_trials.c.study_id == sa.bindparam("study"), _trials.c.state == TrialState.WAITING)
+    .order_by(_trials.c.trial_id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_RUNS = (
+    sa.update(_trials)
+    .where(_trials.c.trial_id == sa.bindparam("trial"), _trials.c.state == TrialState.WAITING)
+    .values(state=TrialState.RUNNING, datetime_start=sa.bindparam("now"))
+)
+_POINT = sa.select(_trial_attributes.c.value_json).where(
+    _trial_attributes.c.trial_id == sa.bindparam("trial"), _trial_attributes.c.key == "fixed_params"
+)
+
+
 @dataclass(frozen=True)
 class Trial:
     """The Optuna trial of a claim."""
@@ -115,6 +132,17 @@ def insert_params(
             for name, value in params.items()
         ],
     )
+
+
+def take_waiting(connection: Connection, optuna_study_id: int) -> tuple[Trial, str | None] | None:
+    """The first trial that plain Optuna's `enqueue_trial` left waiting, RUNNING now, and its point as JSON.
+
+    Safe beside plain Optuna, which takes one by the same change of its row: whoever makes it has the trial.
+    """
+    found = connection.execute(_WAITING, {"study": optuna_study_id}).first()
+    if found is None or not connection.execute(_RUNS, {"trial": found.trial_id, "now": _now()}).rowcount:
+        return None
+    return Trial(*found), connection.scalar(_POINT, {"trial": found.trial_id})
 
 
 def param_names(connection: Connection, trial_id: int) -> set[str]:

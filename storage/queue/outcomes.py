@@ -169,7 +169,7 @@ def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
     if row is None:
         return
     if row.budget_target is not None:
-        best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize")
+        best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize", ours=True)
         _end_at_target(connection, row, None if best is None else best.value)
     end_when_seconds_are_spent(connection, clock, row)
     conclude(connection, clock, study_id)

@@ -22,7 +22,7 @@ from storage.database.records import (
     WorkerState,
 )
 from storage.database.tables import attempt, is_queued, study, ticket, worker
-from storage.queue import blame, locks, outcomes, seconds
+from storage.queue import blame, locks, optuna_rows, outcomes, seconds
 
 ENQUEUED = 1  # priority of a point a person asked for
 
@@ -103,6 +103,8 @@ def claim_next(
     if chosen is None:
         outcomes.conclude(connection, clock, study_id)
         return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
+    if chosen.point is None and chosen.trial_id is None and chosen.retry_of is None:
+        chosen = _with_waiting(connection, row.optuna_study_id, chosen)
     if row.clock_started_at is None or not seen.works:
         seconds.start(connection, clock, study_id)
     connection.execute(
@@ -119,6 +121,17 @@ def claim_next(
         },
     )
     return _claim(chosen)
+
+
+def _with_waiting(connection: Connection, optuna_study_id: int, blank: sa.Row[Any]) -> sa.Row[Any]:
+    """The blank ticket with the trial that plain Optuna has left waiting, if there is one: it counts here."""
+    found = optuna_rows.take_waiting(connection, optuna_study_id)
+    if found is None:
+        return blank
+    trial, point = found
+    changed = ticket.update().where(ticket.c.id == blank.id)
+    changed = changed.values(trial_id=trial.id, trial_number=trial.number, point=point)
+    return connection.execute(changed.returning(ticket)).one()
 
 
 def _nothing(

@@ -97,7 +97,8 @@ class ComparisonRow:
 
 def summarize(history: StudyHistory) -> Summary:
     """The facts of a study, and the same as sentences."""
-    counts = Counter(trial.state for trial in history.trials)
+    mine = [trial for trial in history.trials if not trial.foreign and trial.attempts]
+    counts = Counter(trial.state for trial in mine)
     counts["waiting"] += history.waiting
     best = history.best
     partial = Summary(
@@ -113,9 +114,7 @@ def summarize(history: StudyHistory) -> Summary:
         seconds=_wall(history),
         busy_seconds=sum(trial.seconds or 0.0 for trial in history.trials),
         epochs=sum(len(trial.reports) for trial in history.trials),
-        runners=len(
-            {trial.runner or trial.worker for trial in history.trials if trial.runner or trial.worker}
-        ),
+        runners=len({trial.runner or trial.worker for trial in mine if trial.runner or trial.worker}),
         sentences=(),
     )
     return replace(partial, sentences=tuple(_sentences(history, partial)))
@@ -204,6 +203,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
         for sentence in (
             _best_sentence(history, facts),
             _counts_sentence(facts),
+            _foreign_sentence(history),
             _constraints_sentence(history),
             _pruning_sentence(history, facts),
             _test_sentence(history),
@@ -256,6 +256,12 @@ def _counts_sentence(facts: Summary) -> str:
     total = sum(facts.counts.values())
     on = f" on {text.count(facts.runners, 'runner')}" if facts.runners else ""
     return f"Of {text.count(total, 'trial')}{on}, {text.listed(parts)}."
+
+
+def _foreign_sentence(history: StudyHistory) -> str:
+    foreign = sum(trial.foreign for trial in history.trials)
+    more = text.count(foreign, "foreign trial")
+    return f"Outside the budget: {more}, run by plain Optuna or added by hand." if foreign else ""
 
 
 def _constraints_sentence(history: StudyHistory) -> str:
