@@ -269,13 +269,20 @@ def _import(path: ObjectivePath, file: Path | None, folder: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if path.module is not None and path.module.startswith(error.name or "\0"):
             raise ObjectiveError(
-                f"objective {path}: there is no module {error.name} here. A file is written "
-                "path/to/file.py:callable, relative to the study file; on another machine use "
+                f"objective {path}: there is no module {error.name} here{_with_colon(path.module)}. A file "
+                "is written path/to/file.py:callable, relative to the study file; on another machine use "
                 "`hpo worker --code DIR`"
             ) from error
         raise ObjectiveError(f"objective {path} cannot be imported:\n{_their_traceback()}") from error
     except (Exception, SystemExit) as error:
         raise ObjectiveError(f"objective {path} cannot be imported:\n{_their_traceback()}") from error
+
+
+def _with_colon(module: str) -> str:
+    """A hint where the last part names something in a module that is there: `mypkg.train.objective`."""
+    parent, _, name = module.rpartition(".")
+    there = sys.modules.get(parent)
+    return f" (did you mean {parent}:{name}?)" if hasattr(there, name) else ""
 
 
 def _their_traceback() -> str:

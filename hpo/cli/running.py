@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import os
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +24,7 @@ from hpo.cli.app import (
     app,
 )
 from hpo.cli.output import print_json, say
-from hpo.errors import ExitCode, UserError
+from hpo.errors import ExitCode, HpoError, UserError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
@@ -135,6 +137,8 @@ def run(
         say(f"{row.name} exists ({row.state}); carrying on")
     for note in notes(study, code) if created else ():
         say(f"note: {note}")
+    if created and (other := _beside(database, settings, row.name, code)) is not None:
+        say(f"note: {other} has a study {row.name}, too; this run begins another one in {database.shown_url}")
     if row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         outcome = ExitCode.DONE
@@ -353,7 +357,6 @@ def _wrap_up(
 ) -> int:
     """After the search: test the winner once, write the report, say what was found."""
     from hpo.cli.queries import print_best
-    from hpo.errors import HpoError
     from hpo.studies.evaluation import evaluate
     from hpo.studies.reading import get_study, history
     from storage.database.errors import StorageError
@@ -386,6 +389,25 @@ def _wrap_up(
         )
         return ExitCode.FAILED
     return outcome
+
+
+def _beside(database: Database, settings: Settings, name: str, folder: Path) -> str | None:
+    """Where a study of this name is in a database that lies beside the study file and is not this run's."""
+    from hpo.studies.creation import find
+    from hpo.wiring import open_storage
+    from storage.database.errors import StorageError
+
+    file = Path(os.path.abspath(folder / "hpo.db"))  # noqa: PTH100 -- keeps symbolic links
+    url = f"sqlite:///{file}"
+    if not file.is_file() or database.shown_url == url:
+        return None
+    with suppress(HpoError, StorageError):
+        other = open_storage(replace(settings, storage=url), create=False)
+        try:
+            return url if find(other, name) is not None else None
+        finally:
+            other.close()
+    return None
 
 
 def _forget_untried(database: Database, row: StudyRow) -> None:

@@ -45,13 +45,8 @@ def read_study(source: Path, asked: Asked, overrides: Sequence[str]) -> tuple[St
         place, callable_ = str(source), DEFAULT_CALLABLE
     is_file = place.endswith(".py")
     is_module = not is_file and ":" in str(source) and all(part.isidentifier() for part in place.split("."))
-    if source.suffix == ".ipynb":
-        raise UserError(
-            f"{source} is a notebook: call hpo.optimize(objective, trials=30) in it, or put the objective "
-            "into a .py file"
-        )
     if not is_file and not is_module:
-        if asked.given:
+        if asked.given and source.suffix != ".ipynb":
             raise UserError(
                 f"{', '.join(asked.given)}: a study file says that itself; change it there, or for once with "
                 "--set, as in --set budget.trials=30"

@@ -59,6 +59,11 @@ def _content(file: FilePath) -> bytes:
     try:
         if file.is_dir():
             raise spec_error(f"{file}: is a directory; name a study file")
+        if file.suffix == ".ipynb":
+            raise spec_error(
+                f"{file} is a notebook: call hpo.optimize(objective, trials=30) in it, or put the objective "
+                "into a .py file"
+            )
         if not file.exists():
             raise spec_error(f"{file}: there is no such file{near_file(file, '.yaml', '.yml', '.json')}")
         with file.open("rb") as stream:
@@ -133,7 +138,7 @@ def _sentence(detail: Any) -> tuple[Path, str]:
             tag = context["discriminator"].strip("'")
             names = _tags(path)
             return (*path, tag), f"must be one of {listed(names)}, got {shown(context['tag'])}" + nearest(
-                context["tag"], names
+                _as_here(context["tag"]), names
             )
         case "literal_error":
             return path, f"must be {context['expected']}, got {shown(value)}"
@@ -144,6 +149,15 @@ def _sentence(detail: Any) -> tuple[Path, str]:
         case _:
             message = detail["msg"]
             return path, f"{message[0].lower()}{message[1:]}, got {shown(value)}"
+
+
+_OPTUNAS = {"successivehalving": "asha", "nsgaii": "nsga2", "nsgaiii": "nsga3", "quasimontecarlo": "qmc"}
+
+
+def _as_here(name: Any) -> str:
+    """One of Optuna's classes as it is called here: `MedianPruner` is `median`."""
+    text = str(name).lower().removesuffix("sampler").removesuffix("pruner")
+    return _OPTUNAS.get(text, "none" if text == "nop" else text)
 
 
 def _located(loc: Sequence[Any]) -> tuple[Path, type[BaseModel]]:

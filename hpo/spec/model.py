@@ -77,6 +77,11 @@ class Retry(Section):
     )
 
 
+def _nearest_direction(direction: Any) -> str:
+    begun = [whole for whole in DIRECTIONS if whole.startswith(str(direction).lower()) and direction]
+    return nearest(begun[0] if len(begun) == 1 else direction, DIRECTIONS)
+
+
 def _directions(value: Any) -> Any:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
@@ -85,7 +90,7 @@ def _directions(value: Any) -> Any:
         if direction not in DIRECTIONS:
             at = (index,) if isinstance(value, list | tuple) else ()
             raise problem(
-                f"must be minimize or maximize, got {shown(direction)}{nearest(direction, DIRECTIONS)}", *at
+                f"must be minimize or maximize, got {shown(direction)}{_nearest_direction(direction)}", *at
             )
     return tuple(values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -232,7 +233,9 @@ def unreachable(url: URL, error: BaseException) -> DatabaseUnreachableError:
 
 
 def redacted(url: URL) -> str:
-    """The URL as it may be shown: password hidden, query (which can carry one) dropped."""
+    """The URL as it may be shown: no password, no query (which can carry one), a file's path whole."""
+    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
+        url = url.set(database=os.path.abspath(url.database))  # noqa: PTH100 -- keeps symbolic links
     return url.set(query={}).render_as_string(hide_password=True)
 
 

@@ -85,41 +85,38 @@ def test_an_error_that_asks_for_it_gets_a_fresh_runner(place: Workplace) -> None
     assert pids[0] != pids[1] == pids[2]
 
 
-def test_runners_import_one_after_another_the_first_time(place: Workplace) -> None:
-    """What an import downloads, or builds, is there for the next."""
-    code = """
+LATER = """
         import time
         from pathlib import Path
 
-        there = Path(__file__).with_name("there")
-        if not there.exists():
+        first, later = (Path(__file__).with_name(name) for name in ("first", "later"))
+        if first.exists():
+            later.touch()
+            {later}
+        else:
             time.sleep(0.3)  # others would be here by now
-            there.touch(exist_ok=False)
+            first.touch(exist_ok=False)
 
         def objective(trial):
-            time.sleep(0.2)
+            until = time.monotonic() + 60
+            while not later.exists() and time.monotonic() < until:
+                time.sleep(0.05)
             return 0.0
     """
-    place.run(place.study("follows", code, budget={"trials": 10}), runners=3).check()
-    assert len({trial["runner"] for trial in place.trials("follows")}) > 1
+
+
+def test_runners_import_one_after_another_the_first_time(place: Workplace) -> None:
+    """What an import downloads, or builds, is there for the next."""
+    place.run(place.study("follows", LATER.format(later="pass"), budget={"trials": 4}), runners=3).check()
+    assert (place.path / "later").exists()
+    assert {trial["state"] for trial in place.trials("follows")} == {"complete"}
 
 
 def test_a_runner_that_cannot_import_what_another_has_ends_no_run(place: Workplace) -> None:
-    code = """
-        import time
-        from pathlib import Path
-
-        try:
-            Path(__file__).with_name("taken").touch(exist_ok=False)
-        except FileExistsError:
-            raise ConnectionError("one at a time") from None
-
-        def objective(trial):
-            time.sleep(0.1)
-            return 0.0
-    """
-    spec = place.study("misses", code, budget={"trials": 30})
+    code = LATER.format(later='raise ConnectionError("one at a time")')
+    spec = place.study("misses", code, budget={"trials": 4})
     result = place.run(spec, "--no-evaluate", runners=2).check()
+    assert (place.path / "later").exists()
     assert "runner 1 cannot start, others go on" in result.err
     assert "one at a time" in result.err
     assert {trial["state"] for trial in place.trials("misses")} == {"complete"}
@@ -153,3 +150,19 @@ def test_what_differs_in_silence_is_noted_and_what_cannot_work_is_refused_at_onc
     assert "takes (trial, X, y)" in place.look("check", refused.name).check(2).err
     assert "takes (trial, X, y)" in place.run(refused).check(2).err
     assert place.look("show", "refused").code == 3, "nothing is left under its name"
+
+
+def test_a_run_that_begins_a_second_database_says_where_both_are(place: Workplace) -> None:
+    spec = place.study("twice", budget={"trials": 1})
+    place.run(spec).check()
+    (place.path / "elsewhere").mkdir()
+    words = ("run", f"../{spec.name}", "--runners", "1", "--no-report")
+    said = place.hpo(*words, cwd=place.path / "elsewhere").check().err
+    assert f"sqlite:///{place.path}/hpo.db has a study twice, too" in said
+    assert f"begins another one in sqlite:///{place.path}/elsewhere/hpo.db" in said
+
+
+def test_a_module_with_its_function_after_a_dot_is_told_the_colon(place: Workplace) -> None:
+    place.write("mypkg/train.py", "def objective(trial):\n    return 0.0\n")
+    spec = place.spec("dotted", objective="mypkg.train.objective")
+    assert "did you mean mypkg.train:objective?" in place.look("check", spec.name).check(2).err

@@ -329,3 +329,23 @@ def test_a_study_file_is_read_from_disk(tmp_path: Any) -> None:
         SpecError, match=r"^digits.yaml, line 11: space.lr.lgo is unknown; did you mean 'log'"
     ):
         load_spec(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "meant"),
+    [
+        ("direction", "max", "maximize"),
+        ("direction", "MIN", "minimize"),
+        ("sampler", "TPE", "tpe"),
+        ("sampler", "CmaEsSampler", "cmaes"),
+        ("sampler", "NSGAIISampler", "nsga2"),
+        ("pruner", "MedianPruner", "median"),
+        ("pruner", "SuccessiveHalvingPruner", "asha"),
+    ],
+)
+def test_what_optuna_calls_it_is_answered_by_what_it_is_called_here(
+    field: str, written: str, meant: str
+) -> None:
+    text = {"study": "s", "objective": "m", "direction": "minimize", "budget": {"trials": 1}, field: written}
+    with pytest.raises(SpecError, match=f"did you mean '{meant}'"):
+        parse_spec(text)
