@@ -40,8 +40,8 @@ def objective(trial):
     return helper(math.pi)  # a remark
 
 def make(rate):
-    def inner(trial):
-        return rate * helper(1)
+    def inner(trial, add=0):
+        return rate * helper(1) + add
     return inner
 
 def elsewhere():
@@ -90,7 +90,7 @@ def test_closures_arguments_and_lambdas_are_told_apart() -> None:
     make = notebook()["make"]
     assert differences(code(make(2)), code(make(1))) == ["rate was changed: 2 here, 1 there"]
     assert code(make(2)) == code(make(2))
-    one, other = functools.partial(make(1), 5), functools.partial(make(1), 6)
+    one, other = functools.partial(make(1), add=5), functools.partial(make(1), add=6)
     assert len(differences(code(one), code(other))) == 1
     first, trials = lambda _: 1.0, 30
     again, trials = lambda _: 1.0, 60  # noqa: F841
