@@ -37,6 +37,10 @@ class ObjectiveError(UserError):
     """An objective cannot be imported or is not callable."""
 
 
+class AdviceError(HpoError):
+    """A study's own sampler or pruner failed: a sentence, and its traceback where there is one."""
+
+
 class NotFoundError(HpoError):
     """No study, trial, worker or launch of that name."""
 

@@ -167,7 +167,18 @@ def check_settings(objective: Objective, spec: Settled) -> None:
 
 
 def load_objective(path: ObjectivePath, folder: Path) -> Objective:
-    """Import what `path` names.
+    """Import the objective that `path` names, as `load_callable` does.
+
+    Raises:
+        ObjectiveError: it cannot be imported, or cannot be called with a trial alone.
+    """
+    found = load_callable(path, folder)
+    demand_objective(found.function, str(path))
+    return found
+
+
+def load_callable(path: ObjectivePath, folder: Path) -> Objective:
+    """Import what `path` names: an objective, or a factory of samplers or pruners.
 
     Args:
         path: as written in the study file.
@@ -204,7 +215,6 @@ def load_objective(path: ObjectivePath, folder: Path) -> Objective:
         raise ObjectiveError(
             f"objective {path}: {path.callable} is not callable, it is {type(found).__name__}"
         )
-    demand_objective(found, str(path))
     return Objective(found, module, home)
 
 

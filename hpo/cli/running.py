@@ -229,8 +229,14 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
     from hpo.spec import load_spec
 
     study = load_spec(spec, set_ or ())
-    find_objective(study, spec.absolute().parent)
-    for note in notes(study, spec.absolute().parent):
+    folder = spec.absolute().parent
+    find_objective(study, folder)
+    if "custom" in (study.sampler.name, study.pruner.name):
+        from hpo.runner.adviser import make_pruner_of, make_sampler_of
+
+        make_sampler_of(study, folder, study.sampler.seed)
+        make_pruner_of(study, folder)
+    for note in notes(study, folder):
         say(f"note: {note}")
     size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
     print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")

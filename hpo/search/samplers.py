@@ -35,6 +35,7 @@ def suggest(
     ticket: int,
     fixed: Mapping[str, Any],
     prior: Sequence[FrozenTrial] = (),
+    sampler: BaseSampler | None = None,
 ) -> dict[str, Any]:
     """All active declared parameters of one ticket.
 
@@ -46,6 +47,7 @@ def suggest(
         ticket: Index of the ticket in its study, from 0.
         fixed: A grid cell or an enqueued point, maybe partial: its values are taken as they are.
         prior: Complete and diverged trials of another study that the sampler sees before this one's.
+        sampler: The study's own, where it has one.
 
     Returns:
         Values by name, parents before children; labels of categorical parameters. Values of
@@ -66,7 +68,7 @@ def suggest(
             point = qmc_point(spec, ticket)
             return completed(spec, fixed, lambda name, dist: from_unit(dist, point[name]))
         case _:
-            return _asked(spec, study, trial, ticket, fixed, prior)
+            return _asked(spec, study, trial, fixed, prior, sampler or make_sampler(spec, ticket))
 
 
 def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
@@ -125,10 +127,11 @@ def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
 def needs_stored_trial(spec: StudySpec) -> bool:
     """Whether the sampler writes to the trial while it samples, so that the trial must be stored first.
 
-    CMA-ES and the genetic ones keep a trial's generation with it. TPE and GP write too, but only to tell
-    other processes about parameters that are not stored yet, and ours are stored all at once.
+    CMA-ES and the genetic ones keep a trial's generation with it, a study's own may do what it likes. TPE
+    and GP write too, but only to tell other processes about parameters that are not stored yet, and ours
+    are stored all at once.
     """
-    return spec.sampler.name in ("cmaes", "nsga2", "nsga3")
+    return spec.sampler.name in ("cmaes", "nsga2", "nsga3", "custom")
 
 
 class TicketSampler(BaseSampler):
@@ -159,16 +162,15 @@ def _asked(
     spec: StudySpec,
     study: Study,
     trial: FrozenTrial,
-    ticket: int,
     fixed: Mapping[str, Any],
     prior: Sequence[FrozenTrial],
+    sampler: BaseSampler,
 ) -> dict[str, Any]:
     """The point an Optuna sampler chooses, by the steps that `optuna.Trial` takes.
 
     With Hyperband, `optuna.Trial` hands samplers a view of the trial's own bracket. It is left out
     here: samplers read past it (`_get_trials`), and learn from all brackets either way.
     """
-    sampler = make_sampler(spec, ticket)
     study = uncached(study)
     if prior:
         study._storage = cast(BaseStorage, WithPrior(study._storage, prior))

@@ -188,6 +188,7 @@ def _members(union: Any) -> dict[str, type[BaseModel]]:
     return members
 
 
+_UNWRAPPED = ("none", "patient", "custom")  # what the patient pruner cannot wrap
 _PARAMETERS, _SAMPLERS, _PRUNERS = map(_members, (Parameter, SamplerSpec, PrunerSpec))
 
 
@@ -201,7 +202,7 @@ def _union(path: Path) -> dict[str, type[BaseModel]]:
         case ("pruner",):
             return _PRUNERS
         case ("pruner", "wrapped"):
-            return {name: model for name, model in _PRUNERS.items() if name not in ("none", "patient")}
+            return {name: model for name, model in _PRUNERS.items() if name not in _UNWRAPPED}
     return {}
 
 

@@ -10,8 +10,23 @@ from objectives.imports import ObjectivePath
 DEFAULT_CALLABLE = "objective"
 
 
-def parse_objective(text: Any) -> ObjectivePath:
-    """Read the name of an objective; `objective` is the callable where none is named.
+def parse_factory(text: Any) -> ObjectivePath:
+    """Read the name of a factory of samplers or pruners; `make` is the callable where none is named.
+
+    Raises:
+        PydanticCustomError: saying which form is expected.
+    """
+    return parse_objective(text, "make")
+
+
+def check_factory(text: Any) -> str:
+    """`text` itself, if `parse_factory` reads it."""
+    parse_factory(text)
+    return str(text)
+
+
+def parse_objective(text: Any, default: str = DEFAULT_CALLABLE) -> ObjectivePath:
+    """Read the name of an objective; `default` is the callable where none is named.
 
     Raises:
         PydanticCustomError: saying which form is expected.
@@ -23,7 +38,7 @@ def parse_objective(text: Any) -> ObjectivePath:
         raise problem(f"must be printable and at most 1000 characters long, got {shown(text)}")
     place, _, name = text.rpartition(":")
     if not place or name.endswith(".py"):
-        place, name = text, DEFAULT_CALLABLE
+        place, name = text, default
     if not all(part.isidentifier() for part in name.split(".")):
         raise problem(f"has no valid callable after the colon: {expected}; got {shown(text)}")
     if place.endswith(".py"):

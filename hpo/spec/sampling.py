@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from hpo.spec.fields import Flag, Number, Section, Whole, above, at_least, at_most
+from hpo.spec.objective import check_factory
 from hpo.spec.problems import problem
 
 MAX_SEED = 2**53
@@ -140,6 +141,16 @@ class Nsga3Sampler(_Genetic):
     )
 
 
+class CustomSampler(_Sampler):
+    """A sampler of one's own, any optuna.samplers.BaseSampler. It runs in a process without the database."""
+
+    name: Literal["custom"] = Field(description="Which sampler.")
+    factory: Annotated[str, BeforeValidator(check_factory)] = Field(
+        description="module[:callable] or path/to/file.py:callable, relative to the study file, that makes it"
+        " of a seed; `make` is the callable where none is named."
+    )
+
+
 class NoPruner(Section):
     """Every trial runs to its end."""
 
@@ -235,6 +246,16 @@ class WilcoxonPruner(Section):
     n_startup_steps: Count = Field(default=2, description="Steps in common with the best before any pruning.")
 
 
+class CustomPruner(Section):
+    """A pruner of one's own, any optuna.pruners.BasePruner. It runs in a process without the database."""
+
+    name: Literal["custom"] = Field(description="Which pruner.")
+    factory: Annotated[str, BeforeValidator(check_factory)] = Field(
+        description="module[:callable] or path/to/file.py:callable, relative to the study file, that makes it"
+        " without arguments; `make` is the callable where none is named."
+    )
+
+
 def named(value: Any) -> Any:
     """A bare name (`sampler: tpe`) as the mapping it stands for."""
     return {"name": value} if isinstance(value, str) else value
@@ -275,6 +296,7 @@ AnySampler = (
     | QmcSampler
     | Nsga2Sampler
     | Nsga3Sampler
+    | CustomSampler
 )
 AnyPruner = (
     NoPruner
@@ -285,6 +307,7 @@ AnyPruner = (
     | PatientPruner
     | ThresholdPruner
     | WilcoxonPruner
+    | CustomPruner
 )
 SamplerSpec = Annotated[AnySampler, Field(discriminator="name")]
 PrunerSpec = Annotated[AnyPruner, Field(discriminator="name")]

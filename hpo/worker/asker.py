@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from hpo.errors import ExitCode
+from hpo.errors import AdviceError, ExitCode
 from hpo.runner.messages import Broken, Suggest
 from hpo.worker import writes
 from hpo.worker.desk import Desk
@@ -49,6 +49,10 @@ class Asker:
         """Have a parameter chosen that the study file does not declare."""
         self._questions.put((pending, self._suggest))
 
+    def prune(self, pending: Pending) -> None:
+        """Have the study's own pruner say whether a trial goes on."""
+        self._questions.put((pending, self._prune))
+
     def read(self, pending: Pending) -> None:
         """Have something read for a runner."""
         self._questions.put((pending, lambda asked: asked.answer_with(asked.read())))
@@ -76,6 +80,11 @@ class Asker:
             ask(pending)
         except DatabaseUnreachableError as error:
             log.warning("told to leave while the database is away: %s", error)
+        except AdviceError as error:  # nobody's fault here: the trial is given back, the worker leaves
+            if pending.is_asked:
+                pending.answer_with(DatabaseFaultError(str(error)))
+            else:
+                self._say(pending.desk, Broken(str(error), ExitCode.FAILED))
         except Exception as error:
             if pending.is_asked and not isinstance(error, DatabaseFaultError):
                 pending.answer_with(error)
@@ -107,6 +116,12 @@ class Asker:
                 answer=study.completed(held.claim, found, missing),
             )
         )
+
+    def _prune(self, pending: Pending) -> None:
+        desk, held = pending.desk, pending.held
+        assert held.trial is not None
+        note = partial(self.note, desk, held)
+        pending.answer_with(desk.study.advised_to_prune(held, held.trial, note))
 
     def _suggest(self, pending: Pending) -> None:
         """Have the sampler choose a parameter that the study file does not declare."""

@@ -58,6 +58,7 @@ class Child:
     last: Reported | None = None
     last_progress: float = 0.0  # monotonic
     why_killed: str | None = None  # set when the worker itself ends it
+    why_broken: str | None = None  # why it, or who chooses for it, cannot work
     abandoned: float | None = None  # when it was told that its lease is lost; monotonic
     _waits_for: int = selectors.EVENT_READ
 

@@ -195,6 +195,8 @@ class Clerk:
                 self._asker.go_on(pending)
             case Then.RUN:
                 self._dispatch.run(pending)
+            case Then.PRUNE if desk.study.has_own_pruner:
+                self._asker.prune(pending)
             case Then.PRUNE:
                 _answer(pending, lambda: self._should_prune(pending))
             case Then.SUGGEST:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.pruners import BasePruner, NopPruner
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.runner.messages import Beginning, Served
@@ -23,7 +24,7 @@ from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial,
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
 from hpo.spec import StudySpec, resolve
-from hpo.spec.sampling import NoPruner, PatientPruner, ThresholdPruner
+from hpo.spec.sampling import CustomPruner, CustomSampler, NoPruner, PatientPruner, ThresholdPruner
 from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.records import Claim, Lease, StudyRow
@@ -33,6 +34,9 @@ from storage.history.known import KnownTrials, read_whole
 from storage.queue import optuna_rows, rungs, studies
 from storage.queue.optuna_rows import Owner, Trial
 from storage.queue.rungs import Rung
+
+if TYPE_CHECKING:
+    from hpo.worker.advice import Advice
 
 Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSON
 
@@ -59,7 +63,9 @@ class Held:
 class ServedStudy:
     """Row, spec, history, sampler and pruner of one study."""
 
-    def __init__(self, database: Database, row: StudyRow, spec: StudySpec) -> None:
+    def __init__(
+        self, database: Database, row: StudyRow, spec: StudySpec, code: str = ".", worker_id: str = ""
+    ) -> None:
         self.row = row
         self.spec = spec
         self.known = KnownTrials(row.optuna_study_id)
@@ -67,6 +73,25 @@ class ServedStudy:
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._database = database
         self._pruner = make_pruner(spec)
+        self._code = code
+        self._worker_id = worker_id
+
+    @cached_property
+    def _advice(self) -> Advice:
+        """The study's own sampler and pruner."""
+        from hpo.worker.advice import Advice
+
+        return Advice(self.spec, self.row.optuna_study_id, self._code, self.known.since, self._worker_id)
+
+    def close(self) -> None:
+        """End what it has started."""
+        if "_advice" in vars(self):
+            self._advice.close()
+
+    def _sampler(self, ticket: int) -> BaseSampler:
+        if isinstance(self.spec.sampler, CustomSampler):
+            return self._advice.sampler(ticket)
+        return make_sampler(self.spec, ticket)
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -96,7 +121,7 @@ class ServedStudy:
             keep_last=self.spec.keep.last,
             artifacts=self.row.artifacts,
             folder=checkpoints.study_key(self.row.uid, self.row.first_name),
-            prunes=not isinstance(self._pruner, NopPruner),
+            prunes=not isinstance(self.spec.pruner, NoPruner),
         )
 
     # What to try
@@ -131,9 +156,9 @@ class ServedStudy:
             self.refresh()
         study, prior = self._study(note), self._prior if self.learns else ()
         fixed = {**claim.point, **({} if trial is None else trial.params)}
-        params = suggest(
-            self.spec, study, trial or create_trial(state=TrialState.RUNNING), claim.number, fixed, prior
-        )
+        sampler = self._sampler(claim.number) if self.learns else None
+        asking = trial or create_trial(state=TrialState.RUNNING)
+        params = suggest(self.spec, study, asking, claim.number, fixed, prior, sampler)
         return params, self._saw(study)
 
     def _saw(self, study: optuna.Study) -> dict[str, Any]:
@@ -163,7 +188,7 @@ class ServedStudy:
         if self.learns and not held.relative:
             self.refresh()
         own = self.known.get(trial.id)
-        sampler = make_sampler(self.spec, held.claim.number)
+        sampler = self._sampler(held.claim.number)
         study = for_sampler(self._study(note), self.spec)
         study.sampler = sampler
         if not held.relative:
@@ -189,6 +214,20 @@ class ServedStudy:
     def keeps_rungs(self) -> bool:
         """Whether the pruner compares trials at rungs, which are stored with the report that came to one."""
         return isinstance(self._asked, UpToMaxEpochs | Hyperband)
+
+    @property
+    def has_own_pruner(self) -> bool:
+        """Whether the pruner is a stranger's code, which may take its time."""
+        return isinstance(self.spec.pruner, CustomPruner)
+
+    def advised_to_prune(self, held: Held, trial: Trial, note: Note) -> bool:
+        """What the study's own pruner says of a trial.
+
+        Raises:
+            AdviceError: it failed.
+        """
+        self.refresh()
+        return self._advice.prune(self._study(note), self.known.get(trial.id), held.claim.number)
 
     def should_prune(self, trial: Trial) -> bool:
         """What a pruner without rungs says of a trial, given what is known of others."""

@@ -155,7 +155,9 @@ class Worker:
     def _spawn(self, runner: int, assignment: Assignment) -> None:
         share = self._shares[runner]
         if assignment.uid not in self._served:
-            self._served[assignment.uid] = ServedStudy(self._database, assignment.row, assignment.spec)
+            self._served[assignment.uid] = ServedStudy(
+                self._database, assignment.row, assignment.spec, self._code, self.identity.id
+            )
         served = self._served[assignment.uid]
         boot = Boot(
             served=served.as_served(),
@@ -237,6 +239,7 @@ class Worker:
             case NoTicket():
                 self._on_no_ticket(child, message)
             case Broken():
+                child.why_broken = message.why
                 if starting and self._imports.failed(child.assignment.uid, child.index):
                     log.warning("runner %d cannot start, others go on: %s", child.index, message.why)
                 else:
@@ -267,11 +270,13 @@ class Worker:
         del self._children[child.index]
         uid = child.assignment.uid
         if all(other.assignment.uid != uid for other in self._children.values()):
-            self._served.pop(uid, None)  # with its history; who comes back to the study reads it anew
+            served = self._served.pop(uid, None)  # with its history; who comes back to it reads it anew
+            if served is not None:
+                served.close()
         gave_up = child.process.returncode == GAVE_UP
         why, blame = child.how_it_died()
         if gave_up:
-            self._broker.leave(child.desk, AttemptState.RELEASED, _GAVE_UP)
+            self._broker.leave(child.desk, AttemptState.RELEASED, child.why_broken or _GAVE_UP)
         elif self._seat is not None:
             # Interrupted, it has left its trial; without that, its process has died.
             died = self._draining is None
@@ -281,7 +286,8 @@ class Worker:
         elif child.current is not None:
             self._broker.leave(child.desk, AttemptState.FAILED if blame else AttemptState.LOST, why)
         elif child.phase is Phase.LEAVING:
-            self._broker.leave(child.desk, AttemptState.RELEASED, "its runner was not needed any more")
+            why = child.why_broken or "its runner was not needed any more"
+            self._broker.leave(child.desk, AttemptState.RELEASED, why)
         else:
             self._broker.leave(child.desk, AttemptState.LOST, why)
         if child.current is None and child.never_worked:
@@ -451,6 +457,8 @@ class Worker:
             child.close()
         # Told to leave: a database that is away must not cost the rest of the grace period.
         hurry = self._outcome is not None
+        for served in self._served.values():
+            served.close()
         self._broker.close(hurry=hurry)
         keeper.stop()
         self._heed_broker()
