@@ -105,16 +105,30 @@ class Clerk:
         self._dispatch.is_draining = True
 
     def handle(self, items: Sequence[Item]) -> None:
-        """Write what came, in the order it came; claims come after it."""
+        """Write what came, in the order it came, and claim what was ordered.
+
+        The claims go with the last group where they are of the same study: the disk is waited for once.
+        """
         rest = list(items)
         try:
-            self._write([item for item in rest if not isinstance(item, Order)])
-            self._dispatch.claim([item for item in rest if isinstance(item, Order)])
+            last = self._write([item for item in rest if not isinstance(item, Order)])
+            orders = self._dispatch.wanted([item for item in rest if isinstance(item, Order)])
+            if self._is_one_study(last, orders):
+                self._commit(last, orders)
+            else:
+                self._commit(last)
+                self._dispatch.claim(orders)
         except DatabaseFaultError as error:
             self.fail(rest, error)
 
-    def _write(self, items: Sequence[Any]) -> None:
-        """One group commit, or several where something of the worker's own comes between."""
+    @staticmethod
+    def _is_one_study(group: Sequence[Pending], orders: Sequence[Order]) -> bool:
+        """Whether there is something to write, and all is of one study: locks are taken study by study."""
+        studies = {one.desk.study.row.id for one in group} | {one.desk.study.row.id for one in orders}
+        return len(studies) == 1 and any(pending.entries for pending in group)
+
+    def _write(self, items: Sequence[Any]) -> list[Pending]:
+        """Group commits, each ended by something of the worker's own; the last group is returned."""
         group: list[Pending] = []
         for item in items:
             match item:
@@ -130,7 +144,7 @@ class Clerk:
                     pending = self._pending(item)
                     if pending is not None:
                         group.append(pending)
-        self._commit(group)
+        return group
 
     def _pending(self, item: Said | Pending) -> Pending | None:
         """What is to be written of an item; None where it is refused."""
@@ -161,8 +175,8 @@ class Clerk:
             self._over(desk, held, Ended(held.lease, AttemptState.LOST, error=why))
         desk.refuse(message, LeaseLostError(why))
 
-    def _commit(self, group: Sequence[Pending]) -> None:
-        """Write a group, then say what came of it."""
+    def _commit(self, group: Sequence[Pending], orders: Sequence[Order] = ()) -> None:
+        """Write a group, and claim for these orders with it; then say what came of it."""
         if not group:
             return
         entries = [entry for pending in group for entry in pending.entries]
@@ -171,7 +185,8 @@ class Clerk:
         for study in look:
             if not study.has_looked:  # all there is to read; nobody's write waits for that
                 self._trying(partial(_called_with, study.look), write=False)
-        answers = iter(self._committed(entries, look) if entries else ())
+        claimed: list[Any] = []
+        answers = iter(self._committed(entries, look, orders, claimed) if entries else ())
         for pending in group:
             results = [next(answers) for _ in pending.entries]
             refused = next((one for one in results if isinstance(one, Exception)), None)
@@ -181,6 +196,7 @@ class Clerk:
             pending.learn()
             if pending.then is not None:
                 self._follow(pending, results[-1] if results else None)
+        self._dispatch.take(orders, claimed)
 
     def _follow(self, pending: Pending, result: Any) -> None:
         """What a write was for."""
@@ -287,12 +303,24 @@ class Clerk:
             desk.is_left = True
             self.settled += 1
 
-    def _committed(self, entries: Sequence[Report | Write], look: Collection[ServedStudy]) -> list[Any]:
+    def _committed(
+        self,
+        entries: Sequence[Report | Write],
+        look: Collection[ServedStudy],
+        orders: Sequence[Order],
+        claimed: list[Any],
+    ) -> list[Any]:
         def first(connection: Transaction) -> None:
             for study in look:
                 study.look(connection)
+            claimed[:] = self._dispatch.claimed(orders, connection) if orders else ()
 
         answers: list[Any] = self._trying(lambda write: attempts.commit(write, entries, first))
+        if orders and any(
+            isinstance(one, Exception) and not isinstance(one, StorageError) for one in answers
+        ):
+            # What the database did not take was rolled back, and perhaps the claims with it.
+            claimed[:] = self._patiently(partial(self._dispatch.claimed, orders))
         return answers
 
     def _patiently(self, verb: Callable[[Transaction], Any]) -> Any:

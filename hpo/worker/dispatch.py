@@ -69,19 +69,31 @@ class Dispatch:
         self._transact = transact
         self._write = write
 
+    def wanted(self, orders: Sequence[Order]) -> list[Order]:
+        """Those for which something is to be claimed; a worker that leaves says so to the others."""
+        wanted = [order for order in orders if not order.desk.is_left]
+        if not self.is_draining:
+            return wanted
+        for order in wanted:
+            self._say(order.desk, NoTicket(False, "this worker leaves"))
+        return []
+
     def claim(self, orders: Sequence[Order]) -> None:
         """Claim for the runners that are idle, those of a study together."""
-        wanted = [order for order in orders if not order.desk.is_left]
-        if self.is_draining:
-            for order in wanted:
-                self._say(order.desk, NoTicket(False, "this worker leaves"))
-            return
-        for study in {id(order.desk.study): order.desk.study for order in wanted}.values():
-            mine = [order for order in wanted if order.desk.study is study]
-            for order, found in zip(mine, self._transact(partial(self._claimed, mine)), strict=True):
-                self._take(order, found)
+        for study in {id(order.desk.study): order.desk.study for order in orders}.values():
+            mine = [order for order in orders if order.desk.study is study]
+            self.take(mine, self._transact(partial(self.claimed, mine)))
 
-    def _claimed(self, orders: Sequence[Order], connection: Transaction) -> list[Any]:
+    def take(self, orders: Sequence[Order], found: Sequence[Any]) -> None:
+        """Hand out what was claimed, now that it is committed."""
+        for order, one in zip(orders, found, strict=True):
+            self._take(order, one)
+
+    def claimed(self, orders: Sequence[Order], connection: Transaction) -> list[Any]:
+        """Claim for orders of one study, and begin what needs no more, in a transaction that writes.
+
+        It can be repeated: what a slot has claimed is found again.
+        """
         found: list[Any] = []
         for order in orders:
             desk = order.desk

@@ -368,7 +368,37 @@ SAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", SAYS)
+def test_a_claim_goes_with_what_others_write(
+    database: Database, study: StudyRow, open_runner: Any, doing: Any, clerk: Clerk
+) -> None:
+    """A result and the next ticket of another runner come during a commit: one more writes both."""
+    one = open_runner(study)
+    two = open_runner(study, beside=one)
+    reports, ends = threading.Event(), threading.Event()
+
+    def objective(trial: Any) -> float:
+        assert reports.wait(20)
+        trial.report(0.1, 1)
+        assert ends.wait(20)
+        return 0.5
+
+    doing(objective)
+    thread = in_thread(one)
+    clerk.hold()
+    reports.set()
+    assert clerk.is_held.wait(20)
+    ends.set()
+    two.order()
+    wait_until(lambda: one.broker._inbox.qsize() >= 2, 20, what="a result and an order wait")
+    seen: list[list[str]] = []
+    clerk.look = lambda: seen.append(ticket_states(database, study)[:2])
+    clerk.go.set()
+    joined(thread)
+    assert two.task() is not None
+    assert seen[:2] == [["running", "queued"], ["complete", "running"]]
+    assert one.said(Ended)[-1].values == (0.5,)
+
+
 def test_a_lease_lost_meanwhile_ends_the_objective_and_counts_one_refused_write(
     database: Database, study: StudyRow, runner: BrokeredRunner, doing: Any, what: str
 ) -> None:

@@ -131,12 +131,13 @@ def _without_atomic_claim() -> None:
     """A ticket is looked up, and then taken in another transaction."""
     import sqlalchemy as sa
 
+    from hpo.worker.clerk import Clerk
     from hpo.worker.dispatch import Dispatch
     from storage.database.records import Claim
     from storage.database.tables import attempt, ticket
     from storage.queue import optuna_rows, tickets
 
-    real = Dispatch._claimed
+    real = Dispatch.claimed
 
     def claimed(self: Any, orders: Any, connection: Any) -> Any:
         (order,) = orders
@@ -162,7 +163,8 @@ def _without_atomic_claim() -> None:
 
         return [(self._transact(take), None, {})]
 
-    Dispatch._claimed = claimed  # type: ignore[method-assign]
+    Dispatch.claimed = claimed  # type: ignore[method-assign]
+    Clerk._is_one_study = staticmethod(lambda *_: False)  # type: ignore[method-assign, assignment]
 
 
 def _without_start_ticks() -> None:
