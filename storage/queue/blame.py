@@ -116,7 +116,7 @@ def succeeded(connection: Connection, row: sa.Row[Any]) -> None:
     at_fault = _at_fault(connection, row) if row.failed else {}
     if at_fault:
         _give_back_failures_of(connection, at_fault, row.study_id, everywhere=True)
-    locks.hold_workers(connection, [row.worker_id, *at_fault])
+        locks.hold_workers(connection, [row.worker_id, *at_fault])
     connection.execute(
         worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
     )

@@ -46,11 +46,16 @@ _ATTRIBUTES: Mapping[Owner, sa.Table] = {
 _STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study")).with_for_update()
 _NEWEST = (
     sa.select(_trials.c.number)
-    .where(_trials.c.study_id == sa.bindparam("study"))
+    .where(_trials.c.study_id == sa.bindparam("its_study", type_=sa.Integer()))
     .order_by(_trials.c.trial_id.desc())
     .limit(1)
+    .scalar_subquery()
 )
-_NEW_TRIAL = sa.insert(_trials).returning(_trials.c.trial_id, _trials.c.number)
+_NEW_TRIAL = (
+    sa.insert(_trials)
+    .values(number=sa.func.coalesce(_NEWEST + 1, 0))
+    .returning(_trials.c.trial_id, _trials.c.number)
+)
 _NEW_PARAMS = sa.insert(_params)
 _NEW_VALUES = sa.insert(_values)
 _END = (
@@ -96,16 +101,8 @@ def insert_trial(
     Safe beside others: the study's row is locked first, as Optuna does.
     """
     connection.execute(_STUDY, {"study": optuna_study_id})
-    newest = connection.scalar(_NEWEST, {"study": optuna_study_id})
-    row = connection.execute(
-        _NEW_TRIAL,
-        {
-            "study_id": optuna_study_id,
-            "state": TrialState.RUNNING,
-            "datetime_start": _now(),
-            "number": 0 if newest is None else newest + 1,
-        },
-    ).one()
+    new = {"study_id": optuna_study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
+    row = connection.execute(_NEW_TRIAL, {**new, "its_study": optuna_study_id}).one()
     if params:
         insert_params(connection, row.trial_id, params, distributions)
     return Trial(row.trial_id, row.number)

@@ -59,10 +59,15 @@ def deliver(
         .values(state=state, worker_id=None, lease_until=None, runner=None)
     )
     blame.succeeded(connection, ending.ticket)
+    its = ending.study
+    if its.state == StudyState.RUNNING and its.budget_target is None:  # nothing to learn
+        if not _goes_on(connection, its):
+            conclude(connection, clock, its.id)
+        return
     counts = values is not None and state is TicketState.COMPLETE and math.isfinite(values[0])
     feasible = counts and optuna_rows.is_feasible(connection, ending.ticket.trial_id)
-    _learn_from(connection, ending.study, values[0] if values is not None and feasible else None)
-    conclude(connection, clock, ending.study.id)
+    _learn_from(connection, its, values[0] if values is not None and feasible else None)
+    conclude(connection, clock, its.id)
 
 
 def fail(
