@@ -235,7 +235,8 @@ def _look(offset: float, alone: bool | None) -> sa.Select[Any]:
         ticket.c.slot == sa.bindparam("its_slot"),
     )
     works = running.where(ticket.c.lease_until > Clock(offset).now())
-    there = {"mine": mine, "waits": _waiting(offset, alone), "runs": running, "works": works}
+    waits = _waiting(offset, alone).order_by(None)  # any of them
+    there = {"mine": mine, "waits": waits, "runs": running, "works": works}
     return (
         sa.select(study.c.state.label("study_state"), study.c.ended_why, study.c.budget_trials)
         .add_columns(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts)
