@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.cli.app import Format
@@ -67,3 +67,21 @@ def cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "-"
     return str(value)
+
+
+def assigned(values: Mapping[str, Any]) -> str:
+    """Parameters or attributes as `lr=0.1, betas=[0.9, 0.999], loss=null`."""
+    return ", ".join(f"{name}={spelled(value)}" for name, value in values.items()) or "-"
+
+
+def spelled(value: Any) -> str:
+    """One of them: unlike in a table's cell, null is a value, and a list is told from several values."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {spelled(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(spelled, value)) + "]"
+    return cell(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
-from hpo.cli.output import cell, print_json, print_rows, print_table, say
+from hpo.cli.output import assigned, cell, print_json, print_rows, print_table, say, spelled
 from hpo.errors import ExitCode, NotFoundError, UserError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def trials(study: StudyArgument, storage: StorageOption = None, format_: FormatO
             "number": trial.number,
             "state": trial.state,
             "value": trial.values,
-            "params": dict(trial.params),
+            "params": assigned(trial.params),
             "steps": trial.steps,
             "attempts": trial.attempts,
             "runner": trial.runner,
@@ -140,8 +140,10 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
         ("number", record.number),
         ("state", record.state),
         ("values", record.values),
-        ("params", dict(record.params)),
+        ("params", assigned(record.params)),
     ]
+    if record.user_attrs:
+        lines.append(("user attributes", assigned(record.user_attrs)))
     if record.constraints:
         kept = "feasible" if record.feasible else f"breaks {', '.join(record.broken)}"
         lines.append(("constraints", f"{kept}: {cell(dict(record.constraints))}"))
@@ -318,14 +320,14 @@ def print_best(history: StudyHistory) -> None:
     if len(history.directions) > 1:
         print_table(
             ("trial", "values", "params"),
-            [(trial.number, trial.values, dict(trial.params)) for trial in winners],
+            [(trial.number, trial.values, assigned(trial.params)) for trial in winners],
             title=f"Pareto front of {history.name}",
         )
         return
     winner = winners[0]
     assert winner.values is not None
     lines: list[tuple[str, Any]] = [("best trial", winner.number), ("value", winner.values[0])]
-    lines += [(f"  {name}", value) for name, value in winner.params.items()]
+    lines += [(f"  {name}", spelled(value)) for name, value in winner.params.items()]
     for title, evaluation in (
         ("validation", history.winner_evaluation),
         ("test", history.test_evaluation),

@@ -83,6 +83,7 @@ def test_an_error_that_asks_for_it_gets_a_fresh_runner(place: Workplace) -> None
     place.run(place.study("again", code, budget={"trials": 3}), "--runners", "1").check()
     pids = [trial["user_attrs"]["pid"] for trial in place.trials("again")]
     assert pids[0] != pids[1] == pids[2]
+    assert f"user attributes  pid={pids[1]}" in place.look("trial", "again/1").check().out
 
 
 LATER = """
