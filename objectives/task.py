@@ -27,7 +27,7 @@ from objectives.models.size import count_parameters
 from objectives.protocol import Trial
 from objectives.setup import Setup, choose_metrics, evaluation_batches
 from objectives.stopping import Progress
-from objectives.train import in_own_units, predict, train
+from objectives.train import in_own_units, keeps_best, predict, train
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +157,7 @@ def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:
         "stopped": progress.stopped,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
+        "counted_epoch": progress.best_epoch if keeps_best(setup, progress) else progress.epoch,
         "seconds": round(seconds, 3),  # of this attempt
         "seconds_per_epoch": statistics.median(progress.epoch_seconds),
         "peak_memory": devices.peak_memory(setup.device),

@@ -214,8 +214,10 @@ def names_per_epoch(setup: Setup) -> list[str]:
 
 
 def named_values(setup: Setup, progress: Progress) -> dict[str, float]:
-    """What is reported and logged of the last epoch, by name."""
+    """What is reported and logged of the last epoch, by name; with the first one the model's size."""
     named = {f"validation_{name}": value for name, value in progress.values.items()}
+    if progress.epoch == 1:
+        named["parameters"] = float(count_parameters(setup.model))
     if progress.train_accuracy is not None:
         named["train_accuracy"] = progress.train_accuracy
     return named | {"train_loss": progress.train_losses[-1], "lr": setup.optimizer.param_groups[0]["lr"]}
@@ -232,11 +234,16 @@ def report(trial: Trial, setup: Setup, progress: Progress) -> None:
 
 def values_that_count(setup: Setup, progress: Progress) -> tuple[float, ...]:
     """The objectives' values: metrics of the epoch that is kept, costs of the whole run."""
-    values = progress.best_values if setup.config.keep == "best" and progress.best_values else progress.values
+    values = progress.best_values if keeps_best(setup, progress) else progress.values
     return tuple(
         values[metric.name] if metric.name in values else cost(metric.name, setup, progress)
         for metric in setup.objectives
     )
+
+
+def keeps_best(setup: Setup, progress: Progress) -> bool:
+    """Whether the best epoch counts, not the last."""
+    return setup.config.keep == "best" and bool(progress.best_values)
 
 
 def cost(name: str, setup: Setup, progress: Progress) -> float:

@@ -71,11 +71,15 @@ def test_early_stopping_waits_for_patience_and_returns_the_best_weights() -> Non
     assert training["epochs"] < 40
     assert value == max(trial.reports.values())
     assert value == trial.reports[training["best_epoch"]]
+    assert training["counted_epoch"] == training["best_epoch"], "which a study's constraints look at"
+    logged = [epoch for epoch, named in trial.logs.items() if "parameters" in named]
+    assert (logged, trial.logs[1]["parameters"]) == ([1], training["parameters"])
 
 
 def test_keep_last_returns_the_last_epoch() -> None:
     value, trial = classify(epochs=5, keep="last", lr=0.05)
     assert value == trial.reports[5]
+    assert trial.user_attrs["training"]["counted_epoch"] == 5
 
 
 def test_training_ends_at_the_target() -> None:
