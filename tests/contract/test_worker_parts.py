@@ -49,6 +49,7 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
         phase=Phase.ASKED,
         assignment=SimpleNamespace(uid=study.uid),
         never_worked=False,
+        why_broken=None,
         close=lambda: None,
         forget=lambda _waiting: None,
         desk=runner.desk,
