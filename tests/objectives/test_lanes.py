@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +128,32 @@ def test_models_and_losses(shared: dict[str, Any]) -> None:
     compare([{**shared, "lr": 0.01}, {**shared, "lr": 0.003, "optimizer": "nesterov", "hidden": 12}])
 
 
+def test_convolutions_padded_pooled_normalised_and_augmented_for_each_lane() -> None:
+    """A lane's pictures are moved, turned and erased by its own random numbers."""
+    own: dict[str, Any] = {"model": "cnn", "channels": 4, "batch_norm": True, "eps": 1e-4, "epochs": 8}
+    compare(
+        [
+            own,
+            {**own, "channels": 3, "crop": 1, "flip": 0.5, "dropout": 0.2},
+            {**own, "optimizer": "nesterov", "rotation": 15, "mixup": 0.3},
+            {**own, "hidden": 9, "erasing": 0.5},
+        ]
+    )
+    compare([{"model": "cnn", "channels": width, "pooling": "avg", "epochs": 4} for width in (2, 4)])
+
+
+def test_what_cannot_be_stacked_is_trained_in_turn_and_beside_it() -> None:
+    """Large models on a CPU, autocast, and models that are no plain sequence: no lanes, the same results."""
+    settings = [{"epochs": 2, "depth": 2, "hidden": 256}] * 2 + [{"epochs": 2}] * 2
+    trials, setups = assembled(settings)
+    runs = lanes.train(trials, setups)
+    assert [run.lanes for run in runs] == [1, 1, 2, 2]
+    other, again = assembled(settings)
+    alone.train(other[1], again[1])
+    assert trials[1].logs == other[1].logs
+    assert lane_key(assembled([{"amp": "bf16"}])[1][0]) is None
+
+
 def test_narrower_lanes_are_padded_and_a_sigmoid_is_not() -> None:
     compare(
         [{"hidden": 5}, {"hidden": 16}, {"hidden": 31, "dropout": 0.2}, {"hidden": 8, "optimizer": "sgd"}]
@@ -228,6 +256,22 @@ def test_the_function_and_its_records() -> None:
     assert first["values"] == [max(first["reports"].values())]
     again = lanes.train_settings(settings[:2], training_seeds=[3, 4])
     assert [each["logs"] for each in again] == [first["logs"], second["logs"]]
+
+
+def test_the_command_prints_a_line_for_each_setting_and_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps([{**SMALL, "epochs": 1, "seed": seed} for seed in (1, 2)]))
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr("sys.argv", ["lanes", str(path), "--threads", threads])
+    lanes.main()
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(record["seed"], record["lanes"]) for record in records] == [(1, 2), (2, 2)]
+    path.write_text(json.dumps([{"lr": -1}]))
+    with pytest.raises(SystemExit):
+        lanes.main()
+    assert "lr: input should be greater than 0 (got -1)" in capsys.readouterr().err
 
 
 def test_the_same_lanes_twice_give_the_same_bits() -> None:
