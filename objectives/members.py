@@ -21,7 +21,7 @@ from objectives.protocol import Trial
 from objectives.seeds import derive
 from objectives.setup import Setup, assemble
 from objectives.stopping import Progress
-from objectives.train import named_values, values_that_count
+from objectives.train import keeps_best, named_values, values_that_count
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,17 @@ def values(runs: Sequence[Run]) -> tuple[float, ...]:
 
 
 def record(runs: Sequence[Run]) -> dict[str, Any]:
-    """What each member came to, the spread of each objective, and how many were trained in one stack."""
+    """What each member came to, the spread of each objective, and how many were trained in one stack.
+
+    `counted_epoch` is the median of theirs: the epoch whose logged values stand for the set.
+    """
     own = [values_that_count(run.setup, run.progress) for run in runs]
     names = [metric.name for metric in runs[0].setup.objectives]
+    counted = [
+        run.progress.best_epoch if keeps_best(run.setup, run.progress) else run.progress.epoch for run in runs
+    ]
     return {
+        "counted_epoch": statistics.median_low(counted),
         "members": [
             {
                 **dict(zip(names, values, strict=True)),

@@ -69,11 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each side (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--trials", action="store_true", help="only the trials with folds and seeds")
     options = parser.parse_args()
     torch.set_num_threads(1)
     on_gpu = options.device != "cpu"
     rows = []
-    for work, count, own, wanted in CASES:
+    for work, count, own, wanted in () if options.trials else CASES:
         few = min(count, 8)
         one, many = sides(settings(count, **own), options.device, few)
         theirs, mine = alternate(options.rounds, one, many)
