@@ -57,3 +57,8 @@ class CodeDiffersError(HpoError):
     """This machine's objective or packages are not those the study was started with."""
 
     exit_code = ExitCode.CODE_DIFFERS
+
+
+def printable(text: str) -> str:
+    """`text` on one line, safe to print: control characters and the like become escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -18,18 +19,28 @@ def file_name(study: str) -> str:
 def write_whole(path: Path, content: str | bytes, what: str) -> Path:
     """Write beside `path`, flush to the disk, rename over it; missing directories are made.
 
+    A link stays and leads to the new file. What is no file of a disk (a device, a pipe, /dev/stdout) is
+    written in place.
+
     Raises UserError where `path` is a directory, HpoError (with the old file untouched and nothing left
     behind) where the system refuses: no space, no permission, a file where a directory should be.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 -- `Path.is_dir` raises for a name that is too long
         raise UserError(f"Cannot write the {what} to {path}: it is a directory. Give the name of a file.")
     aside: Path | None = None
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    given = path
     try:
+        if _is_no_file(path):
+            with path.open("wb") as place:
+                place.write(data)
+            return path
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
         aside = Path(name)
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.chmod(0o666 & ~_umask())
@@ -39,9 +50,19 @@ def write_whole(path: Path, content: str | bytes, what: str) -> Path:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        kept = " The file that was there is unchanged." if path.exists() else ""
-        raise HpoError(f"Could not write the {what} to {path}: {reason}.{kept}") from error
-    return path
+        there = aside is not None and os.path.exists(path)  # noqa: PTH110 -- as above
+        kept = " The file that was there is unchanged." if there else ""
+        raise HpoError(f"Could not write the {what} to {given}: {reason}.{kept}") from error
+    return given
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something is there that must be written to, not replaced."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(found.st_mode) or path.parts[:2] in (("/", "dev"), ("/", "proc"))
 
 
 def _umask() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from hpo.cli import importing, launching, queries, running, sharing, steering  # noqa: F401 -- they add their commands to `app`
@@ -16,13 +19,15 @@ from hpo.errors import ExitCode, HpoError
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console command `hpo`. Exits with one of `ExitCode`."""
     gc.set_threshold(200_000)  # what a short command imports stays: no looking for cycles among it
+    _mind_streams()
     try:
         status = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # before or after the command itself
         status = ExitCode.INTERRUPTED
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # `hpo trials ... | head`
+    except OSError as error:  # `hpo trials ... | head`, or a full disk
+        status = status if isinstance(error, BrokenPipeError) else _unexpected(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "torch" not in sys.modules:  # whose bindings complain of what is left when they go
         gc.freeze()  # else Python looks for cycles among all modules before it exits: a third of `hpo ls`
@@ -41,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         result = command.main(list(arguments), prog_name="hpo", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE
     except HpoError as error:
-        print(f"hpo: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except usage_error as error:
         error.show()
@@ -49,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("hpo: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.DONE
@@ -61,6 +66,31 @@ def run(arguments: Sequence[str]) -> int:
         return _unexpected(error)
 
 
+def _mind_streams() -> None:
+    """What is closed (`>&-`) swallows what is written, or a database would be opened in its place; what a
+    terminal's encoding lacks is escaped.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            while (opened := os.open(os.devnull, os.O_RDWR)) < descriptor:
+                pass
+            if opened > descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(message: str) -> None:
+    """Say on standard error why a command ends; where that cannot be written, the exit code says it alone."""
+    from hpo.cli.output import shown_lines
+
+    with suppress(OSError):
+        print(f"hpo: {shown_lines(message)}", file=sys.stderr)
+
+
 def _unexpected(error: Exception) -> int:
     """A database that went away is the user's to mend; anything else is our bug, with its traceback."""
     from storage.database.engine import is_unreachable
@@ -69,13 +99,33 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, StorageError):
         from hpo.wiring import told
 
-        print(f"hpo: {error}", file=sys.stderr)
+        _tell(str(error))
         return told(error).exit_code
     if is_unreachable(error):
-        print("hpo: the database went away", file=sys.stderr)
+        _tell("the database went away")
         return ExitCode.NO_DATABASE
+    if isinstance(error, OSError) and error.filename is not None:  # no permission, no room, a bad name
+        _tell(f"{str(error.filename)[:500]} cannot be used: {error.strerror}")
+        return ExitCode.FAILED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
+        _tell(f"the output cannot be written: {error.strerror}")
+        return ExitCode.FAILED
+    if isinstance(error, FileNotFoundError) and not _has_directory():
+        _tell("the working directory is gone; change to another")
+        return ExitCode.FAILED
+    if isinstance(error, UnicodeEncodeError):
+        _tell("a name is no text in this locale's encoding; try again with PYTHONUTF8=1")
+        return ExitCode.BAD_INPUT
     import traceback
 
-    traceback.print_exc()
-    print("hpo: this is a bug in hpo, not in your study; nothing that was stored is lost", file=sys.stderr)
+    with suppress(OSError):
+        traceback.print_exc()
+    _tell("this is a bug in hpo, not in your study; nothing that was stored is lost")
     return ExitCode.FAILED
+
+
+def _has_directory() -> bool:
+    try:
+        return bool(os.getcwd())  # noqa: PTH109 -- pathlib is not loaded for every command
+    except OSError:
+        return False

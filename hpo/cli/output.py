@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.cli.app import Format
+from hpo.errors import printable
+
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
 def say(message: str) -> None:
     """A message to the person; never part of the output a program reads."""
-    print(message, file=sys.stderr, flush=True)
+    print(shown_lines(message), file=sys.stderr, flush=True)
+
+
+def shown_lines(text: str) -> str:
+    """Lines that others wrote (names, errors), with what could steer a terminal or hide text as escapes."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def shown_log(text: str) -> str:
+    """What a program printed: a terminal gets its lines, tabs, carriage returns and colours, and no more."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text) if sys.stdout.isatty() else text
 
 
 def print_json(value: Any) -> None:
     """Strict JSON on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
@@ -66,7 +81,7 @@ def cell(value: Any) -> str:
         return ", ".join(f"{key}={cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "-"
-    return str(value)
+    return shown_lines(str(value))
 
 
 def assigned(values: Mapping[str, Any]) -> str:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
-from hpo.cli.output import assigned, cell, print_json, print_rows, print_table, say, spelled
+from hpo.cli.output import (
+    assigned,
+    cell,
+    print_json,
+    print_rows,
+    print_table,
+    say,
+    shown_lines,
+    shown_log,
+    spelled,
+)
 from hpo.errors import ExitCode, NotFoundError, UserError
 
 if TYPE_CHECKING:
@@ -161,7 +171,7 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
             head += f", peak memory {attempt['peak_memory'] / 2**20:.0f} MiB"
         print(head)
         if attempt["error"]:
-            print("  " + str(attempt["error"]).rstrip().replace("\n", "\n  "))
+            print("  " + shown_lines(str(attempt["error"]).rstrip()).replace("\n", "\n  "))
 
 
 @app.command()
@@ -181,18 +191,22 @@ def logs(
         ended = record.ended
         numbers = range(1, record.attempts + 1) if attempt is None else [attempt]
         for number in numbers:
-            text = read_log(row, record.number, number)
-            if text is None:
+            part = read_log(row, record.number, number, seen.get(number, 0), LOG_PART)
+            if part is None:
                 if not follow or ended:
                     say(f"attempt {number} left no log that can be read here")
                 continue
-            new = text[seen.get(number, 0) :]
             if number not in seen and len(numbers) > 1:
                 say(f"--- attempt {number}")
-            seen[number] = len(text)
-            if not text and ended:
+            if part.size < seen.get(number, 0):
+                say(f"--- the middle of attempt {number}'s log was left out, because it grew too large")
+            if not part.size and ended:
                 say(f"attempt {number} printed nothing")
-            sys.stdout.write(new)
+            while part is not None:
+                sys.stdout.write(shown_log(part.text))
+                seen[number] = part.end
+                more = part.end < part.size and part.text
+                part = read_log(row, record.number, number, part.end, LOG_PART) if more else None
         sys.stdout.flush()
         if not follow or ended:
             return
@@ -284,6 +298,9 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
     return ExitCode.DONE if found.holds else ExitCode.FAILED
 
 
+LOG_PART = 1_000_000  # bytes of a log that are read at once
+
+
 class NoResultError(NotFoundError):
     """There is nothing to show yet."""
 
@@ -300,15 +317,16 @@ def find_trial(database: Database, name: str, *, attempts_only: bool = False) ->
     from storage.history.trials import Part, count_trials, read_trial
 
     study, slash, number = name.rpartition("/")
-    if not slash or not number.isdigit():
-        raise UserError(f"name a trial as STUDY/NUMBER, for example digits/17; got {name!r}")
+    if not slash or not (number.isascii() and number.isdigit()):
+        raise UserError(f"name a trial as STUDY/NUMBER, for example digits/17; got {name[:80]!r}")
     row = get_study(database, study)
-    wanted = int(number[:18])  # what 64 bits hold
     parts = Part.ATTEMPTS if attempts_only else Part.WHOLE
-    found = database.read(lambda connection: read_trial(connection, row, wanted, with_=parts))
+    found = None
+    if len(number) < 10:  # more than any database holds
+        found = database.read(lambda connection: read_trial(connection, row, int(number), with_=parts))
     if found is None:
         count = database.read(lambda connection: count_trials(connection, row))
-        raise NotFoundError(f"{study} has no trial {number}; it has {count} so far")
+        raise NotFoundError(f"{study} has no trial {number[:40]}; it has {count} so far")
     return row, found
 
 

@@ -95,9 +95,12 @@ def extend(
 
     more = 0
     if trials is not None:
-        if not trials.removeprefix("+").isdigit() or int(trials.removeprefix("+")) < 1:
-            raise UserError(f"--trials must be a whole number of further trials, like +50; got {trials!r}")
-        more = int(trials.removeprefix("+"))
+        number = trials.removeprefix("+")
+        if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
+            raise UserError(
+                f"--trials must be a whole number of further trials, like +50; got {trials[:40]!r}"
+            )
+        more = int(number)
     database = open_existing(storage)
     row = extend_study(
         database, reading.get_study(database, study), trials=more, seconds=seconds, target=target

@@ -15,7 +15,6 @@ from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.queue import tickets
 
-MAX_MORE = 1_000_000  # trials added at once
 MAX_NUMBER = 1_000_000_000  # of a trial; what a database's integer holds
 
 
@@ -112,8 +111,8 @@ def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Action
 
 def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
     trials = _number(form, "trials", int) or 0
-    if trials < 0 or trials > MAX_MORE:
-        raise UserError(f"trials must be between 1 and {MAX_MORE:,}, got {trials}")
+    if trials < 0:
+        raise UserError(f"trials must be above 0, got {trials}")
     seconds, target = _number(form, "seconds", float), _number(form, "target", float)
     if seconds is not None and not 0 < seconds < 1e9:
         raise UserError(f"seconds must be above 0, got {seconds:g}")

@@ -31,6 +31,7 @@ from storage.history.trials import Part, metrics_of, read_trial
 
 PREFIX = "/api/v1"
 MAX_SIZE = 500  # rows of one page
+MAX_LOG = 1_000_000  # bytes of one part of a log
 
 
 class _Number(Convertor[int]):
@@ -140,8 +141,14 @@ def _trial_charts(board: Board, request: Request) -> Any:
 
 def _log(board: Board, request: Request) -> Any:
     row, record = _found(board, request, Part.ATTEMPTS)
-    number = pages.whole(request.query_params, "attempt", max(1, record.attempts))
-    return shapes.Log(number, read_log(row, record.number, number))
+    query = request.query_params
+    number = pages.whole(query, "attempt", max(1, record.attempts))
+    size = pages.whole(query, "size", pages.LOG_TAIL, least=16)
+    if size > MAX_LOG:
+        raise UserError(f"size must be at most {MAX_LOG}, got {size}")
+    start = pages.whole(query, "start", 0, least=0) if query.get("start") else -size
+    part = read_log(row, record.number, number, start, size)
+    return shapes.Log(number, None) if part is None else shapes.Log(number, *vars(part).values())
 
 
 def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[StudyRow, TrialRecord]:
@@ -268,10 +275,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_TRIAL + "/charts", "Plotly figures of one trial.", _trial_charts, shapes.Charts),
     Endpoint(
         _TRIAL + "/log",
-        "What one attempt printed; null when it cannot be read from here.",
+        "Some of what one attempt printed; null when it cannot be read from here.",
         _log,
         shapes.Log,
-        (("attempt", "integer", "Default: the last."),),
+        (
+            ("attempt", "integer", "Default: the last."),
+            ("start", "integer", "Byte to begin at; default: `size` before the end."),
+            ("size", "integer", f"Bytes, at most {MAX_LOG}; default {pages.LOG_TAIL}."),
+        ),
     ),
     Endpoint(
         _STUDY + "/charts/{chart}",

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -33,7 +33,7 @@ from hpo.dashboard.stream import event_stream
 from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode, templates
-from hpo.studies.reading import read_log
+from hpo.studies.reading import LogPart, read_log
 from hpo.wiring import told
 from storage.database.engine import Database
 from storage.database.errors import StorageError
@@ -170,29 +170,33 @@ async def _download(request: Request) -> Response:
 
 
 async def _log_file(request: Request) -> Response:
-    """The whole log of one attempt."""
+    """The whole log of one attempt, part by part: it may be larger than the memory."""
     board: Board = request.app.state.board
     study, number, attempt = (request.path_params[key] for key in ("study", "trial", "attempt"))
     row = await run_in_threadpool(board.row, study)
-    log_text = await run_in_threadpool(read_log, row, number, attempt)
-    if log_text is None:
+    first = await run_in_threadpool(read_log, row, number, attempt, 0, api.MAX_LOG)
+    if first is None:
         raise NotFoundError(
             f"trial {number} of {study} has no log of attempt {attempt} that can be read here"
         )
-    return _attachment(log_text.encode(), f"{study}-{number}-attempt-{attempt}.log")
+
+    def parts() -> Iterator[str]:
+        part: LogPart | None = first
+        while part is not None and part.text:
+            yield part.text
+            part = read_log(row, number, attempt, part.end, api.MAX_LOG) if part.end < first.size else None
+
+    return _attachment(parts(), f"{study}-{number}-attempt-{attempt}.log")
 
 
-def _attachment(content: bytes, name: str) -> Response:
+def _attachment(content: bytes | Iterator[str], name: str) -> Response:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-    return Response(
-        content,
-        media_type="application/octet-stream",
-        headers={
-            "Content-Disposition": disposition,
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        },
-    )
+    made = Response(content) if isinstance(content, bytes) else StreamingResponse(content)
+    made.headers["Content-Type"] = "application/octet-stream"
+    made.headers["Content-Disposition"] = disposition
+    made.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    return made
 
 
 async def _login(request: Request) -> Response:

@@ -23,7 +23,7 @@ from storage.history.trials import Part, read_trial, read_trials
 from storage.queue.launches import Launch, all_launches
 from storage.queue.workers import all_workers
 
-LOG_TAIL = 60_000  # characters of a log on the page; the whole is a download
+LOG_TAIL = 60_000  # bytes of a log on the page; the whole is a download
 MAX_COMPARED = 8
 MAX_WORKERS = 200  # on one page
 MAX_LAUNCHES = 50
@@ -97,7 +97,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         raise NotFoundError(f"{name} has no trial {number}")
     attempts = board.database.read(lambda connection: attempts_of(connection, row, number))
     wanted = whole(query, "attempt", attempts[-1].number if attempts else 1)
-    log = reading.read_log(row, number, wanted)
+    log = reading.read_log(row, number, wanted, -LOG_TAIL, LOG_TAIL)
     evaluation = parse_evaluation(reading.read_evaluation(board.database, row, number))
     best = _best(board, study_card(board.database, name, curve=False))
     context = {
@@ -107,8 +107,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "names": list(dict.fromkeys([*record.params, *(best.params if best else {})])),
         "attempts": [answers.attempt(attempt) for attempt in attempts],
         "attempt": wanted,
-        "log": None if log is None else log[-LOG_TAIL:],
-        "log_cut": log is not None and len(log) > LOG_TAIL,
+        "log": log,
         "files": board.database.read(lambda connection: files_of(connection, row, number)),
         "evaluation": evaluation,
         "replay": commands.enqueue_command(row, record.params),
@@ -202,8 +201,8 @@ def _meters(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     return meters
 
 
-def whole(query: Query, name: str, default: int) -> int:
-    """A positive whole number of the address.
+def whole(query: Query, name: str, default: int, least: int = 1) -> int:
+    """A whole number of the address, at least `least`.
 
     Raises:
         UserError: it is something else.
@@ -211,8 +210,8 @@ def whole(query: Query, name: str, default: int) -> int:
     raw = query.get(name)
     if not raw:
         return default
-    if not raw.isascii() or not raw.isdigit() or not 0 < int(raw[:10]) < 1_000_000_000:
-        raise UserError(f"{name} must be a positive whole number, got {raw[:40]!r}")
+    if not raw.isascii() or not raw.isdigit() or not least <= int(raw[:10]) < 1_000_000_000:
+        raise UserError(f"{name} must be a whole number from {least} on, got {raw[:40]!r}")
     return int(raw)
 
 

@@ -71,10 +71,13 @@ class Charts:
 
 @dataclass(frozen=True)
 class Log:
-    """What one attempt printed."""
+    """Some of what one attempt printed; places are bytes of the whole."""
 
     attempt: int
-    log: str | None
+    log: Annotated[str | None, Says("null when it cannot be read from here.")]
+    start: int = 0
+    end: Annotated[int, Says("Where the next part begins; ask for it with `start`.")] = 0
+    size: Annotated[int, Says("Of the whole log so far.")] = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from hpo.errors import HpoError, UserError
 from storage.files.local_files import LocalFiles
 
+MAX_WORKERS = 10_000  # of one launch
 LAUNCHERS = ("local", "ray", "slurm")
 STORAGE_VARIABLE = "HPO_STORAGE"  # where a worker looks for the storage URL
 
@@ -58,18 +59,20 @@ class Order:
     worker_arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"--workers must be at least 1, got {self.workers}")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise UserError(f"--workers must be between 1 and {MAX_WORKERS:,}, got {self.workers:,}")
         if self.runners is not None and self.runners < 1:
             raise UserError(f"--runners must be at least 1, got {self.runners}")
-        if self.gpus_per_worker < 0:
-            raise UserError(f"--gpus-per-worker must not be negative, got {self.gpus_per_worker:g}")
+        if not 0 <= self.gpus_per_worker <= 1024:  # NaN is not either
+            raise UserError(f"--gpus-per-worker must be between 0 and 1024, got {self.gpus_per_worker:g}")
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
             raise UserError(
                 f"--gpus-per-worker: a fraction of one card, or whole cards; got {self.gpus_per_worker:g}"
             )
-        if self.cpus_per_worker is not None and self.cpus_per_worker <= 0:
-            raise UserError(f"--cpus-per-worker must be above 0, got {self.cpus_per_worker:g}")
+        if self.cpus_per_worker is not None and not 0 < self.cpus_per_worker <= 65_536:
+            raise UserError(
+                f"--cpus-per-worker must be above 0 and at most 65536, got {self.cpus_per_worker:g}"
+            )
 
     @property
     def runners_per_worker(self) -> int:

@@ -174,7 +174,7 @@ class Session:
             self._failed(str(error))
         except (DatabaseFaultError, ArtifactsAwayError):
             raise  # what it needs cannot be used; nobody's fault
-        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        except BaseException as error:  # whatever it raises is its own doing, and recorded as what it is
             if self._is_own and isinstance(error, KeyboardInterrupt):
                 raise
             self._raised(running, task, error)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
+import time
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path as FilePath
@@ -10,15 +13,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hpo.errors import SpecError
+from hpo.errors import SpecError, printable
 from hpo.spec.model import Budget, Retry, StudySpec
 from hpo.spec.overrides import Override, apply_overrides
 from hpo.spec.parameters import Choice, Parameter
-from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, printable, shown, spec_error
+from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, shown, spec_error
 from hpo.spec.reading import MAX_BYTES, Document, read_yaml
 from hpo.spec.sampling import PrunerSpec, SamplerSpec
 
 MAX_PROBLEMS = 10  # told at once
+PIPE_SECONDS = 10.0  # for a study file that comes through a pipe
 _REQUIRED = {
     ("directions",): "is required: minimize or maximize",
     ("objective",): "is required, or a `command` in its place",
@@ -66,11 +70,37 @@ def _content(file: FilePath) -> bytes:
             )
         if not file.exists():
             raise spec_error(f"{file}: there is no such file{near_file(file, '.yaml', '.yml', '.json')}")
-        with file.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
+        with open(file, "rb", opener=_open_at_once) as stream:
+            if not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+                return stream.read(MAX_BYTES + 1)
+            return _from_pipe(stream.fileno())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise spec_error(f"{shown(str(file))}: cannot be read: {reason}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe is opened too where nobody has written to it yet, or ever will."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _from_pipe(pipe: int) -> bytes:
+    """What comes through a pipe, as in `hpo run <(make-study)`.
+
+    Raises:
+        TimeoutError: nobody writes to it, or not to the end.
+    """
+    content = b""
+    until = time.monotonic() + PIPE_SECONDS
+    while len(content) <= MAX_BYTES:
+        left = until - time.monotonic()
+        if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            raise TimeoutError(f"nothing came through this pipe for {PIPE_SECONDS:g} s")
+        chunk = os.read(pipe, MAX_BYTES)
+        if not chunk:
+            break
+        content += chunk
+    return content
 
 
 def near_file(file: FilePath, *suffixes: str) -> str:

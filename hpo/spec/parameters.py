@@ -167,7 +167,7 @@ def _choices(value: Any) -> Any:
         raise problem(f"must be a list, or a mapping from labels to values, got {shown(value)}")
     if not pairs:
         raise problem("must hold at least one choice")
-    seen: list[Scalar] = []
+    seen: dict[Scalar, Scalar] = {}  # equal labels of different types share a place
     for index, (label, _) in enumerate(pairs):
         check_scalar(label, index)
         if isinstance(label, str) and len(label) > MAX_LABEL:
@@ -177,10 +177,10 @@ def _choices(value: Any) -> Any:
                 index,
             )
         if label in seen:
-            other = seen[seen.index(label)]
+            other = seen[label]
             same = "" if type(other) is type(label) else f" ({shown(other)} and {shown(label)} are equal)"
             raise problem(f"repeats the choice {shown(label)}{same}", index)
-        seen.append(label)
+        seen[label] = label
     return tuple(
         {"label": label, "value": check_json(item, index)} for index, (label, item) in enumerate(pairs)
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from hpo.errors import SpecError
+from hpo.errors import SpecError, printable
 
 Path = tuple[Any, ...]  # keys and list indexes from the top of the study file down to a value
 
@@ -29,11 +29,6 @@ def moved(error: PydanticCustomError, *at: Any) -> PydanticCustomError:
     """The same problem, seen from a value further up: `at` leads down to where it was raised."""
     context = error.context or {}
     return problem(context["sentence"], *at, *context["at"])
-
-
-def printable(text: str) -> str:
-    """`text` on one line, safe to print: control characters and the like become escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def spec_error(message: str) -> SpecError:

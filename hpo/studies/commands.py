@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.spec import StudySpec
-from storage.database.engine import Database
+from storage.database.engine import Database, without_secrets
 from storage.database.records import StudyRow
 
 
@@ -28,8 +28,8 @@ def worker_command(
     secret = url.password or url.query.get("password")
     if url.get_backend_name() == "sqlite":
         shown = f"sqlite:///{Path(str(url.database)).absolute()}"
-    else:  # `URL.set` takes None for "leave it"
-        shown = url._replace(password=None).difference_update_query(["password"]).render_as_string()
+    else:
+        shown = without_secrets(url).render_as_string()
     prefix = "PGPASSWORD=... " if secret else ""
     path = StudySpec.model_validate(row.spec).objective_path
     where = "" if path is not None and path.file is None else f" --code {shlex.quote(code)}"

@@ -13,6 +13,7 @@ from hpo.errors import UserError
 from hpo.search.space import check_point, distribution, grid_points
 from hpo.settings import Settings
 from hpo.spec import Budget, StudySpec, spec_differences
+from hpo.spec.model import MAX_TRIALS
 from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts
@@ -188,8 +189,10 @@ def extend(
     same.
 
     Raises:
-        UserError: a grid has no further cells, or nothing is asked.
+        UserError: a grid has no further cells, or nothing is asked, or too much.
     """
+    if trials > MAX_TRIALS:
+        raise UserError(f"at most {MAX_TRIALS:,} trials can be added at once, got {trials:,}")
     if trials <= 0 and seconds is None and target is None:
         raise UserError("say what to extend: --trials +50, --seconds 7200 or --target 0.99")
     spec = StudySpec.model_validate(row.spec)

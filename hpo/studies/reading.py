@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import NotFoundError
@@ -22,6 +24,8 @@ from storage.history.attempts import file_of
 from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import history_of, read_trials
 from storage.queue import studies, tickets
+
+_WITHIN_CHARACTER = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin none
 
 
 def get_study(database: Database, name: str) -> StudyRow:
@@ -87,10 +91,32 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
         return None
 
 
-def read_log(row: StudyRow, trial: int, attempt: int) -> str | None:
-    """What one attempt printed so far; None when no log can be read here."""
+@dataclass(frozen=True)
+class LogPart:
+    """Some of what an attempt printed; places are bytes of the log."""
+
+    text: str
+    start: int
+    end: int  # where the next part begins
+    size: int  # of the whole log so far
+
+
+def read_log(row: StudyRow, trial: int, attempt: int, start: int, length: int) -> LogPart | None:
+    """`length` bytes of what one attempt printed so far, from `start` on (below 0: from the end).
+
+    It begins and ends between two characters, so parts can be joined. None when no log can be read here.
+    """
     key = f"{checkpoints.trial_key(row.uid, row.first_name, trial)}/{attempt}/log.txt"
     try:
-        return open_artifacts(row.artifacts).get(key).decode(errors="replace")
+        content, begin, size = open_artifacts(row.artifacts).part(key, start, length)
     except ArtifactError:  # it is away, needs a driver that is not here, or has none
         return None
+    if start < 0 < begin:  # maybe within a character, of at most four bytes
+        kept = content.lstrip(_WITHIN_CHARACTER) if len(content) > 4 else content
+        begin, content = begin + len(content) - len(kept), kept
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(content)
+    rest = len(decoder.getstate()[0])
+    if rest and begin + len(content) >= size:
+        text, rest = text + decoder.decode(b"", final=True), 0
+    return LogPart(text, begin, begin + len(content) - rest, size)

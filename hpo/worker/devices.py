@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from hpo.errors import UserError
 
+MAX_RUNNERS = 1024  # of one worker: each is a process
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -117,10 +119,9 @@ def plan(gpus: str, per_gpu: int, runners: int | None) -> list[Share]:
     Raises:
         UserError: a GPU that is not there, or a number below 1.
     """
-    if per_gpu < 1:
-        raise UserError(f"--per-gpu must be at least 1, got {per_gpu}")
-    if runners is not None and runners < 1:
-        raise UserError(f"--runners must be at least 1, got {runners}")
+    for option, value in (("--per-gpu", per_gpu), ("--runners", runners)):
+        if value is not None and not 1 <= value <= MAX_RUNNERS:
+            raise UserError(f"{option} must be between 1 and {MAX_RUNNERS:,}, got {value:,}")
     cards = _chosen(gpus)
     if not cards:
         hidden = "" if gpus == "none" else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,6 +58,7 @@ _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     "application_name": "hpo",
     "prepare_threshold": None,  # behind a pooler the next session knows no prepared statement
 }
+_SECRET_OPTION = re.compile(r"pass(?!file)|secret|token")  # of a URL's query; a passfile is but a place
 _REFUSALS = (
     "authentication failed",
     "no password supplied",
@@ -239,6 +242,16 @@ def redacted(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
+def without_secrets(url: URL) -> URL:
+    """The URL with everything but what must stay secret: a password, `sslpassword` and the like."""
+    kept = url._replace(password=None)  # `URL.set` takes None for "leave it"
+    return kept.difference_update_query(_secret_options(url))
+
+
+def _secret_options(url: URL) -> list[str]:
+    return [name for name in url.query if _SECRET_OPTION.search(name.lower())]
+
+
 def reason(url: URL, error: BaseException) -> str:
     """First line of the driver's own message, without the password."""
     inner: BaseException | None = error
@@ -246,10 +259,9 @@ def reason(url: URL, error: BaseException) -> str:
         inner = inner.__cause__ or inner.__context__
     text = str(inner.orig if isinstance(inner, sa.exc.DBAPIError) else error).strip().splitlines()
     message = text[0] if text else type(error).__name__
-    secrets = [url.password, *(v for k, v in url.query.items() if "pass" in k)]
-    for secret in secrets:
-        if secret:
-            message = message.replace(str(secret), "***")
+    options = (url.normalized_query[name] for name in _secret_options(url))
+    for secret in filter(None, [str(url.password or ""), *chain.from_iterable(options)]):
+        message = message.replace(secret, "***")
     return message + (held_by(url) if message.endswith("is locked") else "")
 
 

@@ -185,6 +185,7 @@ def _lock(url: URL) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
         try:
+            Path(f"{url.database}.lock").touch()  # where that is not allowed FileLock waits in vain
             with FileLock(f"{url.database}.lock", timeout=_LOCK_SECONDS):
                 yield
         except Timeout as error:

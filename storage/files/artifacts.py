@@ -71,14 +71,16 @@ def check_url(url: str) -> str:
     Raises:
         BadArtifactUrlError: it carries a user, a password or a query; neither is repeated.
     """
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        return url
-    if "@" in parts.netloc or parts.query:
+    try:
+        parts = [urlsplit(part) for part in url.split("::")]  # simplecache::ftp://user:password@host/x
+    except ValueError as error:
+        raise BadArtifactUrlError("the artifact store's URL cannot be read as one") from error
+    if any("@" in part.netloc or (part.query and part.scheme not in ("", "file")) for part in parts):
         raise BadArtifactUrlError(
-            f"the artifact store's URL ({parts.scheme}://...) carries credentials or options. It is stored "
-            "and shown, so write the place alone and put the rest into the environment: AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL for s3://, FSSPEC_<SCHEME>_<OPTION> for others"
+            f"the artifact store's URL ({parts[-1].scheme}://...) carries credentials or options. It is "
+            "stored and shown, so write the place alone and put the rest into the environment: "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL for s3://, "
+            "FSSPEC_<SCHEME>_<OPTION> for others"
         )
     return url
 
@@ -165,6 +167,24 @@ class ArtifactStore:
             raise ArtifactError(f"{key} in {self.url} was damaged: its sha256 is not the recorded one")
         return content
 
+    def part(self, key: str, start: int, length: int) -> tuple[bytes, int, int]:
+        """At most `length` bytes from `start` on (below 0: counted from the end), where they begin, and the
+        size of the whole.
+
+        Raises:
+            ArtifactsAwayError: the store does not answer.
+            ArtifactError: it is not there.
+        """
+        _checked(key)
+
+        def read() -> tuple[bytes, int, int]:
+            try:
+                return self._files.part(key, start, length)
+            except FileNotFoundError:
+                raise ArtifactError(f"{key} is not in {self.url}") from None
+
+        return self._ask(read, f"cannot read {key} from {self.url}")
+
     def names(self, key: str) -> list[str]:
         """Names of the files and directories directly under `key`, sorted; [] when there is nothing.
 
@@ -195,7 +215,8 @@ class ArtifactStore:
         self._ask(lambda: self._files.remove(key), f"cannot remove {key} from {self.url}")
 
     def open_to_append(self, key: str) -> int | None:
-        """A file descriptor that writes at the end of a file; None where only whole files can be written.
+        """A file descriptor that reads, and writes at the end of a file; None where only whole files can
+        be written.
 
         Raises:
             ArtifactError: it cannot be opened.
@@ -243,6 +264,14 @@ class _RemoteFiles:
 
     def read(self, key: str) -> bytes:
         return bytes(self._driver.cat_file(self._path(key)))
+
+    def part(self, key: str, start: int, length: int) -> tuple[bytes, int, int]:
+        self._driver.invalidate_cache()  # a log grows
+        size = int(self._driver.size(self._path(key)))
+        begin = min(size, start if start >= 0 else max(0, size + start))
+        end = min(size, begin + length)  # drivers refuse ranges beyond the end, and empty ones
+        found = self._driver.cat_file(self._path(key), start=begin, end=end) if end > begin else b""
+        return bytes(found), begin, size
 
     def write(self, key: str, content: bytes) -> None:
         target = self._path(key)

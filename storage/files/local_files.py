@@ -38,6 +38,15 @@ class LocalFiles:
         with self._folder(folders) as folder, os.fdopen(_open(folder, name, os.O_RDONLY), "rb") as file:
             return file.read()
 
+    def part(self, key: str, start: int, length: int) -> tuple[bytes, int, int]:
+        """As `ArtifactStore.part`."""
+        *folders, name = _parts(key)
+        with self._folder(folders) as folder, os.fdopen(_open(folder, name, os.O_RDONLY), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            begin = min(size, start if start >= 0 else max(0, size + start))
+            file.seek(begin)
+            return file.read(length), begin, size
+
     def write(self, key: str, content: bytes) -> None:
         """Write aside and rename, so that a reader sees the file whole or not at all."""
         *folders, name = _parts(key)
@@ -53,10 +62,10 @@ class LocalFiles:
                 raise
 
     def open_to_append(self, key: str) -> int:
-        """A file descriptor that writes at the file's end; the file is made where it is not there."""
+        """A file descriptor that reads, and writes at the file's end; a file that is not there is made."""
         *folders, name = _parts(key)
         with self._folder(folders, make=True) as folder:
-            return _open(folder, name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            return _open(folder, name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
 
     def names(self, key: str) -> list[str]:
         """Names of the regular files and the folders directly under `key`; [] when it is no folder."""

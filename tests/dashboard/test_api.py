@@ -322,5 +322,5 @@ def test_a_former_winners_test_result_is_nobodys(viewer: TestClient, database: D
 
 def test_a_store_whose_driver_is_not_here_costs_the_log_alone(database: Database) -> None:
     row = dataclasses.replace(reading.get_study(database, "digits"), artifacts="gs://bucket/hpo")
-    assert reading.read_log(row, 0, 1) is None
+    assert reading.read_log(row, 0, 1, 0, 100) is None
     assert reading.read_evaluation(database, row, 9) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,41 @@ def test_a_log_that_leads_elsewhere_is_not_shown(
         planted.unlink()
         for folder in reversed(made):
             folder.rmdir()
+
+
+@pytest.fixture
+def long_log(board: Board) -> Iterator[str]:
+    """3 MB that trial 8 has printed, of characters of one to four bytes."""
+    row = board.row("digits")
+    store = ArtifactStore(row.artifacts)
+    text = "aé€😀\n" * 273_000
+    key = f"{checkpoints.trial_key(row.uid, row.name, 8)}/1/log.txt"
+    store.put(key, text.encode())
+    yield text
+    store.remove(key)
+
+
+def test_of_a_long_log_no_more_is_read_than_is_shown(
+    long_log: str, owner: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page shows its end, the API gives it in parts that can be joined, the download streams it."""
+    monkeypatch.setattr(ArtifactStore, "get", lambda *_: pytest.fail("the whole is read"))
+    page = owner.get("/studies/digits/trials/8", headers=HTML).text
+    assert long_log[-15_000:] in page
+    assert len(page.encode()) < 100_000
+    url = "/api/v1/studies/digits/trials/8/log"
+    tail = owner.get(url).json()
+    assert tail["size"] == tail["end"] == len(long_log.encode())
+    assert long_log.endswith(tail["log"])
+    assert 59_990 < len(tail["log"].encode()) <= 60_000
+    joined, start = "", 0
+    while start < tail["size"]:
+        part = owner.get(url, params={"start": start, "size": 999_999}).json()
+        assert part["start"] == start
+        joined, start = joined + part["log"], part["end"]
+    assert joined == long_log
+    assert owner.get(url, params={"size": 1_000_001}).status_code == 400
+    assert owner.get("/studies/digits/trials/8/log/1").text == long_log
 
 
 @pytest.mark.parametrize(

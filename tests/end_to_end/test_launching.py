@@ -145,7 +145,7 @@ def test_mistakes_are_told_before_anything_starts(
     assert "no launch 7" in told(3, "launch", "stop", "7")
     assert "did you mean logs" in told(2, *on_local, "--option", "lgs=here")
     assert "NAME=VALUE" in told(2, *on_local, "--option", "logs")
-    assert "at least 1" in told(2, *on_local, "--workers", "0")
+    assert "between 1 and" in told(2, *on_local, "--workers", "0")
     assert "0 GPUs" in told(2, *on_local, "--gpus-per-worker", "0.5")
     assert "whole cards" in told(2, *on_local, "--gpus-per-worker", "1.5")
     assert "no such directory" in told(2, *on_local, "--code", "nowhere")

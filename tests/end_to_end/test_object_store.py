@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import build_app, make_board
 from hpo.studies.evaluation import evaluate
-from hpo.studies.reading import get_study, history, read_log
+from hpo.studies.reading import LogPart, get_study, history, read_log
 from storage.database.engine import Database
 from storage.database.migrate import open_database
 from storage.history.attempts import attempts_of
@@ -96,7 +96,11 @@ def test_a_killed_worker_s_trial_goes_on_elsewhere_and_the_bucket_holds_all_ther
     row = get_study(database, "far")
     attempts = database.read(lambda c: attempts_of(c, row, 0))
     assert [(a.state, a.resumed_from) for a in attempts] == [("lost", None), ("complete", 3)]
-    assert "begins after epoch 3" in (read_log(row, 0, 2) or "")
+    part = read_log(row, 0, 2, 0, 100_000)
+    assert part is not None
+    assert "begins after epoch 3" in part.text
+    assert read_log(row, 0, 2, -9, 9) == LogPart(part.text[-9:], part.size - 9, part.size, part.size)
+    assert read_log(row, 0, 2, part.size, 9) == LogPart("", part.size, part.size, part.size)
     with TestClient(
         build_app(make_board(database, Access("t" * 20, "v" * 20), lease=15.0)),
         base_url="http://127.0.0.1:8080",
@@ -129,7 +133,9 @@ def test_a_short_outage_of_the_store_fails_no_trial(
         run.wait(90).check()
     trials = history(database, "far").trials
     assert [(trial.state, trial.attempts) for trial in trials] == [("complete", 1)] * 2
-    assert "is away (try 1)" in (read_log(get_study(database, "far"), 0, 1) or "")
+    part = read_log(get_study(database, "far"), 0, 1, 0, 100_000)
+    assert part is not None
+    assert "is away (try 1)" in part.text
 
 
 def test_a_store_that_is_not_there_is_told_before_the_first_trial(place: Workplace) -> None:

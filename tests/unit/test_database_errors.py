@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from storage.database.engine import Patience, is_fault, is_unreachable
+from storage.database.engine import Patience, is_fault, is_unreachable, reason, redacted, without_secrets
 from storage.database.errors import DatabaseFaultError
 
 AWAY = {
@@ -78,3 +78,16 @@ def test_a_damaged_database_is_told_in_a_sentence() -> None:
 
     with pytest.raises(DatabaseFaultError, match=r"hpo\.db cannot be used: .* malformed"):
         Patience(endless=True)(make_url("sqlite:///hpo.db"), damaged)
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "sslpassword", "SSLPASSWORD", "oauth_client_secret", "auth_token"]
+)
+def test_no_secret_of_a_url_is_shown(name: str) -> None:
+    """However often it is given; where the files of certificates lie is none."""
+    url = make_url(f"postgresql://me:s3cr3t@h/d?{name}=s3cr3t&{name}=s3cr4t&sslkey=k.pem&passfile=p")
+    failed = raised(psycopg.OperationalError("bad value s3cr3t or s3cr4t"))
+    assert reason(url, failed) == "bad value *** or ***"
+    shown = without_secrets(url).render_as_string(hide_password=False)
+    assert shown == "postgresql://me@h/d?passfile=p&sslkey=k.pem"
+    assert "s3cr" not in redacted(url) + shown

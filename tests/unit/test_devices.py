@@ -65,7 +65,7 @@ def test_without_a_card_there_is_one_runner_for_each_core(no_card):
 
 @pytest.mark.parametrize(("per_gpu", "runners"), [(0, None), (1, 0), (1, -2)])
 def test_less_than_one_runner_is_refused(no_card, per_gpu, runners):
-    with pytest.raises(UserError, match="must be at least 1"):
+    with pytest.raises(UserError, match="must be between 1 and 1,024"):
         plan("all", per_gpu, runners)
 
 

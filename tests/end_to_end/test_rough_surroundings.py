@@ -1,0 +1,177 @@
+"""Devices, full disks, closed streams, odd names and numbers: each ends in a sentence."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hpo.cli.output import cell, shown_lines
+from hpo.errors import HpoError, SpecError
+from hpo.files import write_whole
+from hpo.spec import load_spec, loading, parse_spec
+from tests.end_to_end.workplace import Workplace
+from tests.support.command import hpo_environment
+
+LONG = "n" * 300
+
+
+@pytest.fixture
+def ready(place: Workplace) -> Workplace:
+    """A place with a study that nobody has run."""
+    place.look("create", place.study("s").name).check()
+    return place
+
+
+def test_what_is_no_file_is_written_in_place(tmp_path: Path) -> None:
+    """As root `-o /dev/full` replaced the device by a file. A link stays a link."""
+    pipe, seen = tmp_path / "pipe", bytearray()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: seen.extend(pipe.read_bytes()))
+    reader.start()
+    write_whole(pipe, "content", "report")
+    reader.join(10)
+    assert bytes(seen) == b"content"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    with pytest.raises(HpoError, match="No space left on device"):
+        write_whole(Path("/dev/full"), "content", "report")
+    assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+    link = tmp_path / "link"
+    link.symlink_to("target")
+    write_whole(link, "content", "report")
+    assert link.is_symlink()
+    assert (tmp_path / "target").read_text() == "content"
+    with pytest.raises(HpoError, match="File name too long"):
+        write_whole(tmp_path / LONG, "content", "report")
+
+
+REFUSED = [
+    (2, ["trial", "s/²"], "name a trial as STUDY/NUMBER"),
+    (3, ["trial", "s/" + "9" * 30], "has no trial 9999"),
+    (3, ["logs", "s/" + "9" * 5000], "has no trial 9999"),
+    (2, ["extend", "s", "--trials", "+²"], "whole number of further trials"),
+    (2, ["extend", "s", "--trials", "+9999999"], "at most 1,000,000 trials"),
+    (2, ["extend", "s", "--trials", "9" * 5000], "whole number of further trials"),
+    (2, ["enqueue", "s", "x=" + "9" * 500], "a number of 500 characters"),
+    (2, ["worker", "s", "--runners", "99999999"], "--runners must be between 1 and 1,024"),
+    (2, ["worker", "s", "--per-gpu", "99999999"], "--per-gpu must be between 1 and 1,024"),
+    (2, ["dashboard", "--port", "99999"], "--port"),
+    (2, ["launch", "s", "--on", "ray", "--gpus-per-worker", "nan"], "--gpus-per-worker must be between"),
+    (2, ["launch", "s", "--on", "local", "--workers", "99999999"], "--workers must be between"),
+    (1, ["export", "s", "-o", f"{LONG}.csv"], "File name too long"),
+    (1, ["ls", "--storage", f"sqlite:///{LONG}/x.db"], "File name too long"),
+    (1, ["ls", "--storage", f"sqlite:///{LONG}.db"], "File name too long"),
+    (1, ["db", "upgrade", "--storage", "sqlite:////proc/x.db"], "cannot write beside"),
+]
+
+
+def test_odd_numbers_and_names_are_refused_in_sentences(ready: Workplace) -> None:
+    for code, command, told in REFUSED:
+        result = ready.look(*command)
+        assert (result.code, told in result.err, "Traceback" in result.err) == (code, True, False), (
+            [word[:40] for word in command],
+            str(result)[-600:],
+        )
+
+
+def in_shell(place: Workplace, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`command` of a shell in which `hpo` is ours."""
+    hpo = f'hpo() {{ {sys.executable} -m hpo "$@"; }}; '
+    return subprocess.run(
+        ["bash", "-c", hpo + command],
+        cwd=place.path,
+        env={**hpo_environment(), "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_streams_that_are_closed_or_full(ready: Workplace) -> None:
+    """Closed ones swallow what is written, or the database would be opened in their place."""
+    assert in_shell(ready, "hpo ls >&-; echo $?").stdout == "0\n"
+    found = in_shell(ready, "hpo ls --format json >/dev/full; echo $?")
+    assert found.stdout == "1\n"
+    assert found.stderr == "hpo: the output cannot be written: No space left on device\n"
+    assert in_shell(ready, "hpo show nix 2>/dev/full; echo $?").stdout == "3\n"
+
+
+def test_a_directory_that_is_gone_and_a_terminal_that_knows_ascii(ready: Workplace) -> None:
+    found = in_shell(ready, "mkdir gone; cd gone; rmdir ../gone; hpo ls")
+    assert found.stderr.splitlines()[-1] == "hpo: the working directory is gone; change to another"
+    assert "Traceback" not in found.stderr
+    ready.look("create", ready.study("größe").name).check()
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = in_shell(ready, "hpo ls; hpo ls --format json", **ascii_only)
+    assert "gr\\xf6\\xdfe" in found.stdout
+    assert '"gr\\u00f6\\u00dfe"' in found.stdout
+    assert found.stderr == ""
+
+
+def test_a_study_file_may_come_through_a_pipe_but_not_keep_us_waiting(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, pipe = place.study("s"), place.path / "pipe.yaml"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(spec.read_bytes()))
+    writer.start()
+    read_end = os.open(pipe, os.O_RDONLY)  # so that the writer has begun
+    assert load_spec(pipe).study == "s"
+    os.close(read_end)
+    writer.join(10)
+    monkeypatch.setattr(loading, "PIPE_SECONDS", 0.1)
+    held = os.open(pipe, os.O_RDWR)
+    with pytest.raises(SpecError, match="nothing came through this pipe"):
+        load_spec(pipe)
+    os.close(held)
+
+
+def test_forty_thousand_choices_are_checked_in_a_second() -> None:
+    data = {"study": "s", "objective": "m", "direction": "minimize", "budget": {"trials": 5}}
+    choices = [f"c{n}" for n in range(40_000)]
+    began = time.process_time()
+    spec = parse_spec({**data, "space": {"c": {"type": "categorical", "choices": choices}}})
+    assert time.process_time() - began < 1.0
+    assert len(spec.space["c"].choices) == 40_000  # type: ignore[union-attr]
+    with pytest.raises(SpecError, match=r"repeats the choice 1 \(true and 1 are equal\)"):
+        parse_spec({**data, "space": {"c": {"type": "categorical", "choices": [True, 1]}}})
+
+
+def test_nothing_of_others_steers_the_terminal() -> None:
+    assert cell("\x1b[31mred\x07\u202e") == "\\x1b[31mred\\x07\\u202e"
+    assert shown_lines("one\ntwo\r\x1b]0;title\x07") == "one\ntwo\\r\\x1b]0;title\\x07"
+    assert cell({"a": "\x9b2J", "b": ["\x1b"]}) == "a=\\x9b2J, b=\\x1b"
+
+
+def test_whatever_is_raised_is_recorded_as_what_it_is(place: Workplace) -> None:
+    """Also what is no Exception, what cannot be told, and text that is no UTF-8."""
+    spec = place.study(
+        "s",
+        """
+        class Odd(BaseException):
+            pass
+
+        class Mute(Exception):
+            def __str__(self):
+                raise ZeroDivisionError
+
+        def objective(trial):
+            trial.set_user_attr("note", "\\ud800")
+            raise [Odd("odd"), Mute(), ValueError("\\ud800\\x1b[2J")][trial.number]
+        """,
+        budget={"trials": 3},
+    )
+    result = place.run(spec).check(1)
+    assert "this is a bug" not in result.err
+    errors = [trial["error"] for trial in place.trials("s")]
+    told = ["Odd: odd", "Mute", "ValueError: \\ud800"]
+    assert all(part in str(error) for part, error in zip(told, errors, strict=True)), errors
+    shown = place.look("trials", "s").check().out
+    assert "\x1b" not in shown
