@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -93,13 +92,18 @@ def _from_pipe(pipe: int) -> bytes:
     content = b""
     until = time.monotonic() + PIPE_SECONDS
     while len(content) <= MAX_BYTES:
-        left = until - time.monotonic()
-        if left <= 0 or not select.select([pipe], [], [], left)[0]:
-            raise TimeoutError(f"nothing came through this pipe for {PIPE_SECONDS:g} s")
-        chunk = os.read(pipe, MAX_BYTES)
-        if not chunk:
+        try:
+            chunk = os.read(pipe, MAX_BYTES)
+        except BlockingIOError:
+            chunk = None
+        if chunk:
+            content += chunk
+        elif chunk == b"" and content:
             break
-        content += chunk
+        elif time.monotonic() >= until:
+            raise TimeoutError(f"nothing came through this pipe for {PIPE_SECONDS:g} s")
+        else:  # nobody has written yet, or not all
+            time.sleep(0.01)
     return content
 
 
