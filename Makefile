@@ -12,7 +12,7 @@ JOBS   ?= 3
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench scale faults objectives cluster lowest clean
+.PHONY: help install demo test check format bench scale faults fuzz objectives cluster lowest clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -55,6 +55,9 @@ bench: $(STAMP) ## Beside peers in the same run: cost per trial, growing studies
 
 scale: $(STAMP) ## How many workers one PostgreSQL bears: real ones, then simulated ones
 	$(BIN)/python -m tests.bench.scale
+
+fuzz: $(STAMP) ## Hostile study files, requests, command lines and objectives, in numbers
+	$(BIN)/python -m tests.fuzz
 
 faults: $(STAMP) ## The long form of the fault tests, as a table with figures
 	$(BIN)/python -m tests.faults

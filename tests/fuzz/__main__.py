@@ -1,0 +1,90 @@
+"""The long form of the fuzz tests: `make fuzz`.
+
+python -m tests.fuzz [--scale 1.0] [--seed 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from hpo.dashboard.access import Access
+from hpo.dashboard.app import build_app, make_board
+from storage.database.migrate import open_database
+from tests.dashboard.conftest import BASE, TOKEN
+from tests.dashboard.seeded import seed as seeded
+from tests.fuzz import cases, checks
+from tests.support.command import look
+from tests.support.study_files import FULL
+
+
+def drive(number: int, count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """`count` examples; the first that fails is made small and raised."""
+
+    @seed(number)
+    @given(strategy)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    def run(case: Any) -> None:
+        check(case)
+
+    began = time.monotonic()
+    run()
+    print(f"{check.__name__}: {count:,} in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def main() -> None:
+    """All four kinds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--scale", type=float, default=1.0, help="1.0: 10,000 study files and the rest")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    chosen = parser.parse_args()
+    print(f"seed {chosen.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "s.yaml").write_text(FULL)
+        look("create", "s.yaml", cwd=folder)
+
+        def count(of: int) -> int:
+            return max(1, round(of * chosen.scale))
+
+        def check_request(case: tuple[str, str, dict[str, str], bytes]) -> None:
+            checks.check_request(client, case)
+
+        def check_command_line(words: list[str]) -> None:
+            checks.check_command_line(words, folder)
+
+        def check_objectives(bodies: list[str]) -> None:
+            with tempfile.TemporaryDirectory() as place:
+                checks.check_objectives(bodies, Path(place))
+
+        drive(chosen.seed, count(10_000), cases.study_files(), checks.check_study_file)
+        drive(chosen.seed, count(1_000), cases.command_lines(), check_command_line)
+        url = f"sqlite:///{folder / 'seeded.db'}"
+        database = open_database(url)
+        seeded(database, url, folder / "artifacts")
+        app = build_app(make_board(database, Access(TOKEN), lease=36_000.0))
+        with TestClient(app, base_url=BASE, raise_server_exceptions=False, follow_redirects=False) as client:
+            client.headers["Authorization"] = f"Bearer {TOKEN}"
+            drive(chosen.seed, count(5_000), cases.requests(), check_request)
+        database.close()
+        ten = st.lists(cases.objectives(), min_size=10, max_size=10)
+        drive(chosen.seed, count(10), ten, check_objectives)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What must hold for whatever is thrown at hpo: sentences, no status 500, in seconds; nothing is forged."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from starlette.testclient import TestClient
+
+from hpo.errors import SpecError
+from hpo.spec import parse_spec
+from tests.support.command import look, run_hpo
+
+CPU_SECONDS = 2.0  # that a study file or a request may take
+
+
+def check_study_file(content: bytes) -> None:
+    """It is read, or refused in printable sentences; quickly."""
+    began = time.process_time()
+    told = ""
+    try:
+        parse_spec(content, "x.yaml")
+    except SpecError as error:
+        told = str(error)
+    assert all(line.isprintable() for line in told.split("\n")), told
+    assert time.process_time() - began < CPU_SECONDS
+
+
+def check_request(client: TestClient, request: tuple[str, str, dict[str, str], bytes]) -> None:
+    """It is answered, not with a status of 500; quickly."""
+    method, address, headers, body = request
+    began = time.process_time()
+    answer = client.request(method, address, headers=headers, content=body)
+    assert answer.status_code < 500, (method, address[:300], body[:300], answer.text[:300])
+    assert "Traceback" not in answer.text or "digits/trials/3" in address
+    assert time.process_time() - began < CPU_SECONDS, (method, address[:300], body[:300])
+
+
+def check_command_line(words: list[str], folder: Path) -> None:
+    """It ends with one of the exit codes, and without a traceback."""
+    result = look(*words, cwd=folder)
+    assert result.code in (0, 1, 2, 3, 4, 64), words
+    assert "Traceback" not in result.err, (words, result.err[-2000:])
+    assert "\x1b" not in result.out + result.err, words
+
+
+def check_objectives(bodies: list[str], folder: Path) -> None:
+    """One study in which trial N runs body N, all in one runner: every trial ends, the audit holds, and
+    what was recorded as complete has a finite number that its objective returned.
+    """
+    cases = "\n".join(
+        f"def case_{n}(trial):\n" + "\n".join(f"    {line}" for line in body.split("\n"))
+        for n, body in enumerate(bodies)
+    )
+    names = ", ".join(f"case_{n}" for n in range(len(bodies)))
+    call = f"def objective(trial):\n    return [{names}][trial.number](trial)"
+    (folder / "faulty.py").write_text(f"import sys\nimport optuna\n\n{cases}\n\n{call}\n", "utf-8")
+    spec: dict[str, Any] = {
+        "study": "faulty",
+        "objective": "faulty.py",
+        "direction": "minimize",
+        "sampler": "random",
+    }
+    spec |= {"budget": {"trials": len(bodies)}}
+    (folder / "faulty.yaml").write_text(yaml.safe_dump(spec))
+    storage = {"HPO_STORAGE": "sqlite:///faulty.db"}
+    for _ in range(len(bodies)):  # a worker whose trials all fail leaves after some
+        run_hpo(
+            "run", "faulty.yaml", "--runners", "1", "--no-report", "-q", cwd=folder, env=storage, timeout=300
+        )
+        counts = look("show", "faulty", "--format", "json", cwd=folder, env=storage).json
+        if counts["state"] == "finished":
+            break
+        look("resume", "faulty", cwd=folder, env=storage)
+    trials = look("trials", "faulty", "--format", "json", cwd=folder, env=storage).json
+    assert len(trials) == len(bodies)
+    for trial in trials:
+        assert trial["state"] in ("complete", "failed", "diverged", "pruned"), (
+            trial,
+            bodies[trial["number"]],
+        )
+        if trial["state"] == "complete":
+            assert bodies[trial["number"]].split("\n")[-1] in (
+                "return 1",
+                "return -1",
+                "return 1e308",
+                "return True",
+            ), trial
+    look("audit", "faulty", cwd=folder, env=storage).check()
