@@ -26,7 +26,7 @@ from objectives.setup import Setup
 from objectives.train import names_per_epoch
 
 # On a CPU larger models leave no overhead to share, and many of them no longer fit its cache.
-SMALL_PARAMETERS = 40_000
+SMALL_PARAMETERS = 20_000
 SMALL_FLOPS = 100_000  # of a sample's forward pass, where there are convolutions
 
 
