@@ -24,6 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.constraints import SameConstraints
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 from storage.queue.optuna_rows import CONSTRAINT, DIVERGED
@@ -48,7 +49,10 @@ def for_sampler(study: Study, spec: StudySpec) -> Study:
         pruned_too = isinstance(spec.sampler, options.CmaesSampler) and spec.sampler.consider_pruned_trials
         return _complete(diverged, others, study.directions, pruned_too=pruned_too)
 
-    return _seen(study, as_worst, instead_of=TrialState.COMPLETE)
+    view = _seen(study, as_worst, instead_of=TrialState.COMPLETE)
+    if isinstance(spec.sampler, options.GpSampler):
+        view._storage = cast(BaseStorage, SameConstraints(view._storage))
+    return view
 
 
 class _Seen:

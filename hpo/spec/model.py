@@ -26,6 +26,7 @@ from hpo.spec.fields import (
 )
 from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
 from hpo.spec.keeping import Keep, short_form
+from hpo.spec.limits import check_limit
 from hpo.spec.objective import check_objective, parse_objective
 from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
@@ -182,6 +183,13 @@ class StudySpec(Section):
         WithJsonSchema({"type": "object"}),
     ] = Field(
         default={}, description="Values every trial's `config` holds besides its parameters; any JSON value."
+    )
+    constraints: Annotated[
+        dict[str, Annotated[str, BeforeValidator(check_limit)]], _named_mapping("constraint")
+    ] = Field(
+        default={},
+        description='Bounds of logged metrics at the epoch that counts, as {validation_loss: "<= 0.5"}. A'
+        " trial that breaks one, or never logged it, is never the best.",
     )
     notes: Text = Field(default="", description="Free text for people; not part of the study's identity.")
 

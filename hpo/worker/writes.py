@@ -31,13 +31,15 @@ from hpo.runner.messages import (
     Sync,
     TakeOver,
 )
+from hpo.spec.limits import breach
 from hpo.worker.desk import Desk
 from hpo.worker.events import Ended
-from hpo.worker.study import Held
+from hpo.worker.study import Held, ServedStudy
 from storage.database.clock import Clock
 from storage.database.engine import Database, Transaction
 from storage.database.records import AttemptState, Claim, KeptFile, StudyState, TicketState
 from storage.files import kept_files
+from storage.history.counted import counted
 from storage.queue import attempts, optuna_rows, outcomes, rungs, studies
 from storage.queue.attempts import Report, Write
 from storage.queue.optuna_rows import Owner, Trial
@@ -314,10 +316,21 @@ def _result(
             Report(held.lease, trial.id, step, message.reports.get(step), message.metrics.get(step, {}))
             for step in steps
         ],
-        constraints=lambda _connection: message.constraints,
+        constraints=partial(_constraints, study=study, trial=trial, message=message),
         weights=None if message.weights is None else (study.row.id, KeptFile(*message.weights)),
         agree=lambda connection: guard.agree(connection, trial.id, state, message.code),
     )
+
+
+def _constraints(
+    connection: Transaction, study: ServedStudy, trial: Trial, message: Finish
+) -> dict[str, float]:
+    """What the objective set, and what the study file says of the metrics that it logged."""
+    limits = study.spec.constraints
+    if not limits:
+        return message.constraints
+    found = counted(connection, trial.id, limits, message.values)
+    return message.constraints | {name: breach(limit, found[name]) for name, limit in limits.items()}
 
 
 def _check_values(state: TicketState, values: tuple[float, ...] | None, directions: int) -> None:

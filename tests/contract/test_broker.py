@@ -1169,6 +1169,78 @@ def test_a_constraint_that_is_no_number_fails_its_trial(
     assert why in str(ended.error)
 
 
+def test_the_study_files_constraints_are_kept_by_metrics_at_the_epoch_that_counts(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """The last epoch that reported the result; a size that was logged once counts all the time."""
+    study = make_study(constraints={"loss": "<=0.5", "size": ">= 1e1"}, budget={"trials": 6})
+    runner = open_runner(study)
+
+    def objective(trial: Any) -> float:
+        worse = (0.9, 0.4, 0.9)
+        if trial.number != 4:
+            trial.log(size=9.0 if trial.number == 3 else 10.0)
+        for epoch, value in enumerate((1.0, 3.0, 2.0), 1):
+            loss = worse[epoch - 1] if trial.number == 0 else 0.5
+            if (trial.number, epoch) != (5, 2):
+                trial.log(loss=loss)
+            trial.report(value, epoch)
+            if trial.number == 1 and epoch == 2:
+                raise optuna.TrialPruned
+        if trial.number == 2:
+            trial.log(step=2, loss=numpy.nan)
+        trial.set_constraint("mine", -1.0)
+        return 3.0
+
+    doing(objective)
+    for _ in range(6):
+        runner.run_one()
+    found = history(database, study.name)
+    assert [trial.broken for trial in found.trials] == [(), (), ("loss",), ("size",), ("size",), ()]
+    assert found.trials[0].constraints == {"loss": pytest.approx(-0.1), "size": 0.0, "mine": -1.0}
+    assert found.trials[4].constraints["size"] == numpy.inf, "it was never logged"
+    assert stored(database, study, 3).constraints == {"mine": -1.0, "loss": 0.0, "size": 1.0}
+    assert [winner.number for winner in found.winners] == [0]
+
+
+def test_with_several_directions_what_was_logged_last_counts(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    study = make_study(
+        direction=None, directions=["minimize", "maximize"], pruner=None, constraints={"loss": "<= 0.5"}
+    )
+    runner = open_runner(study)
+
+    def objective(trial: Any) -> tuple[float, float]:
+        for step, loss in enumerate((0.9, 0.9, 0.1) if trial.number else (0.1, 0.1, 0.9)):
+            trial.log(step=step, loss=loss)
+        return 1.0, 1.0
+
+    doing(objective)
+    for _ in range(2):
+        runner.run_one()
+    assert [winner.number for winner in history(database, study.name).winners] == [1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2"])
+def test_samplers_learn_from_trials_that_have_different_constraints(
+    database: Database, make_study: Any, open_runner: Any, doing: Any, sampler: str
+) -> None:
+    """Optuna's GP refuses such trials; ours is shown the border where one says nothing."""
+    options = {"population_size": 2} if sampler == "nsga2" else {"n_startup_trials": 2}
+    study = make_study(sampler={"name": sampler, **options}, pruner=None)
+    runner = open_runner(study)
+
+    def objective(trial: Any) -> float:
+        for name in ("abc" if trial.number % 2 else "cb")[: trial.number]:
+            trial.set_constraint(name, trial.params["x"] - 0.5 if name != "c" else numpy.inf)
+        return float(trial.params["x"])
+
+    doing(objective)
+    for _ in range(6):
+        assert runner.run_one().state == "complete"
+
+
 def test_an_infinite_result_is_one_and_no_fault(
     database: Database, study: StudyRow, runner: BrokeredRunner, doing: Any
 ) -> None:

@@ -349,3 +349,19 @@ def test_what_optuna_calls_it_is_answered_by_what_it_is_called_here(
     text = {"study": "s", "objective": "m", "direction": "minimize", "budget": {"trials": 1}, field: written}
     with pytest.raises(SpecError, match=f"did you mean '{meant}'"):
         parse_spec(text)
+
+
+def test_constraints_are_bounds_and_part_of_what_a_study_is() -> None:
+    base = {"study": "s", "objective": "m", "direction": "minimize", "budget": {"trials": 1}}
+    plain = parse_spec(base)
+    bound = parse_spec({**base, "constraints": {"parameters": "<= 1e5", "f1": ">=.9"}})
+    assert bound.constraints == {"parameters": "<= 100000.0", "f1": ">= 0.9"}
+    assert (
+        parse_spec({**base, "constraints": {"f1": ">= 0.90", "parameters": "<=100000"}}).digest
+        == bound.digest
+    )
+    assert parse_spec({**base, "constraints": {}}).digest == plain.digest != bound.digest
+    assert parse_spec(bound.model_dump(mode="json")) == bound
+    for wrong in ("0.5", "< 0.5", "<= x", "<= nan", "= 1", 0.5, None):
+        with pytest.raises(SpecError, match=r'constraints.loss must be a bound like "<= 0.5"'):
+            parse_spec({**base, "constraints": {"loss": wrong}})

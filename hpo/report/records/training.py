@@ -92,7 +92,7 @@ def metric_curves(trial: TrialRecord) -> tuple[MetricCurve, ...]:
     curves = []
     for name in sorted(trial.metrics):
         steps, values = _finite(trial.metrics[name])
-        if steps:
+        if steps and not (len(steps) == 1 and len(trial.reports) > 1):  # a number of the trial is no curve
             curves.append(MetricCurve(name, steps, values))
     return tuple(curves[:MAX_METRICS])
 

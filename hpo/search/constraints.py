@@ -1,0 +1,48 @@
+"""What a GP is shown of constraints: the same ones of every complete trial, in one order.
+
+It makes a column of each, in the order a trial has them, and refuses trials that have not the same number. A
+trial without one counts as feasible, so it is shown on the border.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from storage.queue.optuna_rows import CONSTRAINT
+
+
+class SameConstraints:
+    """A storage whose complete trials all have the same constraints; everything else is passed on."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """All trials, by number."""
+        found = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        names = sorted({name for t in found if t.state is TrialState.COMPLETE for name in t.constraints})
+        if not names:
+            return found
+        return [_with(trial, names) if trial.state is TrialState.COMPLETE else trial for trial in found]
+
+
+def _with(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
+    others = {
+        key: value
+        for key, value in trial.system_attrs.items()
+        if not (key.startswith(CONSTRAINT) or key == CONSTRAINT.removesuffix(":"))
+    }
+    has = trial.constraints
+    changed = copy.copy(trial)
+    changed.system_attrs = others | {CONSTRAINT + name: has.get(name, 0.0) for name in names}
+    return changed
