@@ -14,7 +14,8 @@ import pytest
 
 from hpo.errors import ObjectiveError
 from hpo.fingerprint import differences, fingerprint
-from hpo.runner.command import LONGEST_LINE, command_objective
+from hpo.runner.command import command_objective
+from hpo.runner.program import LONGEST_LINE
 from hpo.runner.values import ProgramError, ProgramKilledError
 from hpo.spec import parse_spec
 from hpo.spec.command import check_command, filled
@@ -257,7 +258,7 @@ def test_a_pruned_program_ends_with_all_that_it_started(tmp_path: Path) -> None:
 def test_a_program_that_must_stop_is_told_first_and_then_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.runner.command.ENDS_WITHIN", 0.5)
+    monkeypatch.setattr("hpo.runner.program.ENDS_WITHIN", 0.5)
 
     class StopError(BaseException):
         pass
