@@ -399,6 +399,7 @@ def test_a_claim_goes_with_what_others_write(
     assert one.said(Ended)[-1].values == (0.5,)
 
 
+@pytest.mark.parametrize("what", SAYS)
 def test_a_lease_lost_meanwhile_ends_the_objective_and_counts_one_refused_write(
     database: Database, study: StudyRow, runner: BrokeredRunner, doing: Any, what: str
 ) -> None:
