@@ -164,6 +164,7 @@ def test_increments_lead_to_what_a_full_read_finds(database: Database, party: Op
     fill(optunas)
     holds()
     _, trial = one.begin()
+    assert trial.number == 7, "what plain Optuna left waiting"
     holds()
     for step in range(1, 4):
         one.writer.report(step, step / 10, {})
@@ -184,14 +185,13 @@ def test_increments_lead_to_what_a_full_read_finds(database: Database, party: Op
     two.finish_one(0.3)
     one.writer.fail("ValueError: x")
     holds()
-    waiting = optunas.ask()
-    waiting.suggest_float("lr", 1e-4, 0.3, log=True)
-    assert waiting.number == 7, "the enqueued one"
+    theirs = optunas.ask()
+    theirs.suggest_float("lr", 1e-4, 0.3, log=True)
     holds()
-    waiting.suggest_int("hidden", 16, 256, log=True)
+    theirs.suggest_int("hidden", 16, 256, log=True)
     holds()
-    assert set(known.get(waiting._trial_id).params) == {"lr", "hidden"}
-    optunas.tell(waiting, 0.4)
+    assert set(known.get(theirs._trial_id).params) == {"lr", "hidden"}
+    optunas.tell(theirs, 0.4)
     holds()
     assert shown(known) == shown(new(database, study))
 

@@ -89,7 +89,8 @@ def test_it_gets_no_secret_its_log_is_kept_and_nothing_of_it_is_left(
     assert log == "about to well with no database and no password\n"
     files = shared_place.look("trial", f"deeds/{len(CHOICES) - 1}").check().out
     assert "model.pt" in files
-    assert not psutil.pid_exists(int((shared_place.path / "hung").read_text()))
+    hung = int((shared_place.path / "hung").read_text())
+    wait_until(lambda: not psutil.pid_exists(hung), what="what it left is gone")
     shown = shared_place.show("deeds")
     assert shown["objective"] == "./deeds.sh '{how}'"
 
