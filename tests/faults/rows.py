@@ -362,7 +362,6 @@ def _good_attempts(lab: Lab) -> list[int]:
 BAD = {
     "raise": "ValueError: boom",
     "nan": "the objective returned nan",
-    "inf": "must be finite",
     "exit": "exited with status 3",
     "segfault": "SIGSEGV",
     "memory": "MemoryError",
@@ -371,10 +370,11 @@ BAD = {
 
 
 def bad_objectives(lab: Lab, scale: Scale) -> str:
-    """Whatever an objective does, its attempt says so, the worker lives, and it is never the best."""
+    """Whatever an objective does, its attempt says so, the worker lives, and it is never the best. An infinite
+    result is one, and the last of all."""
     from hpo.studies.reading import history
 
-    kinds = ["good", *BAD, "fine"]
+    kinds = ["good", "inf", *BAD, "fine"]
     lab.create(
         objective="objective.py:bad",
         sampler={"name": "grid", "seed": 0},
@@ -389,6 +389,7 @@ def bad_objectives(lab: Lab, scale: Scale) -> str:
     for kind, sentence in BAD.items():
         assert by_kind[kind].state == ("diverged" if kind == "nan" else "failed"), by_kind[kind]
         assert sentence in str(by_kind[kind].error), by_kind[kind].error
+    assert by_kind["inf"].state == "complete"
     assert {trial.params["kind"] for trial in found.winners} <= {"good", "fine"}
     return f"{len(BAD)} kinds of failure recorded, worker alive, 2 good trials"
 
