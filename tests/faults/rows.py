@@ -370,8 +370,10 @@ BAD = {
 
 
 def bad_objectives(lab: Lab, scale: Scale) -> str:
-    """Whatever an objective does, its attempt says so, the worker lives, and it is never the best. An infinite
-    result is one, and the last of all."""
+    """Whatever an objective does, its attempt says so, the worker lives, and it is never the best.
+
+    An infinite result is one, and the last of all.
+    """
     from hpo.studies.reading import history
 
     kinds = ["good", "inf", *BAD, "fine"]
