@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import make_board
@@ -246,6 +246,28 @@ def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> N
     section.locator("[data-log]").check()
     until(page, "document.getElementById('learning').layout?.yaxis?.type === 'log'")
     assert opened.complaints == []
+
+
+def test_what_is_picked_while_the_chart_is_still_asked_for_is_drawn(browser: Browser, base: str) -> None:
+    opened = Opened(browser, base)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    opened.page.route("**/charts/learning*", hold_the_first)
+    page = opened.go("/studies/digits")
+    section = page.locator("#learning-curves")
+    section.scroll_into_view_if_needed()
+    section.locator("[data-metric]").focus()
+    expect(section.locator("[data-metric] option")).to_have_count(3)
+    assert held, "the chart of the objective is under way"
+    section.locator("[data-metric]").select_option("train_loss")
+    held[0].continue_()
+    expect(section.locator(".ytitle")).to_have_text("train_loss")
 
 
 def test_hostile_text_stays_text(browser: Browser, base: str) -> None:

@@ -145,10 +145,11 @@
     first ??= new Promise((resolve) => { drawn = resolve; });
     try {
       await before;
-      const content = await contentOf(addressOf(plot));
-      if (chart.content?.version !== content.version || chart.asked !== addressOf(plot).href) {
+      const address = addressOf(plot); // a person may pick something else before the answer is there
+      const content = await contentOf(address);
+      if (chart.content?.version !== content.version || chart.asked !== address.href) {
         chart.content = content;
-        chart.asked = addressOf(plot).href;
+        chart.asked = address.href;
         await paint(plot, chart);
       }
       plot.dataset.drawn = content.version ?? 1;
