@@ -21,9 +21,9 @@ from hpo.runner.interrupt import StopFlag
 from hpo.runner.link import Voice
 from hpo.runner.messages import Beginning, FileKept, FileStored, Served, ShouldPrune, Step, Suggest, Task
 from hpo.runner.study import PipeStorage, PipeStudy, json_of
+from storage.database.records import CONSTRAINT
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore, check_name, digest
-from storage.queue.optuna_rows import CONSTRAINT
 
 
 class RunningTrial(optuna.Trial):

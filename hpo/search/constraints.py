@@ -13,7 +13,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.queue.optuna_rows import CONSTRAINT
+from storage.database.records import CONSTRAINT
 
 
 class SameConstraints:

@@ -27,7 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.search.constraints import SameConstraints
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
-from storage.queue.optuna_rows import CONSTRAINT, DIVERGED
+from storage.database.records import CONSTRAINT
+from storage.queue.optuna_rows import DIVERGED
 
 _MARGIN = 0.1  # of the range of values seen: how far beyond the worst, so that a GP keeps its scale
 _TENTH = 10  # TPE calls one trial of so many good

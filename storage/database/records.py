@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from sqlalchemy import Row  # a runner reads these records and loads no SQL
 
+CONSTRAINT = "constraints:"  # what the system attributes begin with that hold a trial's constraints
+
 
 class StudyState(StrEnum):
     """State of a study."""

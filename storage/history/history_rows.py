@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from storage.database import optuna_tables
 from storage.database.clock import Clock
 from storage.database.optuna_tables import TrialState
-from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.database.records import CONSTRAINT, AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, study, ticket
 from storage.queue import optuna_rows
 
@@ -148,7 +148,7 @@ def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[di
         if optuna_rows.DIVERGED in trial.system_attrs:
             marks.append(optuna_rows.diverged_mark(trial_id))
         for name, value in trial.constraints.items():
-            key = optuna_rows.CONSTRAINT + name
+            key = CONSTRAINT + name
             marks.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
     return {_params: params, _values: values, _reports: reports, _attributes: attributes, _marks: marks}
 

@@ -18,12 +18,12 @@ from sqlalchemy.engine import Connection
 
 from storage.database import optuna_tables
 from storage.database.optuna_tables import TrialState
+from storage.database.records import CONSTRAINT
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 DIVERGED = "hpo:diverged"  # system attribute of a failed trial whose setting diverged: samplers read it
-CONSTRAINT = "constraints:"  # what the system attributes begin with that hold a trial's constraints
 _OLD_CONSTRAINTS = "constraints"  # a list of them, as a sampler's `constraints_func` left it in Optuna 4
 
 _studies = optuna_tables.studies

@@ -18,6 +18,11 @@ SPEC = {
     "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
 }
 UNNEEDED = ("torch", "optuna", "alembic", "fsspec", "pandas", "plotly", "psutil", "hpo.spec.model")
+_RUNNER = """
+import sys
+import hpo.runner.nursery, hpo.runner.process, hpo.runner.session
+assert not {"sqlalchemy", "alembic", "storage.database.engine"} & set(sys.modules)
+"""
 _LOOK = """
 import sys
 from hpo.cli import run
@@ -44,3 +49,9 @@ def test_looking_and_steering_import_neither_optuna_nor_torch(
     )
     assert found.returncode == 0, found.stderr
     assert "0.5" in found.stdout
+
+
+def test_a_runner_loads_nothing_that_speaks_to_a_database() -> None:
+    """Each would pay for it at its start, and in memory."""
+    found = subprocess.run([sys.executable, "-c", _RUNNER], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
