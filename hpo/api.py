@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo import optimizing
 from hpo.errors import HpoError, UserError
-from hpo.objective import CELL, Own, is_importing, own_objective
+from hpo.objective import CELL, is_importing, own_objective
 from hpo.settings import Settings
 from hpo.spec import StudySpec, load_spec, parse_spec
 from hpo.studies import answers, creation, reading, steering, tables
@@ -137,32 +137,19 @@ class Study:
             raise UserError(f"{self.name} is a study of a function: say which, study.run({_called(row)})")
         if row.state.ended:
             raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
-        folder = Path(code).absolute() if own is None else own.folder
-        self._work(row, own, folder, runners, trials, allow_mismatch, allow_commands)
-        return self
-
-    def _work(
-        self,
-        row: StudyRow,
-        own: Own | None,
-        code: Path,
-        runners: int,
-        count: int | None,
-        allow_mismatch: bool,
-        allow_commands: bool = False,
-    ) -> None:
         optimizing.work(
             self._database,
             row,
             own,
-            code=code,
+            code=Path(code).absolute() if own is None else own.folder,
             runners=runners,
-            count=count,
+            count=trials,
             allow_mismatch=allow_mismatch,
             allow_commands=allow_commands,
             tell=optimizing.teller(),
         )
         self._demand_result()
+        return self
 
     def _demand_result(self) -> None:
         found = self.history()
@@ -323,7 +310,7 @@ def optimize(
         elif row.state.ended or count == 0:
             found._demand_result()
         else:
-            found._work(row, own, own.folder, runners, count, allow_mismatch)
+            found.run(objective, trials=count, runners=runners, allow_mismatch=allow_mismatch)
     return found
 
 

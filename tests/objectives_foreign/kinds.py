@@ -18,6 +18,8 @@ from typing import Any
 import optuna
 import yaml
 
+from tests.objectives_foreign.plain import outcome
+
 HERE = Path(__file__).parent
 
 
@@ -96,21 +98,7 @@ def lay_out(folder: Path) -> None:
 
 def ours(url: str, kind: Kind) -> list[dict[str, Any]]:
     """What `hpo` left in the database, as plain Optuna reads it."""
-    study = optuna.load_study(study_name=kind.name, storage=url)
-    return [
-        {
-            "number": trial.number,
-            "state": trial.state.name.lower(),
-            "values": trial.values,
-            "params": trial.params,
-            "user_attrs": trial.user_attrs,
-            "reports": sorted(trial.intermediate_values.items()),
-            "constraints": {
-                key: value for key, value in trial.system_attrs.items() if key.startswith("constraints:")
-            },
-        }
-        for trial in study.get_trials(deepcopy=False)
-    ]
+    return outcome(optuna.load_study(study_name=kind.name, storage=url))
 
 
 def theirs(

@@ -32,6 +32,11 @@ def run(file: Path, directions: list[str], upper: float | None, points: list[dic
     study.optimize(module.objective, n_trials=len(points), catch=(Exception,))
     os.chdir(folder)
     sys.path.remove(str(file.parent))
+    return outcome(study)
+
+
+def outcome(study: optuna.Study) -> list[dict[str, Any]]:
+    """What has come of each trial, as far as it must be the same."""
     return [
         {
             "number": trial.number,
@@ -44,7 +49,7 @@ def run(file: Path, directions: list[str], upper: float | None, points: list[dic
                 key: value for key, value in trial.system_attrs.items() if key.startswith("constraints:")
             },
         }
-        for trial in study.trials
+        for trial in study.get_trials(deepcopy=False)
     ]
 
 
