@@ -45,6 +45,8 @@ class Served:
     artifacts: str  # URL of the store
     folder: str  # of the study in the store
     prunes: bool = True  # whether the study has a pruner
+    log: int = 50_000_000  # bytes an attempt's log may have
+    attribute: int = 1_000_000  # bytes of JSON an attribute may have
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from storage.files.artifacts import ArtifactStore
 from storage.files.local_files import LocalFiles
 
 LOG_NAME = "log.txt"
-LOG_BYTES = 50_000_000  # of one attempt; beyond that the middle is left out
 LOOK_SECONDS = 0.5  # between two looks at a log's size
 MIRROR_SECONDS = 5.0  # between two uploads of a log that grows
 MIRROR_BYTES_A_SECOND = 1e6  # a large log is sent less often: each upload is all of it
@@ -23,12 +22,12 @@ MIRROR_PATIENCE = 15.0  # seconds for a store that is away when the attempt ends
 
 
 @contextmanager
-def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
+def captured(store: ArtifactStore, folder: str, most: int) -> Iterator[None]:
     """Send everything this process prints, also from C, to `<folder>/log.txt` of the store.
 
     A local store's file grows as the attempt goes on; any other gets it every few seconds and when the
     attempt ends. When the log cannot be written, training goes on without one. One that grows beyond
-    `LOG_BYTES` keeps its head and its tail and says so.
+    `most` bytes keeps its head and its tail and says so.
     """
     key = f"{folder}/{LOG_NAME}"
     with TemporaryDirectory() as scratch:
@@ -42,7 +41,7 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
         os.dup2(log, 1)
         os.dup2(log, 2)
         ended = threading.Event()
-        bounding = threading.Thread(target=_keep_bounded, args=(log, ended), name="log limit", daemon=True)
+        bounding = threading.Thread(target=_keep_bounded, args=(log, most, ended), daemon=True)
         bounding.start()
         mirror = _Mirror(store, key, here) if mirrored else None
         try:
@@ -61,25 +60,25 @@ def captured(store: ArtifactStore, folder: str) -> Iterator[None]:
                 mirror.close()
 
 
-def _keep_bounded(log: int, ended: threading.Event) -> None:
+def _keep_bounded(log: int, most: int, ended: threading.Event) -> None:
     """Leave out the middle of a log whenever it has grown too large, until the attempt ends."""
     over = False
     while not over:
         over = ended.wait(LOOK_SECONDS)
         with suppress(OSError):
-            if os.fstat(log).st_size > LOG_BYTES:
-                _leave_out_middle(log)
+            if os.fstat(log).st_size > most:
+                _leave_out_middle(log, most)
 
 
-def _leave_out_middle(log: int) -> None:
+def _leave_out_middle(log: int, most: int) -> None:
     """Keep a quarter of the limit at each end, with a line between.
 
     Whoever prints appends at the end, wherever that is; what is printed just now may be lost.
     """
-    quarter = LOG_BYTES // 4
+    quarter = most // 4
     size = os.fstat(log).st_size
     tail = os.pread(log, quarter, size - quarter)
-    said = f"\n--- {size - 2 * quarter:,} bytes left out: a log keeps at most {LOG_BYTES:,} ---\n"
+    said = f"\n--- {size - 2 * quarter:,} bytes left out: a log keeps at most {most:,} ---\n"
     os.ftruncate(log, quarter)
     os.write(log, said.encode() + tail)
 

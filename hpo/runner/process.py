@@ -20,6 +20,7 @@ from hpo.runner.interrupt import Interrupted, StopFlag
 from hpo.runner.link import Link
 from hpo.runner.messages import GAVE_UP, VERSION, Boot, Broken, Quit, Ready
 from hpo.runner.preload import preload
+from hpo.runner.strays import become_reaper
 from storage.database.errors import DatabaseFaultError, StorageError
 
 _PR_SET_PDEATHSIG = 1
@@ -58,6 +59,7 @@ def main(pipe: int) -> None:
     stop = StopFlag()
     _outlive_signals(stop)
     die_with_parent()
+    become_reaper()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     link = Link(Channel(pipe), stop)

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.link import Link, Voice
 from hpo.runner.messages import Advanced, Beginning, Boot, Finish, Served, TakeOver, Task
 from hpo.runner.output import captured
+from hpo.runner.strays import Strays
 from hpo.runner.study import NotAnObjectivesError
 from hpo.runner.trial import RunningTrial
 from hpo.runner.values import (
@@ -80,6 +81,7 @@ class Session:
         self.needs_restart = False  # an objective's error said that this process should be replaced
         self.code: Mapping[str, Any] = fingerprint(self.objective, folder) if own is None else own[1]
         self._is_own = own is not None
+        self._strays = Strays()
         if not self._is_own:
             devices.set_threads(served.threads)
 
@@ -93,7 +95,8 @@ class Session:
         self.stop.begin_trial()
         voice = self.link.begin(task.serial)
         try:
-            self._attempt(task, voice)
+            with nullcontext() if self._is_own else self._strays.ended():
+                self._attempt(task, voice)
         except ArtifactsAwayError as error:  # nobody's fault, and nothing is lost but time
             log.warning("the trial is given back: %s", error)
             self._finish(AttemptState.RELEASED, error=str(error))
@@ -138,11 +141,14 @@ class Session:
             checkpoint=checkpoint,
             store=self.store,
         )
-        kept = nullcontext() if self._is_own else captured(self.store, f"{task.folder}/{task.attempt}")
+        kept = nullcontext() if self._is_own else self._captured(task)
         with kept:
             seed_everything(task.seed)
             devices.reset_peak_memory(self.boot.device)
             self._call(running, task)
+
+    def _captured(self, task: Task) -> AbstractContextManager[None]:
+        return captured(self.store, f"{task.folder}/{task.attempt}", self.served.log)
 
     def _taken_over(self, step: int | None, *, finished: bool = False) -> Beginning:
         beginning = self.link.ask(TakeOver, step, finished)

@@ -19,6 +19,7 @@ from hpo.runner.messages import (
     StopStudy,
     plain,
 )
+from hpo.runner.values import check_attribute
 from hpo.search.view import StudyView
 
 STUDY_ID = 0  # an objective's storage has one study
@@ -31,8 +32,11 @@ class NotAnObjectivesError(BaseException):
 class PipeStorage(StudyView):
     """A study over its worker's pipe. Its trials are copied when they are first asked for, then kept up."""
 
-    def __init__(self, link: Voice, name: str, directions: Sequence[str], own: FrozenTrial) -> None:
+    def __init__(
+        self, link: Voice, name: str, directions: Sequence[str], own: FrozenTrial, largest: int
+    ) -> None:
         self._link = link
+        self._largest = largest  # bytes of an attribute
         self._own = own
         self._version = 0
         self._copies: dict[int, FrozenTrial] = {}
@@ -68,22 +72,22 @@ class PipeStorage(StudyView):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Record an attribute of the study."""
-        self._link.post(Attribute, "study user", key, plain(value))
+        self._post("study user", key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Record an attribute of the study."""
-        self._link.post(Attribute, "study system", key, plain(value))
+        self._post("study system", key, value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Record an attribute of the running trial."""
         self._demand_own(trial_id)
-        self._link.post(Attribute, "user", key, plain(value))
+        self._post("user", key, value)
         self._own.user_attrs = {**self._own.user_attrs, key: value}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Record an attribute of the running trial."""
         self._demand_own(trial_id)
-        self._link.post(Attribute, "system", key, plain(value))
+        self._post("system", key, value)
         self._own.system_attrs = {**self._own.system_attrs, key: value}
 
     def set_trial_param(
@@ -95,6 +99,11 @@ class PipeStorage(StudyView):
         own = self._own
         own.params = {**own.params, param_name: distribution.to_external_repr(param_value_internal)}
         own.distributions = {**own.distributions, param_name: distribution}
+
+    def _post(self, of: str, key: str, value: Any) -> None:
+        told = plain(value)
+        check_attribute(key, told, self._largest)
+        self._link.post(Attribute, of, key, told)
 
     def _demand_own(self, trial_id: int) -> None:
         if trial_id != self._own._trial_id:

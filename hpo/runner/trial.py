@@ -50,7 +50,7 @@ class RunningTrial(optuna.Trial):
         trial = copy.copy(beginning.trial)
         self._trial_id = trial._trial_id
         self._cached_frozen_trial = trial
-        self.storage = PipeStorage(link, served.study, served.directions, trial)
+        self.storage = PipeStorage(link, served.study, served.directions, trial, served.attribute)
         self.relative_search_space: dict[str, BaseDistribution] | None = {}
         self._relative_params: dict[str, Any] | None = {}
         self._fixed_params = dict(beginning.point)
@@ -170,6 +170,7 @@ class RunningTrial(optuna.Trial):
         """Record a JSON value with the trial; NumPy's and torch's numbers and arrays become such.
 
         Raises:
+            ValueError: it is larger than `limits.attribute` of the study file.
             Interrupted: the trial must stop.
         """
         self.storage.set_trial_user_attr(self._trial_id, key, value)

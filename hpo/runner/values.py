@@ -88,3 +88,25 @@ def _wanted(directions: int) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_attribute(key: str, value_json: str, most: int) -> None:
+    """Demand that an attribute has no more than `most` bytes of JSON.
+
+    Raises:
+        ValueError: it has.
+    """
+    if len(value_json) > most:
+        raise ValueError(
+            f"attribute {key[:100]!r} takes {shown_bytes(len(value_json))}, limits.attribute is "
+            f"{shown_bytes(most)}; trial.artifact() keeps larger things"
+        )
+
+
+def shown_bytes(count: float) -> str:
+    """`8.3 GB`, in units of a thousand."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"

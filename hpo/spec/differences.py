@@ -14,7 +14,7 @@ _ABSENT = object()
 def spec_differences(here: StudySpec, stored: StudySpec) -> list[str]:
     """`sampler.seed: 0 here, 1 in the stored study`, for every field that makes a study another one.
 
-    Empty exactly when the digests agree. Budget, retry, keep and notes may differ freely.
+    Empty exactly when the digests agree. Budget, retry, keep, limits and notes may differ freely.
     """
     mine, theirs = (_flat(spec.model_dump(mode="json", exclude=set(NOT_IDENTITY))) for spec in (here, stored))
     lines = []

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from hpo.errors import SpecError, printable
-from hpo.spec.model import Budget, Retry, StudySpec
+from hpo.spec.model import StudySpec
 from hpo.spec.overrides import Override, apply_overrides
 from hpo.spec.parameters import Choice, Parameter
 from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, shown, spec_error
@@ -246,10 +246,9 @@ def _tags(path: Path) -> list[str]:
 
 def _plain_section(path: Path) -> type[BaseModel] | None:
     match path:
-        case ("budget",):
-            return Budget
-        case ("retry",):
-            return Retry
+        case (name,) if name in StudySpec.model_fields:
+            found = StudySpec.model_fields[name].annotation
+            return found if isinstance(found, type) and issubclass(found, BaseModel) else None
         case ("space", _, "choices", _):
             return Choice
     return None

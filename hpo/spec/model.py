@@ -31,6 +31,7 @@ from hpo.spec.objective import check_objective, parse_objective
 from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
 from hpo.spec.problems import moved, nearest, problem, shown
+from hpo.spec.resources import Limits
 from hpo.spec.sampling import NoPruner, PrunerSpec, SamplerSpec, TpeSampler, named
 from objectives.imports import ObjectivePath
 
@@ -39,7 +40,7 @@ DIRECTIONS = ("minimize", "maximize")
 MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_SECONDS = 10 * 365 * 86_400
-NOT_IDENTITY = frozenset({"budget", "retry", "keep", "notes"})
+NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "notes"})
 
 _TEXT_OR_NUMBER = {"type": ["string", "number", "boolean"]}
 _ARGUMENT_SCHEMA = {"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "minItems": 1, "items": _TEXT_OR_NUMBER}]}
@@ -156,6 +157,7 @@ class StudySpec(Section):
     keep: Annotated[Keep, BeforeValidator(short_form)] = Field(
         default=Keep(), description="Which trials keep their weights, as a mapping or short: best 3, last 1."
     )
+    limits: Limits = Field(default=Limits(), description="What an attempt may use, as {memory: 8GB}.")
     enqueue: Annotated[
         tuple[dict[str, Any], ...],
         BeforeValidator(_points),
@@ -235,7 +237,8 @@ class StudySpec(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry, keep and notes.
+        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry, keep, limits and
+        notes.
 
         Fields at their default do not enter it, so a field added later leaves old digests alone.
         """

@@ -84,7 +84,7 @@ def create_or_continue(
             if row is None:
                 raise
     _demand_same(spec, row)
-    return _with_keep_of(spec, database, row), False
+    return _with_newest_of(spec, database, row), False
 
 
 def create_or_extend(
@@ -251,12 +251,13 @@ def tickets_ended(database: Database, row: StudyRow) -> int:
     return database.read(lambda connection: tickets.counts(connection, row.id)).ended
 
 
-def _with_keep_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRow:
-    """What a study keeps may change at any time; the newest file says it. What is gone stays gone."""
-    keep = spec.keep.model_dump(mode="json")
-    if row.spec.get("keep") == keep:
+def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRow:
+    """What a study keeps, and may use, can change at any time; the newest file says it. What is gone stays
+    gone.
+    """
+    changed = {**row.spec, **spec.model_dump(mode="json", include={"keep", "limits"})}
+    if row.spec == changed:
         return row
-    changed = {**row.spec, "keep": keep}
     database.write(lambda connection: studies.remember(connection, row.id, "spec", changed))
     return database.read(lambda connection: studies.get(connection, row.name))
 

@@ -75,11 +75,14 @@ class Broker:
         """A runner said something of its attempt."""
         self._inbox.put(Said(desk, message))
 
-    def leave(self, desk: Desk, state: AttemptState, why: str) -> None:
-        """A runner is gone, and everything it said was heard: what it holds ends so."""
+    def leave(self, desk: Desk, state: AttemptState, why: str, *, blames: bool = True) -> None:
+        """A runner is gone, and everything it said was heard: what it holds ends so.
+
+        `blames`: a failure may be this machine's fault.
+        """
         self._desks -= {desk}
         self._left += 1
-        self._inbox.put(Left(desk, state, why))
+        self._inbox.put(Left(desk, state, why, blames))
 
     def drain(self) -> None:
         """Claim nothing more."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+import psutil
+
 from hpo.runner.channel import ChannelError, Mailbox
 from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Step
 from hpo.worker.broker import Broker
@@ -58,6 +60,7 @@ class Child:
     last: Reported | None = None
     last_progress: float = 0.0  # monotonic
     why_killed: str | None = None  # set when the worker itself ends it
+    is_over_limits: bool = False  # its trial used too much, which is not this machine's fault
     why_broken: str | None = None  # why it, or who chooses for it, cannot work
     abandoned: float | None = None  # when it was told that its lease is lost; monotonic
     _waits_for: int = selectors.EVENT_READ
@@ -217,9 +220,21 @@ class Child:
             waiting.unregister(self.pidfd)
 
     def kill(self) -> None:
-        """SIGKILL to the runner and its process group; a runner outlives SIGTERM."""
+        """SIGKILL to the runner and all it has started, whatever group that is in; it outlives SIGTERM."""
+        started: list[psutil.Process] = []
+        if self.alive:  # they are below it then, for it is their reaper
+            with contextlib.suppress(psutil.Error):
+                started = psutil.Process(self.process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        for one in started:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+
+    def end(self, why: str) -> None:
+        """End it because its trial uses more than its study allows, wherever that is tried."""
+        self.why_killed, self.is_over_limits = why, True
+        self.kill()
 
     def end_if_hung(self) -> None:
         """End a trial that takes longer, or has not reported for longer, than its study allows."""

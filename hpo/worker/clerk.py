@@ -47,6 +47,7 @@ class Left:
     desk: Desk
     state: AttemptState
     why: str
+    blames: bool = True  # a failure may be the worker's fault
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,9 @@ class Clerk:
                     desk.study.known.drop(held.trial.id)
                 clock, lease = self._database.clock, held.lease
                 verb = {
-                    AttemptState.FAILED: partial(outcomes.fail, clock=clock, lease=lease, error=item.why),
+                    AttemptState.FAILED: partial(
+                        outcomes.fail, clock=clock, lease=lease, error=item.why, blames=item.blames
+                    ),
                     AttemptState.LOST: partial(outcomes.lose, clock=clock, lease=lease, why=item.why),
                 }.get(item.state, partial(outcomes.release, clock=clock, lease=lease, why=item.why))
                 self._patiently(partial(end_if_live, lease=lease, verb=verb))

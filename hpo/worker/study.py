@@ -122,6 +122,8 @@ class ServedStudy:
             artifacts=self.row.artifacts,
             folder=checkpoints.study_key(self.row.uid, self.row.first_name),
             prunes=not isinstance(self.spec.pruner, NoPruner),
+            log=self.spec.limits.log,
+            attribute=self.spec.limits.attribute,
         )
 
     # What to try

@@ -35,6 +35,7 @@ from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.signals import Signals
 from hpo.worker.study import ServedStudy
 from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
+from hpo.worker.usage import Usage
 from storage.database.changes import Changes
 from storage.database.engine import Database, Patience
 from storage.database.records import AttemptState, WorkerState
@@ -110,6 +111,7 @@ class Worker:
         self._start_nursery = partial(Nursery.of, shares, study, self.identity.id, code, self._waiting)
         self._nursery: Nursery | None = None
         self._children: dict[int, Child] = {}
+        self._usage = Usage()
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
         self._imports = Imports(len(shares))
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
@@ -146,6 +148,7 @@ class Worker:
                     self._heed_limits()
                     for child in self._children.values():
                         child.end_if_hung()
+                    self._usage.look(self._children.values())
             finally:
                 self._leave(keeper)
         return self._outcome or Outcome(ExitCode.DONE, self._draining or "the study has ended")
@@ -284,7 +287,8 @@ class Worker:
             self._broker.leave(child.desk, left, why if died else "interrupted")
             self._drain(why)
         elif child.current is not None:
-            self._broker.leave(child.desk, AttemptState.FAILED if blame else AttemptState.LOST, why)
+            state = AttemptState.FAILED if blame else AttemptState.LOST
+            self._broker.leave(child.desk, state, why, blames=not child.is_over_limits)
         elif child.phase is Phase.LEAVING:
             why = child.why_broken or "its runner was not needed any more"
             self._broker.leave(child.desk, AttemptState.RELEASED, why)

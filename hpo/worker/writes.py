@@ -31,6 +31,7 @@ from hpo.runner.messages import (
     Sync,
     TakeOver,
 )
+from hpo.runner.values import check_attribute
 from hpo.spec.limits import breach
 from hpo.worker.desk import Desk
 from hpo.worker.events import Ended
@@ -115,6 +116,7 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
         case Parameter(name=name, value=number, distribution=distribution):
             return of_parameter(desk, held, trial, name, number, distribution, message)
         case Attribute(of=of, key=key, value=value_json):
+            check_attribute(key, value_json, study.spec.limits.attribute)
             return of_attribute(desk, held, trial, of, key, value_json, message)
         case Suggest() if study.is_drawn:
             number = study.suggested_one(held, trial, message.name, message.distribution)

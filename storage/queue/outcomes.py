@@ -71,14 +71,23 @@ def deliver(
 
 
 def fail(
-    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
+    connection: Connection,
+    clock: Clock,
+    lease: Lease,
+    error: str,
+    peak_memory: float | None = None,
+    *,
+    blames: bool = True,
 ) -> None:
-    """The objective raised, crashed by itself, hung or returned nonsense: try again or give up."""
+    """The objective raised, crashed by itself, hung or returned nonsense: try again or give up.
+
+    `blames`: it may be its worker's fault; not where a trial used more than its study allows.
+    """
     ending = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
     row = ending.ticket
     more = row.failed < ending.study.retry_failed
     _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=more)
-    if blame.failed(connection, row, error):
+    if blames and blame.failed(connection, row, error):
         bad = blame.bad_starts(connection, row.study_id)
         if bad >= blame.BAD_STARTS:
             why = f"{FAILING} on {bad} workers; the last: {blame.last_line(error)}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import sqlalchemy as sa
 
 from storage.database.engine import Database
 from storage.database.records import Claim, StudyRow, WorkerState
 from storage.database.tables import worker
-from storage.queue.blame import BLAMED
+from storage.queue import outcomes
+from storage.queue.blame import BAD_START, BLAMED
 from tests.support.shared import Opener, Party, make_study, ticket_states
 
 
@@ -71,6 +74,18 @@ def test_a_setting_that_fails_everywhere_is_at_fault(database: Database, party: 
             each.writer.fail("ValueError: this setting")
     assert ticket_states(database, study).count("failed") == BLAMED
     assert standing(database, one) == standing(database, two) == (WorkerState.ACTIVE, None)
+
+
+def test_what_goes_over_the_studys_limits_is_no_workers_fault(database: Database, party: Opener) -> None:
+    """Though all that it began with failed: those settings would go over anywhere."""
+    study = make_study(database, BAD_START + 1)
+    one = party(study, "one")
+    for _ in range(BAD_START):
+        claim, _ = one.begin()
+        over = partial(outcomes.fail, clock=database.clock, lease=claim.lease, error="over", blames=False)
+        database.write(over)
+    assert standing(database, one) == (WorkerState.ACTIVE, None)
+    assert ticket_states(database, study).count("failed") == BAD_START
 
 
 def test_what_failed_on_two_workers_that_are_found_at_fault_at_once_is_given_back(

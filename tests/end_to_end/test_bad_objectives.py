@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from hpo.worker.identity import process_started
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import HpoResult
 
@@ -247,3 +249,54 @@ def test_an_objective_that_swallows_every_exception_and_closes_its_outputs_still
     place.run(spec).check()
     assert all(trial["values"][0] < 101 for trial in place.trials("rude"))
     assert place.look("logs", "rude/2").check().out == "trial 2\n"
+
+
+GREEDY = """
+    import os
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    def objective(trial):
+        how = trial.config["how"]
+        print("x" * 30_000)
+        if how == "memory":
+            held = b"x" * 400_000_000
+            time.sleep(60)
+        if how == "processes":
+            started = [subprocess.Popen(["sleep", "60"], start_new_session=True, env={}) for _ in range(9)]
+            Path("started").write_text(" ".join(str(one.pid) for one in started))
+            time.sleep(60)
+        if how == "attribute":
+            trial.set_user_attr("notes", "x" * 2000)
+        if how == "strays":
+            stray = subprocess.Popen(["sleep", "60"], start_new_session=True, env={})
+            Path("stray").write_text(str(stray.pid))
+        return float(how == "strays")
+"""
+
+
+def test_what_goes_over_the_limits_fails_with_that_sentence(place: Workplace) -> None:
+    """What was started ends with its trial, also where neither group nor environment tell whose it is."""
+    over = ["memory", "processes", "attribute"]
+    spec = place.study(
+        "greedy",
+        GREEDY,
+        direction="maximize",
+        limits={"memory": "350MB", "processes": 8, "log": "10kB", "attribute": "1kB"},
+        sampler="grid",
+        budget=None,
+        space={"how": {"type": "categorical", "choices": [*over, "strays"]}},
+    )
+    place.run(spec).check()
+    found = {trial["params"]["how"]: trial for trial in place.trials("greedy")}
+    assert [found[how]["state"] for how in over] == ["failed"] * 3
+    assert re.fullmatch(r"used \d{3} MB, limits.memory is 350 MB", found["memory"]["error"])
+    assert re.fullmatch(r"used (9|10) processes, limits.processes is 8", found["processes"]["error"])
+    assert "attribute 'notes' takes 2 kB, limits.attribute is 1 kB" in found["attribute"]["error"]
+    assert found["strays"]["state"] == "complete"
+    pids = [int(pid) for name in ("started", "stray") for pid in (place.path / name).read_text().split()]
+    assert [process_started(pid) for pid in pids] == [None] * 10
+    log = place.look("logs", f"greedy/{found['strays']['number']}").out
+    assert "bytes left out: a log keeps at most 10,000" in log

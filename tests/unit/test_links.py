@@ -179,7 +179,7 @@ def test_a_folder_that_becomes_a_link_between_check_and_use_leads_nowhere(store,
 
 def test_an_attempts_log_is_not_written_through_a_link(store, root, outside, capfd):
     link(root, outside, KEY)
-    with captured(store, "study/3/1"):
+    with captured(store, "study/3/1", 100_000):
         print("epoch 1", file=sys.stderr)
     assert "no log for this attempt" in capfd.readouterr().err
     assert (outside / KEY).read_bytes() == SECRET

@@ -16,10 +16,9 @@ def test_a_log_keeps_its_head_and_its_tail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """While it grows already, and when it has ended; the line between says what is missing."""
-    monkeypatch.setattr(output, "LOG_BYTES", 100_000)
     monkeypatch.setattr(output, "LOOK_SECONDS", 0.01)
     file = tmp_path / "0" / "1" / "log.txt"
-    with output.captured(ArtifactStore(tmp_path.as_uri()), "0/1"):
+    with output.captured(ArtifactStore(tmp_path.as_uri()), "0/1", 100_000):
         os.write(1, b"the first line\n" + b"x" * 150_000)
         wait_until(lambda: file.stat().st_size < 100_000)
         os.write(2, b"y" * 200_000 + b"\nthe last line\n")
@@ -32,6 +31,6 @@ def test_a_log_keeps_its_head_and_its_tail(
 
 
 def test_a_short_log_is_left_alone(tmp_path: Path) -> None:
-    with output.captured(ArtifactStore(tmp_path.as_uri()), "0/1"):
+    with output.captured(ArtifactStore(tmp_path.as_uri()), "0/1", 100_000):
         os.write(1, b"once\n")
     assert (tmp_path / "0" / "1" / "log.txt").read_bytes() == b"once\n"

@@ -1,0 +1,82 @@
+"""Runners that use more than `limits` in their study file allow, with all they have started, are ended."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import psutil
+
+from hpo.runner.values import shown_bytes
+from hpo.spec.resources import Limits
+from hpo.worker.child import Child
+
+PAUSE = 0.5  # seconds between two looks
+
+
+class Usage:
+    """Watches the runners of one worker.
+
+    By looking at them twice a second, for a runner may seldom make itself a control group: what bursts in
+    between is seen by the next look, unless the machine has ended it before.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._next = 0.0
+
+    def look(self, runners: Iterable[Child]) -> None:
+        """End those that use too much; each says why."""
+        watched = [one for one in runners if one.current is not None and _limits(one).are_watched]
+        if not watched or self._now() < self._next:
+            return
+        below = defaultdict(list)
+        for process in psutil.process_iter(["ppid"]):
+            below[process.info["ppid"]].append(process)
+        for runner in watched:
+            why = too_much(_limits(runner), _family(runner.process.pid, below))
+            if why is not None:
+                runner.end(why)
+        self._next = self._now() + PAUSE
+
+
+def too_much(limits: Limits, family: list[psutil.Process]) -> str | None:
+    """What of the limits these processes exceed together, as a sentence; None: nothing."""
+    if limits.processes is not None and len(family) > limits.processes:
+        return f"used {len(family)} processes, limits.processes is {limits.processes}"
+    if limits.memory is None or sum(map(_resident, family)) <= limits.memory:
+        return None
+    used = sum(map(_share, family))
+    if used <= limits.memory:
+        return None
+    return f"used {shown_bytes(used)}, limits.memory is {shown_bytes(limits.memory)}"
+
+
+def _limits(runner: Child) -> Limits:
+    return runner.assignment.spec.limits
+
+
+def _family(pid: int, below: dict[int, list[psutil.Process]]) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        found = [psutil.Process(pid)]
+        for one in found:  # which grows meanwhile
+            found += below.get(one.pid, ())
+        return found
+    return []
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes in memory; what several processes share is counted for each, which is quickly told."""
+    with suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def _share(process: psutil.Process) -> int:
+    """Bytes in memory; of what several processes share each has its part, where the system tells."""
+    with suppress(psutil.Error):
+        told = process.memory_full_info()
+        return int(getattr(told, "pss", told.rss))
+    return 0
