@@ -4,6 +4,8 @@ that says otherwise would change in silence."""
 from __future__ import annotations
 
 import ast
+import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo.spec import CategoricalParameter, StudySpec
+from hpo.spec.objective import parse_factory
 from hpo.spec.problems import listed, nearest, shown
+from hpo.spec.sampling import CustomPruner, CustomSampler
 
 _KINDS = {"suggest_float": "float", "suggest_int": "int", "suggest_categorical": "categorical"}
 _MOST = 200  # files of an objective that are read
@@ -45,6 +49,41 @@ def notes(spec: StudySpec, folder: Path) -> list[str]:
     if asked is None:
         return []
     return [*_ranges(spec, asked), *_names(spec, asked)]
+
+
+def places(spec: StudySpec, folder: Path) -> list[str]:
+    """Where the objective is, and what is there of the files that `fixed` names: whole paths, for people.
+
+    Args:
+        spec: the study.
+        folder: directory that its paths are relative to.
+    """
+    path, folder = spec.objective_path, Path(os.path.abspath(folder))  # noqa: PTH100 -- keeps symbolic links
+    if path is None:
+        found = [f"command {spec.shown_objective} in {folder}"]
+    else:
+        files = [Path(path.file)] if path.file else _files(str(path.module), folder)
+        found = [f"objective {_whole(folder, files[0])}:{path.callable}" if files else f"objective {path}"]
+    for name, value in spec.fixed.items():
+        if isinstance(value, str) and _names_file(name, value) and os.path.exists(_whole(folder, value)):  # noqa: PTH110
+            found.append(f"{name} {_whole(folder, value)}")
+    return found
+
+
+def sampling_code(spec: StudySpec, folder: Path) -> dict[str, str]:
+    """SHA-256 (hex) of the files that a sampler or pruner of the study's own is made of, by module's name."""
+    chosen = (one for one in (spec.sampler, spec.pruner) if isinstance(one, CustomSampler | CustomPruner))
+    paths = [parse_factory(one.factory) for one in chosen]
+    files = [pair for path in paths for pair in sources(path.file or str(path.module), folder)]
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files if file.is_file()}
+
+
+def _whole(folder: Path, path: str | Path) -> str:
+    return os.path.abspath(folder / path)  # noqa: PTH100 -- as above
+
+
+def _names_file(name: str, value: str) -> bool:
+    return "/" in value or "." in value or name.endswith(("path", "dir", "folder", "file", "root"))
 
 
 def read(files: Iterable[Path]) -> Asked | None:
@@ -141,22 +180,29 @@ def _names(spec: StudySpec, asked: Asked) -> Iterator[str]:
 
 
 def _sources(named: str, folder: Path) -> Iterator[Path]:
-    """The objective's file and those that it imports from its own folder or the study's."""
+    """The files of `sources`."""
+    return (file for _, file in sources(named, folder))
+
+
+def sources(named: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The file that `path/to/file.py` or a module is, and those that it imports from its own folder or the
+    study's; each with the name under which it is imported."""
     first = [folder / named] if named.endswith(".py") else _files(named, folder)
-    todo, seen = list(first), set[Path]()
+    name = Path(named).stem if named.endswith(".py") else named
+    todo, seen = [(name, file) for file in first], set[Path]()
     while todo and len(seen) < _MOST:
-        file = todo.pop()
+        name, file = todo.pop()
         if file in seen:
             continue
         seen.add(file)
-        yield file
+        yield name, file
         try:
             tree = ast.parse(file.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):
             for name in _imported(node):
-                todo += [*_files(name, file.parent), *_files(name, folder)]
+                todo += [(name, one) for one in (*_files(name, file.parent), *_files(name, folder))]
 
 
 def _imported(node: ast.AST) -> list[str]:

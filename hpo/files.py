@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from hpo.errors import HpoError, UserError
+from storage.files.room import full_file_systems, is_full
 
 
 def file_name(study: str) -> str:
@@ -50,6 +51,8 @@ def write_whole(path: Path, content: str | bytes, what: str) -> Path:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
         reason = error.strerror or str(error)
+        if is_full(reason):
+            reason += f". {full_file_systems([given.parent])}"
         there = aside is not None and os.path.exists(path)  # noqa: PTH110 -- as above
         kept = " The file that was there is unchanged." if there else ""
         raise HpoError(f"Could not write the {what} to {given}: {reason}.{kept}") from error

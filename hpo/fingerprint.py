@@ -121,6 +121,13 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
             found.append(f"{name} is not part of the study's code")
         elif parts[name] != others[name]:
             found.append(f"{name} was changed: {parts[name][:60]} here, {others[name][:60]} there")
+    mine, theirs = here.get("sampling"), pinned.get("sampling")
+    if mine and theirs:  # of results from before it was kept nothing is known
+        found += [
+            f"module {name} of the study's own sampler or pruner is not what it was"
+            for name in sorted({*mine, *theirs})
+            if mine.get(name) != theirs.get(name) and name not in sources
+        ]
     return found + _versions_apart(here, pinned, _DECISIVE)
 
 

@@ -105,7 +105,10 @@ def _unexpected(error: Exception) -> int:
         _tell("the database went away")
         return ExitCode.NO_DATABASE
     if isinstance(error, OSError) and error.filename is not None:  # no permission, no room, a bad name
-        _tell(f"{str(error.filename)[:500]} cannot be used: {error.strerror}")
+        from storage.files.room import full_file_systems, is_full
+
+        room = f". {full_file_systems([error.filename])}" if is_full(str(error.strerror)) else ""
+        _tell(f"{str(error.filename)[:500]} cannot be used: {error.strerror}{room}")
         return ExitCode.FAILED
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
         _tell(f"the output cannot be written: {error.strerror}")

@@ -157,6 +157,7 @@ def _spec_file(target: str, code: Path | None) -> list[Finding]:
 
 def _objective(spec: StudySpec, folder: Path, pinned: Mapping[str, Any] | None) -> list[Finding]:
     """The objective, the study's code and versions against this machine's, and the objective's data."""
+    from hpo.asked import sampling_code
     from hpo.fingerprint import differences, fingerprint
     from hpo.runner.session import find_objective
 
@@ -167,7 +168,8 @@ def _objective(spec: StudySpec, folder: Path, pinned: Mapping[str, Any] | None) 
     can = "imported" if spec.command is None else "run"
     found = [Finding("objective", "ok", f"{spec.shown_objective} can be {can}")]
     if pinned is not None:
-        unlike = differences(fingerprint(objective, folder), pinned)
+        here = {**fingerprint(objective, folder), "sampling": sampling_code(spec, folder)}
+        unlike = differences(here, pinned)
         same = "the study's code and versions are here"
         found.append(Finding("code", "wrong" if unlike else "ok", "; ".join(unlike) or same))
     if objective.find_data is not None:

@@ -107,7 +107,7 @@ def run(
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
-    from hpo.asked import notes
+    from hpo.asked import notes, places
     from hpo.cli.unwritten import Asked, read_study
     from hpo.dashboard.beside import beside
     from hpo.settings import Settings
@@ -133,8 +133,10 @@ def run(
     if retry and not created:
         say(f"{steering.retry_failed(database, row)} failed trials of {row.name} wait again")
         row = get_study(database, row.name)
-    if not quiet and not created:
-        say(f"{row.name} exists ({row.state}); carrying on")
+    if not quiet:
+        if not created:
+            say(f"{row.name} exists ({row.state}); carrying on")
+        say("; ".join([*places(study, code), f"database {database.shown_url}"]))
     for note in notes(study, code) if created else ():
         say(f"note: {note}")
     if created and (other := _beside(database, settings, row.name, code)) is not None:
@@ -224,7 +226,7 @@ def worker(
 @app.command()
 def check(spec: SpecArgument, set_: SetOption = None) -> None:
     """Validate a study file and import its objective, or find its program, without creating anything."""
-    from hpo.asked import notes
+    from hpo.asked import notes, places
     from hpo.runner.session import find_objective
     from hpo.spec import load_spec
 
@@ -238,6 +240,7 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
         make_pruner_of(study, folder)
     for note in notes(study, folder):
         say(f"note: {note}")
+    say("; ".join(places(study, folder)))
     size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
     print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")
 

@@ -27,6 +27,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.urgency = Urgency.NONE
+        self.overdue = ""  # why the trial fails that is told to stop
         self.signalled = False  # SIGTERM or SIGINT came, perhaps to all that the objective started too
         self.leaving_now = threading.Event()  # the grace period is nearly over: what waits gives up
         self._reported_since = False
@@ -43,6 +44,7 @@ class StopFlag:
         if self.urgency is Urgency.LOST:
             self.urgency = Urgency.NONE
         self._reported_since = self.signalled = False
+        self.overdue = ""
 
     def between_batches(self) -> None:
         """Raise when the trial must stop in the middle of an epoch."""

@@ -35,7 +35,7 @@ def run_trials(
         if not isinstance(boot, Boot):  # the worker could not begin
             return
         session = Session(boot, link, stop, (objective, code))
-        link.tell(Ready(dict(code)))
+        link.tell(Ready(dict(session.code)))
         while not isinstance(order := link.orders.get(), Quit):
             assert not isinstance(order, Boot)
             session.run(order)

@@ -256,6 +256,7 @@ class Link:
                     if isinstance(message.error, LeaseLostError):
                         self._stop.raise_to(Urgency.LOST)
                 case Abandon() if message.serial == self._serial:
+                    self._stop.overdue = message.overdue
                     self._stop.raise_to(Urgency.LOST)
                 case Drain():
                     self._stop.raise_to(Urgency.NOW if message.now else Urgency.END_OF_EPOCH)

@@ -47,6 +47,9 @@ class Served:
     prunes: bool = True  # whether the study has a pruner
     log: int = 50_000_000  # bytes an attempt's log may have
     attribute: int = 1_000_000  # bytes of JSON an attribute may have
+    sampling: Mapping[str, str] = field(
+        default_factory=dict
+    )  # digests of a custom sampler's or pruner's files
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,10 @@ class Drain:
 
 @dataclass(frozen=True)
 class Abandon:
-    """The lease of this task is gone; stop, nothing you write counts any more."""
+    """Stop: the lease of this task is gone, and nothing you write counts any more; or it is overdue."""
 
     serial: int
+    overdue: str = ""  # why it fails, where its lease is not gone
 
 
 @dataclass(frozen=True)

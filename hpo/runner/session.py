@@ -23,7 +23,7 @@ from hpo.runner.checkpoint import CheckpointStore, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.link import Link, Voice
 from hpo.runner.messages import Advanced, Beginning, Boot, Finish, Served, TakeOver, Task
-from hpo.runner.output import captured
+from hpo.runner.output import LOG_NAME, captured
 from hpo.runner.strays import Strays
 from hpo.runner.study import NotAnObjectivesError
 from hpo.runner.trial import RunningTrial
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STORE_PATIENCE = 300.0  # seconds for which a trial waits for an artifact store that is away
+_PRINTED_THERE = (
+    "This attempt ran in a Python process of its owner, by hpo.optimize or study.run: what it printed stands "
+    "there, below the notebook's cell or in the terminal.\n"
+)
 KEEP_AFTER = 1.0  # seconds without an answer, after which a result is kept on disk
 
 
@@ -79,7 +83,8 @@ class Session:
         self.objective = find_objective(served, folder) if own is None else own[0]
         self.store = ArtifactStore(served.artifacts, STORE_PATIENCE, stop.leaving_now)
         self.needs_restart = False  # an objective's error said that this process should be replaced
-        self.code: Mapping[str, Any] = fingerprint(self.objective, folder) if own is None else own[1]
+        code = fingerprint(self.objective, folder) if own is None else own[1]
+        self.code: Mapping[str, Any] = {**code, **({"sampling": served.sampling} if served.sampling else {})}
         self._is_own = own is not None
         self._strays = Strays()
         if not self._is_own:
@@ -141,6 +146,9 @@ class Session:
             checkpoint=checkpoint,
             store=self.store,
         )
+        if self._is_own:
+            with suppress(ArtifactError):
+                self.store.put(f"{task.folder}/{task.attempt}/{LOG_NAME}", _PRINTED_THERE.encode(), 0.0)
         kept = nullcontext() if self._is_own else self._captured(task)
         with kept:
             seed_everything(task.seed)
@@ -161,7 +169,9 @@ class Session:
             returned = self.objective.call(running)
             values = checked_values(returned, len(self.served.directions))
         except (Interrupted, LeaseLostError) as reason:
-            if isinstance(reason, LeaseLostError) or self.stop.urgency is Urgency.LOST:
+            if self.stop.overdue:
+                self._failed(self.stop.overdue)
+            elif isinstance(reason, LeaseLostError) or self.stop.urgency is Urgency.LOST:
                 self._finish(AttemptState.LOST, error=str(reason))
             else:
                 self._finish(AttemptState.RELEASED, error="drained")

@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from storage.files.room import is_full, told_where
+
 
 class BadValueError(Exception):
     """The objective returned something that is not a result."""
@@ -67,6 +69,8 @@ def told(error: BaseException) -> str:
     text = "".join(traceback.format_exception(type(error), error, frames))
     if isinstance(error, SystemExit):
         text += f"the objective called sys.exit({error.code!r}); return a value or raise an exception\n"
+    if is_full(text) and "the file system at" not in text:
+        text += f"{told_where(error)}\n"
     return text
 
 

@@ -238,20 +238,26 @@ class Child:
 
     def end_if_hung(self) -> None:
         """End a trial that takes longer, or has not reported for longer, than its study allows."""
-        now = time.monotonic()
-        total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
         if self.current is None:
             return
         if self.abandoned is not None:
-            if now - self.abandoned > KILL_AFTER:
+            if time.monotonic() - self.abandoned > KILL_AFTER:
                 self.kill()
             return
-        if total is not None and now - self.current_since > total:
-            self.why_killed = f"it took longer than trial_timeout ({total:g} s)"
-        elif quiet is not None and now - self.last_progress > quiet:
-            self.why_killed = f"no report for longer than report_timeout ({quiet:g} s)"
+        self.why_killed = self.overdue or self.why_killed
         if self.why_killed is not None:
             self.kill()
+
+    @property
+    def overdue(self) -> str | None:
+        """Which of its study's time-outs its trial has passed; None: none."""
+        now = time.monotonic()
+        total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
+        if total is not None and now - self.current_since > total:
+            return f"it took longer than trial_timeout ({total:g} s)"
+        if quiet is not None and now - self.last_progress > quiet:
+            return f"no report for longer than report_timeout ({quiet:g} s)"
+        return None
 
     def close(self) -> None:
         """Forget a runner that has ended."""

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Any
 
 from hpo.errors import HpoError
 from hpo.runner.channel import Mailbox
-from hpo.runner.messages import Boot
+from hpo.runner.messages import Abandon, Boot
 from hpo.settings import Settings
 from hpo.spec import StudySpec
 from hpo.studies.reading import get_study
@@ -89,7 +90,11 @@ class Kernel(Child):
         self.process.returncode = 0
 
     def end_if_hung(self) -> None:
-        """A person sees that it hangs, and interrupts it."""
+        """Have an overdue trial fail at its next word; one that says none is a person's to interrupt."""
+        why = None if self.current is None or self.abandoned is not None else self.overdue
+        if why is not None and self.desk.held is not None:
+            self.desk.tell(Abandon(self.desk.held.serial, why))
+            self.abandoned = time.monotonic()
 
     def close(self) -> None:
         """Forget it."""

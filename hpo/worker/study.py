@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -15,6 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.asked import sampling_code
 from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
@@ -124,7 +126,13 @@ class ServedStudy:
             prunes=not isinstance(self.spec.pruner, NoPruner),
             log=self.spec.limits.log,
             attribute=self.spec.limits.attribute,
+            sampling=self._sampling,
         )
+
+    @cached_property
+    def _sampling(self) -> dict[str, str]:
+        """What its adviser is made of, as it was before that began."""
+        return sampling_code(self.spec, Path(self._code))
 
     # What to try
 

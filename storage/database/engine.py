@@ -35,6 +35,7 @@ from storage.database.errors import (
     StorageError,
 )
 from storage.database.sqlite_lock import held_by
+from storage.files.room import full_file_systems, is_full
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -262,6 +263,8 @@ def reason(url: URL, error: BaseException) -> str:
     options = (url.normalized_query[name] for name in _secret_options(url))
     for secret in filter(None, [str(url.password or ""), *chain.from_iterable(options)]):
         message = message.replace(secret, "***")
+    if is_full(message) and url.database is not None:
+        return f"{message}. {full_file_systems([url.database])}"
     return message + (held_by(url) if message.endswith("is locked") else "")
 
 

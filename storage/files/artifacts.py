@@ -31,6 +31,7 @@ from tenacity import (
 from storage.database.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
 from storage.files.artifact_errors import may_pass, sentence
 from storage.files.local_files import LocalFiles
+from storage.files.room import full_file_systems, is_full
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -249,9 +250,13 @@ class ArtifactStore:
             raise
         except Exception as error:  # drivers raise what their libraries raise
             if isinstance(error, OSError) and not may_pass(error):
-                raise ArtifactError(f"{failing}: {error.strerror or sentence(error)}") from error
+                raise ArtifactError(f"{failing}: {self._why(error)}") from error
             kind = ArtifactsAwayError if may_pass(error) else ArtifactError
             raise kind(f"{failing}: {sentence(error)}") from error
+
+    def _why(self, error: OSError) -> str:
+        why, root = error.strerror or sentence(error), self.local_root
+        return f"{why}. {full_file_systems([root])}" if root is not None and is_full(why) else why
 
 
 class _RemoteFiles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,47 @@ def searched(shared_place: Workplace) -> Workplace:
     assert "Traceback" not in result.err
     assert "best trial" in result.out, "what was found is said all the same"
     return shared_place
+
+
+IN_A_SMALL_PLACE = """
+import sys
+from pathlib import Path
+from hpo.files import write_whole
+from hpo.runner.values import told
+from storage.files.artifacts import ArtifactStore
+
+small = Path(sys.argv[1])
+try:
+    (small / "data.bin").write_bytes(b"x" * 200_000)
+except OSError as error:
+    print(told(error))
+for write in (
+    lambda: ArtifactStore(f"file://{small}").put("a/b", b"x" * 200_000),
+    lambda: write_whole(small / "report.html", "x" * 200_000, "report"),
+):
+    try:
+        write()
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_the_file_system_that_is_full_is_told_with_what_it_holds(tmp_path: Path) -> None:
+    """Of an objective's own writes, of the study's files and of ours: an errno says neither."""
+    mounted = 'mount -t tmpfs -o size=128k tmpfs small && exec "$0" -c "$1" small'
+    (tmp_path / "small").mkdir()
+    words = ["unshare", "-Urm", "sh", "-c", mounted, sys.executable, IN_A_SMALL_PLACE]
+    env = {**hpo_environment(), "PYTHONPATH": str(Path.cwd())}
+    try:
+        found = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if "unshare" in found.stderr or "mount" in found.stderr:
+        pytest.skip(f"no mount namespace here: {found.stderr.strip()}")
+    told = f"Full: the file system at {tmp_path / 'small'} holds 128.0 KiB, 0 bytes are free"
+    assert found.stdout.count(told) == 3, found
+    assert "cannot write a/b" in found.stdout
+    assert "Could not write the report" in found.stdout
 
 
 def leftovers(folder: Path) -> list[str]:

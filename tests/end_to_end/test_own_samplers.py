@@ -65,6 +65,10 @@ def test_they_choose_and_prune_and_what_breaks_them_loses_nothing(place: Workpla
     assert [attempt["state"] for attempt in kept] == ["released"]
     assert "ValueError: the surrogate is singular" in kept[0]["error"]
     (place.path / "broken").unlink()
+    place.write("own.py", THEIRS.replace("return {}", "return {} or {}"))
+    refused = place.run(spec).check(64).err
+    assert "module own of the study's own sampler or pruner is not what it was" in refused
+    place.write("own.py", THEIRS)
     place.run(spec, env={"PGPASSWORD": "geheim"}).check()
     trials = place.trials("s")
     assert [trial["params"]["x"] for trial in trials] == [0.0, 1.0, 2.0, 3.0, 4.0]

@@ -17,7 +17,7 @@ import pytest
 
 import hpo
 from hpo.errors import CodeDiffersError, HpoError, NotFoundError, SpecError, UserError
-from tests.support.command import hpo_environment
+from tests.support.command import hpo_environment, look
 from tests.support.waiting import wait_until
 
 CELL = """
@@ -118,6 +118,41 @@ def test_hpo_shows_what_it_has_and_is_cheap_to_import() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == ["['Study', 'create', 'load', 'optimize']", "[]"]
+
+
+SLOW = """
+import time
+
+def slow(trial):
+    x = trial.suggest_float("x", -10, 10)
+    until = time.monotonic() + (30 if trial.number == 1 else 0)
+    while time.monotonic() < until:
+        time.sleep(0.01)
+        trial.check()
+    return x
+"""
+
+
+@pytest.mark.postgres
+def test_on_postgresql_an_overdue_trial_fails_at_its_next_word_and_the_next_one_runs(
+    here: Path, pg_url: str
+) -> None:
+    """And where what it printed stands is said in the place of its log, which nobody but the kernel has."""
+    content = {
+        "study": "slow",
+        "objective": "__main__:slow",
+        "direction": "minimize",
+        "budget": {"trials": 3},
+        "trial_timeout": 0.5,
+    }
+    study = hpo.create(content, pg_url).run(cell(SLOW, "slow"))
+    found = study.history().trials
+    assert [trial.state for trial in found] == ["complete", "failed", "complete"]
+    assert found[1].error == "it took longer than trial_timeout (0.5 s)"
+    assert study.audit().holds
+    assert not (here / "hpo.db").exists()
+    logs = look("logs", "slow/0", cwd=here, env={"HPO_STORAGE": pg_url}).check().out
+    assert "ran in a Python process of its owner" in logs
 
 
 SCRIPT = """

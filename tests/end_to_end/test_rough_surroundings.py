@@ -164,14 +164,16 @@ def test_whatever_is_raised_is_recorded_as_what_it_is(place: Workplace) -> None:
 
         def objective(trial):
             trial.set_user_attr("note", "\\ud800")
+            if trial.number == 3:
+                open("/dev/full", "wb", buffering=0).write(b"x")
             raise [Odd("odd"), Mute(), ValueError("\\ud800\\x1b[2J")][trial.number]
         """,
-        budget={"trials": 3},
+        budget={"trials": 4},
     )
     result = place.run(spec).check(1)
     assert "this is a bug" not in result.err
     errors = [trial["error"] for trial in place.trials("s")]
-    told = ["Odd: odd", "Mute", "ValueError: \\ud800"]
+    told = ["Odd: odd", "Mute", "ValueError: \\ud800", "None is full now: the file system at /"]
     assert all(part in str(error) for part, error in zip(told, errors, strict=True)), errors
     shown = place.look("trials", "s").check().out
     assert "\x1b" not in shown

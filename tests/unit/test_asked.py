@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpo.asked import notes
+from hpo.asked import notes, places, sampling_code
 from hpo.errors import ObjectiveError
 from hpo.objective import load_objective
 from hpo.spec import StudySpec
@@ -35,6 +35,34 @@ def told(folder: Path, objective: str = OBJECTIVE, **fields: Any) -> list[str]:
     (folder / "beside.py").write_text(HELPER)
     spec = {"study": "s", "objective": "mine.py", "direction": "minimize", "budget": {"trials": 1}, **fields}
     return notes(StudySpec.model_validate(spec), folder)
+
+
+def test_where_things_are_is_told_as_whole_paths_and_a_samplers_files_are_code(tmp_path: Path) -> None:
+    """A value that names no file is left out; what a factory imports beside it is its code, too."""
+    for name in ("mine.py", "table.csv", "digits"):
+        (tmp_path / name).touch()
+    (tmp_path / "own.py").write_text("import beside")
+    (tmp_path / "beside.py").write_text(HELPER)
+    spec = StudySpec.model_validate(
+        {
+            "study": "s",
+            "objective": "mine.py",
+            "direction": "minimize",
+            "budget": {"trials": 1},
+            "sampler": {"name": "custom", "factory": "own.py:make"},
+            "fixed": {"data": "table.csv", "dataset": "digits", "url": "http://no.where/"},
+        }
+    )
+    assert places(spec, tmp_path) == [
+        f"objective {tmp_path / 'mine.py'}:objective",
+        f"data {tmp_path / 'table.csv'}",
+    ]
+    before = sampling_code(spec, tmp_path)
+    assert sorted(before) == ["beside", "own"]
+    (tmp_path / "beside.py").write_text("")
+    assert [name for name, digest in sampling_code(spec, tmp_path).items() if digest != before[name]] == [
+        "beside"
+    ]
 
 
 @pytest.mark.parametrize(
