@@ -29,6 +29,7 @@ from hpo.errors import ExitCode, HpoError, UserError
 if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.worker.limits import Limits
+    from hpo.worker.nursery import Nursery
     from storage.database.engine import Database
     from storage.database.records import StudyRow
 
@@ -107,60 +108,65 @@ def run(
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
-    from hpo.asked import notes, places
     from hpo.cli.unwritten import Asked, read_study
-    from hpo.dashboard.beside import beside
-    from hpo.settings import Settings
-    from hpo.studies import steering
-    from hpo.studies.creation import create_or_continue, create_or_extend, find
-    from hpo.studies.reading import get_study
-    from hpo.studies.steering import how_to_go_on
-    from hpo.wiring import open_storage
     from hpo.worker.devices import plan
+    from hpo.worker.nursery import Nursery
 
     asked = Asked(study_name, trials, direction, sampler, pruner, write)
     study, code, in_all = read_study(spec, asked, set_ or ())
     shares = plan(gpus, per_gpu, runners)
-    settings = Settings.from_environment(storage)
-    database = open_storage(settings)
-    count: int | None = None
-    if restart and (old := find(database, study.study)) is not None:
-        say(f"the {study.study} that was there is {steering.set_aside(database, old)} now")
-    if in_all:
-        row, created, count = create_or_extend(database, study, settings)
-    else:
-        row, created = create_or_continue(database, study, settings)
-    if retry and not created:
-        say(f"{steering.retry_failed(database, row)} failed trials of {row.name} wait again")
-        row = get_study(database, row.name)
-    if not quiet:
-        if not created:
-            say(f"{row.name} exists ({row.state}); carrying on")
-        say("; ".join([*places(study, code), f"database {database.shown_url}"]))
-    for note in notes(study, code) if created else ():
-        say(f"note: {note}")
-    if created and (other := _beside(database, settings, row.name, code)) is not None:
-        say(f"note: {other} has a study {row.name}, too; this run begins another one in {database.shown_url}")
-    if row.state.ended:
-        say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
-        outcome = ExitCode.DONE
-    elif count == 0:
-        say(f"{row.name} has had its {study.tickets} trials")
-        outcome = ExitCode.DONE
-    else:
-        limits = _limits(count, None, None)
-        with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
-            outcome = _work(
-                database,
-                settings,
-                row,
-                code,
-                shares,
-                limits=limits,
-                allow_mismatch=allow_mismatch,
-                allow_commands=True,  # the study's file is here, and it is the stored study
-                quiet=quiet,
-            )
+    with Nursery.of(shares, study, str(code)) as nursery:  # imports torch while the rest here is imported
+        from hpo.asked import notes, places
+        from hpo.dashboard.beside import beside
+        from hpo.settings import Settings
+        from hpo.studies import steering
+        from hpo.studies.creation import create_or_continue, create_or_extend, find
+        from hpo.studies.reading import get_study
+        from hpo.studies.steering import how_to_go_on
+        from hpo.wiring import open_storage
+
+        settings = Settings.from_environment(storage)
+        database = open_storage(settings)
+        count: int | None = None
+        if restart and (old := find(database, study.study)) is not None:
+            say(f"the {study.study} that was there is {steering.set_aside(database, old)} now")
+        if in_all:
+            row, created, count = create_or_extend(database, study, settings)
+        else:
+            row, created = create_or_continue(database, study, settings)
+        if retry and not created:
+            say(f"{steering.retry_failed(database, row)} failed trials of {row.name} wait again")
+            row = get_study(database, row.name)
+        if not quiet:
+            if not created:
+                say(f"{row.name} exists ({row.state}); carrying on")
+            say("; ".join([*places(study, code), f"database {database.shown_url}"]))
+        for note in notes(study, code) if created else ():
+            say(f"note: {note}")
+        if created and (other := _beside(database, settings, row.name, code)) is not None:
+            here = f"this run begins another one in {database.shown_url}"
+            say(f"note: {other} has a study {row.name}, too; {here}")
+        if row.state.ended:
+            say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
+            outcome = ExitCode.DONE
+        elif count == 0:
+            say(f"{row.name} has had its {study.tickets} trials")
+            outcome = ExitCode.DONE
+        else:
+            limits = _limits(count, None, None)
+            with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
+                outcome = _work(
+                    database,
+                    settings,
+                    row,
+                    code,
+                    shares,
+                    limits=limits,
+                    allow_mismatch=allow_mismatch,
+                    allow_commands=True,  # the study's file is here, and it is the stored study
+                    quiet=quiet,
+                    nursery=nursery,
+                )
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
@@ -334,6 +340,7 @@ def _work(
     allow_mismatch: bool = False,
     allow_commands: bool = False,
     quiet: bool,
+    nursery: Nursery | None = None,
 ) -> int:
     """Be a worker of one study, or of all, until it ends or a signal comes; returns the exit code."""
     from hpo.cli.view import make_view
@@ -355,6 +362,7 @@ def _work(
             allow_mismatch=allow_mismatch,
             allow_commands=allow_commands,
             on_event=view.on_event,
+            nursery=nursery,
         ).run()
     if outcome.exit_code != ExitCode.DONE or not quiet:
         say(f"{'hpo: ' if outcome.exit_code else ''}{outcome.why}")

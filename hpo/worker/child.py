@@ -77,7 +77,8 @@ class Child:
         nursery: Nursery | None = None,
     ) -> Child:
         """A new runner for a study: the one that its nursery has, or it is started by itself."""
-        made = (None if nursery is None else nursery.take()) or start(share, assignment, worker_id)
+        made = None if nursery is None else nursery.take()
+        made = made or start(share, assignment.spec.threads, worker_id)
         desk, process = seat(Mailbox(made.pipe)), made.process
         desk.tell(boot)
         pidfd = None

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from hpo.spec import StudySpec
 from hpo.worker.devices import Share
 from hpo.worker.leftovers import MARK, importing_hpo
-from hpo.worker.turns import Assignment
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _IMPORTING, _FORKING = 60.0, 5.0  # seconds; a nursery that takes longer is given up
@@ -64,7 +64,7 @@ class Newborn:
 
 def start(
     share: Share,
-    assignment: Assignment,
+    threads: int,
     worker_id: str,
     module: str = "hpo.runner.process",
     kind: socket.SocketKind = socket.SOCK_STREAM,
@@ -73,7 +73,7 @@ def start(
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     environment = importing_hpo()
     for name in _THREAD_VARIABLES:
-        environment[name] = str(assignment.spec.threads)
+        environment[name] = str(threads)
     if share.visible is not None:
         environment["CUDA_VISIBLE_DEVICES"] = share.visible
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
@@ -98,13 +98,12 @@ class Nursery:
     worker, as those that it has started; and they outlive the nursery.
     """
 
-    def __init__(
-        self, share: Share, assignment: Assignment, worker_id: str, code: str, waiting: selectors.BaseSelector
-    ) -> None:
-        made = start(share, assignment, worker_id, "hpo.runner.nursery", socket.SOCK_SEQPACKET)
+    def __init__(self, share: Share, spec: StudySpec, worker_id: str, code: str) -> None:
+        made = start(share, spec.threads, worker_id, "hpo.runner.nursery", socket.SOCK_SEQPACKET)
         self._process, self._control = made.process, made.pipe
-        self._worker_id, self._waiting = worker_id, waiting
-        path = assignment.spec.objective_path
+        self.worker_id = worker_id
+        self._waiting: selectors.BaseSelector = selectors.SelectSelector()
+        path = spec.objective_path
         named = None if path is None else [path.module, path.file, path.callable]
         self._control.send(json.dumps([named, code]).encode())
         self._control.setblocking(False)
@@ -114,21 +113,23 @@ class Nursery:
 
     @classmethod
     def of(
-        cls,
-        shares: Sequence[Share],
-        assignment: Assignment | None,
-        worker_id: str,
-        code: str,
-        waiting: selectors.BaseSelector,
+        cls, shares: Sequence[Share], spec: StudySpec | None, code: str, worker_id: str | None = None
     ) -> contextlib.AbstractContextManager[Nursery | None]:
         """One for a worker of one study with several runners on the CPU, on Linux; else None.
 
-        What CUDA holds does not survive a fork, and one runner alone would only wait.
+        What CUDA holds does not survive a fork, and one runner alone would only wait. It imports while the
+        worker gets ready, so the earlier it is made, the earlier the first trial begins.
         """
         possible = sys.platform == "linux" and len(shares) > 1 and all(one.device == "cpu" for one in shares)
-        if assignment is None or not possible:
+        if spec is None or not possible:
             return contextlib.nullcontext()
-        return cls(shares[0], assignment, worker_id, code, waiting)
+        return cls(shares[0], spec, worker_id or uuid.uuid4().hex, code)
+
+    def watch(self, waiting: selectors.BaseSelector) -> None:
+        """From its beginning on, wake whoever waits there when a runner may have come."""
+        self._waiting.unregister(self._control)
+        waiting.register(self._control, selectors.EVENT_READ)
+        self._waiting = waiting
 
     def is_expecting(self) -> bool:
         """Whether a runner will come from it, and has not yet; whoever waits is woken when it comes.
@@ -179,7 +180,7 @@ class Nursery:
 
     def _order(self) -> None:
         ours, theirs = socket.socketpair()
-        mark = _new_mark(self._worker_id)
+        mark = _new_mark(self.worker_id)
         self._ordered = ours, mark
         self._reaped_before = _reaps()
         _reap(True)

@@ -70,6 +70,7 @@ class Worker:
         on_event: told every message of a runner (for the live view).
         seat: how its one runner comes to its place, where that is a process that runs already; the worker
             leaves with it. None: runners are started.
+        nursery: begun beforehand, for this worker alone, which closes it.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class Worker:
         allow_commands: bool = False,
         on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
         seat: Callable[..., Child] | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
-        self.identity = identity.identify(uuid.uuid4().hex, name)
+        self.identity = identity.identify(uuid.uuid4().hex if nursery is None else nursery.worker_id, name)
         self._database = database
         self._settings = settings
         self._study = None if study is None else study.row.name
@@ -108,8 +110,9 @@ class Worker:
         self._on_event = on_event
         self._seat = seat
         self._waiting = selectors.DefaultSelector()
-        self._start_nursery = partial(Nursery.of, shares, study, self.identity.id, code, self._waiting)
-        self._nursery: Nursery | None = None
+        spec = None if study is None else study.spec
+        self._begin_nursery = partial(Nursery.of, shares, spec, code, self.identity.id)
+        self._nursery = nursery
         self._children: dict[int, Child] = {}
         self._usage = Usage()
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
@@ -126,8 +129,11 @@ class Worker:
         sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
         self._database.patience = Patience(endless=True)
         guard = guarded(self.identity.id) if self._seat is None else nullcontext()
-        with Signals() as signals, guard, self._start_nursery() as self._nursery:
+        nursery = self._nursery or self._begin_nursery()
+        with Signals() as signals, guard, nursery as self._nursery:
             self._waiting.register(signals.read_fd, selectors.EVENT_READ)
+            if self._nursery is not None:
+                self._nursery.watch(self._waiting)
             self._broker = Broker(self._database, self.identity.id, self._settings.lease, signals.wake)
             keeper = LeaseKeeper(
                 self._database,

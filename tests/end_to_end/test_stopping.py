@@ -145,6 +145,8 @@ def test_a_worker_whose_nursery_is_killed_starts_its_runners_by_itself(place: Wo
         wait_for_file(place.path / "started-0-1")
         wait_for_file(place.path / "started-1-1")
         (nursery,) = nurseries(run)
+        (guard,) = (child for child in run.children() if "hpo.worker.guard" in child.cmdline())
+        assert nursery.create_time() < guard.create_time(), "it imports while the database is opened"
         nursery.kill()
         first = runners(run)[0]
         first.kill()

@@ -95,7 +95,7 @@ def bits():
 
 
 def study(threads: int = 1) -> Any:
-    return SimpleNamespace(spec=SimpleNamespace(threads=threads, objective_path=ObjectivePath(None, "s.py")))
+    return SimpleNamespace(threads=threads, objective_path=ObjectivePath(None, "s.py"))
 
 
 @pytest.fixture
@@ -142,11 +142,12 @@ def test_a_forked_runner_finds_and_computes_what_a_started_one_does(
     monkeypatch.setenv("PGPASSWORD", "open-sesame")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # or two threads on a busy core wait for each other
     monkeypatch.setenv("HPO_STORAGE", "postgresql://me:open-sesame@127.0.0.1/x")
-    expected, own = facts(start(CPU, study(2), WORKER), tmp_path, 2)
+    expected, own = facts(start(CPU, 2, WORKER), tmp_path, 2)
     assert expected["loaded before"] == ["numpy", "optuna", "torch"]
     assert expected["threads"][0] == 2
     found = []
-    with Nursery(CPU, study(2), WORKER, str(tmp_path), waiting) as nursery:
+    with Nursery(CPU, study(2), WORKER, str(tmp_path)) as nursery:
+        nursery.watch(waiting)
         for _ in range(2):
             runner = born(nursery, waiting)
             same, own = facts(runner, tmp_path, 2)
@@ -166,7 +167,8 @@ def test_how_a_forked_runner_ends_is_told_as_ever_and_it_outlives_its_nursery(
     tmp_path: Path, waiting: selectors.BaseSelector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "s.py").write_text("def objective(trial): return 0.0\n")
-    with Nursery(CPU, study(), WORKER, str(tmp_path), waiting) as nursery:
+    with Nursery(CPU, study(), WORKER, str(tmp_path)) as nursery:
+        nursery.watch(waiting)
         killed, crashed, left = (born(nursery, waiting) for _ in range(3))
         assert [one.process.poll() for one in (killed, crashed, left)] == [None] * 3
         os.kill(killed.process.pid, signal.SIGKILL)
@@ -185,7 +187,8 @@ def test_how_a_forked_runner_ends_is_told_as_ever_and_it_outlives_its_nursery(
 def test_a_nursery_that_ends_before_it_is_ready_is_not_waited_for(
     tmp_path: Path, waiting: selectors.BaseSelector
 ) -> None:
-    with Nursery(CPU, study(), WORKER, str(tmp_path), waiting) as nursery:
+    with Nursery(CPU, study(), WORKER, str(tmp_path)) as nursery:
+        nursery.watch(waiting)
         os.kill(nursery._process.pid, signal.SIGKILL)
         assert born(nursery, waiting) is None
 
@@ -193,7 +196,8 @@ def test_a_nursery_that_ends_before_it_is_ready_is_not_waited_for(
 def test_a_runner_that_nobody_takes_ends_with_its_nursery(
     tmp_path: Path, waiting: selectors.BaseSelector
 ) -> None:
-    with Nursery(CPU, study(), WORKER, str(tmp_path), waiting) as nursery:
+    with Nursery(CPU, study(), WORKER, str(tmp_path)) as nursery:
+        nursery.watch(waiting)
         untaken = born(nursery, waiting)
         nursery._newborn = untaken
     assert untaken.process.poll() == -signal.SIGKILL
