@@ -153,6 +153,8 @@ class LiveView:
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
         text = Text(f"{now.row.name}  {done.ended}{total} trials")
         text.append(f"  {done.complete} complete  {done.pruned} pruned", style="dim")
+        if done.parked:
+            text.append(f"  {done.parked} parked", style="dim")
         if done.diverged:
             text.append(f"  {done.diverged} diverged", style="magenta")
         if done.failed:

@@ -83,6 +83,7 @@ class Task:
     seed: int
     alone: bool  # it has its device to itself
     lost: bool  # attempts before it died before they got any further
+    delivered: int  # attempts up to this number have delivered what they found: they were parked
     beginning: Beginning | None  # None: an earlier attempt's trial goes on; ask with `TakeOver`
 
 

@@ -45,11 +45,11 @@ def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> N
         log.warning("the result is kept in memory alone: %s", error)
 
 
-def find(store: ArtifactStore, folder: str, before_attempt: int, directions: int) -> Finished | None:
-    """The kept result of an earlier attempt at this trial; None when there is none that can be read."""
+def find(store: ArtifactStore, folder: str, earlier: range, directions: int) -> Finished | None:
+    """The kept result of one of these attempts at this trial; None when there is none that can be read."""
     attempts = sorted((int(name) for name in store.names(folder) if name.isdigit()), reverse=True)
     for attempt in attempts:
-        if attempt < before_attempt and FILE in store.names(f"{folder}/{attempt}"):
+        if attempt in earlier and FILE in store.names(f"{folder}/{attempt}"):
             try:
                 return _read(store.get(f"{folder}/{attempt}/{FILE}"), directions)
             except (ArtifactError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -271,7 +271,8 @@ class Session:
 
     def _delivered_kept(self, task: Task) -> bool:
         """Deliver what an earlier attempt had finished and could not; False when it had not."""
-        kept = results.find(self.store, task.folder, task.attempt, len(self.served.directions))
+        between = range(task.delivered + 1, task.attempt)
+        kept = results.find(self.store, task.folder, between, len(self.served.directions))
         if kept is None:
             return False
         self._taken_over(None, finished=True)

@@ -11,11 +11,16 @@ A run stops at each rung and is parked there with its checkpoint; none is droppe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from storage.queue.rungs import Rung
 
 Found = tuple[int, int]  # position of a rung, position of a run there
 
@@ -43,9 +48,58 @@ class Ladder:
         """The epochs at which runs are parked: all but the last."""
         return self.epochs[:-1]
 
+    def reached(self, before: int, now: int) -> range:
+        """The rungs at which runs are parked that one comes to with epoch `now`, having done `before`."""
+        return range(
+            sum(epoch <= before for epoch in self.parking), sum(epoch <= now for epoch in self.parking)
+        )
+
     def next_stop(self, done: int) -> int:
         """The epoch at which a run stops that has done so many; the last one has no further."""
         return next((epoch for epoch in self.epochs if epoch > done), self.epochs[-1])
+
+
+class Standing:
+    """Who came to which rung with what value, kept up by what is new, and who goes on from there.
+
+    Args:
+        ladders: of each bracket.
+        reduction_factor: one in so many goes on.
+        maximize: whether the higher value is the better one.
+    """
+
+    def __init__(self, ladders: Sequence[Ladder], reduction_factor: int, *, maximize: bool) -> None:
+        self.ladders = ladders
+        self._factor = reduction_factor
+        self._maximize = maximize
+        self._at: dict[tuple[int, int], dict[int, float]] = defaultdict(dict)  # by bracket and rung, by trial
+
+    def learn(self, rungs: Iterable[Rung]) -> None:
+        """Learn which rungs are stored that were not, or have another value; the same again does no harm."""
+        for rung in rungs:
+            there = self._at[rung.bracket, rung.rung]
+            if rung.value is None:
+                there.pop(rung.trial_id, None)
+            else:
+                there[rung.trial_id] = rung.value
+
+    def promotion(self, parked: Collection[int]) -> tuple[int, int] | None:
+        """Of the trials that are parked, by their ids, the one that goes on, and where it is parked next.
+
+        Of several brackets the rung of the most epochs comes first.
+        """
+        order = sorted(self._at, key=lambda key: self.ladders[key[0]].epochs[key[1]])
+        waiting, rungs, trials = set(parked), [], []
+        for bracket, rung in order:
+            there = sorted(self._at[bracket, rung].items())
+            above = self._at.get((bracket, rung + 1), {})
+            trials.append([trial for trial, _ in there])
+            rungs.append(([v for _, v in there], [t in waiting and t not in above for t, _ in there]))
+        found = promotion(rungs, self._factor, maximize=self._maximize)
+        if found is None:
+            return None
+        (bracket, rung), trial = order[found[0]], trials[found[0]][found[1]]
+        return trial, self.ladders[bracket].epochs[rung + 1]
 
 
 def promotion(

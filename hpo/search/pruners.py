@@ -17,8 +17,9 @@ from optuna.pruners import (
     ThresholdPruner,
     WilcoxonPruner,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.search.promotion import Ladder
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 
@@ -125,6 +126,27 @@ class Hyperband(HyperbandPruner):
     def bracket(self, study: Study, trial: FrozenTrial) -> int:
         """The bracket a trial belongs to, from the study's name and the trial's number; 0 prunes most."""
         return self._get_bracket_id(study, trial)
+
+    def bracket_of(self, study: Study, number: int) -> int:
+        """As `bracket`, of a number alone."""
+        numbered = create_trial(state=TrialState.RUNNING)
+        numbered.number = number
+        return self._get_bracket_id(study, numbered)
+
+
+def promotes(spec: StudySpec) -> bool:
+    """Whether trials are parked at rungs, and promoted."""
+    return getattr(spec.pruner, "mode", None) == "promote"
+
+
+def ladders(pruner: options.AshaPruner | options.HyperbandPruner) -> list[Ladder]:
+    """The rungs of each bracket: of successive halving there is one."""
+    lowest, highest, factor = pruner.min_epochs, pruner.max_epochs, pruner.reduction_factor
+    if isinstance(pruner, options.AshaPruner):
+        return [Ladder.of(lowest, highest, factor, pruner.min_early_stopping_rate)]
+    return [
+        Ladder.of(lowest, highest, factor, skip) for skip in range(bracket_count(lowest, highest, factor))
+    ]
 
 
 def bracket_count(min_epochs: int, max_epochs: int, reduction_factor: int) -> int:

@@ -169,7 +169,9 @@ class StudySpec(Section):
         default=1, description="CPU threads of a runner; part of the study, because it changes the last bits."
     )
     trial_timeout: Seconds | None = Field(
-        default=None, description="Seconds an attempt may take in all; absent: no limit."
+        default=None,
+        description="Seconds an attempt may take, together with parked ones that it goes on from; absent:"
+        " no limit.",
     )
     report_timeout: Seconds | None = Field(
         default=None, description="Seconds an attempt may go without a report; absent: no limit."

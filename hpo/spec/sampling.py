@@ -190,6 +190,12 @@ class _Halving(Section):
         default=3, description="One in so many trials goes on at each rung; rungs lie this factor apart."
     )
     bootstrap_count: Count = Field(default=0, description="Trials a rung must have seen before any goes on.")
+    mode: Literal["stop", "promote"] = Field(
+        default="stop",
+        description="What becomes of a trial at a rung. stop: it goes on if it is among the best so far, or"
+        " is pruned for good. promote: it is parked with its checkpoint, and goes on once it is among the"
+        " best of all that have come there.",
+    )
 
     @model_validator(mode="after")
     def _room_to_prune(self) -> Self:
@@ -197,11 +203,14 @@ class _Halving(Section):
             raise problem(
                 f"must be below max_epochs ({self.max_epochs}), got {self.min_epochs}", "min_epochs"
             )
+        if self.mode == "promote" and self.bootstrap_count:
+            raise problem("has no meaning with `mode: promote`; leave it out", "bootstrap_count")
         return self
 
 
 class AshaPruner(_Halving):
-    """Asynchronous successive halving (Li et al. 2020), in Optuna's form without pausing."""
+    """Asynchronous successive halving (Li et al. 2020); unless its mode is promote, in Optuna's form, which
+    never goes on with what it has left."""
 
     name: Literal["asha"] = Field(description="Which pruner.")
     min_early_stopping_rate: Annotated[Whole, at_least(0), at_most(20)] = Field(
@@ -265,6 +274,8 @@ def _wrapped(value: Any) -> Any:
     value = named(value)
     if isinstance(value, Mapping) and value.get("name") == "patient":
         raise problem("must not be another patient pruner")
+    if isinstance(value, Mapping) and value.get("mode") == "promote":
+        raise problem("cannot be promote here: a parked trial has no patience; use stop", "mode")
     return value
 
 

@@ -53,6 +53,7 @@ class TrialCounts:
     failed: Annotated[int, Says("Failed or cancelled.")]
     diverged: int
     running: int
+    parked: int
     waiting: int
 
 
@@ -369,6 +370,7 @@ def _counts(found: Counts) -> TrialCounts:
         failed=found.failed + found.cancelled,
         diverged=found.diverged,
         running=found.running,
+        parked=found.parked,
         waiting=found.waiting,
     )
 

@@ -243,7 +243,7 @@ def standing(row: StudyRow) -> str:
 def tickets_left(database: Database, row: StudyRow) -> int:
     """How many tickets are neither finished nor given up."""
     found = database.read(lambda connection: tickets.counts(connection, row.id))
-    return found.waiting + found.running
+    return found.waiting + found.running + found.parked
 
 
 def tickets_ended(database: Database, row: StudyRow) -> int:

@@ -254,7 +254,8 @@ class Child:
         """Which of its study's time-outs its trial has passed; None: none."""
         now = time.monotonic()
         total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
-        if total is not None and now - self.current_since > total:
+        worked = 0.0 if self.current is None else self.current.worked
+        if total is not None and worked + now - self.current_since > total:
             return f"it took longer than trial_timeout ({total:g} s)"
         if quiet is not None and now - self.last_progress > quiet:
             return f"no report for longer than report_timeout ({quiet:g} s)"

@@ -231,6 +231,7 @@ class Clerk:
         if not study.keeps_rungs:
             return study.should_prune(held.trial)
         verdicts, held.verdicts = held.verdicts, {}
+        held.is_stopped |= any(verdicts.values())
         return any(verdicts.values())
 
     def _act(self, pending: Pending) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,13 @@ from storage.database.records import Claim, NothingToClaim
 from storage.files import checkpoints
 from storage.queue import tickets
 from storage.queue.optuna_rows import Trial
+
+log = logging.getLogger(__name__)
+
+_TRAINS_ANEW = (
+    "a trial was promoted and has left no checkpoint: it trains anew. An objective that saves its state with "
+    "trial.checkpoint.save(...) before it asks should_prune() goes on where it was"
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ class Dispatch:
                 desk.device,
                 self._lease,
                 order.alone,
+                promote=desk.study.promote,
             )
             if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
                 params = desk.study.drawn(claim)
@@ -158,6 +167,9 @@ class Dispatch:
         desk, held, message = pending.desk, pending.held, pending.message
         if isinstance(message, TakeOver):
             self._started(desk, held, message.step)
+            if held.claim.is_promoted and message.step is None and not desk.study.trains_anew:
+                desk.study.trains_anew = True
+                log.warning("%s", _TRAINS_ANEW)
             pending.answer_with(pending.answer)
         else:
             self._started(desk, held, None)
@@ -173,12 +185,22 @@ class Dispatch:
             seed=training_seed(study.row.seed, claim.number),
             alone=claim.alone,
             lost=bool(claim.lost),
+            delivered=claim.parked,
             beginning=beginning,
         )
 
     def _started(self, desk: Desk, held: Held, resumed_from: int | None) -> None:
         assert held.trial is not None
+        claim = held.claim
         self._say(
             desk,
-            Started(desk.study.row.name, held.lease, held.trial.number, held.lease.attempt, resumed_from),
+            Started(
+                desk.study.row.name,
+                held.lease,
+                held.trial.number,
+                held.lease.attempt,
+                resumed_from,
+                claim.is_promoted,
+                claim.worked,
+            ),
         )

@@ -16,6 +16,8 @@ class Started:
     trial: int
     attempt: int
     resumed_from: int | None
+    is_promoted: bool = False  # it was parked before
+    worked: float = 0.0  # seconds of the attempts that it goes on from
 
 
 @dataclass(frozen=True)

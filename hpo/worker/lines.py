@@ -96,7 +96,7 @@ def _result(message: Ended, last: Reported | None) -> str:
     if message.error:
         lines = message.error.strip().splitlines()
         return f": {lines[-1]}" if lines else ""
-    if message.state == "pruned" and last is not None:
+    if message.state in ("pruned", "parked") and last is not None:
         return f" at step {last.step} with {last.value:.6g}"
     if message.values:
         return " " + ", ".join(f"{value:.6g}" for value in message.values)

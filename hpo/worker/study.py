@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,12 +22,21 @@ from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.prior import prior_trials
-from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner
+from hpo.search.promotion import Ladder, Standing
+from hpo.search.pruners import Hyperband, UpToMaxEpochs, ladders, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
 from hpo.spec import StudySpec, resolve
-from hpo.spec.sampling import CustomPruner, CustomSampler, NoPruner, PatientPruner, ThresholdPruner
+from hpo.spec.sampling import (
+    AshaPruner,
+    CustomPruner,
+    CustomSampler,
+    HyperbandPruner,
+    NoPruner,
+    PatientPruner,
+    ThresholdPruner,
+)
 from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.records import Claim, Lease, StudyRow
@@ -36,6 +46,7 @@ from storage.history.known import KnownTrials, read_whole
 from storage.queue import optuna_rows, rungs, studies
 from storage.queue.optuna_rows import Owner, Trial
 from storage.queue.rungs import Rung
+from storage.queue.tickets import Promote
 
 if TYPE_CHECKING:
     from hpo.worker.advice import Advice
@@ -55,6 +66,8 @@ class Held:
     error: Exception | None = None  # a value of it that the database did not take
     relative: list[Any] = field(default_factory=list)  # what the sampler has chosen together: space, values
     verdicts: dict[int, bool] = field(default_factory=dict)  # of a pruner with rungs, by step, until asked
+    steps: set[int] = field(default_factory=set)  # reported, where trials are promoted
+    is_stopped: bool = False  # told to prune: with promotion, that is to stop at a rung
 
     @property
     def lease(self) -> Lease:
@@ -72,6 +85,7 @@ class ServedStudy:
         self.spec = spec
         self.known = KnownTrials(row.optuna_study_id)
         self.has_looked = False
+        self.trains_anew = False  # a promoted trial had no checkpoint, and that was said
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._database = database
         self._pruner = make_pruner(spec)
@@ -215,7 +229,9 @@ class ServedStudy:
 
     @cached_property
     def compares(self) -> bool:
-        """Whether the pruner looks at other trials."""
+        """Whether the pruner looks at other trials when one reports."""
+        if self.promote is not None:
+            return False
         chosen = self.spec.pruner
         asked = chosen.wrapped if isinstance(chosen, PatientPruner) else chosen
         return asked is not None and not isinstance(asked, NoPruner | ThresholdPruner)
@@ -243,14 +259,60 @@ class ServedStudy:
         """What a pruner without rungs says of a trial, given what is known of others."""
         return bool(self._comparing.prune(self._template, self.known.get(trial.id)))
 
-    def at_report(self, trial: Trial, step: int, value: float) -> tuple[bool, list[Rung]]:
+    def at_report(self, held: Held, trial: Trial, step: int, value: float) -> tuple[bool, list[Rung]]:
         """What a pruner with rungs says of a trial that reports this, and the rungs it has come to.
 
         Given what the look in this very transaction has learnt, and others in it who were decided on before.
         """
+        if self.promote is not None:
+            held.steps.add(step)  # known learns of it with the commit, and more may stand in the same one
+            seen = held.steps.union(self.known.get(trial.id).intermediate_values)
+            done = max((one for one in seen if one < step), default=0)
+            return self.at_reports(held.claim, trial.id, {step: value}, done)
         own = copy.copy(self.known.get(trial.id))
         own.intermediate_values = {**own.intermediate_values, step: value}
         return bool(self._comparing.prune(self._template, own)), self._compared.noted(trial.id)
+
+    def at_reports(
+        self, claim: Claim, trial_id: int, reports: Mapping[int, float], done: int = 0
+    ) -> tuple[bool, list[Rung]]:
+        """Where trials are promoted: whether one stops at the last of these reports, and rungs it comes to.
+
+        `done`: epochs it had done before them.
+        """
+        bracket, ladder = self._ladder(claim)
+        reached, value = [], math.nan
+        for step, value in sorted(reports.items()):
+            if not math.isnan(value):
+                found = ladder.reached(done, step)
+                reached += [Rung(trial_id, rung, bracket, step, value) for rung in found]
+            done = max(done, step)
+        stop = claim.stop_at or ladder.next_stop(0)
+        return math.isnan(value) or stop <= done < ladder.epochs[-1], reached
+
+    @cached_property
+    def promote(self) -> Promote | None:
+        """Chooses among parked trials, in a transaction; None: the study parks none."""
+        if not isinstance(self.spec.pruner, AshaPruner | HyperbandPruner) or not promotes(self.spec):
+            return None
+        chosen = self.spec.pruner
+        maximize = self.row.spec["directions"][0] == "maximize"
+        standing = Standing(ladders(chosen), chosen.reduction_factor, maximize=maximize)
+
+        def promote(connection: Transaction, parked: Sequence[int]) -> tuple[int, int] | None:
+            self._rungs_seen, found = rungs.newer(connection, self.row.id, self._rungs_seen)
+            standing.learn(found)
+            return standing.promotion(parked)
+
+        return promote
+
+    def _ladder(self, claim: Claim) -> tuple[int, Ladder]:
+        """A trial's bracket, by its ticket's number, and its rungs."""
+        assert isinstance(self.spec.pruner, AshaPruner | HyperbandPruner)
+        bracket = 0
+        if isinstance(self._pruner, Hyperband):
+            bracket = self._pruner.bracket_of(self._template, claim.number)
+        return bracket, ladders(self.spec.pruner)[bracket]
 
     @property
     def _asked(self) -> BasePruner:

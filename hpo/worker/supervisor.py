@@ -239,6 +239,8 @@ class Worker:
                 self._boot_failures.pop(child.assignment.uid, None)
                 self._turns.started(child.index)
                 self._idleness.found_work()
+                if message.is_promoted and self._left is not None:  # it was counted when it began
+                    self._left += 1
             case Ended():
                 self._idleness.found_work()
                 self._turns.may_have_work()

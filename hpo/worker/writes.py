@@ -174,7 +174,7 @@ def _rungs(desk: Desk, held: Held, trial: Trial, step: int, value: float, clock:
     study = desk.study
 
     def verb(connection: Transaction) -> None:
-        held.verdicts[step], reached = study.at_report(trial, step, value)
+        held.verdicts[step], reached = study.at_report(held, trial, step, value)
         rungs.write(connection, clock, study.row.id, reached)
 
     if study.keeps_rungs:
@@ -278,7 +278,11 @@ def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending
     if state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
         if held.error is not None:
             raise held.error
-        verb = _result(database, desk, held, message, values, error)
+        is_parked, reached = _at_a_rung(desk, held, message)
+        if is_parked:
+            state = AttemptState.PARKED
+            ended = Ended(lease, state, values)
+        verb = _result(database, desk, held, message, TicketState(state.value), values, error, reached)
     elif state is AttemptState.FAILED:
         fail = outcomes.set_aside if message.set_aside else outcomes.fail
         verb = partial(
@@ -291,18 +295,34 @@ def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending
     return Pending(desk, held, (Write(lease, verb, ends=state),), Then.END, message, end=ended)
 
 
+def _at_a_rung(desk: Desk, held: Held, message: Finish) -> tuple[bool, list[rungs.Rung]]:
+    """Whether a trial that raised TrialPruned is parked, and rungs that were not written yet.
+
+    It is where the pruner had told it to stop. A result that was kept does not say so; its reports do.
+    """
+    study, trial = desk.study, held.trial
+    if study.promote is None or trial is None or message.state is AttemptState.DIVERGED:
+        return False, []
+    pruned = message.state is AttemptState.PRUNED
+    if not message.reports:
+        return pruned and held.is_stopped, []
+    stops, reached = study.at_reports(held.claim, trial.id, message.reports)
+    return pruned and stops, reached
+
+
 def _result(
     database: Database,
     desk: Desk,
     held: Held,
     message: Finish,
+    state: TicketState,
     values: tuple[float, ...] | None,
     error: str | None,
+    reached: list[rungs.Rung],
 ) -> Callable[[Transaction], Any]:
     trial, study, guard = held.trial, desk.study, desk.guard
     if trial is None or guard is None:
         raise ValueError("a result before its trial has begun")
-    state = TicketState(message.state.value)
     _check_values(state, values, len(study.row.spec["directions"]))
     steps = sorted({*message.reports, *message.metrics})
     return partial(
@@ -318,6 +338,7 @@ def _result(
             Report(held.lease, trial.id, step, message.reports.get(step), message.metrics.get(step, {}))
             for step in steps
         ],
+        reached=lambda connection: rungs.write(connection, database.clock, study.row.id, reached),
         constraints=partial(_constraints, study=study, trial=trial, message=message),
         weights=None if message.weights is None else (study.row.id, KeptFile(*message.weights)),
         agree=lambda connection: guard.agree(connection, trial.id, state, message.code),
@@ -338,7 +359,7 @@ def _constraints(
 def _check_values(state: TicketState, values: tuple[float, ...] | None, directions: int) -> None:
     if state is TicketState.COMPLETE:
         fits = values is not None and len(values) == directions and not any(map(math.isnan, values))
-    elif state is TicketState.PRUNED:
+    elif state in (TicketState.PRUNED, TicketState.PARKED):
         fits = values is None or len(values) == 1
     else:
         fits = values is None

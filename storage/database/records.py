@@ -33,11 +33,17 @@ class TicketState(StrEnum):
 
     QUEUED = "queued"  # waits for a worker, for the first time or again
     RUNNING = "running"  # leased to an attempt
+    PARKED = "parked"  # waits at a rung, with its checkpoint, until it is promoted or the study ends
     COMPLETE = "complete"  # its trial has a value
     PRUNED = "pruned"  # its trial was stopped early by the pruner
     FAILED = "failed"  # its attempts are used up
     DIVERGED = "diverged"  # its setting has no value: the training's numbers exploded
     CANCELLED = "cancelled"  # a person ended it
+
+    @property
+    def ended(self) -> bool:
+        """Whether its trial gets no further attempt."""
+        return self not in (TicketState.QUEUED, TicketState.RUNNING, TicketState.PARKED)
 
 
 class AttemptState(StrEnum):
@@ -46,6 +52,7 @@ class AttemptState(StrEnum):
     RUNNING = "running"  # holds the lease, or did until it expired unnoticed
     COMPLETE = "complete"  # delivered a value
     PRUNED = "pruned"  # delivered "not worth finishing"
+    PARKED = "parked"  # stopped at a rung; a later one goes on where it was
     FAILED = "failed"  # the objective raised, crashed, hung or returned nonsense
     DIVERGED = "diverged"  # found that the setting makes the training's numbers explode
     LOST = "lost"  # its worker or runner died or went silent
@@ -144,6 +151,14 @@ class Claim:
     retry_of: int | None
     alone: bool = False  # it ran out of memory beside others and has its card to itself now
     lost: int = 0  # attempts lost since its checkpoint last advanced
+    stop_at: int | None = None  # epoch at which it is parked next, once it was promoted
+    parked: int = 0  # the newest of its attempts that was parked; 0: none
+    worked: float = 0.0  # seconds of all that were
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether it takes its ticket out of those that are parked."""
+        return 0 < self.parked == self.lease.attempt - 1
 
 
 @dataclass(frozen=True)
@@ -175,13 +190,14 @@ class Counts:
     failed: int = 0
     diverged: int = 0
     running: int = 0
+    parked: int = 0
     waiting: int = 0
     cancelled: int = 0
     given_back: int = 0  # of those that wait: they have a trial, which goes on where it was
 
     @property
     def total(self) -> int:
-        return self.ended + self.running + self.waiting
+        return self.ended + self.running + self.parked + self.waiting
 
     @property
     def ended(self) -> int:

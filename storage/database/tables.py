@@ -146,6 +146,7 @@ ticket = Table(
     Column("retry_of", Integer),  # number of the failed trial that this ticket's new trial repeats
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
     Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
+    Column("stop_at", Integer),  # epoch at which it is parked next; None: not promoted yet, the first rung's
     UniqueConstraint("study_id", "number"),
     Index(None, "study_id", "state", "trial_id"),
     Index(None, "trial_id"),
@@ -156,6 +157,7 @@ ticket = Table(
 # cannot tell that a partial index will do.
 is_queued = ticket.c.state == sa.literal_column("'queued'")
 is_running = ticket.c.state == sa.literal_column("'running'")
+is_parked = ticket.c.state == sa.literal_column("'parked'")
 
 
 @cache

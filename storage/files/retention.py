@@ -125,7 +125,7 @@ def _in_use(connection: Connection, study_id: int) -> tuple[set[str], set[int], 
     going_on = connection.scalars(
         sa.select(ticket.c.trial_number).where(
             ticket.c.study_id == study_id,
-            ticket.c.state.in_([TicketState.QUEUED, TicketState.RUNNING]),
+            ticket.c.state.in_([state for state in TicketState if not state.ended]),
             ticket.c.trial_number.is_not(None),
         )
     )

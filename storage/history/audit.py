@@ -17,7 +17,6 @@ from storage.queue import outcomes
 from storage.queue.optuna_rows import ADDED
 
 _SHOWN = 20  # numbers of foreign trials
-_OPEN = (TicketState.QUEUED, TicketState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,10 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
     from_tickets = {t.trial_id for t in done}
     live = Counter(a.ticket_id for a in attempts if a.state == AttemptState.RUNNING)
     running = {t.id for t in found if t.state == TicketState.RUNNING}
+    parked = sum(t.state == TicketState.PARKED for t in found)
     all_done = row.state is StudyState.FINISHED and row.ended_why == outcomes.ALL_DONE
     misfits = sum(
-        (t.state in _OPEN) != (optuna_trials.get(t.trial_id) == TrialState.RUNNING)
+        TicketState(t.state).ended == (optuna_trials.get(t.trial_id) == TrialState.RUNNING)
         for t in found
         if t.trial_id is not None
     )
@@ -112,14 +112,14 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
             f"{len(live)} open, {len(running)} running",
         ),
         Check(
-            "no trial is left open but those that run or wait, and they are",
+            "no trial is left open but those that run, wait or are parked, and they are",
             misfits == 0,
             f"{misfits} are one in Optuna's tables and the other in ours",
         ),
         Check(
-            "nothing runs in a study that has ended",
-            not (row.state.ended and running),
-            f"{len(running)} running, the study is {row.state}",
+            "nothing runs or is parked in a study that has ended",
+            not (row.state.ended and (running or parked)),
+            f"{len(running)} running, {parked} parked, the study is {row.state}",
         ),
         Check(
             "when all trials are done, every ticket has a result or a recorded failure",

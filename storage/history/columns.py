@@ -6,7 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -145,10 +145,11 @@ def tried() -> sa.ColumnElement[bool]:
     return sa.exists().where(attempt.c.trial_id == optuna_trials.c.trial_id)
 
 
-def held(connection: Connection, mine: Mine) -> set[int]:
-    """Trials whose ticket is leased."""
-    leased = ticket.c.state == TicketState.RUNNING
-    return set(connection.scalars(sa.select(ticket.c.trial_id).where(mine(ticket.c.trial_id), leased)))
+def held(connection: Connection, mine: Mine) -> dict[int, Literal["running", "parked"]]:
+    """Trials whose ticket is leased or parked, and which of the two."""
+    wanted = ticket.c.state.in_([TicketState.RUNNING, TicketState.PARKED])
+    query = sa.select(ticket.c.trial_id, ticket.c.state).where(mine(ticket.c.trial_id), wanted)
+    return dict(tuples(connection, query))
 
 
 def diverged(connection: Connection, mine: Mine) -> set[int]:

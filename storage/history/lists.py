@@ -93,7 +93,7 @@ def page_of_studies(
     def count(*states: TicketState) -> Any:
         return sa.func.coalesce(sa.func.sum(sa.case((ticket.c.state.in_(states), 1), else_=0)), sa.literal(0))
 
-    over = [state for state in TicketState if state not in (TicketState.QUEUED, TicketState.RUNNING)]
+    over = [state for state in TicketState if state.ended]
     columns = {
         "created": study.c.created_at,
         "name": sa.func.lower(study.c.name),

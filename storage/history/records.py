@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-TrialStateName = Literal["complete", "pruned", "failed", "diverged", "running", "waiting"]
+TrialStateName = Literal["complete", "pruned", "failed", "diverged", "running", "parked", "waiting"]
 StudyStateName = Literal["running", "paused", "stopping", "stopped", "finished"]
 Direction = Literal["minimize", "maximize"]
 
 ENDED: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "diverged")
-STATES: tuple[TrialStateName, ...] = (*ENDED, "running", "waiting")
+STATES: tuple[TrialStateName, ...] = (*ENDED, "running", "parked", "waiting")
 FOREIGN = "foreign"  # stands where a worker's name would, of a trial that no worker of ours was at
 STEADIER = (
     "Lower the high end of the learning rate's range, or make the training steadier: clip gradients, warm up"

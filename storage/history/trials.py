@@ -230,7 +230,7 @@ def state_column() -> Any:
     """A trial's state as people see it, of Optuna's trials outer-joined with our tickets.
 
     Optuna's RUNNING is ours only while somebody holds the lease, or foreign, where no attempt of ours was at
-    it; its FAIL may be a setting that diverged.
+    it; else the trial is parked or waits. Its FAIL may be a setting that diverged.
     """
     elsewhere = sa.and_(optuna_trials.c.state == TrialState.RUNNING, ~columns.tried())
     return sa.case(
@@ -239,6 +239,7 @@ def state_column() -> Any:
         (optuna_rows.diverged(), "diverged"),
         (optuna_trials.c.state == TrialState.FAIL, "failed"),
         (sa.or_(ticket.c.state == TicketState.RUNNING, elsewhere), "running"),
+        (ticket.c.state == TicketState.PARKED, "parked"),
         else_="waiting",
     )
 
@@ -267,8 +268,8 @@ def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRec
     records = {}
     for trial_id, number, state, tried in columns.tuples(connection, base):
         foreign = not tried and state != TrialState.WAITING
-        runs = trial_id in held or (foreign and state == TrialState.RUNNING)
-        shown = _SHOWN.get(state) or ("running" if runs else "waiting")
+        runs = foreign and state == TrialState.RUNNING
+        shown = _SHOWN.get(state, "running" if runs else held.get(trial_id, "waiting"))
         if shown == "failed" and trial_id in diverged:
             shown = "diverged"
         records[trial_id] = _with_attempts(

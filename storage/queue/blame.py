@@ -18,6 +18,7 @@ from storage.database.records import AttemptState, StudyState, TicketState, Work
 from storage.database.tables import attempt, study, ticket, worker
 from storage.queue import locks
 
+_GOOD = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.PARKED)
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 BLAMED = 3  # settings that succeeded elsewhere
 BAD_STARTS = 3  # workers with a bad start one after the other: a study without a result between is at fault
@@ -36,7 +37,7 @@ def failed_on(worker_id: str | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
 def bad_start(connection: Connection, worker_id: str, study_id: int | None = None) -> int:
     """In how many studies (or in this one: 1 or 0) the worker's attempts, `BAD_START` or more, all failed."""
     failed = sa.func.count(sa.case((attempt.c.state == AttemptState.FAILED, 1)))
-    good = sa.func.count(sa.case((attempt.c.state.in_([AttemptState.COMPLETE, AttemptState.PRUNED]), 1)))
+    good = sa.func.count(sa.case((attempt.c.state.in_(_GOOD), 1)))
     found = (
         sa.select(ticket.c.study_id)
         .join(attempt, attempt.c.ticket_id == ticket.c.id)
@@ -56,7 +57,7 @@ def bad_starts(connection: Connection, study_id: int) -> int:
         .join(ticket, attempt.c.ticket_id == ticket.c.id)
         .where(
             ticket.c.study_id == study_id,
-            attempt.c.state.in_([AttemptState.COMPLETE, AttemptState.PRUNED]),
+            attempt.c.state.in_(_GOOD),
         )
         .subquery()
     )
@@ -159,7 +160,7 @@ def _succeeded_elsewhere(connection: Connection, worker_id: str) -> int:
                 here.c.worker_id == worker_id,
                 here.c.state == AttemptState.FAILED,
                 there.c.worker_id != worker_id,
-                there.c.state.in_([AttemptState.COMPLETE, AttemptState.PRUNED]),
+                there.c.state.in_(_GOOD),
                 ticket.c.alone == 0,  # the card's other trials were at fault
             )
         )

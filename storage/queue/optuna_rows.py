@@ -233,6 +233,31 @@ def finish(
     return True
 
 
+def finish_all(connection: Connection, which: sa.Select[tuple[int]], *, pruned: bool) -> None:
+    """End these trials, of those that run: pruned, each with its last report as its value, or failed."""
+    if pruned:
+        newest = (
+            sa.select(_reports.c.trial_id, sa.func.max(_reports.c.step).label("step"))
+            .where(_reports.c.trial_id.in_(which))
+            .group_by(_reports.c.trial_id)
+            .subquery()
+        )
+        kind = sa.cast(sa.cast(_reports.c.intermediate_value_type, sa.String), _values.c.value_type.type)
+        last = sa.select(_reports.c.trial_id, sa.literal(0), _reports.c.intermediate_value, kind)
+        last = last.join(
+            newest, (newest.c.trial_id == _reports.c.trial_id) & (newest.c.step == _reports.c.step)
+        )
+        connection.execute(
+            sa.insert(_values).from_select(["trial_id", "objective", "value", "value_type"], last)
+        )
+    ended = TrialState.PRUNED if pruned else TrialState.FAIL
+    connection.execute(
+        sa.update(_trials)
+        .where(_trials.c.trial_id.in_(which), _trials.c.state == TrialState.RUNNING)
+        .values(state=ended, datetime_complete=_now())
+    )
+
+
 def names(connection: Connection) -> set[str]:
     """Every study's, also those of plain Optuna."""
     return set(connection.scalars(sa.select(_studies.c.study_name)))

@@ -7,7 +7,7 @@ Every verb runs inside the caller's transaction, which holds the study's row and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError
 from storage.database.optuna_tables import TrialState
 from storage.database.records import AttemptState, Lease, StudyState, TicketState
-from storage.database.tables import attempt, study, ticket
+from storage.database.tables import attempt, is_parked, study, ticket
 from storage.files import kept_files
 from storage.history.trials import leader
 from storage.queue import blame, locks, optuna_rows, seconds
@@ -51,7 +51,7 @@ def deliver(
     values: Sequence[float] | None,
     peak_memory: float | None = None,
 ) -> None:
-    """The attempt brought a result: `complete` with values, or `pruned`."""
+    """The attempt brought a result: `complete` with values, or `pruned`; or it is `parked`."""
     ending = _close(connection, clock, lease, AttemptState(state.value), None, peak_memory)
     connection.execute(
         ticket.update()
@@ -153,15 +153,25 @@ def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state:
         optuna_rows.finish(connection, trial_id, TrialState.FAIL)
 
 
-def conclude(connection: Connection, clock: Clock, study_id: int) -> None:
-    """End the study when nothing runs and nothing more may start. What waits stays in the queue.
+def conclude(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    none_to_promote: Callable[[], bool] = lambda: False,
+) -> None:
+    """End the study when nothing runs and nothing more may start. What waits stays in the queue; what is
+    parked is pruned, with its last value.
 
     Safe beside others: whoever adds, hands out or ends tickets holds the study's row, so of two last
     attempts that end at the same moment the second sees that the first is over.
+
+    `none_to_promote`: asked with the study's row held, whether none of the parked tickets can go on. Who does
+    not know leaves the end to whoever claims next.
     """
     row = locks.hold_study(connection, study_id)
-    if row is None or _goes_on(connection, row):
+    if row is None or _goes_on(connection, row, none_to_promote):
         return
+    _end_parked(connection, study_id, TicketState.PRUNED)
     seconds.stop(connection, clock, row)
     why = row.ended_why or ALL_DONE
     connection.execute(
@@ -201,8 +211,27 @@ def end_when_seconds_are_spent(connection: Connection, clock: Clock, row: sa.Row
     return True
 
 
-def _goes_on(connection: Connection, row: sa.Row[Any]) -> bool:
-    """Whether the study has ended already, or is paused, or has trials that run or may start."""
+def cancel_parked(connection: Connection, study_id: int) -> int:
+    """A person ended the study: returns how many parked tickets end with it. The study's row is held."""
+    return _end_parked(connection, study_id, TicketState.CANCELLED)
+
+
+def _end_parked(connection: Connection, study_id: int, state: TicketState) -> int:
+    parked = sa.select(ticket.c.id).where(ticket.c.study_id == study_id, is_parked)
+    held = connection.scalars(parked.order_by(ticket.c.id).with_for_update()).all()
+    if held:
+        trials = sa.select(ticket.c.trial_id).where(ticket.c.study_id == study_id, is_parked)
+        optuna_rows.finish_all(connection, trials, pruned=state is TicketState.PRUNED)
+        connection.execute(
+            ticket.update().where(ticket.c.study_id == study_id, is_parked).values(state=state)
+        )
+    return len(held)
+
+
+def _goes_on(
+    connection: Connection, row: sa.Row[Any], none_to_promote: Callable[[], bool] = lambda: False
+) -> bool:
+    """Whether the study has ended already, or is paused, or has trials that run, may start or go on."""
     state = StudyState(row.state)
     if state.ended or state is StudyState.PAUSED:
         return True
@@ -211,10 +240,14 @@ def _goes_on(connection: Connection, row: sa.Row[Any]) -> bool:
         if row.budget_trials is None:
             return True
         open_states.append(TicketState.QUEUED)
-    found = connection.execute(
-        sa.select(ticket.c.id).where(ticket.c.study_id == row.id, ticket.c.state.in_(open_states)).limit(1)
-    )
-    return found.first() is not None
+
+    def any_is(which: sa.ColumnElement[bool]) -> bool:
+        found = sa.select(ticket.c.id).where(ticket.c.study_id == row.id, which).limit(1)
+        return connection.execute(found).first() is not None
+
+    if any_is(ticket.c.state.in_(open_states)):
+        return True
+    return state is StudyState.RUNNING and any_is(is_parked) and not none_to_promote()
 
 
 def _close(

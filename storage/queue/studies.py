@@ -154,10 +154,12 @@ def _can_resume(connection: Connection, row: sa.Row[Any]) -> bool:
 
 
 def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, int]:
-    """End the study now, with every trial that runs or waits for another attempt: returns how many did.
+    """End the study now, with every trial that runs, or waits or is parked: returns how many did.
 
     Their workers notice at the next beat, and end what runs. Tickets without a trial stay in the queue.
     """
+    _hold(connection, study_id)
+    parked = outcomes.cancel_parked(connection, study_id)
     set_state(connection, clock, study_id, StudyState.STOPPING)
     rows = connection.execute(
         sa.select(ticket.c.id, ticket.c.attempt, ticket.c.trial_id, ticket.c.state)
@@ -175,7 +177,7 @@ def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, in
     waiting = [row for row in rows if row.state == TicketState.QUEUED]
     for row in waiting:
         outcomes.give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
-    return len(running), len(waiting)
+    return len(running), len(waiting) + parked
 
 
 def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> int | None:

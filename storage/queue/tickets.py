@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,10 +21,13 @@ from storage.database.records import (
     TicketState,
     WorkerState,
 )
-from storage.database.tables import attempt, is_queued, study, ticket, worker
+from storage.database.tables import attempt, is_parked, is_queued, study, ticket, worker
 from storage.queue import blame, locks, optuna_rows, outcomes, seconds
 
 ENQUEUED = 1  # priority of a point a person asked for
+
+Goes = tuple[int, int]  # a parked ticket's trial, by Optuna's id, and the epoch at which it is parked next
+Promote = Callable[[Connection, Sequence[int]], Goes | None]  # the trials that are parked -> one that goes on
 
 
 def add(
@@ -64,11 +67,14 @@ def claim_next(
     lease_seconds: float,
     alone: bool | None = None,
     slot: int = 0,
+    promote: Promote | None = None,
 ) -> Claim | NothingToClaim:
-    """Lease the next ticket to a new attempt of this runner.
+    """Lease the next ticket to a new attempt of this runner: one that is promoted, else one that waits.
 
     `alone`: False leaves tickets that need a card to themselves, True takes only those.
     `slot`: the runner's place for the ticket, for a runner that holds several.
+    `promote`: chooses among parked tickets; None: the study parks none. It is asked before the study's row is
+    held, and again with it, when none of them moves.
 
     Safe beside others: it looks first, and holds nothing where there is nothing to claim. Then the study's
     row is locked, so that claims of one study come one after another and pause, stop and target take effect
@@ -83,8 +89,12 @@ def claim_next(
         return NothingToClaim(ended=True, why="the study was deleted")
     if seen.mine is not None:
         mine = connection.execute(sa.select(ticket).where(ticket.c.id == seen.mine)).one()
-        return _claim(mine)
-    nothing = _nothing(connection, clock, study_id, worker_id, seen, alone)
+        return _claim(connection, mine)
+
+    def goes_on(alone: bool | None = alone) -> Goes | None:
+        return None if promote is None else _promotion(connection, study_id, promote, alone)
+
+    nothing = _nothing(connection, clock, study_id, worker_id, seen, alone, goes_on)
     if nothing is not None:
         return nothing
     row = locks.hold_study(connection, study_id)
@@ -96,12 +106,17 @@ def claim_next(
     if not seen.works:  # nobody has noticed yet that every lease expired
         seconds.stop_when_idle(connection, clock, row)
     taking = {**asks, "lease": lease_seconds}
-    chosen = _take(connection, clock, taking, alone, shy=bool(seen.bad_attempts))
+    chosen, goes = None, goes_on()
+    if goes is not None:
+        promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1]}
+        chosen = connection.execute(_lease_promoted(clock.offset), promoted).first()
+    if chosen is None:
+        chosen = _take(connection, clock, taking, alone, shy=bool(seen.bad_attempts))
     if chosen is None and row.budget_trials is None and alone is not True:
         add(connection, study_id, [None], first=next_number(connection, study_id))
         chosen = _take(connection, clock, taking, alone)
     if chosen is None:
-        outcomes.conclude(connection, clock, study_id)
+        outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
         return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
     if chosen.point is None and chosen.trial_id is None and chosen.retry_of is None:
         chosen = _with_waiting(connection, row.optuna_study_id, chosen)
@@ -120,7 +135,15 @@ def claim_next(
             "state": AttemptState.RUNNING,
         },
     )
-    return _claim(chosen)
+    return _claim(connection, chosen)
+
+
+def _promotion(connection: Connection, study_id: int, promote: Promote, alone: bool | None) -> Goes | None:
+    parked = sa.select(ticket.c.trial_id).where(ticket.c.study_id == study_id, is_parked)
+    if alone is not None:
+        parked = parked.where(ticket.c.alone == int(alone))
+    trials = connection.scalars(parked).all()
+    return promote(connection, trials) if trials else None
 
 
 def _with_waiting(connection: Connection, optuna_study_id: int, blank: sa.Row[Any]) -> sa.Row[Any]:
@@ -141,6 +164,7 @@ def _nothing(
     worker_id: str,
     seen: sa.Row[Any],
     alone: bool | None,
+    goes_on: Callable[..., Goes | None],
 ) -> NothingToClaim | None:
     """Why there is nothing to claim as far as a look can tell; None where a claim is worth a try."""
     state = StudyState(seen.study_state)
@@ -161,15 +185,18 @@ def _nothing(
     ):
         why = f"its first {blame.BAD_START} attempts here all failed"
         return NothingToClaim(ended=False, why=why, fault=True)
-    if seen.waits is not None:
+    if seen.waits is not None or goes_on() is not None:
         return None
     asks = {"its_study": study_id}
-    if alone is False and connection.execute(_waiting(clock.offset, None), asks).first() is not None:
+    if alone is False and (
+        connection.execute(_waiting(clock.offset, None), asks).first() is not None
+        or goes_on(None) is not None
+    ):
         return NothingToClaim(ended=False, why="what is left needs a card to itself", alone=True)
     if seen.budget_trials is None and alone is not True:
         return None
     if not seen.runs:
-        outcomes.conclude(connection, clock, study_id)
+        outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
     return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
 
 
@@ -207,20 +234,30 @@ def _lease(offset: float, alone: bool | None, *, shy: bool = False) -> Any:
     first = _waiting(offset, alone)
     if shy:
         first = first.where(~blame.failed_on(sa.bindparam("its_worker")))
+    found = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
+    return ticket.update().where(ticket.c.id == found).values(_leased(offset)).returning(ticket)
+
+
+@lru_cache(maxsize=64)
+def _lease_promoted(offset: float) -> Any:
     return (
         ticket.update()
-        .where(ticket.c.id == first.with_for_update(skip_locked=True).correlate(None).scalar_subquery())
-        .values(
-            state=TicketState.RUNNING,
-            attempt=ticket.c.attempt + 1,
-            worker_id=sa.bindparam("its_worker"),
-            runner=sa.bindparam("its_runner"),
-            slot=sa.bindparam("its_slot"),
-            lease_until=Clock(offset).now() + sa.bindparam("lease"),
-            not_before=None,
-        )
+        .where(ticket.c.study_id == _ITS_STUDY, ticket.c.trial_id == sa.bindparam("its_trial"), is_parked)
+        .values({**_leased(offset), "stop_at": sa.bindparam("its_stop")})
         .returning(ticket)
     )
+
+
+def _leased(offset: float) -> dict[str, Any]:
+    return {
+        "state": TicketState.RUNNING,
+        "attempt": ticket.c.attempt + 1,
+        "worker_id": sa.bindparam("its_worker"),
+        "runner": sa.bindparam("its_runner"),
+        "slot": sa.bindparam("its_slot"),
+        "lease_until": Clock(offset).now() + sa.bindparam("lease"),
+        "not_before": None,
+    }
 
 
 @lru_cache(maxsize=64)
@@ -260,14 +297,20 @@ def counts(connection: Connection, study_id: int) -> Counts:
     ).all()
     by_state = {str(state): (int(n), int(begun)) for state, n, begun in rows}
     waiting, given_back = by_state.pop(TicketState.QUEUED, (0, 0))
-    ended = {state: n for state, (n, _) in by_state.items()}
-    return Counts(waiting=waiting, given_back=given_back, **ended)
+    others = {state: n for state, (n, _) in by_state.items()}
+    return Counts(waiting=waiting, given_back=given_back, **others)
 
 
 def is_over(connection: Connection, ticket_id: int) -> bool:
     """Whether the ticket's trial gets no further attempt."""
     state = connection.scalar(sa.select(ticket.c.state).where(ticket.c.id == ticket_id))
-    return state not in (TicketState.QUEUED, TicketState.RUNNING)
+    return state is None or TicketState(state).ended
+
+
+_PARKED = sa.select(
+    sa.func.coalesce(sa.func.max(attempt.c.number), 0),
+    sa.func.coalesce(sa.func.sum(attempt.c.ended_at - attempt.c.started_at), 0.0),
+).where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.state == AttemptState.PARKED)
 
 
 def next_number(connection: Connection, study_id: int) -> int:
@@ -276,7 +319,10 @@ def next_number(connection: Connection, study_id: int) -> int:
     return 0 if newest is None else int(newest) + 1
 
 
-def _claim(row: sa.Row[Any]) -> Claim:
+def _claim(connection: Connection, row: sa.Row[Any]) -> Claim:
+    parked, worked = 0, 0.0
+    if row.stop_at is not None:
+        parked, worked = connection.execute(_PARKED, {"ticket": row.id}).one()
     return Claim(
         lease=Lease(row.id, row.attempt),
         study_id=row.study_id,
@@ -287,4 +333,7 @@ def _claim(row: sa.Row[Any]) -> Claim:
         retry_of=row.retry_of,
         alone=bool(row.alone),
         lost=row.lost,
+        stop_at=row.stop_at,
+        parked=parked,
+        worked=worked,
     )

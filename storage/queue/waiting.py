@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.records import StudyState, TicketState
-from storage.database.tables import is_queued, study, ticket
+from storage.database.tables import is_parked, is_queued, study, ticket
 from storage.queue import outcomes
 
 
@@ -19,18 +19,20 @@ class Open:
 
     uid: str
     name: str
-    waiting: int | None  # tickets that may be claimed now; None: made as they are claimed
+    waiting: int | None  # tickets that may be claimed now, or promoted; None: made as they are claimed
     elsewhere: int  # tickets that other workers run
 
 
 def is_any(connection: Connection, clock: Clock, name: str | None) -> bool:
-    """Whether a ticket waits that may be claimed now, in this study, or (None) in any that runs."""
+    """Whether a ticket waits that may be claimed now or perhaps promoted, in this study or (None) in any that
+    runs.
+    """
     theirs = study.c.state == StudyState.RUNNING
     if name is not None:
         theirs &= study.c.name == name
     may_start = is_queued & sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now())
-    found = sa.select(ticket.c.id).join(study, ticket.c.study_id == study.c.id).where(theirs, may_start)
-    return connection.execute(found.limit(1)).first() is not None
+    found = sa.select(ticket.c.id).join(study, ticket.c.study_id == study.c.id).where(theirs).limit(1)
+    return any(connection.execute(found.where(one)).first() is not None for one in (may_start, is_parked))
 
 
 def open_studies(connection: Connection, clock: Clock, worker_id: str) -> list[Open]:
@@ -39,10 +41,8 @@ def open_studies(connection: Connection, clock: Clock, worker_id: str) -> list[O
     One with nothing left, as version 0.1 could leave it when two last attempts ended at one moment, is
     ended here: nobody would claim from it any more.
     """
-    may_start = sa.and_(
-        ticket.c.state == TicketState.QUEUED,
-        sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now()),
-    )
+    not_before = sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= clock.now())
+    may_start = sa.or_(is_parked, sa.and_(ticket.c.state == TicketState.QUEUED, not_before))
     not_ours = sa.and_(ticket.c.state == TicketState.RUNNING, ticket.c.worker_id != worker_id)
     rows = connection.execute(
         sa.select(
@@ -59,7 +59,7 @@ def open_studies(connection: Connection, clock: Clock, worker_id: str) -> list[O
             ticket,
             sa.and_(
                 ticket.c.study_id == study.c.id,
-                ticket.c.state.in_([TicketState.QUEUED, TicketState.RUNNING]),
+                ticket.c.state.in_([state for state in TicketState if not state.ended]),
             ),
         )
         .where(study.c.state.in_([StudyState.RUNNING, StudyState.STOPPING]))

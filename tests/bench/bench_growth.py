@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.spec import StudySpec
-from hpo.worker.study import ServedStudy
+from hpo.worker.study import Held, ServedStudy
 from storage.database.records import AttemptState, Claim, StudyRow, TicketState
 from storage.queue import attempts, rungs, studies, tickets
 from storage.queue.attempts import Report, Write
@@ -213,7 +213,7 @@ class Ours:
 
         def reach(connection: Any) -> None:
             with timed():
-                _, reached = served.at_report(trial, step, value)
+                _, reached = served.at_report(Held(claim, 1), trial, step, value)
                 rungs.write(connection, self.party.database.clock, self.study.id, reached)
 
         entries: list[Report | Write] = [Report(claim.lease, trial.id, step, value, {})]

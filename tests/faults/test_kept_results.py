@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 def test_a_kept_result_is_found_by_the_next_attempt(store: ArtifactStore) -> None:
     keep(store, TRIAL, 2, RESULT)
-    found = find(store, TRIAL, before_attempt=3, directions=1)
+    found = find(store, TRIAL, earlier=range(1, 3), directions=1)
     assert found is not None
     assert (found.state, found.values, found.peak_memory) == (TicketState.COMPLETE, (0.5,), 1e6)
     assert found.metrics[4]["accuracy"] == 0.9
@@ -29,18 +29,18 @@ def test_a_kept_result_is_found_by_the_next_attempt(store: ArtifactStore) -> Non
 
 def test_an_attempt_never_finds_a_later_ones_result(store: ArtifactStore) -> None:
     keep(store, TRIAL, 2, RESULT)
-    assert find(store, TRIAL, before_attempt=2, directions=1) is None
+    assert find(store, TRIAL, earlier=range(1, 2), directions=1) is None
 
 
 def test_a_trial_pruned_before_any_report_has_no_value(store: ArtifactStore) -> None:
     keep(store, TRIAL, 1, Finished(TicketState.PRUNED, None, None, {}))
-    found = find(store, TRIAL, before_attempt=2, directions=1)
+    found = find(store, TRIAL, earlier=range(1, 2), directions=1)
     assert found == Finished(TicketState.PRUNED, None, None, {})
 
 
 def test_that_a_trial_diverged_is_kept_with_what_said_so(store: ArtifactStore) -> None:
     keep(store, TRIAL, 1, Finished(TicketState.DIVERGED, None, 1.0, {}, error="the loss is nan"))
-    found = find(store, TRIAL, before_attempt=2, directions=1)
+    found = find(store, TRIAL, earlier=range(1, 2), directions=1)
     assert found == Finished(TicketState.DIVERGED, None, 1.0, {}, error="the loss is nan")
 
 
@@ -61,7 +61,7 @@ def test_that_a_trial_diverged_is_kept_with_what_said_so(store: ArtifactStore) -
 def test_what_is_no_result_is_passed_over_for_the_one_before(store: ArtifactStore, content: bytes) -> None:
     keep(store, TRIAL, 1, RESULT)
     store.put(f"{TRIAL}/2/{FILE}", content)
-    found = find(store, TRIAL, before_attempt=3, directions=1)
+    found = find(store, TRIAL, earlier=range(1, 3), directions=1)
     assert found is not None
     assert found.values == (0.5,)
 

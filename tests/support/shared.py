@@ -94,11 +94,14 @@ class Party:
             )
         )
 
-    def try_claim(self, runner: int = 0, alone: bool | None = None, slot: int = 0) -> Claim | NothingToClaim:
+    def try_claim(
+        self, runner: int = 0, alone: bool | None = None, slot: int = 0, promote: Any = None
+    ) -> Claim | NothingToClaim:
         """Ask for a ticket."""
+        clock, study = self.database.clock, self.study.id
         return self.database.write(
             lambda connection: tickets.claim_next(
-                connection, self.database.clock, self.study.id, self.id, runner, "cpu", LEASE, alone, slot
+                connection, clock, study, self.id, runner, "cpu", LEASE, alone, slot, promote
             )
         )
 

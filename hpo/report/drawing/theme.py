@@ -36,6 +36,7 @@ STATE_COLOURS = {
     "failed": RED,
     "diverged": PURPLE,
     "running": GREEN,
+    "parked": GREY,
     "waiting": GREY,
     "infeasible": BROWN,  # complete or pruned, and breaks a constraint
 }
@@ -45,6 +46,7 @@ STATE_MARKERS = {
     "failed": "x",
     "diverged": "triangle-up",
     "running": "diamond",
+    "parked": "square-open",
     "waiting": "circle-open",
     "infeasible": "cross-open",
 }
@@ -56,6 +58,7 @@ ATTEMPT_LOOKS = {  # colour and hatching by how an attempt ended, in the order o
     "lost": (GREY, "+"),
     "released": (SKY, "-"),
     "cancelled": (GREY, "|"),
+    "parked": (ORANGE, "-"),
     "running": (GREEN, "."),
 }
 BEST_COLOUR, BEST_MARKER = RED, "star"

@@ -250,6 +250,7 @@ def _counts_sentence(facts: Summary) -> str:
         "failed": "failed",
         "diverged": "diverged",
         "running": "still running",
+        "parked": "parked at a rung",
         "waiting": "waiting",
     }
     parts = [f"{facts.counts[state]:,} {words[state]}" for state in STATES if facts.counts[state]]

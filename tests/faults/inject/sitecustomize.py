@@ -159,7 +159,7 @@ def _without_atomic_claim() -> None:
             ).one()
             new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
-            return tickets._claim(held)
+            return tickets._claim(c, held)
 
         return [(self._transact(take), None, {})]
 

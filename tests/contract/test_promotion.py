@@ -1,0 +1,254 @@
+"""Trials are parked at rungs, and the best of those that came there go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from hpo.worker.events import Ended
+from storage.database.engine import Database
+from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
+from storage.history.audit import audit
+from storage.history.trials import read_trials
+from storage.queue import studies
+from tests.contract.test_broker import doing, make_study, open_runner
+from tests.contract.test_rungs import stored
+from tests.support.shared import (
+    Opener,
+    Party,
+    attempts_of,
+    let_expire,
+    lose,
+    state_of,
+    steer,
+    ticket_row,
+    ticket_states,
+)
+from tests.support.shared import make_study as plain_study
+from tests.support.waiting import wait_until
+
+__all__ = ["doing", "make_study", "open_runner"]
+
+PROMOTE = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
+
+
+def first_of(_connection: Any, parked: Sequence[int]) -> tuple[int, int]:
+    """A rule that promotes whatever is parked, to be parked at epoch 3."""
+    return min(parked), 3
+
+
+def nobody(_connection: Any, _parked: Sequence[int]) -> None:
+    """A rule that promotes nothing."""
+
+
+def park(one: Party, value: float = 0.5, step: int = 1, **how: Any) -> Claim:
+    """Claim, begin or go on, report and stop at a rung."""
+    claim = one.try_claim(**how)
+    assert isinstance(claim, Claim), claim
+    one.start(claim)
+    one.writer.report(step, value, {})
+    one.writer.deliver(TicketState.PARKED, (value,))
+    return claim
+
+
+def holds(database: Database, study: Any) -> None:
+    row = database.read(lambda c: studies.get(c, study.name))
+    found = database.read(lambda c: audit(c, row))
+    assert found.holds, [check for check in found.checks if not check.holds]
+
+
+def shown(database: Database, study: Any) -> list[tuple[str, float | None]]:
+    """State and value of each trial as people see them, and as Optuna has them when it has ended."""
+    records = database.read(lambda c: read_trials(c, study)).values()
+    return [(record.state, record.last_report) for record in records]
+
+
+def test_a_parked_ticket_has_no_lease_and_its_trial_stays_open(database: Database, party: Opener) -> None:
+    study = plain_study(database, 2)
+    claim = park(party(study))
+    row = ticket_row(database, claim.lease)
+    assert (row.state, row.lease_until, row.worker_id, row.stop_at) == ("parked", None, None, None)
+    assert shown(database, study) == [("parked", 0.5)]
+    assert let_expire(database) == 0
+    assert state_of(database, study) is StudyState.RUNNING
+    holds(database, study)
+
+
+def test_a_promoted_ticket_goes_on_with_its_trial(database: Database, party: Opener) -> None:
+    """And knows how long it has worked, and which attempts have delivered what they found."""
+    study = plain_study(database, 2)
+    one = party(study)
+    first = park(one)
+    again = one.try_claim(promote=first_of)
+    assert isinstance(again, Claim)
+    assert (again.lease.ticket_id, again.lease.attempt) == (first.lease.ticket_id, 2)
+    assert again.trial_id is not None
+    assert (again.stop_at, again.parked, again.is_promoted) == (3, 1, True)
+    assert again.worked >= 0
+    assert one.try_claim(promote=first_of) == again, "an answer that was lost is found again"
+    lose(database, again.lease)
+    once_more = one.try_claim(promote=first_of)
+    assert isinstance(once_more, Claim)
+    assert (once_more.stop_at, once_more.parked, once_more.is_promoted) == (3, 1, False)
+    assert attempts_of(database, first.lease) == ["parked", "lost", "running"]
+    holds(database, study)
+
+
+def test_a_ticket_is_promoted_once(database: Database, party: Opener) -> None:
+    """Whoever comes second finds it taken, and begins another trial."""
+    study = plain_study(database, 2)
+    one, other = party(study), party(study)
+    first = park(one)
+    claims = [who.try_claim(promote=first_of) for who in (one, other)]
+    assert [claim.lease.ticket_id - first.lease.ticket_id for claim in claims] == [0, 1]
+    holds(database, study)
+
+
+def test_who_is_chosen_twice_is_taken_once(database: Database, party: Opener) -> None:
+    """A rule that speaks of a ticket that is not parked any more takes nothing."""
+    study = plain_study(database, 2)
+    one = party(study)
+    first = park(one)
+    trial = ticket_row(database, first.lease).trial_id
+    one.begin()
+
+    def outdated(connection: Any, _parked: Any) -> tuple[int, int]:
+        connection.execute(sa.text("UPDATE hpo_ticket SET state = 'running' WHERE state = 'parked'"))
+        return trial, 3
+
+    found = party(study).try_claim(promote=outdated)
+    assert isinstance(found, NothingToClaim)
+
+
+def test_the_study_ends_when_nothing_can_be_promoted(database: Database, party: Opener) -> None:
+    """Not before: another may run whose end lets one go on. Then what is parked is pruned with its value."""
+    study = plain_study(database, 3)
+    one, other = party(study), party(study)
+    park(one, 0.25)
+    park(one, float("inf"))
+    other.begin()
+    assert isinstance(one.try_claim(promote=nobody), NothingToClaim)
+    assert state_of(database, study) is StudyState.RUNNING
+    other.complete(0.75)
+    assert state_of(database, study) is StudyState.RUNNING, "nobody has looked at the parked ones"
+    assert isinstance(one.try_claim(promote=nobody), NothingToClaim)
+    assert state_of(database, study) is StudyState.FINISHED
+    assert ticket_states(database, study) == ["pruned", "pruned", "complete"]
+    ended = optuna.load_study(study_name=study.name, storage=database.rdb).trials
+    assert [(trial.state.name, trial.value) for trial in ended] == [
+        ("PRUNED", 0.25),
+        ("PRUNED", float("inf")),
+        ("COMPLETE", 0.75),
+    ]
+    holds(database, study)
+
+
+@pytest.mark.parametrize("end", ["stop", "target", "seconds", "cancel"])
+def test_every_end_closes_what_is_parked(database: Database, party: Opener, end: str) -> None:
+    limits = {"target": {"budget_target": 0.7}, "seconds": {"budget_seconds": 100.0}}.get(end, {})
+    study = plain_study(database, 3, **limits)
+    one = party(study)
+    park(one)
+    if end == "stop":
+        steer(database, study, StudyState.STOPPING)
+    elif end == "cancel":
+        cancel = partial(studies.cancel, clock=database.clock, study_id=study.id)
+        assert database.write(cancel) == (0, 1)
+    else:
+        one.begin()
+        one.work(101)
+        one.complete(0.9)
+        one.try_claim(promote=nobody)
+    assert state_of(database, study).ended
+    ended = {"cancel": "cancelled"}.get(end, "pruned")
+    assert ticket_states(database, study)[0] == ended
+    assert shown(database, study)[0] == ("failed" if end == "cancel" else "pruned", 0.5)
+    holds(database, study)
+
+
+def test_a_paused_study_promotes_nothing(database: Database, party: Opener) -> None:
+    study = plain_study(database, 1)
+    one = party(study)
+    park(one)
+    steer(database, study, StudyState.PAUSED)
+    assert isinstance(one.try_claim(promote=first_of), NothingToClaim)
+    assert ticket_states(database, study) == ["parked"]
+    steer(database, study, StudyState.RUNNING)
+    assert isinstance(one.try_claim(promote=first_of), Claim)
+
+
+def test_a_ticket_that_needs_a_card_to_itself_is_promoted_there(database: Database, party: Opener) -> None:
+    study = plain_study(database, 1)
+    one = party(study)
+    park(one)
+    database.write(lambda c: c.execute(sa.text("UPDATE hpo_ticket SET alone = 1")))
+    found = one.try_claim(alone=False, promote=first_of)
+    assert isinstance(found, NothingToClaim)
+    assert found.alone
+    assert isinstance(one.try_claim(alone=True, promote=first_of), Claim)
+
+
+# With runners
+
+
+def climbing(trained: list[tuple[int, int]], *, keeps: bool = True) -> Any:
+    """An objective whose trial n is worth -n, and that notes which epochs of which trial it has trained."""
+
+    def objective(trial: Any) -> float:
+        begun = trial.checkpoint.load() if keeps else None
+        for epoch in range(1 if begun is None else begun["epoch"] + 1, 10):
+            trained.append((trial.number, epoch))
+            trial.report(-trial.number, epoch)
+            if keeps:
+                trial.checkpoint.save({"epoch": epoch}, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return -trial.number
+
+    return objective
+
+
+def run_all(*runners: Any) -> list[str]:
+    """Let the runners run one trial after another in turn until nothing is left: how the attempts ended."""
+    ends: list[str] = []
+    before = -1
+    while len(ends) > before:
+        before = len(ends)
+        for runner in runners:
+            runner.order()
+            task = runner.task()
+            if task is not None:
+                runner.session.run(task)
+                wait_until(lambda runner=runner: runner.said(Ended), 10, what="the attempt's end")
+                ends.append(runner.said(Ended)[-1].state)
+    return ends
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_best_third_goes_on_where_it_was(
+    database: Database, make_study: Any, open_runner: Any, doing: Any, caplog: Any, keeps: bool
+) -> None:
+    """Nine trials: with checkpoints each epoch is trained once; without, the worker says so once."""
+    study = make_study(pruner=PROMOTE, budget={"trials": 9})
+    trained: list[tuple[int, int]] = []
+    doing(climbing(trained, keeps=keeps))
+    ends = run_all(open_runner(study), open_runner(study))
+    assert sorted(ends) == ["complete"] + ["parked"] * 12
+    expected = [(n, e) for n in range(9) for e in range(1, 10) if e <= (9 if n == 0 else 3 if n < 3 else 1)]
+    if keeps:
+        assert sorted(trained) == expected
+    else:
+        assert sorted(set(trained)) == expected
+        assert len(trained) == len(expected) + 1 + 1 + 1 + 3
+    assert caplog.text.count("has left no checkpoint") == (0 if keeps else 2), "once for each worker"
+    assert state_of(database, study) is StudyState.FINISHED
+    assert ticket_states(database, study) == ["complete"] + ["pruned"] * 8
+    assert [(trial, rung) for trial, rung, _, _ in stored(database, study)] == [
+        (trial, rung) for trial in range(9) for rung in range(2) if rung == 0 or trial < 3
+    ]
+    holds(database, study)
