@@ -1,8 +1,9 @@
 """Who may look and who may act: tokens, signed sessions, CSRF tokens, allowed hosts. Plain values, no server.
 
-Two tokens: the token lets its holder see and do everything, the view token only see. A session is a
-signed cookie; nothing is kept on the server, so a restart with the same token signs nobody out. Where no
-token was chosen nobody needs to know one: a link that opens once is printed instead.
+Two tokens: the token lets its holder see and do everything, the view token only see. Any number of named ones
+stand in the database (`storage.queue.tokens`) with what each may do. A session is a signed cookie; nothing is
+kept on the server, so a restart with the same token signs nobody out. Where no token was chosen nobody needs
+to know one: a link that opens once is printed instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hpo.errors import UserError
+from storage.queue import tokens
 
 SESSION_SECONDS = 7 * 86_400
 MAX_FAILURES = 10  # wrong tokens of one client within a minute
@@ -45,6 +47,21 @@ class Session:
 
     role: Role
     csrf: str | None  # None: a bearer token was sent, which no other site can make a browser do
+    digest: str = ""  # of the named token that it was opened with, whose rights are looked up at each request
+    name: str | None = None  # of that token
+    study: str | None = None  # the only one it may see; None: every one
+
+    @property
+    def who(self) -> str:
+        """As events tell it."""
+        return "the dashboard's token" if self.name is None else f"token {self.name}"
+
+    def may_visit(self, path: str) -> bool:
+        """Whether this address is within the rights: for one study's token, what is below that study."""
+        if self.study is None or path == "/logout" or path.startswith("/assets/"):
+            return True
+        of_it = path.removeprefix("/api/v1").split("/")[1:3]
+        return of_it == ["studies", self.study]
 
 
 class OneTimeLink:
@@ -167,10 +184,19 @@ class Access:
         views = _same(token, self.view_token or secrets.token_hex(16))
         return Role.ACT if acts else Role.VIEW if views else None
 
-    def open_session(self, role: Role, now: float | None = None) -> str:
-        """A cookie's value for this role."""
+    def known(self, bearer: str, cookie: str) -> Session | None:
+        """Who asks; None: nobody. What one with a `digest` may do is to be looked up yet."""
+        if not bearer:
+            return self.session_of(cookie)
+        role = self.role_of(bearer)
+        if role is None and bearer.startswith(tokens.PREFIX):
+            return Session(Role.VIEW, None, tokens.digest_of(bearer))
+        return None if role is None else Session(role, None)
+
+    def open_session(self, role: Role, now: float | None = None, digest: str = "") -> str:
+        """A cookie's value for this role; with the digest of a named token it ends when that is revoked."""
         expires = int((time.time() if now is None else now) + SESSION_SECONDS)
-        body = f"{role}.{expires}.{secrets.token_hex(8)}"
+        body = f"{role}.{expires}.{secrets.token_hex(8)}.{digest}"
         return f"{body}.{self._sign('session', body)}"
 
     def session_of(self, cookie: str, now: float | None = None) -> Session | None:
@@ -178,10 +204,10 @@ class Access:
         body, _, signature = cookie.rpartition(".")
         if not _same(signature, self._sign("session", body)):
             return None
-        role, expires, _ = body.split(".")
+        role, expires, _, digest = body.split(".")
         if body in self._ended or float(expires) < (time.time() if now is None else now):
             return None
-        return Session(Role(role), self._sign("csrf", cookie))
+        return Session(Role(role), self._sign("csrf", cookie), digest)
 
     def end_session(self, cookie: str) -> None:
         """Whoever holds a copy of the cookie is signed out too, as long as this dashboard runs."""

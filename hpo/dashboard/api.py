@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
+from hpo.dashboard.guard import who
 from hpo.dashboard.lists import list_studies, list_trials, study_card
 from hpo.dashboard.openapi import Endpoint, document
 from hpo.errors import DatabaseError, NotFoundError, UserError
@@ -192,6 +193,10 @@ def _audit(board: Board, request: Request) -> Any:
     return board.database.read(lambda connection: audit(connection, row))
 
 
+def _events(board: Board, request: Request) -> Any:
+    return shapes.Events(pages.events_of(board, request.path_params["study"]))
+
+
 def _workers(board: Board, request: Request) -> Any:
     return shapes.Workers(pages.every_worker(board, request.query_params.get("study") or None))
 
@@ -226,7 +231,7 @@ def _compare_chart(board: Board, request: Request) -> Any:
 
 def _act(board: Board, request: Request) -> Any:
     form = request.scope["hpo.body"]
-    said = actions.act(board, request.path_params["study"], request.path_params["action"], form)
+    said = actions.act(board, request.path_params["study"], request.path_params["action"], form, who(request))
     return shapes.Done(said.message)
 
 
@@ -303,6 +308,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (("trials", "string", "Numbers, like 3,17."),),
     ),
     Endpoint(_STUDY + "/audit", "Whether the invariants held.", _audit, Audit),
+    Endpoint(
+        _STUDY + "/events",
+        f"Who did what, oldest first: the newest {pages.MAX_EVENTS}. Of a deleted study its end.",
+        _events,
+        shapes.Events,
+    ),
     Endpoint(
         "/workers",
         "Every worker, or those of one study.",

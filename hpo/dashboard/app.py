@@ -24,7 +24,7 @@ from hpo.dashboard import actions, api, pages
 from hpo.dashboard.access import Access, Role
 from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
-from hpo.dashboard.guard import Guard, path_of, session_of
+from hpo.dashboard.guard import Guard, path_of, session_of, who
 from hpo.dashboard.housekeeping import keep_house
 from hpo.dashboard.hub import Hub, RetryOnce
 from hpo.dashboard.optunas_dashboard import PREFIXES, OptunaDashboard
@@ -70,7 +70,7 @@ def build_app(board: Board) -> ASGIApp:
         exception_handlers={HpoError: _said, StorageError: _said, HTTPException: _http, Exception: _broken},
     )
     app.state.board = board
-    return Guard(GZipMiddleware(app, minimum_size=2000), board.access, foreign=PREFIXES)
+    return Guard(GZipMiddleware(app, minimum_size=2000), board, foreign=PREFIXES)
 
 
 def routes() -> list[Route]:
@@ -86,6 +86,10 @@ def routes() -> list[Route]:
             lambda board, request: pages.trial(
                 board, request.query_params, request.path_params["study"], request.path_params["trial"]
             ),
+        ),
+        _page(
+            "/studies/{study}/events",
+            lambda board, request: pages.events(board, request.path_params["study"]),
         ),
         _page("/workers", lambda board, request: pages.workers(board, request.query_params)),
         _page(
@@ -149,7 +153,7 @@ async def _act(request: Request) -> Response:
             yes = {"csrf": session.csrf if session else "", **asked[1]}
             back = f"/studies/{quote(study, safe='')}"
             return _message(request, study, asked[0], 200, back=back, yes=yes)
-    said = await run_in_threadpool(actions.act, board, study, action, form)
+    said = await run_in_threadpool(actions.act, board, study, action, form, who(request))
     target = "/" if said.gone else f"/studies/{quote(study, safe='')}"
     return _message(request, "Done", said.message, 200, back=target)
 

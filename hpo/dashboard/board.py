@@ -6,9 +6,9 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hpo.dashboard.access import Access
+from hpo.dashboard.access import Access, Role, Session
 from hpo.dashboard.hub import Hub
 from hpo.dashboard.lists import list_studies
 from hpo.dashboard.live import LiveStudy, outline, sample
@@ -18,6 +18,7 @@ from storage.database.engine import Database
 from storage.database.errors import StorageError
 from storage.database.records import StudyRow
 from storage.history.records import StudyHistory
+from storage.queue import tokens
 
 MAX_STUDIES = 12  # histories kept in memory
 WARMED = 3  # running studies read at the start
@@ -35,6 +36,17 @@ class Board:
     asked: float = field(default_factory=time.monotonic)  # when the last request came
     _studies: OrderedDict[str, LiveStudy] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def granted(self, found: Session) -> Session | None:
+        """A named token's session with the rights of this moment; None: it was revoked, or never was.
+
+        Raises:
+            DatabaseUnreachableError
+        """
+        grant = self.database.read(lambda connection: tokens.find(connection, found.digest))
+        if grant is None:
+            return None
+        return replace(found, role=Role(grant.may), name=grant.name, study=grant.study)
 
     def quiet_for(self) -> float:
         """Seconds since somebody last asked for something."""

@@ -9,12 +9,15 @@ import json
 import logging
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpo.dashboard.access import MAX_FAILURES, SESSION_SECONDS, Access, Role, Session, host_name
+from hpo.dashboard.board import Board
+from storage.database.errors import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +56,10 @@ HSTS = "max-age=31536000"  # seconds for which a browser that came by TLS comes 
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, access: Access, foreign: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: ASGIApp, board: Board, foreign: tuple[str, ...] = ()) -> None:
         self._app = app
-        self._access = access
+        self._board = board
+        self._access = board.access
         self._foreign = foreign  # path prefixes of another application, whose forms carry no CSRF token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +81,8 @@ class Guard:
             answer, body = await self._judge(request)
         except ClientDisconnect:  # nobody is left to be answered
             return
+        except StorageError as error:  # a named token cannot be looked up
+            answer, body = _refuse(request, 503, str(error)), None
         if answer is not None:
             await answer(scope, receive, send_safely)
             return
@@ -94,19 +100,21 @@ class Guard:
             return _refuse(
                 request, 421, "This server does not go by that name. Start it with --allow-host NAME."
             ), None
-        session = self._session(request)
+        session = await self._session(request)
         request.scope["hpo.session"] = session
         if session is None and _bearer(request) and self._must_wait(request):
             return self._wait(request), None
+        if session is not None and not session.may_visit(path_of(request)):
+            return self._lead_back(request, session), None
         if request.method in SAFE_METHODS:
-            return self._judge_reading(request, session), None
+            return await self._judge_reading(request, session), None
         body = await _body(request)
         if body is None:
             return _refuse(request, 413, f"Too long: at most {MAX_BODY // 1024} KiB."), None
         if not _same_origin(request):
             return _refuse(request, 403, "This request comes from another site."), None
         if path_of(request) == "/login":
-            return self._log_in(request, body), body
+            return await self._log_in(request, body), body
         if session is None:
             return _refuse(request, 401, "Sign in with the token first."), None
         if session.role is not Role.ACT:
@@ -115,10 +123,10 @@ class Guard:
             return _refuse(request, 403, "The form is too old or was not ours; reload the page."), None
         return None, body
 
-    def _judge_reading(self, request: Request, session: Session | None) -> Response | None:
+    async def _judge_reading(self, request: Request, session: Session | None) -> Response | None:
         token = request.query_params.get("token")
         if token is not None and path_of(request) != "/login":
-            return self._enter(request, token)
+            return await self._enter(request, token)
         code = request.query_params.get("code")
         if (
             code is not None
@@ -134,19 +142,28 @@ class Guard:
         wanted = path_of(request) + (f"?{query}" if query else "")
         return RedirectResponse(f"/login?next={quote(wanted, safe='')}", status_code=303)
 
-    def _session(self, request: Request) -> Session | None:
-        token = _bearer(request)
-        if token:  # the right one always enters, however many wrong ones came from the same address
-            role = self._access.role_of(token)
-            if role is None:
-                self._note_failure(request)
-                return None
-            return Session(role, None)
-        return self._access.session_of(request.cookies.get(self._access.cookie, ""))
+    async def _session(self, request: Request) -> Session | None:
+        """A right token always enters, however many wrong ones came from the same address."""
+        found = await self._known(_bearer(request), _cookie(request, self._access))
+        if found is None and _bearer(request):
+            self._note_failure(request)
+        return found
 
-    def _enter(self, request: Request, token: str) -> Response:
+    async def _known(self, bearer: str, cookie: str = "") -> Session | None:
+        found = self._access.known(bearer, cookie)
+        if found is None or not found.digest:
+            return found
+        return await run_in_threadpool(self._board.granted, found)
+
+    def _lead_back(self, request: Request, session: Session) -> Response:
+        """Whoever may see one study only is led there from the list of all; elsewhere there is nothing."""
+        if path_of(request) == "/" and request.method in SAFE_METHODS:
+            return RedirectResponse(f"/studies/{quote(session.study or '', safe='')}", status_code=303)
+        return _refuse(request, 403, f"This token is for the study {session.study} alone.")
+
+    async def _enter(self, request: Request, token: str) -> Response:
         """The printed address: open a session and drop the token from the address at once."""
-        return self._admit(request, token, _without(request, "token"))
+        return await self._admit(request, token, _without(request, "token"))
 
     def _enter_once(self, request: Request, code: str, session: Session | None) -> Response:
         """The link that opens once; again in the same browser it leads to its page."""
@@ -156,31 +173,31 @@ class Guard:
         if self._must_wait(request):
             return self._wait(request)
         if self._access.link.redeem(code):
-            return self._let_in(request, Role.ACT, target)
+            return self._let_in(request, Session(Role.ACT, None), target)
         why = "used" if self._access.link.was_good(code) else "wrong"
         if why == "wrong":
             self._note_failure(request)
         return RedirectResponse(f"/login?{why}=1&next={quote(target, safe='')}", status_code=303)
 
-    def _log_in(self, request: Request, body: bytes) -> Response | None:
+    async def _log_in(self, request: Request, body: bytes) -> Response:
         form = parse_qs(body.decode("utf-8", "replace"))
         target = _local(form.get("next", ["/"])[0])
-        return self._admit(request, form.get("token", [""])[0], target)
+        return await self._admit(request, form.get("token", [""])[0], target)
 
-    def _admit(self, request: Request, token: str, target: str) -> Response:
+    async def _admit(self, request: Request, token: str, target: str) -> Response:
         if self._must_wait(request):
             return self._wait(request)
-        role = self._access.role_of(token.strip())
-        if role is None:
+        session = await self._known(token.strip())
+        if session is None:
             self._note_failure(request)
             return RedirectResponse(f"/login?wrong=1&next={quote(target, safe='')}", status_code=303)
-        return self._let_in(request, role, target)
+        return self._let_in(request, session, target)
 
-    def _let_in(self, request: Request, role: Role, target: str) -> Response:
+    def _let_in(self, request: Request, session: Session, target: str) -> Response:
         answer = RedirectResponse(target, status_code=303)
         answer.set_cookie(
             self._access.cookie,
-            self._access.open_session(role),
+            self._access.open_session(session.role, digest=session.digest),
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="lax",
@@ -229,17 +246,31 @@ def session_of(request: Request) -> Session | None:
     return found if isinstance(found, Session) else None
 
 
-def is_signed_in(request: Request) -> bool:
-    """Whether the session the guard found still is one: it may have ended while a stream was open."""
+def who(request: Request) -> str:
+    """Who asks, as events tell it."""
     session = session_of(request)
-    if session is None or session.csrf is None:
-        return session is not None
-    access: Access = request.app.state.board.access
-    return access.session_of(request.cookies.get(access.cookie, "")) is not None
+    return f"{'nobody' if session is None else session.who} from {_host(request)}"
+
+
+def is_signed_in(request: Request) -> bool:
+    """Whether the session the guard found still is one: it may have ended while a stream was open.
+
+    Raises:
+        DatabaseUnreachableError: a named token cannot be looked up.
+    """
+    board: Board = request.app.state.board
+    found = board.access.known(_bearer(request), _cookie(request, board.access))
+    if found is not None and found.digest:
+        found = board.granted(found)
+    return found is not None and found.may_visit(path_of(request))
 
 
 def _host(request: Request) -> str:
     return request.client.host if request.client else "nowhere"
+
+
+def _cookie(request: Request, access: Access) -> str:
+    return request.cookies.get(access.cookie, "")
 
 
 def _bearer(request: Request) -> str:

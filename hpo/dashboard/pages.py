@@ -20,6 +20,7 @@ from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
 from storage.history.records import STATES, StudyHistory, TrialRecord
 from storage.history.trials import Part, read_trial, read_trials
+from storage.queue.events import Event, of_study
 from storage.queue.launches import Launch, all_launches
 from storage.queue.workers import all_workers
 
@@ -27,6 +28,7 @@ LOG_TAIL = 60_000  # bytes of a log on the page; the whole is a download
 MAX_COMPARED = 8
 MAX_WORKERS = 200  # on one page
 MAX_LAUNCHES = 50
+MAX_EVENTS = 500
 SHOWN = Part.PARAMS | Part.REPORTS | Part.ATTEMPTS  # of a trial on its page; its charts are asked for later
 Query = Mapping[str, str]
 
@@ -120,6 +122,24 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "files": "parts/trial_files.html",
     }
     return Page("trial.html", context, parts, frozenset({study_topic(name)}))
+
+
+def events(board: Board, name: str) -> Page:
+    """Who did what to a study, the newest first; also to one that is no more."""
+    context = {"name": name, "events": events_of(board, name)[::-1]}
+    return Page("events.html", context, {"list": "parts/events.html"}, frozenset({study_topic(name)}))
+
+
+def events_of(board: Board, name: str) -> list[Event]:
+    """Who did what to a study, oldest first.
+
+    Raises:
+        NotFoundError: there neither is nor was a study of that name.
+    """
+    found = board.database.read(lambda connection: of_study(connection, name, limit=MAX_EVENTS))
+    if not found:
+        board.row(name)
+    return found
 
 
 def workers(board: Board, query: Query) -> Page:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from hpo.studies.answers import Point, Says, Study, Trial, Worker
 from storage.history.records import StudyStateName
+from storage.queue.events import Event
 from storage.queue.launches import Launch
 
 
@@ -25,6 +26,13 @@ class Studies:
     total: int
     page: int
     pages: int
+
+
+@dataclass(frozen=True)
+class Events:
+    """Who did what to a study."""
+
+    events: list[Event]
 
 
 @dataclass(frozen=True)

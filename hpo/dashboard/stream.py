@@ -35,8 +35,10 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
     began = time.monotonic()
     yield "retry: 2000\n\n"
     with board.hub.listen() as subscription:
-        while is_signed_in(request) and not await request.is_disconnected():
+        while not await request.is_disconnected():
             try:
+                if not await run_in_threadpool(is_signed_in, request):
+                    return
                 page, parts = await run_in_threadpool(_look, view)
             except (DatabaseError, DatabaseUnreachableError) as error:
                 board.hub.note_away(str(error))

@@ -14,10 +14,10 @@ from hpo.search.space import check_point, distribution, grid_points
 from hpo.settings import Settings
 from hpo.spec import Budget, StudySpec, spec_differences
 from hpo.spec.model import MAX_TRIALS
-from hpo.studies.steering import how_to_go_on
+from hpo.studies.steering import how_to_go_on, note
 from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import StudyRow, StudyState
 from storage.history.records import StudyHistory
@@ -131,7 +131,14 @@ def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tupl
     if spec.sampler.name == "grid":
         raise UserError(f"{row.name} is a grid; it visits every cell anyway")
     checked = check_point(spec, point)
-    number = database.write_once(lambda connection: studies.enqueue(connection, row.id, checked))
+
+    def verb(connection: Transaction) -> int | None:
+        given = studies.enqueue(connection, row.id, checked)
+        if given is not None:
+            note(connection, database, row, "enqueue", ticket=given, point=checked)
+        return given
+
+    number = database.write_once(verb)
     now = database.read(lambda connection: studies.get(connection, row.name))
     if number is None and now.ended_why in (outcomes.TARGET_REACHED, outcomes.SECONDS_SPENT):
         raise UserError(
@@ -216,8 +223,9 @@ def extend(
             raise UserError(f"the grid of {row.name} has {len(rest)} cells left, fewer than {trials}")
         points = list(rest[:trials])
     first = row.budget_trials if cells and trials > 0 else None
-    done = database.write_once(
-        lambda connection: studies.extend(
+
+    def verb(connection: Transaction) -> bool:
+        done = studies.extend(
             connection,
             database.clock,
             row.id,
@@ -227,7 +235,12 @@ def extend(
             target=target,
             first=first,
         )
-    )
+        if done:
+            more = trials if trials > 0 else None
+            note(connection, database, row, "extend", trials=more, seconds=seconds, target=target)
+        return done
+
+    done = database.write_once(verb)
     now = database.read(lambda connection: studies.get(connection, row.name))
     # Somebody extended the grid meanwhile: the cells that are left are others now.
     return now if done else extend(database, now, trials=trials, seconds=seconds, target=target)
@@ -255,10 +268,16 @@ def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> Study
     """What a study keeps, and may use, can change at any time; the newest file says it. What is gone stays
     gone.
     """
-    changed = {**row.spec, **spec.model_dump(mode="json", include={"keep", "limits"})}
-    if row.spec == changed:
+    newest = spec.model_dump(mode="json", include={"keep", "limits"})
+    changes = {name: value for name, value in newest.items() if row.spec.get(name) != value}
+    if not changes:
         return row
-    database.write(lambda connection: studies.remember(connection, row.id, "spec", changed))
+
+    def verb(connection: Transaction) -> None:
+        studies.remember(connection, row.id, "spec", {**row.spec, **changes})
+        note(connection, database, row, "change", **changes)
+
+    database.write_once(verb)
     return database.read(lambda connection: studies.get(connection, row.name))
 
 

@@ -15,9 +15,10 @@ from hpo.objective import load_objective
 from hpo.search.draws import training_seed
 from hpo.spec import StudySpec, resolve
 from hpo.studies import reading
+from hpo.studies.steering import note
 from hpo.weights import read_state
 from hpo.wiring import open_artifacts
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
 from storage.history.records import StudyHistory, TrialRecord, why_no_best
@@ -92,8 +93,13 @@ def evaluate(
         raise HpoError(
             f"evaluate of {spec.objective} failed on trial {winner.number}: {type(error).__name__}: {error}"
         ) from error
-    note = {"trial": winner.number, "evaluation": found}
-    database.write(lambda connection: studies.remember(connection, row.id, "test_evaluation", note))
+    result = {"trial": winner.number, "evaluation": found}
+
+    def verb(connection: Transaction) -> None:
+        studies.remember(connection, row.id, "test_evaluation", result)
+        note(connection, database, row, "evaluate", trial=winner.number)
+
+    database.write_once(verb)
     return found
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpo.errors import HpoError, UserError
 from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.errors import ArtifactError
 from storage.database.records import StudyRow, StudyState, WorkerState
 from storage.files import checkpoints
-from storage.queue import outcomes, studies, workers
+from storage.queue import events, outcomes, studies, workers
 
 _GONE = 15.0  # seconds without a beat, after which a worker is taken for dead
 
@@ -20,7 +22,7 @@ def pause(database: Database, row: StudyRow) -> StudyState:
         UserError: the study has ended.
     """
     _demand_going(row, "pause")
-    return _set(database, row, StudyState.PAUSED)
+    return _set(database, row, "pause", StudyState.PAUSED)
 
 
 def resume(database: Database, row: StudyRow) -> StudyState:
@@ -29,7 +31,7 @@ def resume(database: Database, row: StudyRow) -> StudyState:
     Raises:
         UserError: the study's budget is spent.
     """
-    state = _set(database, row, StudyState.RUNNING)
+    state = _set(database, row, "resume", StudyState.RUNNING)
     if state is StudyState.FINISHED:
         now = database.read(lambda connection: studies.get(connection, row.name))
         raise UserError(f"{row.name} is finished ({now.ended_why}); {how_to_go_on(now)}")
@@ -43,7 +45,7 @@ def stop(database: Database, row: StudyRow) -> StudyState:
         UserError: the study has ended.
     """
     _demand_going(row, "stop")
-    return _set(database, row, StudyState.STOPPING)
+    return _set(database, row, "stop", StudyState.STOPPING)
 
 
 def cancel(database: Database, row: StudyRow) -> int:
@@ -54,9 +56,15 @@ def cancel(database: Database, row: StudyRow) -> int:
     Raises:
         UserError: the study has ended, and no trial waits.
     """
-    running, waiting = database.write_once(
-        lambda connection: studies.cancel(connection, database.clock, row.id)
-    )
+
+    def verb(connection: Transaction) -> tuple[int, int]:
+        going = not studies.get(connection, row.name).state.ended
+        ended = studies.cancel(connection, database.clock, row.id)
+        if going or any(ended):
+            note(connection, database, row, "cancel", running=ended[0], waiting=ended[1])
+        return ended
+
+    running, waiting = database.write_once(verb)
     if not waiting:
         _demand_going(row, "cancel")
     return running
@@ -67,7 +75,7 @@ def retry_failed(database: Database, row: StudyRow) -> int:
 
     Diverged ones stay as they are: their settings would diverge again.
     """
-    return database.write_once(lambda connection: studies.retry_failed(connection, database.clock, row.id))
+    return _retried(database, row)
 
 
 def unless_going(database: Database, row: StudyRow) -> str:
@@ -85,10 +93,7 @@ def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
     Raises:
         UserError: it has neither failed nor diverged, or waits again already.
     """
-    count = database.write_once(
-        lambda connection: studies.retry_failed(connection, database.clock, row.id, trial)
-    )
-    if not count:
+    if not _retried(database, row, trial):
         raise UserError(
             f"{row.name}/{trial} cannot be retried: it has neither failed nor diverged, or another trial "
             f"repeats it already; `hpo trials {row.name}` lists them"
@@ -109,7 +114,10 @@ def set_aside(database: Database, row: StudyRow) -> str:
             for one in known
         ):
             return None
-        return studies.set_aside(connection, database.clock, row.id)
+        found = studies.set_aside(connection, database.clock, row.id)
+        if found is not None:
+            note(connection, database, row, "rename", before=row.name)
+        return found
 
     name = database.write_once(aside)
     if name is None:
@@ -137,6 +145,26 @@ def delete(database: Database, row: StudyRow) -> None:
         ) from error
 
 
+def set_state(
+    connection: Transaction, database: Database, row: StudyRow, what: str, wanted: StudyState
+) -> StudyState:
+    """Bring the study into a state, in a transaction; returns the one it is in then.
+
+    Raises:
+        UnknownStudyError: it was deleted.
+    """
+    before = studies.get(connection, row.name).state
+    after = studies.set_state(connection, database.clock, row.id, wanted)
+    if after is not before:
+        note(connection, database, row, what)
+    return after
+
+
+def note(connection: Transaction, database: Database, row: StudyRow, what: str, **details: Any) -> None:
+    """Remember, in the act's own transaction, that it was done, and by whom; details of None are left out."""
+    events.add(connection, database.clock, row.id, what, database.who, details)
+
+
 def how_to_go_on(row: StudyRow) -> str:
     """What lets a study go on that does not run."""
     if row.state is not StudyState.FINISHED and row.ended_why not in outcomes.BY_BUDGET:
@@ -153,5 +181,15 @@ def _demand_going(row: StudyRow, verb: str) -> None:
         raise UserError(f"{row.name} is {row.state}; there is nothing to {verb}")
 
 
-def _set(database: Database, row: StudyRow, wanted: StudyState) -> StudyState:
-    return database.write(lambda connection: studies.set_state(connection, database.clock, row.id, wanted))
+def _retried(database: Database, row: StudyRow, trial: int | None = None) -> int:
+    def verb(connection: Transaction) -> int:
+        count = studies.retry_failed(connection, database.clock, row.id, trial)
+        if count:
+            note(connection, database, row, "retry", trial=trial, trials=count)
+        return count
+
+    return database.write_once(verb)
+
+
+def _set(database: Database, row: StudyRow, what: str, wanted: StudyState) -> StudyState:
+    return database.write_once(lambda connection: set_state(connection, database, row, what, wanted))

@@ -33,6 +33,7 @@ from hpo.runner.messages import (
 )
 from hpo.runner.values import check_attribute
 from hpo.spec.limits import breach
+from hpo.studies import steering
 from hpo.worker.desk import Desk
 from hpo.worker.events import Ended
 from hpo.worker.study import Held, ServedStudy
@@ -158,14 +159,9 @@ def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message:
             read = partial(optuna_rows.study_attributes, optuna_study_id=study.row.optuna_study_id, of=of)
             return pending(then=Then.READ, read=lambda: database.read(read))
         case StopStudy():
-            return pending(
-                then=Then.ACT,
-                act=lambda c: studies.set_state(c, clock, study.row.id, StudyState.STOPPING) and None,
-            )
+            return pending(then=Then.ACT, act=partial(_stop, _as_trial(database, trial), study))
         case EnqueuePoint(point=point):
-            return pending(
-                then=Then.ACT, act=lambda c: studies.enqueue(c, study.row.id, study.checked(point))
-            )
+            return pending(then=Then.ACT, act=partial(_enqueue, _as_trial(database, trial), study, point))
     raise ValueError(f"{type(message).__name__} is nothing a trial says")
 
 
@@ -179,6 +175,24 @@ def _rungs(desk: Desk, held: Held, trial: Trial, step: int, value: float, clock:
 
     if study.keeps_rungs:
         yield Write(held.lease, verb)
+
+
+def _as_trial(database: Database, trial: Trial) -> Database:
+    return database.acting_as(f"trial {trial.number}")
+
+
+def _stop(database: Database, study: ServedStudy, connection: Transaction) -> None:
+    steering.set_state(connection, database, study.row, "stop", StudyState.STOPPING)
+
+
+def _enqueue(
+    database: Database, study: ServedStudy, point: Mapping[str, Any], connection: Transaction
+) -> int | None:
+    checked = study.checked(point)
+    number = studies.enqueue(connection, study.row.id, checked)
+    if number is not None:
+        steering.note(connection, database, study.row, "enqueue", ticket=number, point=checked)
+    return number
 
 
 def of_parameter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -318,8 +319,15 @@ class Database:
         self.engine = make_engine(url)
         self.clock = clock or Clock()
         self.patience = Patience()
+        self.who: str | None = None  # on whose behalf studies are steered; None: who runs this process
         self._rdb: RDBStorage | None = None
         self._opening = threading.Lock()
+
+    def acting_as(self, who: str) -> Database:
+        """The same database, on somebody's behalf."""
+        made = copy.copy(self)
+        made.who = who
+        return made
 
     @property
     def rdb(self) -> RDBStorage:

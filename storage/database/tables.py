@@ -240,3 +240,28 @@ launch = Table(
     Column("created_at", Float(53), nullable=False),
     Column("stopped_at", Float(53)),
 )
+
+token = Table(  # of the dashboard; the tokens themselves are nowhere
+    "hpo_token",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True),  # SHA-256
+    Column("may", String(16), nullable=False),  # view | act
+    Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE")),  # None: every study
+    Column("created_at", Float(53), nullable=False),
+)
+
+event = Table(  # who did what; without a key into the study, whose end it outlives
+    "hpo_event",
+    metadata,
+    Column("id", Integer, primary_key=True),  # in the order in which one study's were written
+    Column("study_uid", String(32), nullable=False),
+    Column("study", String(200), nullable=False),  # its name then
+    Column("what", String(32), nullable=False),
+    Column("who", String(300), nullable=False),  # user@host, a token's name, a trial
+    Column("details", Text, nullable=False),  # JSON
+    Column("at", Float(53), nullable=False),
+    Index(None, "study_uid", "id"),
+    Index(None, "study", "id"),
+)

@@ -18,7 +18,7 @@ from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import Lease, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, is_queued, metric, study, ticket
 from storage.history import history_rows
-from storage.queue import locks, optuna_rows, outcomes, tickets
+from storage.queue import events, locks, optuna_rows, outcomes, tickets
 from storage.queue import seconds as seconds_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
             )
         )
         row = get(connection, new.name)
+        events.add(connection, database.clock, row.id, "create", database.who)
         asked, rest = new.points[: new.enqueued], new.points[new.enqueued :]
         tickets.add(connection, row.id, asked, first=0, priority=tickets.ENQUEUED)
         tickets.add(connection, row.id, rest, first=len(asked), cells=new.cells)
@@ -287,7 +288,10 @@ def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int
 
 
 def delete(database: Database, row: StudyRow) -> None:
-    """Delete a study with its trials, tickets and records, or nothing. Running attempts lose their leases."""
+    """Delete a study with its trials, tickets and records, or nothing. Running attempts lose their leases.
+
+    Who did is remembered.
+    """
 
     def everything(connection: Connection) -> None:
         if locks.hold_study(connection, row.id) is None:
@@ -297,6 +301,8 @@ def delete(database: Database, row: StudyRow) -> None:
         kept = sa.select(artifact.c.trial_id).where(artifact.c.study_id == row.id)
         mine = sa.select(ticket.c.trial_id).where(of_it, ticket.c.trial_id.is_not(None))
         connection.execute(metric.delete().where(metric.c.trial_id.in_(mine.union(kept))))
+        events.forget(connection, row.uid)
+        events.add(connection, database.clock, row.id, events.DELETE, database.who)
         connection.execute(study.delete().where(study.c.id == row.id))
         optuna_rows.delete_study(connection, row.optuna_study_id)
 

@@ -28,6 +28,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 GETS = {
     "/studies": "/studies",
     "/studies/{study}": "/studies/digits",
+    "/studies/{study}/events": "/studies/digits/events",
     "/studies/{study}/trials": "/studies/digits/trials?sort=-value&size=5",
     "/studies/{study}/trials/{trial:number}": "/studies/digits/trials/9",
     "/studies/{study}/trials/{trial:number}/charts": "/studies/digits/trials/9/charts",

@@ -1,0 +1,91 @@
+"""Who did what to which study, in order: written in the transaction of the act, so that neither is without
+the other. Of a deleted study its end is remembered.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage.database.clock import Clock, to_datetime
+from storage.database.tables import event, study
+
+DELETE = "delete"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person, a token's holder or a trial did to a study."""
+
+    id: int  # grows: what came later is larger
+    study: str  # its name then
+    at: datetime | None  # UTC
+    what: str
+    who: str
+    details: dict[str, Any]
+
+
+def add(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    what: str,
+    who: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Remember an act, whose transaction holds the study's row, so that a study's events come in order.
+
+    `who`: None is who runs this process.
+    """
+    its = sa.select(study.c.uid, study.c.name).where(study.c.id == study_id)
+    row = connection.execute(its).one()
+    connection.execute(
+        event.insert().values(
+            study_uid=row.uid,
+            study=row.name,
+            what=what,
+            who=(who or operator())[:300],
+            details=json.dumps({name: value for name, value in (details or {}).items() if value is not None}),
+            at=clock.now(),
+        )
+    )
+
+
+def of_study(connection: Connection, name: str, *, limit: int | None = None) -> list[Event]:
+    """The events of the study of that name, oldest first: the newest `limit`. Beside them the ends of those
+    that had the name before; where there is none any more, all that is remembered under it.
+    """
+    uid = connection.scalar(sa.select(study.c.uid).where(study.c.name == name))
+    wanted: sa.ColumnElement[bool] = event.c.study == name
+    if uid is not None:
+        wanted = (event.c.study_uid == uid) | (wanted & (event.c.what == DELETE))
+    rows = connection.execute(sa.select(event).where(wanted).order_by(event.c.id.desc()).limit(limit)).all()
+    return [
+        Event(row.id, row.study, to_datetime(row.at), row.what, row.who, json.loads(row.details))
+        for row in reversed(rows)
+    ]
+
+
+def forget(connection: Connection, study_uid: str) -> None:
+    """What is remembered of a study that is deleted now, but for what its deletion adds."""
+    connection.execute(event.delete().where(event.c.study_uid == study_uid))
+
+
+@cache
+def operator() -> str:
+    """Who runs this process: `user@host`."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
