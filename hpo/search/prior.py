@@ -13,7 +13,7 @@ from hpo.search.space import distribution
 from hpo.spec import StudySpec
 from storage.queue.optuna_rows import DIVERGED
 
-LEARNING = ("tpe", "gp")  # samplers that take what they are shown; others count generations of their own
+LEARNING = ("tpe", "rungs", "gp")  # take what they are shown; others count generations of their own
 MAX_PRIOR = 1000  # observations; each suggestion costs time with their number
 
 

@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
+from hpo.search import rungs
 from hpo.search.diverged import for_sampler
 from hpo.search.draws import from_unit, sampler_seed, unit
 from hpo.search.prior import WithPrior, shifted
@@ -94,6 +95,9 @@ def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
                 group=sampler.group,
                 constant_liar=sampler.constant_liar,
             )
+        case options.RungsSampler():
+            drawn = TicketSampler(sampler.seed, ticket)
+            return drawn if rungs.explores(sampler.seed, ticket) else rungs.estimator(seed, drawn)
         case options.GpSampler():
             return GPSampler(
                 seed=seed,

@@ -281,8 +281,8 @@ def _check_directions(spec: StudySpec) -> None:
         raise problem("cannot prune with several directions; use none", "pruner")
     if spec.budget.target is not None:
         raise problem("needs a single direction; with several, leave it out", "budget", "target")
-    if spec.sampler.name == "cmaes":
-        raise problem("cmaes needs a single direction; use nsga2, tpe or gp", "sampler", "name")
+    if (name := spec.sampler.name) in ("cmaes", "rungs"):
+        raise problem(f"{name} needs a single direction; use nsga2, tpe or gp", "sampler", "name")
 
 
 def _check_sampler(spec: StudySpec) -> None:

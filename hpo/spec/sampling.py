@@ -55,6 +55,17 @@ class TpeSampler(_Sampler):
         return self
 
 
+class RungsSampler(_Sampler):
+    """TPE over what trials had at all rungs, in ranks, also those that are not complete. One direction."""
+
+    name: Literal["rungs"] = Field(description="Which sampler.")
+    warm: Count = Field(
+        default=18,
+        description="Trials that are parked at the first rung; later ones go on to the second, whose values"
+        " say more. Without `mode: promote` of the pruner it has no meaning.",
+    )
+
+
 class GpSampler(_Sampler):
     """Gaussian process with expected improvement (Optuna's GPSampler)."""
 
@@ -302,6 +313,7 @@ AnySampler = (
     GridSampler
     | RandomSampler
     | TpeSampler
+    | RungsSampler
     | GpSampler
     | CmaesSampler
     | QmcSampler

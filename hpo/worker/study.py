@@ -24,6 +24,7 @@ from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.prior import prior_trials
 from hpo.search.promotion import Ladder, Standing
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, ladders, make_pruner, promotes
+from hpo.search.rungs import first_stop
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
@@ -35,6 +36,7 @@ from hpo.spec.sampling import (
     HyperbandPruner,
     NoPruner,
     PatientPruner,
+    RungsSampler,
     ThresholdPruner,
 )
 from hpo.wiring import open_artifacts
@@ -87,6 +89,7 @@ class ServedStudy:
         self.has_looked = False
         self.trains_anew = False  # a promoted trial had no checkpoint, and that was said
         self._rungs_seen = 0  # what `rungs.newer` returned last
+        self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch
         self._database = database
         self._pruner = make_pruner(spec)
         self._code = code
@@ -287,7 +290,7 @@ class ServedStudy:
                 found = ladder.reached(done, step)
                 reached += [Rung(trial_id, rung, bracket, step, value) for rung in found]
             done = max(done, step)
-        stop = claim.stop_at or ladder.next_stop(0)
+        stop = claim.stop_at or first_stop(self.spec.sampler, claim.number, ladder)
         return math.isnan(value) or stop <= done < ladder.epochs[-1], reached
 
     @cached_property
@@ -302,6 +305,7 @@ class ServedStudy:
         def promote(connection: Transaction, parked: Sequence[int]) -> tuple[int, int] | None:
             self._rungs_seen, found = rungs.newer(connection, self.row.id, self._rungs_seen)
             standing.learn(found)
+            self._have_come(found)
             return standing.promotion(parked)
 
         return promote
@@ -333,6 +337,27 @@ class ServedStudy:
 
     # What is known
 
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; for a sampler that reads rungs, those elsewhere or parked with theirs."""
+        found = self.known.trials()
+        if not isinstance(self.spec.sampler, RungsSampler):
+            return found
+        return [self._with_rungs(trial) for trial in found]
+
+    def _with_rungs(self, trial: FrozenTrial) -> FrozenTrial:
+        if trial.state.is_finished() or trial.intermediate_values or trial._trial_id not in self._at_rungs:
+            return trial
+        shown = copy.copy(trial)
+        shown.intermediate_values = self._at_rungs[trial._trial_id]
+        return shown
+
+    def _have_come(self, found: Sequence[Rung]) -> None:
+        """Learn who has come to which rung, or has not; another thread may be reading."""
+        for rung in found:
+            others = {e: v for e, v in self._at_rungs.get(rung.trial_id, {}).items() if e != rung.epoch}
+            had = {} if rung.value is None else {rung.epoch: rung.value}
+            self._at_rungs[rung.trial_id] = others | had
+
     def refresh(self) -> None:
         """Learn which trials others have begun or ended since."""
         self._database.read(self._learn_trials)
@@ -343,6 +368,7 @@ class ServedStudy:
         if self.keeps_rungs:
             self._rungs_seen, found = rungs.newer(connection, self.row.id, self._rungs_seen)
             self._compared.learn(found)
+            self._have_come(found)
         self.has_looked = True
 
     def _learn_trials(self, connection: Transaction) -> None:
@@ -436,9 +462,7 @@ class _View(StudyView):
         self, study: ServedStudy, database: Database, note: Note = lambda _of, _key, _json: None
     ) -> None:
         row = study.row
-        super().__init__(
-            row.name, row.optuna_study_id, row.spec["directions"], study.known.trials, study.known.get
-        )
+        super().__init__(row.name, row.optuna_study_id, row.spec["directions"], study.trials, study.known.get)
         self._database = database
         self._note = note
 

@@ -10,6 +10,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
+from hpo.search.rungs import for_rungs
 from hpo.worker.events import Ended
 from storage.database.engine import Database
 from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
@@ -252,3 +253,34 @@ def test_the_best_third_goes_on_where_it_was(
         (trial, rung) for trial in range(9) for rung in range(2) if rung == 0 or trial < 3
     ]
     holds(database, study)
+
+
+def test_after_the_warm_ones_trials_are_parked_at_the_second_rung_first(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    sampler = {"name": "rungs", "warm": 3}
+    study = make_study(sampler=sampler, pruner=PROMOTE, budget={"trials": 12})
+    trained: list[tuple[int, int]] = []
+    doing(climbing(trained))
+    one, other = open_runner(study), open_runner(study)
+    assert sorted(run_all(one, other)) == ["complete"] * 4 + ["parked"] * 15
+    assert [max(e for n, e in trained if n == trial) for trial in range(12)] == [9] * 4 + [3] * 8
+    assert len(trained) == len(set(trained)), "nothing is trained twice"
+    holds(database, study)
+
+
+def test_the_sampler_sees_what_is_parked_elsewhere(
+    database: Database, make_study: Any, open_runner: Any, doing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[tuple[int, ...]]] = []
+
+    def watched(study: optuna.Study, *more: Any, **options: Any) -> optuna.Study:
+        trials = study.get_trials(deepcopy=False)
+        seen.append([tuple(trial.intermediate_values) for trial in trials if not trial.state.is_finished()])
+        return for_rungs(study, *more, **options)
+
+    monkeypatch.setattr("hpo.search.diverged.for_rungs", watched)
+    study = make_study(sampler={"name": "rungs", "warm": 0}, pruner=PROMOTE, budget={"trials": 5})
+    doing(climbing([]))
+    run_all(open_runner(study), open_runner(study))
+    assert [(1, 3), (1, 3)] in seen, "of two workers each had parked one"

@@ -37,7 +37,7 @@ def observed(made: StudySpec, count: int = 60) -> dict[str, object]:
     return {"study": "old", "trials": trials}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "rungs", "gp"])
 def test_first_suggestions_lie_near_the_priors_optimum(sampler: str) -> None:
     """Without it they are random: about 8 away on average."""
     made = spec(sampler)
@@ -59,7 +59,7 @@ def test_samplers_that_cannot_learn_from_it_are_shown_nothing(sampler: str) -> N
     assert prior_trials(made, observed(made)) == ()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "rungs", "gp"])
 def test_it_counts_as_much_as_trials_of_the_study_itself(sampler: str) -> None:
     """The same observations, once as a prior and once as own trials, lead to the same point."""
     made = spec(sampler)

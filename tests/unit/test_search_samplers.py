@@ -22,7 +22,7 @@ from hpo.spec.conditions import active
 from tests.support.sampling import NUMBERS, SPACE, history, loss, provisional, run, spec, sphere
 
 FREE_OF_HISTORY = ["random", "qmc"]
-UNSTORED = ["random", "qmc", "tpe", "gp"]
+UNSTORED = ["random", "qmc", "tpe", "rungs", "gp"]
 GENETIC = ["nsga2", "nsga3"]
 EVERY = [*UNSTORED, "cmaes", *GENETIC]
 
@@ -57,7 +57,7 @@ def test_the_same_ticket_and_history_give_the_same_point(name: str) -> None:
     assert run(spec({"name": name, "seed": 4}), optuna.create_study(), count) != first
 
 
-@pytest.mark.parametrize("name", ["tpe", "gp", "random", "qmc"])
+@pytest.mark.parametrize("name", ["tpe", "rungs", "gp", "random", "qmc"])
 def test_tickets_suggested_at_the_same_moment_differ(name: str) -> None:
     made = spec(name)
     study = optuna.create_study()
@@ -83,7 +83,7 @@ def test_a_point_that_is_fixed_altogether_asks_nobody(name: str) -> None:
     made = spec(name)
     point = random_point(made, 0, 0)
     nobody = cast(optuna.Study, None)
-    if name in ("tpe", "gp", "cmaes", *GENETIC):
+    if name in ("tpe", "rungs", "gp", "cmaes", *GENETIC):
         study = optuna.create_study()
         trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
         assert suggest(made, study, trial, 0, point) == point

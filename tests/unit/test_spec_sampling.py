@@ -9,7 +9,7 @@ import pytest
 from tests.support.study_files import complaint, study
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "gp", "cmaes", "qmc", "nsga2", "nsga3"])
+@pytest.mark.parametrize("name", ["random", "tpe", "rungs", "gp", "cmaes", "qmc", "nsga2", "nsga3"])
 def test_a_bare_sampler_name_takes_its_defaults(name: str) -> None:
     spec = study(sampler=name)
     assert spec.sampler.name == name
@@ -21,7 +21,7 @@ def test_a_bare_sampler_name_takes_its_defaults(name: str) -> None:
     [
         (
             "tep",
-            "must be one of grid, random, tpe, gp, cmaes, qmc, nsga2, nsga3, custom, got 'tep'; did you mean",
+            "must be one of grid, random, tpe, rungs, gp, cmaes, qmc, nsga2, nsga3, custom, got 'tep';",
         ),
         ({"seed": 3}, "sampler.name is required: one of grid, random"),
         (
@@ -31,6 +31,8 @@ def test_a_bare_sampler_name_takes_its_defaults(name: str) -> None:
         ({"name": "tpe", "n_startup": 3}, "sampler.n_startup is unknown; did you mean 'n_startup_trials'?"),
         ({"name": "tpe", "seed": -1}, "sampler.seed must be at least 0, got -1"),
         ({"name": "tpe", "seed": None}, "sampler.seed must be a whole number, got null"),
+        ({"name": "rungs", "warm": -1}, "sampler.warm must be at least 0, got -1"),
+        ("rung", "got 'rung'; did you mean 'rungs'?"),
         ({"name": "tpe", "group": True, "multivariate": False}, "sampler.group needs `multivariate`"),
         (
             {"name": "cmaes", "lr_adapt": True, "with_margin": True},

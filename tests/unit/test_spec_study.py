@@ -235,6 +235,7 @@ def test_a_misspelt_direction_is_told_beside_the_missing_one() -> None:
         ({"directions": ["minimize"] * 2, "pruner": "median"}, "pruner cannot prune with several directions"),
         ({"directions": ["minimize"] * 2, "budget": {"target": 1}}, "budget.target needs a single direction"),
         ({"directions": ["minimize"] * 2, "sampler": "cmaes"}, "sampler.name cmaes needs a single direction"),
+        ({"directions": ["minimize"] * 2, "sampler": "rungs"}, "sampler.name rungs needs a single direction"),
     ],
 )
 def test_several_directions_exclude_what_needs_one(changes: dict[str, Any], message: str) -> None:
