@@ -181,7 +181,7 @@ def train_epoch(stack: Stack, runs: Sequence[Run]) -> tuple[list[float], Sequenc
     right = torch.zeros(len(stack), device=device) if stack.first.task == "classification" else None
     pending = torch.zeros_like(stack.model.rows) if accumulate > 1 else None
 
-    for number, groups in enumerate(plan.groups):
+    for number, groups in enumerate(stack.groups):
         for trial in trials:
             trial.check()
         for lanes, start, end, last_of_group in groups:  # lanes whose batch is of one size
@@ -194,11 +194,11 @@ def train_epoch(stack: Stack, runs: Sequence[Run]) -> tuple[list[float], Sequenc
             each = (
                 loss(outputs, targets) if mixture is None else loss.mixed(outputs, targets, *mixture)
             )  # 3. loss
-            gradient = stack.model.gradient(each.sum(), leaves)  # 4. backward
+            gradient = stack.model.gradient(each, leaves)  # 4. backward
             with torch.no_grad():
-                totals[lanes] += each.detach() * plan.weights[number, lanes]
+                totals[lanes].addcmul_(each, plan.weights[number, lanes])
                 if right is not None:
-                    right[lanes] += hits(loss, outputs, targets, mixture)
+                    right[lanes].add_(hits(loss, outputs, targets, mixture))
                 penalise(stack, lanes, gradient)
                 if pending is not None and plan.shares is not None:
                     pending[lanes] += gradient * plan.shares[number, lanes]
@@ -236,7 +236,7 @@ def varied(
 ) -> tuple[Tensor, Mixture | None]:
     """Augment and mix the batch of each lane that asks for it, by its own random numbers."""
     setups = stack.setups[lanes]
-    if not any(setup.augment or setup.config.mixup for setup in setups):
+    if not any(stack.varies[lanes]):
         return inputs, None
     inputs, others = inputs.clone(), targets.clone()
     shares = torch.ones(targets.shape, device=inputs.device)

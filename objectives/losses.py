@@ -42,11 +42,11 @@ class Loss:
         return (share * self.each(outputs, targets) + (1 - share) * self.each(outputs, others)).mean()
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each sample, [B]."""
+        """Loss of each sample, [B]; of `outputs` [L, O, B] and `targets` [L, B] also [L, B]."""
         raise NotImplementedError
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """Class probabilities [B, K], or predicted values [B] for regression."""
+        """Class probabilities [B, K], or predicted values [B] for regression; of [L, O, B] with L first."""
         raise NotImplementedError
 
     def labels(self, outputs: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class BinaryCrossEntropy(Loss):
         if self.outputs == 1:
             truth = targets.to(outputs.dtype)[:, None]
         else:
-            truth = F.one_hot(targets, self._classes).to(outputs.dtype)
+            truth = F.one_hot(targets, self._classes).movedim(-1, 1).to(outputs.dtype)
         loss = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none").mean(1)
         return loss if self.class_weight is None else loss * self.class_weight[targets]
 
@@ -121,7 +121,9 @@ class Hinge(Loss):
         self.class_weight = weight
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.multi_margin_loss(outputs, targets, weight=self.class_weight, reduction="none")
+        rows = outputs.movedim(1, -1).flatten(0, -2)
+        each = F.multi_margin_loss(rows, targets.flatten(), weight=self.class_weight, reduction="none")
+        return each.view(targets.shape)
 
     def scores(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(1)
@@ -169,6 +171,7 @@ class LaneLoss:
         self._losses = list(losses)
         self._smoothing: Tensor | None = None  # [L, 1]
         self._weight: Tensor | None = None  # [L, K]
+        self._divides: Tensor | None = None  # [L, 1], whose mean is divided by the weights
         if any(loss.smoothing for loss in losses):
             self._smoothing = torch.tensor([[loss.smoothing] for loss in losses])
         given = next((loss.class_weight for loss in losses if loss.class_weight is not None), None)
@@ -177,7 +180,8 @@ class LaneLoss:
             self._weight = torch.stack(
                 [all_one if w is None else w for w in (x.class_weight for x in losses)]
             )
-            self._divides = torch.tensor([[loss.weight is not None] for loss in losses], device=given.device)
+            divides = [[loss.weight is not None] for loss in losses]
+            self._divides = torch.tensor(divides, device=given.device) if any(map(any, divides)) else None
 
     def of(self, lanes: Sequence[int]) -> LaneLoss:
         """The losses of these lanes."""
@@ -197,15 +201,16 @@ class LaneLoss:
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, [L, B]."""
-        each = self._plain.each(outputs.flatten(0, 1), targets.flatten()).view(targets.shape)
+        outputs = outputs.mT  # samples last: a softmax over a few classes is several times as fast
+        each = self._plain.each(outputs, targets)
         if self._weight is not None:
             each = each * self._weight.gather(1, targets)
         if self._smoothing is not None:
             self._smoothing = smoothing = self._smoothing.to(each.device)
-            spread = -outputs.log_softmax(2)
+            spread = -outputs.log_softmax(1)
             if self._weight is not None:
-                spread = spread * self._weight[:, None]
-            each = (1 - smoothing) * each + smoothing * spread.mean(2)
+                spread = spread * self._weight[:, :, None]
+            each = (1 - smoothing) * each + smoothing * spread.mean(1)
         return each
 
     def labels(self, outputs: Tensor) -> Tensor:
@@ -214,11 +219,12 @@ class LaneLoss:
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Class probabilities [L, B, K], or predicted values [L, B]."""
-        return torch.unflatten(self._first.scores(outputs.flatten(0, 1)), 0, outputs.shape[:2])
+        scores = self._first.scores(outputs.mT)
+        return scores.mT.contiguous() if scores.ndim == 3 else scores
 
     def _counts(self, targets: Tensor) -> Tensor | None:
         """[L, B], what each sample counts in the mean of its lane; None where all count alike."""
-        if self._weight is None or not self._divides.any():
+        if self._weight is None or self._divides is None:
             return None
         weights = self._weight.gather(1, targets)
         return torch.where(self._divides, weights, 1.0)

@@ -111,9 +111,7 @@ class LaneOptimizer:
             "eps": column(lambda group: group.get("eps", 0.0)),
             "fresh1": column(lambda group: 1 - group.get("betas", (0.0, 0.0))[0]),  # 1 - beta, in float64
             "fresh2": column(lambda group: 1 - group.get("betas", (0.0, 0.0))[1]),
-            "beta2": column(lambda group: group.get("betas", (0.0, 0.0))[1]),
             "fresh": column(lambda group: 1 - group.get("alpha", group.get("rho", 0.0))),
-            "rho": column(lambda group: group.get("alpha", group.get("rho", 0.0))),
         }
         decay = column(lambda group: group["weight_decay"])
         apart = torch.tensor([[isinstance(optimizer, torch.optim.AdamW)] for optimizer in optimizers])
@@ -121,11 +119,13 @@ class LaneOptimizer:
         self._decoupled = _decay(decay * apart.to(device), spared)
         self._betas = [group.get("betas", (0.0, 0.0)) for group in groups]
         self._corrections: tuple[Tensor, Tensor] | None = None
+        self._parts: dict[tuple[int, int], tuple[dict[str, Tensor], Tensor | None, Tensor | None]] = {}
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Go on with these lanes alone, in this order."""
         self.kinds = [self.kinds[lane] for lane in lanes]
         self._names = [self._names[lane] for lane in lanes]
+        self._parts = {}
         self._betas = [self._betas[lane] for lane in lanes]
         self.steps = [self.steps[lane] for lane in lanes]
         self.state = {name: value[list(lanes)] for name, value in self.state.items()}
@@ -155,36 +155,40 @@ class LaneOptimizer:
 
         `rate` [n, 1] are the learning rates, `number` counts the steps since `begin`.
         """
-        state = {name: value[lanes] for name, value in self.state.items()}
-        own = {name: value[lanes] for name, value in self._columns.items()}
-        if self._coupled is not None:
-            gradient = gradient.addcmul_(rows, self._coupled[lanes])
-        if self._decoupled is not None:
-            rows.mul_(1 - rate * self._decoupled[lanes])
+        key = (lanes.start, lanes.stop)
+        if key not in self._parts:
+            own = {name: value[lanes] for name, value in (self.state | self._columns).items()}
+            decays = [value if value is None else value[lanes] for value in (self._coupled, self._decoupled)]
+            self._parts[key] = (own, decays[0], decays[1])
+        own, coupled, decoupled = self._parts[key]
+        if coupled is not None:
+            gradient = gradient.addcmul_(rows, coupled)
+        if decoupled is not None:
+            rows.mul_(1 - rate * decoupled)
         kind = self.kinds[lanes.start]
         if kind in ("momentum", "nesterov"):
-            buffer = state["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
+            buffer = own["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
             gradient = buffer if kind == "momentum" else gradient.addcmul_(buffer, own["momentum"])
         elif kind == "adam":
             assert self._corrections is not None
             first, second = (correction[number, lanes] for correction in self._corrections)
-            mean = state["exp_avg"].lerp_(gradient, own["fresh1"])
-            square = state["exp_avg_sq"].mul_(own["beta2"]).addcmul_(gradient, gradient * own["fresh2"])
+            mean = own["exp_avg"].lerp_(gradient, own["fresh1"])
+            square = own["exp_avg_sq"].lerp_(gradient.square_(), own["fresh2"])
             gradient = mean / square.sqrt().div_(second).add_(own["eps"])
             rate = rate / first
         elif kind == "adagrad":
-            total = state["sum"].addcmul_(gradient, gradient)
+            total = own["sum"].addcmul_(gradient, gradient)
             gradient = gradient / total.sqrt().add_(own["eps"])
         elif kind == "rmsprop":
-            square = state["square_avg"].mul_(own["rho"]).addcmul_(gradient, gradient * own["fresh"])
+            square = own["square_avg"].lerp_(gradient.square(), own["fresh"])
             gradient = gradient / square.sqrt().add_(own["eps"])
             if any("momentum_buffer" in names for names in self._names[lanes]):
-                gradient = state["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
+                gradient = own["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
         elif kind == "adadelta":
-            square = state["square_avg"].mul_(own["rho"]).addcmul_(gradient, gradient * own["fresh"])
-            moved = state["acc_delta"]
+            square = own["square_avg"].lerp_(gradient.square(), own["fresh"])
+            moved = own["acc_delta"]
             gradient = gradient * (moved + own["eps"]).sqrt_() / (square + own["eps"]).sqrt_()
-            moved.mul_(own["rho"]).addcmul_(gradient, gradient * own["fresh"])
+            moved.lerp_(gradient.square(), own["fresh"])
         rows.addcmul_(gradient, rate, value=-1)
 
 

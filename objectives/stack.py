@@ -25,9 +25,10 @@ from objectives.optimizers import LaneOptimizer, kind_of
 from objectives.setup import Setup
 from objectives.train import names_per_epoch
 
-# On a CPU larger models leave no overhead to share, and many of them no longer fit its cache.
-SMALL_PARAMETERS = 20_000
-SMALL_FLOPS = 100_000  # of a sample's forward pass, where there are convolutions
+# On a CPU larger models leave no overhead to share, and many of them no longer fit its cache: by
+# `python -m tests.bench.bench_lanes --studies` three to five lanes of such sizes gain a tenth or nothing.
+SMALL_PARAMETERS = 100_000
+SMALL_FLOPS = 250_000  # of a sample's forward pass, where there are convolutions
 
 
 def lane_key(setup: Setup) -> tuple[Any, ...] | None:
@@ -120,7 +121,6 @@ class LaneSamples:
 class Plan:
     """What an epoch is going to do, laid out before it."""
 
-    groups: list[list[tuple[slice, int, int, bool]]]  # by batch: lanes, first and last + 1, ends a step
     places: Tensor  # [L, N] of the samples in each lane's order
     weights: Tensor  # [batches, L] in the mean loss
     shares: Tensor | None  # [batches, L, 1] of a step's gradient; None where each batch is a step
@@ -187,14 +187,23 @@ class Stack:
         self.l2 = column([config.l2 for config in configs])
         self.clip_value = limits([config.clip_value for config in configs])
         self.clip_norm = limits([config.clip_norm for config in configs])
+        self.groups = list(self._groups())
+        self.varies = [bool(setup.augment or setup.config.mixup) for setup in self.setups]
         self.draws = [
-            bool(
-                setup.augment
-                or setup.config.mixup
-                or any(type(m) is nn.Dropout for m in setup.model.modules())
-            )
-            for setup in self.setups
+            varies or any(type(module) is nn.Dropout for module in setup.model.modules())
+            for varies, setup in zip(self.varies, self.setups, strict=True)
         ]
+
+    def _groups(self) -> Iterator[list[tuple[slice, int, int, bool]]]:
+        """By batch: the lanes whose batch is of one size, its bounds, and whether a step ends with it."""
+        every = self.first.config.accumulate
+        batches = [
+            [(*bounds, number % every == 0 or number == len(setup.batches)) for number, bounds in numbered]
+            for setup in self.setups
+            for numbered in [enumerate(setup.batches.bounds, 1)]
+        ]
+        for column in itertools.zip_longest(*batches):
+            yield [(lanes, *column[lanes.start]) for lanes in _runs(column) if column[lanes.start]]
 
     def part(self, lanes: slice) -> tuple[list[Tensor], LaneLoss, list[slice]]:
         """Of `lanes`: the leaves of their parameters, their loss, and the slices of one optimiser each."""
@@ -213,24 +222,22 @@ class Stack:
         steps = max(setup.steps_per_epoch for setup in self.setups)
         batches = max(len(setup.batches) for setup in self.setups)
         places = torch.zeros(len(self), max(setup.batches.samples for setup in self.setups), dtype=torch.long)
-        weights, rates, flags = torch.zeros(batches, len(self)), torch.zeros(steps, len(self), 1), []
+        weights, rates = torch.zeros(batches, len(self)), torch.zeros(steps, len(self), 1)
         shares = torch.zeros(batches, len(self), 1) if config.accumulate > 1 else None
         for lane, (setup, epoch) in enumerate(lanes):
             places[lane, : setup.batches.samples] = self.training.place(lane, setup.batches.order(epoch))
             counts = setup.batches.weights(epoch, setup.loss.weight)
             weights[: len(counts), lane] = torch.tensor(counts)
-            groups = group_shares(counts, config.accumulate)
-            flags.append([last for _, last in groups])
             if shares is not None:
+                groups = group_shares(counts, config.accumulate)
                 shares[: len(counts), lane, 0] = torch.tensor([share for share, _ in groups])
             first = (epoch - 1) * setup.steps_per_epoch
-            rate, lowered = setup.learning_rate, setup.plateau.lowered
-            own = [lowered(rate(first + step)) for step in range(setup.steps_per_epoch)]
+            planned = map(setup.learning_rate, range(first, first + setup.steps_per_epoch))
+            own = list(map(setup.plateau.lowered, planned))
             rates[: len(own), lane, 0] = torch.tensor(own)
             schedules.apply(setup.optimizer, own[-1])
         self.optimizer.begin(steps)
         return Plan(
-            groups=[self._groups(number, flags) for number in range(batches)],
             places=places.to(device),
             weights=weights.to(device),
             shares=None if shares is None else shares.to(device),
@@ -240,14 +247,6 @@ class Stack:
                 for draws, (setup, epoch) in zip(self.draws, lanes, strict=True)
             ],
         )
-
-    def _groups(self, number: int, flags: Sequence[Sequence[bool]]) -> list[tuple[slice, int, int, bool]]:
-        """The lanes whose batch `number` is of one size, that have one."""
-        batches = [
-            (*setup.batches.bounds[number], flag[number]) if number < len(flag) else None
-            for setup, flag in zip(self.setups, flags, strict=True)
-        ]
-        return [(run, *found) for run in _runs(batches) if (found := batches[run.start]) is not None]
 
     def finish_epoch(self) -> None:
         """Count the optimisers' steps."""

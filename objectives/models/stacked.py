@@ -85,7 +85,7 @@ class StackedModel:
     def __init__(self, models: Sequence[nn.Sequential]) -> None:
         self._models = list(models)
         self._layers = [module for module in models[0] if type(module) is not nn.Dropout]
-        self._drops = list(zip(*(_drops_before(model) for model in models), strict=True))  # [layer][lane]
+        self._prepare()
         self.device = next(models[0].parameters()).device
         parameters = [list(model.parameters()) for model in models]
         self.shapes = [_largest(column) for column in zip(*parameters, strict=True)]
@@ -113,9 +113,13 @@ class StackedModel:
         """Go on with these lanes alone, in this order."""
         chosen = torch.tensor(lanes, device=self.device)
         self._models = [self._models[lane] for lane in lanes]
-        self._drops = [tuple(drops[lane] for lane in lanes) for drops in self._drops]
+        self._prepare()
         self.rows = self.rows[chosen]
         self.norms = [{name: value[chosen] for name, value in norm.items()} for norm in self.norms]
+
+    def _prepare(self) -> None:
+        drops = zip(*(_drops_before(model) for model in self._models), strict=True)  # [layer][lane]
+        self._drops = [own if any(share for share, _ in own) else None for own in drops]
 
     def stack(self, lanes: Sequence[dict[int, Tensor]]) -> Tensor:
         """Tensors of each lane, by the number of the parameter they belong to, as rows [L, P]."""
@@ -158,9 +162,9 @@ class StackedModel:
         ]
 
     @staticmethod
-    def gradient(loss: Tensor, leaves: list[Tensor]) -> Tensor:
-        """The gradient [n, P] of the lanes' summed losses; no lane's loss depends on another's row."""
-        grads = torch.autograd.grad(loss, leaves)
+    def gradient(losses: Tensor, leaves: list[Tensor]) -> Tensor:
+        """The gradient [n, P] of the lanes' `losses` [n]; none depends on another's row."""
+        grads = torch.autograd.grad(losses, leaves, torch.ones_like(losses))
         return torch.cat([grad.flatten(1) for grad in grads], 1)
 
     def forward(self, leaves: list[Tensor], inputs: Tensor, lanes: slice, masks: Masks | None) -> Tensor:
@@ -173,7 +177,7 @@ class StackedModel:
         if images:  # lanes are groups of channels: [B, n C, H, W]
             x = x.transpose(0, 1).flatten(1, 2)
         for layer, drops in zip(self._layers, self._drops, strict=True):
-            if masks is not None and any(share for share, _ in drops[lanes]):
+            if masks is not None and drops is not None:
                 x = x * masks(drops[lanes], x.shape)
             x, images = self._apply(layer, x, parameters, norms, lanes, count, images, masks is not None)
         return x
@@ -191,9 +195,9 @@ class StackedModel:
     ) -> tuple[Tensor, bool]:
         if isinstance(layer, nn.Linear):
             weight = next(parameters).mT
-            biased = "bias" in layer._parameters and layer._parameters["bias"] is not None
-            x = torch.baddbmm(next(parameters)[:, None], x, weight) if biased else torch.bmm(x, weight)
-            return x, images
+            if layer._parameters["bias"] is None:
+                return torch.bmm(x, weight), images
+            return torch.baddbmm(next(parameters)[:, None], x, weight), images
         if isinstance(layer, nn.Conv2d):
             weight = next(parameters).flatten(0, 1)
             bias = None if layer.bias is None else next(parameters).flatten()

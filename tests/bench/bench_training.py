@@ -62,15 +62,17 @@ class Row:
         return self.ratio <= self.wanted if self.at_most else self.ratio >= self.wanted
 
 
-def alternate(rounds: int, *sides: Callable[[], object]) -> list[float]:
+def alternate(
+    rounds: int, *sides: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Run every side `rounds` times in turn after one round to warm up; return each one's median seconds."""
     times: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
         for side, taken in zip(sides, times, strict=True):
-            started = time.perf_counter()
+            started = clock()
             side()
             if number:
-                taken.append(time.perf_counter() - started)
+                taken.append(clock() - started)
     return [statistics.median(taken) for taken in times]
 
 

@@ -144,7 +144,7 @@ def test_convolutions_padded_pooled_normalised_and_augmented_for_each_lane() -> 
 
 def test_what_cannot_be_stacked_is_trained_in_turn_and_beside_it() -> None:
     """Large models on a CPU, autocast, and models that are no plain sequence: no lanes, the same results."""
-    settings = [{"epochs": 2, "depth": 2, "hidden": 256}] * 2 + [{"epochs": 2}] * 2
+    settings = [{"epochs": 2, "depth": 3, "hidden": 256}] * 2 + [{"epochs": 2}] * 2
     trials, setups = assembled(settings)
     runs = lanes.train(trials, setups)
     assert [run.lanes for run in runs] == [1, 1, 2, 2]
