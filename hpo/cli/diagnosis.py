@@ -8,6 +8,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def diagnose(settings: Settings, target: str | None, gpus: str, code: Path | Non
         if row is not None:
             store = row.artifacts
             findings += _objective(StudySpec.model_validate(row.spec), code or Path.cwd(), row.code)
-    return [*findings, *_artifacts(store)]
+    return [*findings, *_artifacts(store), *_privacy(settings, store)]
 
 
 def _python() -> Finding:
@@ -200,6 +201,37 @@ def _artifacts(url: str) -> list[Finding]:
     written = Finding("artifacts", "ok", f"{url} can be written, read and cleared ({took:.0f} ms)")
     place = store.local_root
     return [written, _disk(place if place is not None and place.exists() else Path.cwd())]
+
+
+def _privacy(settings: Settings, store: str) -> list[Finding]:
+    """Files that every user of this machine can read: results, and perhaps a password or a token."""
+    from hpo.wiring import open_artifacts
+    from storage.database.engine import parse_url
+    from storage.database.errors import StorageError
+
+    places = [Path(".env").absolute()]  # of the compose file: passwords and the token
+    with suppress(StorageError):
+        url = parse_url(settings.storage)
+        if url.get_backend_name() == "sqlite":
+            places.append(Path(str(url.database)).absolute())
+    with suppress(StorageError):
+        root = open_artifacts(store).local_root
+        if root is not None:
+            places.append(root)
+    return [
+        Finding("privacy", "note", f"{place} can be read by every user of this machine; chmod o-rwx {place}")
+        for place in places
+        if _is_open_to_all(place)
+    ]
+
+
+def _is_open_to_all(place: Path) -> bool:
+    """Whether others may read it, and come to it through all directories above."""
+    try:
+        above = all(folder.stat().st_mode & 0o001 for folder in place.parents)
+        return above and bool(place.stat().st_mode & 0o004)
+    except OSError:
+        return False
 
 
 def _disk(place: Path) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,25 +45,19 @@ def open_existing(storage: str | None) -> Database:
 @app.command("ls")
 def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """List the studies of a database."""
-    from storage.history.lists import Progress, progress
-    from storage.queue.studies import all_studies
+    from storage.history.lists import each_readable, progress
+    from storage.queue.studies import names
 
     database = open_existing(storage)
 
-    def look(connection: Transaction) -> list[Progress]:
-        return [progress(connection, database.clock, row.name) for row in all_studies(connection)]
+    def line(connection: Transaction, name: str) -> dict[str, Any]:
+        if format_ is Format.JSON:
+            from hpo.studies import answers
 
-    if format_ is Format.JSON:
-        from hpo.studies import answers
-
-        def read(connection: Transaction) -> list[answers.Study]:
-            return [answers.study(connection, database, row.name) for row in all_studies(connection)]
-
-        print_json(answers.plain(database.read(read)))
-        return
-    rows = [
-        {
-            "name": now.row.name,
+            return dict(answers.plain(answers.study(connection, database, name)))
+        now = progress(connection, database.clock, name)
+        return {
+            "name": name,
             "state": now.row.state.value,
             "sampler": now.row.spec["sampler"]["name"],
             "done": now.counts.ended,
@@ -71,14 +66,19 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
             "best": now.best_value,
             "trial": now.best_number,
         }
-        for now in database.read(look)
-    ]
+
+    def look(connection: Transaction) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        return each_readable(names(connection), partial(line, connection))
+
+    rows, damaged = database.read(look)
     print_rows(
         format_,
         rows,
         ("name", "state", "sampler", "done", "budget", "running", "best", "trial"),
         "no studies yet; start one with `hpo run study.yaml`",
     )
+    for why in damaged.values():
+        say(why)
 
 
 @app.command()

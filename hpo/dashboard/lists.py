@@ -41,6 +41,7 @@ class StudyPage(Generic[T]):
     total: int  # that match the filter
     page: int  # 1-based
     pages: int
+    damaged: tuple[str, ...] = ()  # sentences about those that cannot be read
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def list_studies(
     if key not in STUDY_SORTS:
         raise UserError(f"sort must be one of {', '.join(STUDY_SORTS)}, got {key[:40]!r}")
 
-    def read(connection: Transaction) -> tuple[tuple[T, ...], int]:
+    def read(connection: Transaction) -> tuple[list[T], dict[str, str], int]:
         names, total = lists.page_of_studies(
             connection,
             text=text,
@@ -88,10 +89,11 @@ def list_studies(
             page=page,
             size=size,
         )
-        return tuple(of(connection, database, name) for name in names), total
+        found, damaged = lists.each_readable(names, lambda name: of(connection, database, name))
+        return found, damaged, total
 
-    studies, total = database.read(read)
-    return StudyPage(studies, total, page, max(1, -(-total // size)))
+    studies, damaged, total = database.read(read)
+    return StudyPage(tuple(studies), total, page, max(1, -(-total // size)), tuple(damaged.values()))
 
 
 def study_card(database: Database, name: str, *, curve: bool = True) -> StudyCard:

@@ -112,7 +112,10 @@ def main() -> None:
     """Entry point of the process."""
     process.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    number = serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        number = serve(socket.socket(fileno=int(sys.argv[1])))
+    except ConnectionError:  # the worker has ended before it needed one
+        raise SystemExit from None
     process.main(number)
 
 

@@ -39,8 +39,7 @@ def get_study(database: Database, name: str) -> StudyRow:
     except UnknownStudyError as error:
         from hpo.spec.problems import nearest  # brings the models of study files
 
-        names = [row.name for row in database.read(studies.all_studies)]
-        raise NotFoundError(f"{error}{nearest(name, names)}") from error
+        raise NotFoundError(f"{error}{nearest(name, database.read(studies.names))}") from error
 
 
 def history(database: Database, name: str, *, evaluated: bool = True) -> StudyHistory:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from hpo.spec import StudySpec
 from storage.database.engine import Database, Transaction
-from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
+from storage.database.errors import DamagedStudyError, DatabaseUnreachableError, UnknownStudyError
 from storage.database.records import StudyRow
 from storage.queue import studies, waiting
 from storage.queue.waiting import Open
@@ -260,6 +260,10 @@ class EveryStudy:
             try:
                 row = self._database.once(lambda connection: studies.get(connection, one.name))
             except (DatabaseUnreachableError, UnknownStudyError):
+                return None
+            except DamagedStudyError as error:
+                log.warning("%s", error)
+                self._skipped.add(one.uid)
                 return None
             if row.uid != one.uid:
                 return None

@@ -31,6 +31,10 @@ class UnknownStudyError(StorageError):
     """No study of that name in this database."""
 
 
+class DamagedStudyError(StorageError):
+    """What is stored of a study cannot be read."""
+
+
 class StudyExistsError(StorageError):
     """A study of that name exists already."""
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from storage.database.errors import DamagedStudyError
+
 if TYPE_CHECKING:
     from sqlalchemy import Row  # a runner reads these records and loads no SQL
 
@@ -100,14 +102,25 @@ class StudyRow:
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
-        """The record of one row of `hpo_study`."""
+        """The record of one row of `hpo_study`.
+
+        Raises:
+            DamagedStudyError: it was written by something else than us.
+        """
+        try:
+            return cls._of(row)
+        except (ValueError, TypeError) as error:
+            raise DamagedStudyError(f"the study {row.name} is damaged in the database: {error}") from error
+
+    @classmethod
+    def _of(cls, row: Row[Any]) -> Self:
         return cls(
             id=row.id,
             uid=row.uid,
             name=row.name,
             optuna_study_id=row.optuna_study_id,
             state=StudyState(row.state),
-            spec=json.loads(row.spec),
+            spec=dict(json.loads(row.spec)),
             digest=row.digest,
             seed=row.seed,
             budget_trials=row.budget_trials,

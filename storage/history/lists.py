@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
+from storage.database.errors import DamagedStudyError
 from storage.database.optuna_tables import TrialState, params, reports, trials, values
 from storage.database.records import Counts, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, study, ticket
@@ -16,6 +18,7 @@ from storage.history.trials import leader, ranked, state_column
 from storage.queue import optuna_rows, studies, tickets
 from storage.queue.seconds import used
 
+T = TypeVar("T")
 STUDY_SORTS = ("created", "name", "state", "done", "running", "failed")
 TRIAL_SORTS = ("number", "state", "value", "epochs", "seconds", "attempts")
 
@@ -50,6 +53,19 @@ def progress(connection: Connection, clock: Clock, name: str) -> Progress:
         best_value=None if best is None else best.value,
         seconds=used(connection, clock, row),
     )
+
+
+def each_readable(names: Sequence[str], read: Callable[[str], T]) -> tuple[list[T], dict[str, str]]:
+    """What `read` tells of each study, and of those that are damaged why: one is no reason to show none."""
+    found, damaged = [], {}
+    for name in names:
+        try:
+            found.append(read(name))
+        except DamagedStudyError as error:
+            damaged[name] = str(error)
+        except (LookupError, TypeError, ValueError) as error:  # a part of it that only this needs
+            damaged[name] = f"the study {name} is damaged in the database: {type(error).__name__}: {error}"
+    return found, damaged
 
 
 def improvements(connection: Connection, row: StudyRow) -> tuple[tuple[int, float], ...]:

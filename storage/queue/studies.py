@@ -116,9 +116,9 @@ def prior(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def all_studies(connection: Connection) -> list[StudyRow]:
-    """Every study, oldest first."""
-    return [StudyRow.of(row) for row in connection.execute(sa.select(study).order_by(study.c.id))]
+def names(connection: Connection) -> list[str]:
+    """Of every study, oldest first."""
+    return list(connection.scalars(sa.select(study.c.name).order_by(study.c.id)))
 
 
 def set_state(connection: Connection, clock: Clock, study_id: int, wanted: StudyState) -> StudyState:

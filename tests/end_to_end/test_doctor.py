@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def diagnose(place: Workplace, *words: str, code: int = 0, here: bool = False) -
 def test_a_machine_that_has_everything_passes(place: Workplace) -> None:
     place.run(place.study("s", budget={"trials": 1})).check()
     found = diagnose(place, "s")
-    assert {state for state, _ in found.values()} <= {"ok"}
+    assert {state for check, (state, _) in found.items() if check != "privacy"} <= {"ok"}
     assert {"python", "torch", "devices", "database", "schema", "clock", "study", "objective", "code"} < set(
         found
     )
@@ -81,3 +82,31 @@ def test_cards_that_pytorch_cannot_use_are_told(place: Workplace, gpus: str, sta
     found = diagnose(place, "--gpus", gpus, code=int(state == "wrong"), here=True)
     assert found["driver"][0] == state
     assert "570.86.15" in found["driver"][1]
+
+
+def test_what_every_user_of_the_machine_can_read_is_told(place: Workplace) -> None:
+    """The database, the artifacts, a token in .env; not where a directory above keeps others out."""
+    place.look("create", place.study("s").name).check()
+    (place.path / "hpo-artifacts").mkdir(exist_ok=True)
+    place.write(".env", "HPO_DASHBOARD_TOKEN=x")
+    open_ones = [place.path / name for name in (".env", "hpo.db", "hpo-artifacts")]
+    for one in open_ones:
+        one.chmod(0o755)
+    above = [folder for folder in place.path.parents if folder.stat().st_uid == os.geteuid()]
+    modes = [folder.stat().st_mode for folder in above]
+    try:
+        for folder in (place.path, *above):
+            folder.chmod(0o711)
+        assert told(place) == open_ones
+        place.path.chmod(0o700)
+        assert told(place) == []
+    finally:
+        for folder, mode in zip(above, modes, strict=True):
+            folder.chmod(mode)
+
+
+def told(place: Workplace) -> list[Path]:
+    """What `hpo doctor` notes that everybody can read."""
+    rows = place.look("doctor", "--format", "json").json
+    notes = [row["found"] for row in rows if row["check"] == "privacy"]
+    return [Path(note.partition(" can be read by every user")[0]) for note in notes]

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hpo.cli.output import cell, shown_lines
+from hpo.dashboard import pages
+from hpo.dashboard.access import Access
+from hpo.dashboard.app import make_board
+from hpo.dashboard.board import Board
+from hpo.dashboard.lists import card_of, list_studies
+from hpo.dashboard.render import render_parts
 from hpo.errors import HpoError, SpecError
 from hpo.files import write_whole
 from hpo.spec import load_spec, loading, parse_spec
+from storage.database.migrate import open_database
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import hpo_environment
 
@@ -27,6 +36,14 @@ def ready(place: Workplace) -> Workplace:
     """A place with a study that nobody has run."""
     place.look("create", place.study("s").name).check()
     return place
+
+
+@pytest.fixture
+def sqlite_board(ready: Workplace) -> Iterator[Board]:
+    """A dashboard's view of that place."""
+    database = open_database(f"sqlite:///{ready.path / 'hpo.db'}")
+    yield make_board(database, Access("the token of the tests"))
+    database.close()
 
 
 def test_what_is_no_file_is_written_in_place(tmp_path: Path) -> None:
@@ -177,3 +194,70 @@ def test_whatever_is_raised_is_recorded_as_what_it_is(place: Workplace) -> None:
     assert all(part in str(error) for part, error in zip(told, errors, strict=True)), errors
     shown = place.look("trials", "s").check().out
     assert "\x1b" not in shown
+
+
+def test_one_damaged_study_hides_no_other(ready: Workplace, sqlite_board: Board) -> None:
+    """Neither in `hpo ls` nor on the dashboard; by its own name it is a sentence."""
+    ready.look("create", ready.study("whole").name).check()
+    with sqlite3.connect(ready.path / "hpo.db") as connection:
+        connection.execute("UPDATE hpo_study SET spec = '{\"sampler' WHERE name = 's'")
+    for form in ("table", "json"):
+        listed = ready.look("ls", "--format", form).check()
+        assert "whole" in listed.out
+        assert "the study s is damaged in the database" in listed.err
+    assert [study["name"] for study in ready.look("ls", "--format", "json").json] == ["whole"]
+    shown = ready.look("show", "s")
+    assert (shown.code, "Traceback" in shown.err) == (1, False)
+    page = list_studies(sqlite_board.database, card_of)
+    assert [card.row.name for card in page.studies] == ["whole"]
+    assert "study s is damaged" in page.damaged[0]
+    html = render_parts(pages.studies(sqlite_board, {}))["list"].html
+    assert "study s is damaged" in html
+
+
+WITHOUT_RIGHTS = """
+import ctypes, os, sys
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+for one in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):  # or root writes where nobody may
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, one, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, "-m", "hpo", *sys.argv[1:]])
+"""
+
+
+def test_a_database_that_cannot_be_written_gives_a_sentence(ready: Workplace, pg_url: str) -> None:
+    """A file without the right to write, and a server that only reads: what looks goes on where it can."""
+    for file in ready.path.glob("hpo.db*"):
+        file.chmod(0o444)
+    ready.path.chmod(0o555)
+    environment = hpo_environment({"HPO_ARTIFACTS": "/tmp"})
+    try:
+        for words in (["pause", "s"], ["run", "s.yaml", "--no-report"]):
+            command = [sys.executable, "-c", WITHOUT_RIGHTS, *words]
+            ended = subprocess.run(
+                command, cwd=ready.path, env=environment, capture_output=True, text=True, timeout=60
+            )
+            assert ended.returncode in (1, 4), ended.stderr
+            assert "Traceback" not in ended.stderr
+            assert "hpo.db" in ended.stderr.splitlines()[-1]
+    finally:
+        ready.path.chmod(0o755)
+    ready.env["HPO_STORAGE"] = pg_url
+    ready.look("create", "s.yaml").check()
+    database = open_database(pg_url)
+    with database.transaction() as connection:
+        name = pg_url.rpartition("/")[2]
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    database.close()
+    assert "s" in ready.look("ls").check().out
+    refused = ready.look("pause", "s")
+    assert (refused.code, "in a read-only transaction" in refused.err) == (4, True)
+
+
+def test_a_name_beyond_ascii_under_an_ascii_locale(ready: Workplace) -> None:
+    """A sentence says what to do, and that helps."""
+    ready.look("create", ready.study("größe").name).check()
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = in_shell(ready, "hpo show größe; echo $?", **ascii_only)
+    assert found.stdout == "2\n"
+    assert "a name is no text in this locale's encoding; try again with PYTHONUTF8=1" in found.stderr
+    assert in_shell(ready, "hpo show größe", **{**ascii_only, "PYTHONUTF8": "1"}).stderr == ""

@@ -48,7 +48,7 @@ def test_tables_are_made_once_however_many_begin_at_the_same_moment(pooled: str)
     with ThreadPoolExecutor(6) as pool:
         opened = list(pool.map(open_database, [pooled] * 6))
     for database in opened:
-        assert database.read(lambda c: studies.all_studies(c)) == []
+        assert database.read(lambda c: studies.names(c)) == []
         database.close()
 
 
