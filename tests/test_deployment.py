@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 VARIABLE = re.compile(r"\$\{(\w+)(:[-?][^}]*)?\}")
+SECRETS = {"HPO_POSTGRES_ADMIN_PASSWORD", "HPO_POSTGRES_PASSWORD", "HPO_DASHBOARD_TOKEN"}
 OURS = sorted(set(SERVICES) - {"postgres"})
 
 
@@ -45,7 +46,7 @@ def test_the_kubernetes_job_follows_the_published_schema(version: str) -> None:
 def test_every_secret_is_demanded_and_has_no_default() -> None:
     """A password that everybody knows is no password: an unset secret stops `docker compose`."""
     secrets = [match for match in VARIABLE.finditer(COMPOSE) if re.search("PASSWORD|TOKEN", match[1])]
-    assert {match[1] for match in secrets} == {"HPO_POSTGRES_PASSWORD", "HPO_DASHBOARD_TOKEN"}
+    assert {match[1] for match in secrets} == SECRETS
     assert all((match[2] or "").startswith(":?") for match in secrets)
 
 
@@ -53,7 +54,7 @@ def test_the_example_names_every_variable_and_fills_in_no_secret() -> None:
     example = (ROOT / ".env.example").read_text()
     named = dict(re.findall(r"^(?:# )?(HPO_\w+)=(.*)$", example, re.MULTILINE))
     assert set(named) >= {match[1] for match in VARIABLE.finditer(COMPOSE)}
-    assert named["HPO_POSTGRES_PASSWORD"] == named["HPO_DASHBOARD_TOKEN"] == ""
+    assert {named[name] for name in SECRETS} == {""}
 
 
 def test_the_filled_in_file_stays_out_of_git_and_of_the_image() -> None:
@@ -89,6 +90,26 @@ def test_only_the_dashboard_is_reachable_and_only_from_this_machine() -> None:
     assert list(published) == ["dashboard"]
     assert all(port.startswith("127.0.0.1:") for port in published["dashboard"])
     assert "HPO_DASHBOARD_TOKEN" in SERVICES["dashboard"]["environment"]
+
+
+def test_no_container_has_a_right_that_it_does_not_need() -> None:
+    """And only the database knows its superuser's password."""
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert service["tmpfs"], name
+        assert service["mem_limit"], name
+        assert service["pids_limit"] > 0, name
+        assert ("HPO_POSTGRES_ADMIN_PASSWORD" in str(service)) == (name == "postgres")
+        assert ("cap_add" in service) == (name == "postgres")
+
+
+def test_the_database_is_on_a_network_that_leads_nowhere() -> None:
+    networks = yaml.safe_load(COMPOSE)["networks"]
+    assert networks["database"] == {"internal": True}
+    assert {name for name, service in SERVICES.items() if "outside" in service["networks"]} == {"dashboard"}
+    assert all("database" in service["networks"] for service in SERVICES.values())
 
 
 def test_gpus_are_reserved_only_under_their_profile() -> None:

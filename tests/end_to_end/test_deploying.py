@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import pytest
 import yaml
 from sqlalchemy.engine import make_url
 
+from storage.database.migrate import open_database
+from storage.queue import studies
 from tests.conftest import RunHpo
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import HpoProcess
@@ -28,7 +31,12 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a-token-of-this-test"
-DOTENV = {"HPO_POSTGRES_PASSWORD": PASSWORD, "HPO_DASHBOARD_TOKEN": TOKEN, "HPO_STUDY": "parabola"}
+DOTENV = {
+    "HPO_POSTGRES_ADMIN_PASSWORD": "another one",
+    "HPO_POSTGRES_PASSWORD": PASSWORD,
+    "HPO_DASHBOARD_TOKEN": TOKEN,
+    "HPO_STUDY": "parabola",
+}
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<other>[^}]*))?\}")
 
 
@@ -50,9 +58,8 @@ def _value(found: re.Match[str]) -> str:
     return DOTENV[found["name"]]
 
 
-SERVICES: dict[str, dict[str, Any]] = filled_in(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))[
-    "services"
-]
+COMPOSE: dict[str, Any] = filled_in(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 @pytest.fixture
@@ -154,3 +161,19 @@ def _health_check(service: str, replaced: dict[str, str]) -> list[str]:
         text = text.replace(old, new)
     words = shlex.split(text)
     return [sys.executable if words[0] == "python" else words[0], *words[1:]]
+
+
+def test_the_role_of_the_workers_owns_its_database_and_is_no_superuser(pg_server: PgServer) -> None:
+    """The compose file's own statements, for a role of this test; then the tables are made as that role."""
+    name = "r_" + uuid.uuid4().hex[:12]
+    statements = re.sub(r"\bhpo\b", name, COMPOSE["configs"]["roles"]["content"])
+    with pg_server.connect() as admin:
+        admin.autocommit = True
+        for statement in statements.strip().split("\n"):
+            admin.execute(statement.encode())
+        rights = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = %s"
+        assert admin.execute(rights, [name]).fetchone() == (False,)
+    url = make_url(pg_server.url("postgres")).set(username=name, password=PASSWORD, database=name)
+    database = open_database(url.render_as_string(hide_password=False))
+    assert database.read(studies.names) == []
+    database.close()

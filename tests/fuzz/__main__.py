@@ -15,16 +15,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
 
-from hpo.dashboard.access import Access
-from hpo.dashboard.app import build_app, make_board
-from storage.database.migrate import open_database
-from tests.dashboard.conftest import BASE, TOKEN
-from tests.dashboard.seeded import seed as seeded
 from tests.fuzz import cases, checks
-from tests.support.command import look
-from tests.support.study_files import FULL
 
 
 def drive(number: int, count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
@@ -55,9 +47,7 @@ def main() -> None:
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / "s.yaml").write_text(FULL)
-        look("create", "s.yaml", cwd=folder)
+        folder = checks.a_place(Path(scratch))
 
         def count(of: int) -> int:
             return max(1, round(of * chosen.scale))
@@ -74,14 +64,8 @@ def main() -> None:
 
         drive(chosen.seed, count(10_000), cases.study_files(), checks.check_study_file)
         drive(chosen.seed, count(1_000), cases.command_lines(), check_command_line)
-        url = f"sqlite:///{folder / 'seeded.db'}"
-        database = open_database(url)
-        seeded(database, url, folder / "artifacts")
-        app = build_app(make_board(database, Access(TOKEN), lease=36_000.0))
-        with TestClient(app, base_url=BASE, raise_server_exceptions=False, follow_redirects=False) as client:
-            client.headers["Authorization"] = f"Bearer {TOKEN}"
+        with checks.a_dashboard(folder) as client:
             drive(chosen.seed, count(5_000), cases.requests(), check_request)
-        database.close()
         ten = st.lists(cases.objectives(), min_size=10, max_size=10)
         drive(chosen.seed, count(10), ten, check_objectives)
 

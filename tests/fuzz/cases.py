@@ -61,6 +61,8 @@ values = st.recursive(
 def study_files(draw: st.DrawFn) -> bytes:
     """A right study file with parts replaced or removed, or its bytes damaged; or no file at all."""
     data: Any = copy.deepcopy(yaml.safe_load(FULL))
+    data["limits"] = {"memory": "8GB", "processes": 64, "log": "50MB", "attribute": "1MB"}
+    data["keep"] = "best 5, last 2"
     for _ in range(draw(st.integers(0, 3))):
         holder = data
         while isinstance(holder, dict | list) and holder:

@@ -1,19 +1,53 @@
-"""What must hold for whatever is thrown at hpo: sentences, no status 500, in seconds; nothing is forged."""
+"""What must hold for whatever is thrown at hpo: sentences, no status 500, in seconds; nothing is forged.
+
+Forged would be a result or a state that no trial brought about: a trial that is complete although its
+objective returned no finite number, one too few, one that never ended, or a history that the audit refutes.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from starlette.testclient import TestClient
 
+from hpo.dashboard.access import Access
+from hpo.dashboard.app import build_app, make_board
 from hpo.errors import SpecError
 from hpo.spec import parse_spec
+from storage.database.migrate import open_database
+from tests.dashboard.conftest import BASE, TOKEN
+from tests.dashboard.seeded import seed as seeded
 from tests.support.command import look, run_hpo
+from tests.support.study_files import FULL
+
+LEASE = 36_000.0  # seconds; what runs in the seeded study is never overdue
 
 CPU_SECONDS = 2.0  # that a study file or a request may take
+
+
+@contextmanager
+def a_dashboard(folder: Path) -> Iterator[TestClient]:
+    """A script with the token at a dashboard of a seeded database."""
+    url = f"sqlite:///{folder / 'seeded.db'}"
+    database = open_database(url)
+    seeded(database, url, folder / "artifacts")
+    app = build_app(make_board(database, Access(TOKEN), lease=LEASE))
+    with TestClient(app, base_url=BASE, raise_server_exceptions=False, follow_redirects=False) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        yield client
+    database.close()
+
+
+def a_place(folder: Path) -> Path:
+    """The directory, with a study file and a database in it."""
+    (folder / "s.yaml").write_text(FULL)
+    look("create", "s.yaml", cwd=folder).check()
+    return folder
 
 
 def check_study_file(content: bytes) -> None:

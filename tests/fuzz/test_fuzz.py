@@ -9,14 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from starlette.testclient import TestClient
 
-from hpo.dashboard.access import Access
-from hpo.dashboard.app import build_app, make_board
-from storage.database.migrate import open_database
-from tests.dashboard.conftest import BASE, TOKEN
-from tests.dashboard.seeded import seed as seeded
 from tests.fuzz import cases, checks
-from tests.support.command import look
-from tests.support.study_files import FULL
 
 QUICK = settings(
     deadline=None,
@@ -29,25 +22,13 @@ QUICK = settings(
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A script with the token at a dashboard of a seeded database."""
-    folder = tmp_path_factory.mktemp("fuzz")
-    url = f"sqlite:///{folder / 'hpo.db'}"
-    database = open_database(url)
-    seeded(database, url, folder / "artifacts")
-    app = build_app(make_board(database, Access(TOKEN), lease=3600.0))
-    with TestClient(app, base_url=BASE, raise_server_exceptions=False, follow_redirects=False) as client:
-        client.headers["Authorization"] = f"Bearer {TOKEN}"
-        yield client
-    database.close()
+    with checks.a_dashboard(tmp_path_factory.mktemp("fuzz")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a study file and a database."""
-    found = tmp_path_factory.mktemp("fuzz")
-    (found / "s.yaml").write_text(FULL)
-    look("create", "s.yaml", cwd=found)
-    return found
+    return checks.a_place(tmp_path_factory.mktemp("fuzz"))
 
 
 @seed(14)
