@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
+from typing import cast
 
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning
@@ -17,7 +19,7 @@ from optuna.pruners import (
     ThresholdPruner,
     WilcoxonPruner,
 )
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
 from hpo.search.promotion import Ladder
 from hpo.spec import StudySpec
@@ -127,11 +129,10 @@ class Hyperband(HyperbandPruner):
         """The bracket a trial belongs to, from the study's name and the trial's number; 0 prunes most."""
         return self._get_bracket_id(study, trial)
 
-    def bracket_of(self, study: Study, number: int) -> int:
-        """As `bracket`, of a number alone."""
-        numbered = create_trial(state=TrialState.RUNNING)
-        numbered.number = number
-        return self._get_bracket_id(study, numbered)
+    def bracket_of(self, study: str, number: int) -> int:
+        """As `bracket`, by the study's name and a number alone."""
+        named, numbered = SimpleNamespace(study_name=study), SimpleNamespace(number=number)
+        return self._get_bracket_id(cast(Study, named), cast(FrozenTrial, numbered))
 
 
 def promotes(spec: StudySpec) -> bool:

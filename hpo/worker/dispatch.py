@@ -120,7 +120,7 @@ class Dispatch:
                 desk.device,
                 self._lease,
                 order.alone,
-                promote=desk.study.promote,
+                promote=None if desk.study.parking is None else desk.study.parking.promote,
             )
             if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
                 params = desk.study.drawn(claim)
@@ -167,8 +167,9 @@ class Dispatch:
         desk, held, message = pending.desk, pending.held, pending.message
         if isinstance(message, TakeOver):
             self._started(desk, held, message.step)
-            if held.claim.is_promoted and message.step is None and not desk.study.trains_anew:
-                desk.study.trains_anew = True
+            parking = desk.study.parking
+            if parking and held.claim.is_promoted and message.step is None and not parking.trains_anew:
+                parking.trains_anew = True
                 log.warning("%s", _TRAINS_ANEW)
             pending.answer_with(pending.answer)
         else:

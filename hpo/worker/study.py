@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -22,24 +21,21 @@ from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.prior import prior_trials
-from hpo.search.promotion import Ladder, Standing
-from hpo.search.pruners import Hyperband, UpToMaxEpochs, ladders, make_pruner, promotes
-from hpo.search.rungs import first_stop
+from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import check_point, distribution
 from hpo.search.view import StudyView
 from hpo.spec import StudySpec, resolve
 from hpo.spec.sampling import (
-    AshaPruner,
     CustomPruner,
     CustomSampler,
-    HyperbandPruner,
     NoPruner,
     PatientPruner,
     RungsSampler,
     ThresholdPruner,
 )
 from hpo.wiring import open_artifacts
+from hpo.worker.parking import Parking
 from storage.database.engine import Database, Transaction
 from storage.database.records import Claim, Lease, StudyRow
 from storage.files import checkpoints
@@ -48,7 +44,6 @@ from storage.history.known import KnownTrials, read_whole
 from storage.queue import optuna_rows, rungs, studies
 from storage.queue.optuna_rows import Owner, Trial
 from storage.queue.rungs import Rung
-from storage.queue.tickets import Promote
 
 if TYPE_CHECKING:
     from hpo.worker.advice import Advice
@@ -87,11 +82,11 @@ class ServedStudy:
         self.spec = spec
         self.known = KnownTrials(row.optuna_study_id)
         self.has_looked = False
-        self.trains_anew = False  # a promoted trial had no checkpoint, and that was said
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch
         self._database = database
         self._pruner = make_pruner(spec)
+        self.parking = Parking(row, spec, self._pruner, self._have_come) if promotes(spec) else None
         self._code = code
         self._worker_id = worker_id
 
@@ -233,7 +228,7 @@ class ServedStudy:
     @cached_property
     def compares(self) -> bool:
         """Whether the pruner looks at other trials when one reports."""
-        if self.promote is not None:
+        if self.parking is not None:
             return False
         chosen = self.spec.pruner
         asked = chosen.wrapped if isinstance(chosen, PatientPruner) else chosen
@@ -267,56 +262,14 @@ class ServedStudy:
 
         Given what the look in this very transaction has learnt, and others in it who were decided on before.
         """
-        if self.promote is not None:
+        if self.parking is not None:
             held.steps.add(step)  # known learns of it with the commit, and more may stand in the same one
             seen = held.steps.union(self.known.get(trial.id).intermediate_values)
             done = max((one for one in seen if one < step), default=0)
-            return self.at_reports(held.claim, trial.id, {step: value}, done)
+            return self.parking.at_reports(held.claim, trial.id, {step: value}, done)
         own = copy.copy(self.known.get(trial.id))
         own.intermediate_values = {**own.intermediate_values, step: value}
         return bool(self._comparing.prune(self._template, own)), self._compared.noted(trial.id)
-
-    def at_reports(
-        self, claim: Claim, trial_id: int, reports: Mapping[int, float], done: int = 0
-    ) -> tuple[bool, list[Rung]]:
-        """Where trials are promoted: whether one stops at the last of these reports, and rungs it comes to.
-
-        `done`: epochs it had done before them.
-        """
-        bracket, ladder = self._ladder(claim)
-        reached, value = [], math.nan
-        for step, value in sorted(reports.items()):
-            if not math.isnan(value):
-                found = ladder.reached(done, step)
-                reached += [Rung(trial_id, rung, bracket, step, value) for rung in found]
-            done = max(done, step)
-        stop = claim.stop_at or first_stop(self.spec.sampler, claim.number, ladder)
-        return math.isnan(value) or stop <= done < ladder.epochs[-1], reached
-
-    @cached_property
-    def promote(self) -> Promote | None:
-        """Chooses among parked trials, in a transaction; None: the study parks none."""
-        if not isinstance(self.spec.pruner, AshaPruner | HyperbandPruner) or not promotes(self.spec):
-            return None
-        chosen = self.spec.pruner
-        maximize = self.row.spec["directions"][0] == "maximize"
-        standing = Standing(ladders(chosen), chosen.reduction_factor, maximize=maximize)
-
-        def promote(connection: Transaction, parked: Sequence[int]) -> tuple[int, int] | None:
-            self._rungs_seen, found = rungs.newer(connection, self.row.id, self._rungs_seen)
-            standing.learn(found)
-            self._have_come(found)
-            return standing.promotion(parked)
-
-        return promote
-
-    def _ladder(self, claim: Claim) -> tuple[int, Ladder]:
-        """A trial's bracket, by its ticket's number, and its rungs."""
-        assert isinstance(self.spec.pruner, AshaPruner | HyperbandPruner)
-        bracket = 0
-        if isinstance(self._pruner, Hyperband):
-            bracket = self._pruner.bracket_of(self._template, claim.number)
-        return bracket, ladders(self.spec.pruner)[bracket]
 
     @property
     def _asked(self) -> BasePruner:
@@ -338,11 +291,11 @@ class ServedStudy:
     # What is known
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; for a sampler that reads rungs, those elsewhere or parked with theirs."""
+        """All trials as samplers see them; for one that reads rungs, open ones with what they had there."""
         found = self.known.trials()
-        if not isinstance(self.spec.sampler, RungsSampler):
-            return found
-        return [self._with_rungs(trial) for trial in found]
+        if isinstance(self.spec.sampler, RungsSampler):
+            return [self._with_rungs(trial) for trial in found]
+        return found if self.parking is None else self.parking.shown(found)
 
     def _with_rungs(self, trial: FrozenTrial) -> FrozenTrial:
         if trial.state.is_finished() or trial.intermediate_values or trial._trial_id not in self._at_rungs:
@@ -373,6 +326,8 @@ class ServedStudy:
 
     def _learn_trials(self, connection: Transaction) -> None:
         self.known.refresh(connection, params=self.learns and not self.spec.space)
+        if self.parking is not None and self.learns and not isinstance(self.spec.sampler, RungsSampler):
+            self.parking.learn(connection)
 
     def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
         """A new trial, as it was just stored."""
@@ -384,7 +339,7 @@ class ServedStudy:
 
     def read(self, trial: Trial) -> FrozenTrial:
         """A trial of an earlier attempt, as it was just taken over."""
-        found = self._database.read(lambda c: read_whole(c, trial.id))
+        (found,) = self._database.read(lambda c: read_whole(c, [trial.id]))
         self.known.put(found)
         return found
 

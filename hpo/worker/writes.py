@@ -314,13 +314,13 @@ def _at_a_rung(desk: Desk, held: Held, message: Finish) -> tuple[bool, list[rung
 
     It is where the pruner had told it to stop. A result that was kept does not say so; its reports do.
     """
-    study, trial = desk.study, held.trial
-    if study.promote is None or trial is None or message.state is AttemptState.DIVERGED:
+    parking, trial = desk.study.parking, held.trial
+    if parking is None or trial is None or message.state is AttemptState.DIVERGED:
         return False, []
     pruned = message.state is AttemptState.PRUNED
     if not message.reports:
         return pruned and held.is_stopped, []
-    stops, reached = study.at_reports(held.claim, trial.id, message.reports)
+    stops, reached = parking.at_reports(held.claim, trial.id, message.reports)
     return pruned and stops, reached
 
 

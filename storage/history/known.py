@@ -244,10 +244,12 @@ class KnownTrials:
         self._versions[trial_id] = self._version
 
 
-def read_whole(connection: Connection, trial_id: int) -> FrozenTrial:
-    """One trial with everything stored of it, also one that runs."""
-    (found,) = _read(connection, list(_rows(connection, _AMONG, [trial_id])))
-    found.intermediate_values = _read_reports(connection, [trial_id]).get(trial_id, {})
+def read_whole(connection: Connection, ids: Collection[int]) -> list[FrozenTrial]:
+    """Trials with everything stored of them, also those that run."""
+    found = list(_read(connection, list(_rows(connection, _AMONG, ids))))
+    reported = _read_reports(connection, list(ids))
+    for trial in found:
+        trial.intermediate_values = reported.get(trial._trial_id, {})
     return found
 
 

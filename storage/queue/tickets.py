@@ -301,6 +301,12 @@ def counts(connection: Connection, study_id: int) -> Counts:
     return Counts(waiting=waiting, given_back=given_back, **others)
 
 
+def parked(connection: Connection, study_id: int) -> dict[int, int]:
+    """Trials that are parked, by Optuna's ids, and how many attempts each has had."""
+    found = sa.select(ticket.c.trial_id, ticket.c.attempt).where(ticket.c.study_id == study_id, is_parked)
+    return {row.trial_id: row.attempt for row in connection.execute(found)}
+
+
 def is_over(connection: Connection, ticket_id: int) -> bool:
     """Whether the ticket's trial gets no further attempt."""
     state = connection.scalar(sa.select(ticket.c.state).where(ticket.c.id == ticket_id))

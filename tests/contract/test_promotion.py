@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.search.rungs import for_rungs
+from hpo.spec import StudySpec
 from hpo.worker.events import Ended
+from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
 from storage.history.audit import audit
@@ -284,3 +286,24 @@ def test_the_sampler_sees_what_is_parked_elsewhere(
     doing(climbing([]))
     run_all(open_runner(study), open_runner(study))
     assert [(1, 3), (1, 3)] in seen, "of two workers each had parked one"
+
+
+def test_samplers_see_a_parked_trial_as_one_that_was_pruned_there(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """Not as running, from whose point they would keep away; and as running again once it was promoted."""
+    study = make_study(pruner=PROMOTE, sampler="tpe", budget={"trials": 3})
+    runner = open_runner(study)
+    served = ServedStudy(database, study, StudySpec.model_validate(study.spec))
+
+    def seen() -> list[tuple[str, dict[int, float]]]:
+        served.refresh()
+        return [(trial.state.name, trial.intermediate_values) for trial in served.trials()]
+
+    doing(climbing([]))
+    for _ in range(3):
+        runner.run_one()
+    assert seen() == [("PRUNED", {1: -float(n)}) for n in range(3)]
+    runner.claim()
+    assert seen()[0] == ("RUNNING", {})
+    assert seen()[1] == ("PRUNED", {1: -1.0})

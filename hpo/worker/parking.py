@@ -1,0 +1,101 @@
+"""Parking and promoting in one study, as a worker sees it: which trial stops where, and which goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search.promotion import Ladder, Standing
+from hpo.search.pruners import Hyperband, ladders
+from hpo.search.rungs import first_stop
+from hpo.spec import StudySpec
+from hpo.spec.sampling import AshaPruner, HyperbandPruner
+from storage.database.engine import Transaction
+from storage.database.records import Claim, StudyRow
+from storage.history.known import read_whole
+from storage.queue import rungs, tickets
+from storage.queue.rungs import Rung
+
+
+class Parking:
+    """What is known of a study's rungs and of the trials that are parked there.
+
+    Args:
+        row: the study.
+        spec: its pruner promotes.
+        pruner: as it was made of the spec.
+        tell: is told which rungs are stored that were not.
+    """
+
+    def __init__(
+        self, row: StudyRow, spec: StudySpec, pruner: BasePruner, tell: Callable[[Sequence[Rung]], None]
+    ) -> None:
+        assert isinstance(spec.pruner, AshaPruner | HyperbandPruner)
+        self.trains_anew = False  # a promoted trial had no checkpoint, and that was said
+        self._row = row
+        self._sampler = spec.sampler
+        self._tell = tell
+        self._pruner = pruner
+        maximize = row.spec["directions"][0] == "maximize"
+        self._standing = Standing(ladders(spec.pruner), spec.pruner.reduction_factor, maximize=maximize)
+        self._rungs_seen = 0  # what `rungs.newer` returned last
+        self._shown: dict[int, tuple[int, FrozenTrial]] = {}  # by id: after so many attempts, as pruned
+
+    def promote(self, connection: Transaction, parked: Sequence[int]) -> tuple[int, int] | None:
+        """The one of the parked trials that goes on, and where it is parked next (`tickets.Promote`)."""
+        self._rungs_seen, found = rungs.newer(connection, self._row.id, self._rungs_seen)
+        self._standing.learn(found)
+        self._tell(found)
+        return self._standing.promotion(parked)
+
+    def at_reports(
+        self, claim: Claim, trial_id: int, reports: Mapping[int, float], done: int = 0
+    ) -> tuple[bool, list[Rung]]:
+        """Whether a trial stops at the last of these reports, and the rungs that it comes to with them.
+
+        `done`: epochs it had done before them.
+        """
+        bracket, ladder = self._ladder(claim)
+        reached, value = [], math.nan
+        for step, value in sorted(reports.items()):
+            if not math.isnan(value):
+                found = ladder.reached(done, step)
+                reached += [Rung(trial_id, rung, bracket, step, value) for rung in found]
+            done = max(done, step)
+        return math.isnan(value) or self.stops(claim, done), reached
+
+    def stops(self, claim: Claim, done: int) -> bool:
+        """Whether a trial that has done so many epochs is to be parked."""
+        _, ladder = self._ladder(claim)
+        stop = claim.stop_at or first_stop(self._sampler, claim.number, ladder)
+        return stop <= done < ladder.epochs[-1]
+
+    def learn(self, connection: Transaction) -> None:
+        """Learn which trials are parked, and with what."""
+        parked = tickets.parked(connection, self._row.id)
+        new = [one for one, attempts in parked.items() if self._shown.get(one, (0,))[0] != attempts]
+        read = {trial._trial_id: trial for trial in read_whole(connection, new)} if new else {}
+        for trial in read.values():
+            trial.state = TrialState.PRUNED
+        self._shown = {
+            one: (attempts, read[one]) if one in read else self._shown[one]
+            for one, attempts in parked.items()
+        }
+
+    def shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """These trials as samplers see them: a parked one as one that was pruned there.
+
+        So it teaches what it has come to, and keeps nobody away from its point.
+        """
+        parked = self._shown
+        return [parked[t._trial_id][1] if t._trial_id in parked else t for t in trials] if parked else trials
+
+    def _ladder(self, claim: Claim) -> tuple[int, Ladder]:
+        """A trial's bracket, by its ticket's number, and its rungs."""
+        bracket = 0
+        if isinstance(self._pruner, Hyperband):
+            bracket = self._pruner.bracket_of(self._row.name, claim.number)
+        return bracket, self._standing.ladders[bracket]
