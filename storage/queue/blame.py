@@ -214,6 +214,7 @@ def _give_back_failures_of(
             retry_of=ticket.c.trial_number,
             trial_id=None,
             trial_number=None,
+            stop_at=None,
             not_before=None,
         )
     )

@@ -274,6 +274,7 @@ def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int
             retry_of=ticket.c.trial_number,
             trial_id=None,
             trial_number=None,
+            stop_at=None,
             not_before=None,
         )
     )

@@ -94,6 +94,7 @@ TABLE = [
     Row("17", "result done, database away, SIGKILL", pipes.result_kept_and_worker_killed),
     Row("18", "SIGKILL of a broker that has committed", _plain(pipes.killed_before_the_acknowledgement)),
     Row("18c", "  without waiting for commits", _plain(pipes.checkpoints_before_their_reports), SQLITE),
+    Row("19", "SIGKILL while trials are promoted", _plain(rows.killed_while_promoting)),
 ]
 
 

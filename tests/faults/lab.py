@@ -80,6 +80,22 @@ def saving(trial):
     return float(trial.params["x"])
 
 
+def climbing(trial):
+    """Stops where it is told to, and goes on from there."""
+    import optuna
+
+    state = trial.checkpoint.load() or {"step": 0}
+    worth = trial.params["x"] * 101 % 1009
+    for step in range(state["step"] + 1, 10):
+        time.sleep(float(trial.config["step_seconds"]))
+        note(trial, "trained")
+        trial.report(worth + step / 100, step)
+        trial.checkpoint.save({"step": step}, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return float(worth)
+
+
 def with_child(trial):
     """Waits for a process of its own, in a session of its own; says its pid."""
     import subprocess

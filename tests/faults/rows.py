@@ -11,12 +11,13 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 
 from hpo.studies import creation, steering
 from storage.database.records import WorkerState
-from storage.queue import workers
+from storage.queue import rungs, workers
 from tests.faults.lab import GRACE, LEASE, Lab
 from tests.support.pg import PgServer
 from tests.support.proxy import TcpProxy
@@ -77,6 +78,45 @@ def killed_every_second(lab: Lab, scale: Scale) -> str:
     assert (found.results, found.duplicates, found.missing) == (scale.cells, 0, 0)
     assert lab.completed_points() == list(range(scale.cells))
     return f"{killed} killed, one a second; {found.results}/{scale.cells} cells, 0 duplicates, 0 missing"
+
+
+def killed_while_promoting(lab: Lab, scale: Scale) -> str:
+    """Trials are parked at rungs and promoted while runners and workers die."""
+    halving = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
+    lab.create(
+        cells=scale.budget,
+        objective="objective.py:climbing",
+        pruner=halving,
+        fixed={"step_seconds": 0.1},
+    )
+    lab.faults |= {"kill": scale.chance, "kill_worker": scale.chance / 5}
+    with lab.keeping(scale.workers):
+        lab.break_at_random(scale.kills, scale.every)
+        lab.wait_for_end(120 + 2 * scale.budget)
+    found = lab.audit()
+    assert found.holds, [check for check in found.checks if not check.holds]
+    assert (found.results, found.duplicates, found.missing) == (scale.budget, 0, 0)
+    trials = {trial._trial_id: trial for trial in lab.trials()}
+    assert lab.row is not None
+    _, reached = lab.open().read(partial(rungs.newer, study_id=lab.row.id, since=0))
+    at: list[dict[int, float | None]] = [{}, {}]
+    for one in reached:
+        assert (one.epoch, one.value) == (3**one.rung, trials[one.trial_id].intermediate_values[one.epoch])
+        at[one.rung][one.trial_id] = one.value
+    for trial_id, trial in trials.items():
+        rungs_reached = sum(trial_id in there for there in at)
+        epochs = 9 if trial.state.name == "COMPLETE" else 3 ** (rungs_reached - 1)
+        assert list(trial.intermediate_values) == list(range(1, epochs + 1)), trial
+    complete = {trial_id for trial_id, trial in trials.items() if trial.state.name == "COMPLETE"}
+    for there, above in ((at[0], set(at[1])), (at[1], complete)):
+        best = sorted(there, key=lambda trial_id: -(there[trial_id] or 0.0))[: len(there) // 3]
+        assert set(best) <= above, "the best third of all that came to a rung has gone on"
+    again = len(lab.journal_lines("trained")) - sum(len(t.intermediate_values) for t in trials.values())
+    killed, more = lab.kills.total(), lab.failpoint_kills().total()
+    return (
+        f"{killed} killed or frozen, {more} more at transaction boundaries; {len(at[0])}, {len(at[1])} and "
+        f"{len(complete)} trials at 1, 3 and 9 epochs, each rung once; {again} epochs trained again"
+    )
 
 
 def killed_without_take_back(lab: Lab, scale: Scale) -> str:

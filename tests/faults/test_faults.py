@@ -36,6 +36,11 @@ def test_every_cell_once_however_many_are_killed(lab: Lab) -> None:
     print(rows.killed_at_random(lab, SHORT))
 
 
+@both
+def test_each_rung_once_however_many_are_killed(lab: Lab) -> None:
+    print(rows.killed_while_promoting(lab, SHORT))
+
+
 @sqlite
 def test_control_without_taking_back_killed_cells_are_lost(lab: Lab) -> None:
     print(rows.killed_without_take_back(lab, SHORT))
