@@ -71,6 +71,7 @@ class Beginning:
     trial: FrozenTrial  # its declared parameters, and what earlier attempts left
     config: Mapping[str, Any]  # fixed values and parameters together
     point: Mapping[str, Any]  # values given by hand, also of names that nothing declares
+    stops: bool = False  # it has come to a rung, and was lost before it was parked there
 
 
 @dataclass(frozen=True)

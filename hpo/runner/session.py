@@ -146,6 +146,9 @@ class Session:
             checkpoint=checkpoint,
             store=self.store,
         )
+        if beginning.stops:
+            self._deliver(running, task, TicketState.PRUNED, running.last_report)
+            return
         if self._is_own:
             with suppress(ArtifactError):
                 self.store.put(f"{task.folder}/{task.attempt}/{LOG_NAME}", _PRINTED_THERE.encode(), 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -167,11 +167,15 @@ class Dispatch:
         desk, held, message = pending.desk, pending.held, pending.message
         if isinstance(message, TakeOver):
             self._started(desk, held, message.step)
-            parking = desk.study.parking
-            if parking and held.claim.is_promoted and message.step is None and not parking.trains_anew:
+            parking, claim = desk.study.parking, held.claim
+            if parking is None or message.finished:
+                pending.answer_with(pending.answer)
+                return
+            if claim.is_promoted and message.step is None and not parking.trains_anew:
                 parking.trains_anew = True
                 log.warning("%s", _TRAINS_ANEW)
-            pending.answer_with(pending.answer)
+            held.is_stopped = message.step is not None and parking.stops(claim, message.step)
+            pending.answer_with(replace(pending.answer, stops=held.is_stopped))
         else:
             self._started(desk, held, None)
             desk.tell(self._task(desk, held, pending.answer))

@@ -288,6 +288,30 @@ def test_the_sampler_sees_what_is_parked_elsewhere(
     assert [(1, 3), (1, 3)] in seen, "of two workers each had parked one"
 
 
+def test_a_trial_that_was_lost_at_its_rung_is_parked_there(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """It has its checkpoint and no verdict: whoever takes it over trains nothing more."""
+    study = make_study(pruner=PROMOTE, budget={"trials": 1})
+    trained: list[int] = []
+
+    def objective(trial: Any) -> float:
+        trained.append(1)
+        trial.report(0.5, 1)
+        trial.checkpoint.save({"epoch": 1}, 1)
+        lose(database, runner.desk.held.lease)
+        trial.should_prune()
+        raise AssertionError("it has no lease")
+
+    runner, other = open_runner(study), open_runner(study)
+    doing(objective)
+    assert runner.run_one().state == "lost"
+    assert other.run_one().state == "parked"
+    assert trained == [1]
+    assert shown(database, study) == [("parked", 0.5)]
+    assert stored(database, study) == [(0, 0, 1, 0.5)]
+
+
 def test_samplers_see_a_parked_trial_as_one_that_was_pruned_there(
     database: Database, make_study: Any, open_runner: Any, doing: Any
 ) -> None:
