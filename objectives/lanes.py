@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from objectives.errors import DivergedError, TrainingError
 from objectives.losses import LaneLoss
 from objectives.protocol import Trial
 from objectives.setup import Setup, assemble
-from objectives.stack import Stack, lane_key, masks_of
+from objectives.stack import Stack, lane_key, masks_of, obstacle
 from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
 from objectives.train import (
@@ -69,13 +70,20 @@ class Run:
 
 
 class Together:
-    """Runs that go on an epoch at a time: stacked where they fit (`lane_key`), else one after another."""
+    """Runs that go on an epoch at a time: stacked where they fit (`lane_key`), else one after another.
+
+    The log says what stood against it.
+    """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         groups: dict[Any, list[Run]] = {}
+        against = {run: obstacle(run.setup) for run in runs if not run.ended} if len(runs) > 1 else {}
         for run in runs:
             if not run.ended:
-                groups.setdefault(lane_key(run.setup) or id(run), []).append(run)
+                why = against.get(run)
+                groups.setdefault(lane_key(run.setup) if run in against and not why else run, []).append(run)
+        for why, count in Counter(filter(None, against.values())).items():
+            log.warning("%d of %d trainings are run in turn, not in lanes: %s", count, len(runs), why)
         self._alone = [group[0] for group in groups.values() if len(group) == 1]
         self._stacks: list[tuple[Stack, list[Run]]] = []
         for group in groups.values():

@@ -6,7 +6,6 @@ the average, so it can be pruned as any other, and is checkpointed as a whole.
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -22,8 +21,6 @@ from objectives.seeds import derive
 from objectives.setup import Setup, assemble
 from objectives.stopping import Progress
 from objectives.train import keeps_best, named_values, values_that_count
-
-log = logging.getLogger(__name__)
 
 
 def assemble_all(trial: Trial, config: TrainingConfig, task: Task) -> list[Setup]:
@@ -61,10 +58,6 @@ def train(trial: Trial, setups: Sequence[Setup]) -> list[Run]:
     first = setups[0]
     saver = Saver(trial, first.config.checkpoint_every)
     together = Together(runs)
-    if len({run.lanes for run in runs}) > 1 or runs[0].lanes == 1:
-        log.warning(
-            "folds and seeds of this setting do not fit one stack; an epoch of each is trained in turn"
-        )
 
     def save(reported: bool) -> None:
         for run in runs:
@@ -98,14 +91,23 @@ def report(trial: Trial, runs: Sequence[Run]) -> None:
     every = [named_values(run.setup, run.progress) for run in runs]
     names = [name for name in every[0] if all(name in values for values in every)]
     named = {name: combined([values[name] for values in every], first.config) for name in names}
-    spread = {
-        f"{name}_std": statistics.pstdev(values[name] for values in every)
-        for name in names
-        if name.startswith("validation_")
-    }
     if first.reported is not None:
         trial.report(named.pop(f"validation_{first.reported}"), epoch)
-    trial.log(epoch, **named, **spread)
+    trial.log(epoch, **named, **spread_of(every))
+
+
+def spread_of(every: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The standard deviation of what is measured on the validation sets, as `..._std`."""
+    measured = [name for name in every[0] if name.startswith("validation_")]
+    return {f"{name}_std": statistics.pstdev(values[name] for values in every) for name in measured}
+
+
+def kept_values(setup: Setup, progress: Progress) -> dict[str, float]:
+    """What was logged of the epoch that counts, as far as it is remembered."""
+    best = keeps_best(setup, progress)
+    values = progress.best_values if best else progress.values
+    named = {f"validation_{name}": value for name, value in values.items()}
+    return named | {"train_loss": progress.train_losses[progress.best_epoch - 1 if best else -1]}
 
 
 def values(runs: Sequence[Run]) -> tuple[float, ...]:
@@ -117,8 +119,10 @@ def values(runs: Sequence[Run]) -> tuple[float, ...]:
 def record(runs: Sequence[Run]) -> dict[str, Any]:
     """What each member came to, the spread of each objective, and how many were trained in one stack.
 
-    `counted_epoch` is the median of theirs: the epoch whose logged values stand for the set.
+    Each counts at an epoch of its own; `counted` is what their logged values come to there, and
+    `counted_epoch`, the median of those epochs, where all else that was logged is looked up.
     """
+    config = runs[0].setup.config
     own = [values_that_count(run.setup, run.progress) for run in runs]
     names = [metric.name for metric in runs[0].setup.objectives]
     counted = [
@@ -126,6 +130,10 @@ def record(runs: Sequence[Run]) -> dict[str, Any]:
     ]
     return {
         "counted_epoch": statistics.median_low(counted),
+        "counted": {
+            **spread_of(measured := [kept_values(run.setup, run.progress) for run in runs]),
+            **{name: combined([values[name] for values in measured], config) for name in measured[0]},
+        },
         "members": [
             {
                 **dict(zip(names, values, strict=True)),

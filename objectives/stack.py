@@ -20,7 +20,7 @@ from objectives.datasets.prepare import Scaling
 from objectives.datasets.records import Samples
 from objectives.losses import LaneLoss
 from objectives.models.size import count_flops, count_parameters
-from objectives.models.stacked import Drop, StackedModel, build_of
+from objectives.models.stacked import Drop, build_of, difference, stack_of
 from objectives.optimizers import LaneOptimizer, kind_of
 from objectives.setup import Setup
 from objectives.train import names_per_epoch
@@ -31,23 +31,31 @@ SMALL_PARAMETERS = 100_000
 SMALL_FLOPS = 250_000  # of a sample's forward pass, where there are convolutions
 
 
-def lane_key(setup: Setup) -> tuple[Any, ...] | None:
-    """What two trainings must share to be lanes of one stack; None where this one cannot be stacked."""
-    config, data = setup.config, setup.data
+def obstacle(setup: Setup) -> str | None:
+    """Why a training cannot be a lane, or should not, in words; None where it can."""
+    config, data, model = setup.config, setup.data, setup.model
     if not isinstance(data.train, Samples) or not isinstance(data.validation, Samples):
-        return None
+        return "the data come through a DataLoader"
     if config.amp != "none" or config.compile:
-        return None
-    build = build_of(setup.model)
-    if build is None or (setup.device.type == "cpu" and not _small(setup)):
-        return None
+        return "`amp` and `compile` are for one model"
+    if setup.device.type == "cpu" and not _small(setup):
+        return "on a CPU models of this size are faster one after another"
+    return None if build_of(model) else difference(model, data.sample_shape)
+
+
+def lane_key(setup: Setup) -> tuple[Any, ...]:
+    """What two trainings must share to be lanes of one stack, where there is no `obstacle`."""
+    config, data = setup.config, setup.data
+    shapes = tuple(tuple(parameter.shape) for parameter in setup.model.parameters())
     return (
-        build,
+        build_of(setup.model) or (config.model, repr(config.model_args), repr(setup.model), shapes),
         (
             setup.task,
             str(setup.device),
             data.sample_shape,
-            tuple((part.dtype, part.scaling is None) for part in (data.train, data.validation)),
+            tuple(
+                (part.dtype, getattr(part, "scaling", None) is None) for part in (data.train, data.validation)
+            ),
         ),
         (type(setup.loss), setup.loss.outputs),
         (config.dataset, config.validation_fraction, config.test_fraction, config.train_limit),
@@ -141,7 +149,7 @@ class Stack:
         self.order = sorted(range(len(setups)), key=lambda i: (-setups[i].batches.samples, kinds[i]))
         self.setups = [setups[i] for i in self.order]
         models = [setup.model for setup in self.setups]
-        self.model = StackedModel(models)  # type: ignore[arg-type]
+        self.model = stack_of(models)
         self.first = self.setups[0]
         optimizers = [setup.optimizer for setup in self.setups]
         self.optimizer = LaneOptimizer(optimizers, self._spared(), self.model.width)
@@ -237,11 +245,15 @@ class Stack:
             rates[: len(own), lane, 0] = torch.tensor(own)
             schedules.apply(setup.optimizer, own[-1])
         self.optimizer.begin(steps)
+
+        def sent(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
         return Plan(
-            places=places.to(device),
-            weights=weights.to(device),
-            shares=None if shares is None else shares.to(device),
-            rates=rates.to(device),
+            places=sent(places),
+            weights=sent(weights),
+            shares=None if shares is None else sent(shares),
+            rates=sent(rates),
             generators=[
                 seeds.generator(seeds.derive(setup.seed, "epoch", epoch), device) if draws else None
                 for draws, (setup, epoch) in zip(self.draws, lanes, strict=True)
@@ -298,7 +310,7 @@ class Stack:
             if weights:
                 models[lane] = copy.deepcopy(models[lane])
                 models[lane].load_state_dict(weights)
-        held = StackedModel(models)  # type: ignore[arg-type]
+        held = stack_of(models)
         return held.rows, held.norms
 
     def _spared(self) -> Tensor | None:

@@ -9,12 +9,14 @@ Dimensions: L lanes, B batch, P numbers of a row, D features, C channels, H x W 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 Drop = tuple[float, int]  # of a lane: the probability of a dropout (0.0: none), and the units it meets
 Masks = Callable[[Sequence[Drop], Sequence[int]], Tensor]  # (of each lane, [L, B, D]) -> factors [L, B, D]
@@ -27,7 +29,7 @@ NARROW = 32  # widths up to this are padded to one another; beyond, to the next 
 
 
 def build_of(model: nn.Module) -> tuple[Any, ...] | None:
-    """What two models must have in common to be lanes of one stack; None where `model` cannot be a lane.
+    """What two models must have in common to be stacked layer by layer; None where `model` cannot be.
 
     Lanes are sequences of linear maps, convolutions, batch norms, activations and pools, with one flattening
     and dropout only after it. Their widths may differ by what padding can make good.
@@ -84,7 +86,6 @@ class StackedModel:
 
     def __init__(self, models: Sequence[nn.Sequential]) -> None:
         self._models = list(models)
-        self._layers = [module for module in models[0] if type(module) is not nn.Dropout]
         self._prepare()
         self.device = next(models[0].parameters()).device
         parameters = [list(model.parameters()) for model in models]
@@ -102,7 +103,7 @@ class StackedModel:
                 "running_var": _pad([norm.running_var for norm in column], 1.0),
                 "num_batches_tracked": torch.stack([norm.num_batches_tracked for norm in column]),
             }
-            for column in zip(*([m for m in model if type(m) in _NORMS] for model in models), strict=True)
+            for column in zip(*([m for _, m in _norms_of(model)] for model in models), strict=True)
         ]
 
     def __len__(self) -> int:
@@ -118,6 +119,7 @@ class StackedModel:
         self.norms = [{name: value[chosen] for name, value in norm.items()} for norm in self.norms]
 
     def _prepare(self) -> None:
+        self._layers = [module for module in self._models[0] if type(module) is not nn.Dropout]
         drops = zip(*(_drops_before(model) for model in self._models), strict=True)  # [layer][lane]
         self._drops = [own if any(share for share, _ in own) else None for own in drops]
 
@@ -146,8 +148,7 @@ class StackedModel:
             name: tensor
             for (name, _), tensor in zip(model.named_parameters(), self.lane_of(row, lane), strict=True)
         }
-        own = [(name, module) for name, module in model.named_children() if type(module) in _NORMS]
-        for (name, module), values in zip(own, norms, strict=True):
+        for (name, module), values in zip(_norms_of(model), norms, strict=True):
             for buffer, value in values.items():
                 size = getattr(module, buffer).shape
                 found[f"{name}.{buffer}"] = value[lane][_corner(size)].clone()
@@ -229,6 +230,63 @@ class StackedModel:
             held["num_batches_tracked"][lanes] += 1
         out = F.batch_norm(there, flat_mean, flat_var, weight, bias, training, layer.momentum, layer.eps)
         return out if images else torch.unflatten(out, 1, mean.shape).transpose(0, 1)
+
+
+class MappedModel(StackedModel):
+    """L models of any kind by `torch.func.vmap`: what `difference` finds nothing against."""
+
+    def _prepare(self) -> None:
+        self._names = [name for name, _ in self._models[0].named_parameters()]
+
+    def forward(self, leaves: list[Tensor], inputs: Tensor, lanes: slice, masks: Masks | None) -> Tensor:
+        model = self._models[0].train(masks is not None)
+
+        def one(parameters: list[Tensor], own: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(model, dict(zip(self._names, parameters, strict=True)), (own,))
+            return outputs
+
+        return vmap(one)(leaves, inputs)
+
+
+def stack_of(models: Sequence[nn.Module]) -> StackedModel:
+    """The models as one: layer by layer where that can be (`build_of`), else by vmap."""
+    kind = MappedModel if build_of(models[0]) is None else StackedModel
+    return kind(models)  # type: ignore[arg-type]
+
+
+def difference(model: nn.Module, sample_shape: Sequence[int]) -> str | None:
+    """What stands against lanes of `model` by vmap, in words; None if training steps come out the same."""
+    names = {name for name, _ in model.named_parameters()}
+    if next(model.buffers(), None) is not None:
+        return "the model holds buffers (a batch norm, say), which vmap does not keep for each lane"
+    if names != set(model.state_dict()) or not all(p.requires_grad for p in model.parameters()):
+        return "the model has parameters that are shared or not trained"
+    device = next(model.parameters()).device
+    inputs = torch.linspace(-2, 2, 4 * math.prod(sample_shape), device=device).view(2, 2, *sample_shape)
+    training = model.training
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # vmap warns of operations that it takes one by one
+            mapped = MappedModel([model, model])  # type: ignore[list-item]
+            leaves = mapped.leaves(slice(0, 2))
+            outputs = mapped.forward(leaves, inputs, slice(0, 2), lambda drops, shape: inputs)
+            found = mapped.gradient(outputs.square().mean((1, 2)), leaves)
+            alone = [model(own) for own in inputs]
+            wanted = [torch.autograd.grad(out.square().mean(), list(model.parameters())) for out in alone]
+    except Exception as error:  # a random operation, a branch on values, whatever vmap cannot do
+        return f"torch.func.vmap cannot run the model: {str(error).splitlines()[0]}"
+    finally:
+        model.train(training)
+    rows = torch.stack([torch.cat([grad.flatten() for grad in grads]) for grads in wanted])
+    if torch.allclose(found, rows, 1e-3, 1e-5) and torch.allclose(outputs, torch.stack(alone), 1e-3, 1e-5):
+        return None
+    return "the model computes something else under torch.func.vmap"
+
+
+def _norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The normalisations of a sequence that keep running statistics, by name."""
+    found = model.named_children()
+    return [(name, own) for name, own in found if type(own) in _NORMS and own.running_mean is not None]
 
 
 def _drops_before(model: nn.Sequential) -> list[Drop]:

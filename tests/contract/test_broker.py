@@ -1170,6 +1170,24 @@ def test_a_constraint_that_is_no_number_fails_its_trial(
     assert why in str(ended.error)
 
 
+def test_constraints_of_folds_look_at_the_epoch_at_which_each_counts(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """What `training` says of it goes before what was logged of any one epoch, which stands for the rest."""
+    runner = open_runner(make_study(constraints={"loss": "<= 0.5", "lr": "<= 0.1"}))
+
+    def objective(trial: Any) -> float:
+        for epoch, lr in enumerate((0.1, 0.3), 1):
+            trial.log(loss=0.9, lr=lr)
+            trial.report(1.0, epoch)
+        trial.set_user_attr("training", {"counted_epoch": 1, "counted": {"loss": 0.4}})
+        return 1.0
+
+    doing(objective)
+    runner.run_one()
+    assert not history(database, "study").trials[0].broken
+
+
 def test_the_study_files_constraints_are_kept_by_metrics_at_the_epoch_that_counts(
     database: Database, make_study: Any, open_runner: Any, doing: Any
 ) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from objectives import lanes
 from objectives import train as alone
 from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
 from objectives.setup import Setup, assemble
-from objectives.stack import lane_key
+from objectives.stack import lane_key, obstacle
 from objectives.standalone import LocalTrial
 from tests.objectives.helpers import same_tensors
 
@@ -151,7 +154,55 @@ def test_what_cannot_be_stacked_is_trained_in_turn_and_beside_it() -> None:
     other, again = assembled(settings)
     alone.train(other[1], again[1])
     assert trials[1].logs == other[1].logs
-    assert lane_key(assembled([{"amp": "bf16"}])[1][0]) is None
+    assert obstacle(assembled([{"amp": "bf16"}])[1][0])
+
+
+class Gated(nn.Module):
+    """A model that is no plain sequence: two ways that meet, with noise, or a batch norm, if asked for."""
+
+    def __init__(
+        self, sample_shape: Sequence[int], outputs: int, width: int = 12, kind: str = "plain"
+    ) -> None:
+        super().__init__()
+        features = math.prod(sample_shape)
+        self.left, self.right = nn.Linear(features, width), nn.Linear(features, width)
+        self.norm: nn.Module = nn.BatchNorm1d(width) if kind == "normalised" else nn.LayerNorm(width)
+        self.out = nn.Linear(width, outputs)
+        self.kind = kind
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = inputs.flatten(1)
+        x = self.norm(torch.sigmoid(self.left(x)) * self.right(x))
+        if self.kind == "branching" and x.mean() > 1e9:
+            return self.out(-x)
+        return self.out(F.dropout(x, 0.1, self.training and self.kind == "noisy"))
+
+
+OWN = {"model": f"{__name__}:Gated", "train_limit": 400}
+
+
+def test_a_model_of_your_own_is_a_lane_by_vmap() -> None:
+    optimizers = [
+        {"optimizer": name, "lr": 0.01, "weight_decay": 0.01} for name in ("adam", "nesterov", "sgd")
+    ]
+    runs = compare([OWN | own for own in optimizers] + [OWN | {"mixup": 0.2, "l2": 0.01, "patience": 2}])
+    assert [run.lanes for run in runs] == [4] * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("normalised", "buffers"), ("noisy", "random"), ("branching", "vmap cannot run the model")],
+)
+def test_a_model_that_vmap_would_change_is_trained_in_turn_and_the_log_says_why(
+    kind: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trials, setups = assembled([OWN | {"epochs": 1, "model_args.kind": kind}] * 2)
+    state = torch.get_rng_state()
+    assert all(run.lanes == 1 for run in lanes.train(trials, setups))
+    assert why in caplog.text
+    torch.set_rng_state(state)
+    assert why in str(obstacle(setups[0]))
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_narrower_lanes_are_padded_and_a_sigmoid_is_not() -> None:

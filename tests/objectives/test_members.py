@@ -57,6 +57,14 @@ def test_the_mean_of_seeds_is_that_of_the_trainings_alone(together: bool) -> Non
         assert trial.logs[epoch]["train_loss"] == pytest.approx(statistics.fmean(losses), abs=TOLERANCE)
     assert value == pytest.approx(statistics.fmean(max(other.reports.values()) for other in alone))
     record = trial.user_attrs["training"]
+    best = [other.logs[other.user_attrs["training"]["counted_epoch"]] for other in alone]
+    for name in ("validation_loss", "train_loss"):
+        kept = [logged[name] for logged in best]
+        assert record["counted"][name] == pytest.approx(statistics.fmean(kept), abs=TOLERANCE)
+    assert record["counted"]["validation_loss_std"] == pytest.approx(
+        statistics.pstdev(logged["validation_loss"] for logged in best), abs=TOLERANCE
+    )
+    assert record["counted"]["validation_accuracy"] == pytest.approx(value)
     assert record["lanes"] == (3 if together else 1)
     assert [member["seed"] for member in record["members"]] == [other.seed for other in alone]
     assert json.loads(json.dumps(record)) == record
