@@ -12,10 +12,10 @@ JOBS   ?= 3
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench scale faults fuzz objectives cluster lowest clean
+.PHONY: help install demo test check format bench search search-full scale faults fuzz objectives cluster lowest clean
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(STAMP) ## Make .venv with everything in it
 
@@ -52,6 +52,12 @@ bench: $(STAMP) ## Beside peers in the same run: cost per trial, growing studies
 	$(BIN)/python -m tests.bench.bench_lanes
 	$(BIN)/python -m tests.bench.bench_search
 	$(BIN)/python -m tests.bench.bench_dashboard
+
+search: $(STAMP) ## Ways to search beside one another, replayed on recorded trainings: docs/search.md
+	$(BIN)/python -m tests.bench.search
+
+search-full: $(STAMP) ## The same with every method, 1, 8 and 32 workers, 60 searches of each; hours
+	$(BIN)/python -m tests.bench.search --full
 
 scale: $(STAMP) ## How many workers one PostgreSQL bears: real ones, then simulated ones
 	$(BIN)/python -m tests.bench.scale

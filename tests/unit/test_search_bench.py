@@ -1,0 +1,78 @@
+"""The benchmark of searches, in short: `make search` and its recordings work and tell what they should."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.bench.search.__main__ import ratios, search, table
+from tests.bench.search.methods import OURS
+from tests.bench.search.record import load, recorded
+from tests.bench.search.replay import Run, Truth, World, replay
+
+RECORDED = recorded()
+
+
+@pytest.mark.parametrize("task", RECORDED, ids=lambda task: task.name)
+def test_what_was_recorded_belongs_to_its_task(task: Any) -> None:
+    """Points are not kept with their curves, but drawn again: another space or draw would mix them up."""
+    found = load(task)
+    assert found.curves.shape[1] == task.epochs
+    sign = 1 if task.maximize else -1
+    last, again = sign * found.curves[:, -1], sign * found.repeats[:, :, -1]
+    assert np.nanmax(last) == last[found.top[0]]
+    assert np.nanmedian(again) > np.nanmedian(last), "the best ones of one seed are good with others"
+    assert min(Truth.of(found).regret) == 0
+
+
+class Ordered:
+    """Full runs of the settings in an order; notes who worked when."""
+
+    def __init__(self, world: World, order: Sequence[int]) -> None:
+        self.world = world
+        self.order = list(order)
+
+    def next(self) -> Run:
+        return self.world.run(self.world.points[self.order.pop(0)])
+
+    def told(self, run: Run) -> bool:
+        return True
+
+    def ended(self, run: Run, *, diverged: bool) -> None:
+        pass
+
+
+def test_a_replay_spends_epochs_and_seconds_as_recorded() -> None:
+    task = RECORDED[0]
+    world = World(load(task), seed=1)
+    trace = replay(Ordered(world, range(100)), world, workers=1, budget=10 * task.epochs)
+    assert [run.epochs for run in trace.complete] == [task.epochs * n for n in range(1, 11)]
+    values = [run.value for run in trace.complete]
+    assert values == [world.curves[n][-1] for n in range(10)]
+    speed = np.random.default_rng(1).uniform(0.5, 1.5)
+    assert trace.complete[-1].seconds == pytest.approx(task.epochs * sum(world.seconds[:10]) / speed)
+
+
+def test_a_point_becomes_the_nearest_setting_that_is_left() -> None:
+    world = World(load(RECORDED[0]), seed=0)
+    point = world.points[3]
+    first, second = world.run(point), world.run(point)
+    assert first.setting == 3
+    assert second.setting != 3
+    assert second.number == 1
+
+
+def test_promotion_comes_to_good_runs_before_full_runs_do() -> None:
+    """And the tables have a row for each method, and one for each rival."""
+    full = [search("diabetes", "Optuna random, none", 1, seed) for seed in range(4)]
+    promoted = [search("diabetes", "random, promotion", 8, seed) for seed in range(4)]
+    assert median(one.epochs[5] for one in promoted) < median(one.epochs[5] for one in full)
+    ours = search("diabetes", OURS, 1, 0)
+    assert math.isfinite(ours.regret[1000])
+    assert table([*full, *promoted, ours]).count("\n") == 4
+    assert "| Optuna random, none | 1 |" in ratios([*full, ours])
