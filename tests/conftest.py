@@ -14,9 +14,11 @@ import pytest
 
 from tests.support.browser import CHROMIUM_ARGS, find_chromium
 from tests.support.command import HpoProcess, HpoResult, run_hpo
+from tests.support.order import dealt
 from tests.support.pg import NoPostgresError, PgServer
 from tests.support.proxy import TcpProxy
 from tests.support.skips import NO_GPU, refuse_skip, skips_fail
+from tests.support.statements import compiled_once
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -35,6 +37,12 @@ def _own_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith("HPO_"):
                 patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _statements() -> Iterator[None]:
+    with compiled_once():
         yield
 
 
@@ -146,7 +154,7 @@ _SKIPS_FAIL = skips_fail()  # read before the environment of the tests is cleane
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for a PostgreSQL or a browser, so that `-m "not postgres"` leaves it out."""
+    """Mark what needs a PostgreSQL or a browser, so that `-m "not postgres"` leaves it out; deal them out."""
     needs = {
         "pg_server": "postgres",
         "own_pg_server": "postgres",
@@ -157,6 +165,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in needs.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+    items[:] = dealt(items, Path(__file__).parent, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

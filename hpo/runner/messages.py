@@ -47,9 +47,7 @@ class Served:
     prunes: bool = True  # whether the study has a pruner
     log: int = 50_000_000  # bytes an attempt's log may have
     attribute: int = 1_000_000  # bytes of JSON an attribute may have
-    sampling: Mapping[str, str] = field(
-        default_factory=dict
-    )  # digests of a custom sampler's or pruner's files
+    sampling: Mapping[str, str] = field(default_factory=dict)  # digests of a custom sampler's files
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.support import command
 from tests.support.browser import find_chromium
 from tests.support.command import HpoProcess, hpo_environment, run_hpo
+from tests.support.order import dealt
 from tests.support.pg import PgServer
 from tests.support.proxy import TcpProxy
 from tests.support.skips import NO_GPU, NO_ROOT, NO_SLURM, VARIABLE, refuse_skip
@@ -163,6 +165,19 @@ def test_the_named_chromium_comes_before_the_path(monkeypatch: pytest.MonkeyPatc
 def report_of_skip(reason: str) -> pytest.TestReport:
     where = ("test_part.py", 1, f"Skipped: {reason}")
     return pytest.TestReport("test_part.py::test_it", ("", 1, ""), {}, "skipped", where, "setup")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_tests_are_dealt_whole_what_waits_and_what_is_long_first(parts: int, tmp_path: Path) -> None:
+    """None is lost or runs twice, whatever the number of processes."""
+    folders = ["contract"] * 60 + ["end_to_end"] * 12 + ["faults"] * 5 + ["unit"] * 43
+    tests = [
+        SimpleNamespace(path=tmp_path / folder / f"{i // 3}.py", number=i) for i, folder in enumerate(folders)
+    ]
+    found = dealt(tests, tmp_path, parts)
+    assert sorted(one.number for one in found) == list(range(120))
+    begins = [found[120 // parts * part].path.parent.name for part in range(parts)]
+    assert begins[:5] == ["faults", *["end_to_end"] * (parts - 1)][:5]
 
 
 @pytest.mark.parametrize(
