@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _LONGEST, _PAUSE = 2.0, 0.005  # seconds; a process may hang in the kernel
 
 
@@ -35,23 +35,42 @@ def become_reaper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def _is_reaper() -> bool:
+    answer = ctypes.c_int()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
+    return bool(answer.value)
+
+
 class Strays:
-    """Ends a runner's strays, trial by trial."""
+    """Ends a runner's strays, trial by trial. A process that is no reaper has children of its own."""
 
     def __init__(self) -> None:
+        self._is_reaper = _is_reaper()
+        self._trials = 0  # at once
+        self._before: set[_Process] = set()
         self._unclaimed: set[_Process] = set()  # dead, and nobody waited for them during the last trial
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """What begins in this block, and has a process group of its own, ends with it."""
-        before = _descendants()
+        """What begins in this block, and has a process group of its own, ends with it, or with the last of
+        several trials at once: whose it is cannot be told.
+        """
+        if not self._trials:
+            self._before = _descendants() if self._is_reaper else set()
+        self._trials += 1
         try:
             yield
         finally:
-            until = time.monotonic() + _LONGEST
-            while _end(_descendants() - before) and time.monotonic() < until:
-                time.sleep(_PAUSE)
-            self._bury_unclaimed()
+            self._trials -= 1
+            if self._is_reaper and not self._trials:
+                self._end_all()
+                self._bury_unclaimed()
+
+    def _end_all(self) -> None:
+        until = time.monotonic() + _LONGEST
+        while _end(_descendants() - self._before) and time.monotonic() < until:
+            time.sleep(_PAUSE)
 
     def _bury_unclaimed(self) -> None:
         """Wait for orphans that died, as init would; later, for who started a child may yet wait for it."""

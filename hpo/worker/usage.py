@@ -28,8 +28,9 @@ class Usage:
         self._next = 0.0
 
     def look(self, runners: Iterable[Child]) -> None:
-        """End those that use too much; each says why."""
-        watched = [one for one in runners if one.current is not None and _limits(one).are_watched]
+        """End those that use too much; each says why. A person's own process is not ours to end."""
+        ours = (one for one in runners if one.current is not None and one.process_key is not None)
+        watched = [one for one in ours if _limits(one).are_watched]
         if not watched or self._now() < self._next:
             return
         below = defaultdict(list)

@@ -37,7 +37,7 @@ from storage.database.records import AttemptState, StudyRow, StudyState
 from storage.database.tables import attempt, ticket
 from storage.files.artifacts import ArtifactStore
 from storage.files.local_files import LocalFiles
-from storage.queue import attempts
+from storage.queue import attempts, events
 from storage.queue.attempts import Report, Write
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener, attempts_of, lose, state_of, ticket_row, ticket_states
@@ -888,6 +888,8 @@ def test_an_objective_that_stops_its_study_ends_it_as_hpo_stop_does(
     assert runner.run_one().values == (1.0,), "what runs is finished"
     assert states == [StudyState.STOPPING]
     assert state_of(database, study) is StudyState.STOPPED
+    told = database.read(lambda connection: events.of_study(connection, study.name))
+    assert [(one.what, one.who) for one in told[1:]] == [("stop", "trial 0")]
     runner.order()
     assert runner.task() is None
 
