@@ -124,7 +124,8 @@ class Dispatch:
             )
             if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
                 params = desk.study.drawn(claim)
-                found.append((claim, writes.start(connection, desk, claim, params, {}), params))
+                trial = writes.start(connection, desk, claim, params, {}, is_new=True)
+                found.append((claim, trial, params))
             else:
                 found.append((claim, None, {}))
         return found

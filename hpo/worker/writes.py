@@ -257,12 +257,19 @@ def of_further(desk: Desk, held: Held, trial: Trial, params: Mapping[str, Any]) 
 
 
 def start(
-    connection: Transaction, desk: Desk, claim: Claim, params: Mapping[str, Any], saw: Mapping[str, Any]
+    connection: Transaction,
+    desk: Desk,
+    claim: Claim,
+    params: Mapping[str, Any],
+    saw: Mapping[str, Any],
+    *,
+    is_new: bool = False,
 ) -> Trial:
-    """Store a new trial in a transaction that holds the claim's lease."""
+    """Store a new trial in a transaction that holds the claim's lease; `is_new`: that has claimed it, too."""
     study = desk.study
     held = {name: study.distributions[name] for name in params}
-    trial = attempts.start_trial(connection, claim.lease, study.row.optuna_study_id, params, held, saw)
+    its = study.row.optuna_study_id
+    trial = attempts.start_trial(connection, claim.lease, its, params, held, saw, is_new=is_new)
     if desk.guard is not None:
         desk.guard.mark(connection, trial.id)
     return trial

@@ -63,11 +63,13 @@ _HEADS = sa.select(
     optuna_trials.c.datetime_start,
     optuna_trials.c.datetime_complete,
 )
-_NEWER = _HEADS.where(
-    optuna_trials.c.study_id == sa.bindparam("study"), optuna_trials.c.trial_id > sa.bindparam("newest")
-).order_by(optuna_trials.c.trial_id)
 _AMONG = _HEADS.where(one_of(optuna_trials.c.trial_id, _IDS))
-_NOT_RUNNING = _AMONG.where(optuna_trials.c.state != TrialState.RUNNING)
+_NEW_OR_ENDED = sa.union_all(  # newer than this, or among these and running no more
+    _HEADS.where(
+        optuna_trials.c.study_id == sa.bindparam("study"), optuna_trials.c.trial_id > sa.bindparam("newest")
+    ),
+    _AMONG.where(optuna_trials.c.state != TrialState.RUNNING),
+).order_by("trial_id")
 _PARAMS = (
     sa.select(params.c.trial_id, params.c.param_name, params.c.param_value, params.c.distribution_json)
     .where(one_of(params.c.trial_id, _IDS))
@@ -128,8 +130,9 @@ class KnownTrials:
             newest = self._newest
             ran = [one for one, state in self._open.items() if state == TrialState.RUNNING]
             others = [one for one, state in self._open.items() if state != TrialState.RUNNING]
-        heads = connection.execute(_NEWER, {"study": self._study_id, "newest": newest}).all()
-        looked = [*_rows(connection, _NOT_RUNNING, ran), *_rows(connection, _AMONG, others), *heads]
+        asks = {"study": self._study_id, "newest": newest, "ids": json.dumps(ran)}
+        heads = connection.execute(_NEW_OR_ENDED, asks).all()
+        looked = [*_rows(connection, _AMONG, others), *heads]
         with self._lock:
             asked = {head.trial_id: self._open.get(head.trial_id) for head in looked}
             wanted = [head for head in looked if self._wants(head)]

@@ -140,11 +140,16 @@ def start_trial(
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     sampler_saw: Mapping[str, Any],
+    *,
+    is_new: bool = False,
 ) -> Trial:
-    """Create the trial with all its parameters and bind it to the ticket, once."""
-    bound = connection.execute(_BOUND, {"ticket": lease.ticket_id}).one()
-    if bound.trial_id is not None:  # an earlier try committed without our hearing of it
-        return Trial(bound.trial_id, bound.trial_number)
+    """Create the trial with all its parameters and bind it to the ticket, once.
+
+    `is_new`: this very transaction has seen that the ticket has no trial.
+    """
+    bound = None if is_new else connection.execute(_BOUND, {"ticket": lease.ticket_id}).one()
+    if bound is not None and bound.trial_id is not None:
+        return Trial(bound.trial_id, bound.trial_number)  # an earlier try committed; we did not hear of it
     made = optuna_rows.insert_trial(connection, optuna_study_id, params, distributions)
     link = {"ticket": lease.ticket_id, "trial": made.id, "trial_is": made.number}
     connection.execute(_BIND_TICKET, {**link, "saw": json.dumps(dict(sampler_saw))})

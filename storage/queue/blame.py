@@ -22,6 +22,11 @@ _GOOD = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.PARKED)
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 BLAMED = 3  # settings that succeeded elsewhere
 BAD_STARTS = 3  # workers with a bad start one after the other: a study without a result between is at fault
+_WENT_WELL = (  # made once, as in `storage.queue.locks`
+    worker.update()
+    .where(worker.c.id == sa.bindparam("its_worker"))
+    .values(good_attempts=worker.c.good_attempts + 1)
+)
 
 
 def failed_on(worker_id: str | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
@@ -118,9 +123,7 @@ def succeeded(connection: Connection, row: sa.Row[Any]) -> None:
     if at_fault:
         _give_back_failures_of(connection, at_fault, row.study_id, everywhere=True)
         locks.hold_workers(connection, [row.worker_id, *at_fault])
-    connection.execute(
-        worker.update().where(worker.c.id == row.worker_id).values(good_attempts=worker.c.good_attempts + 1)
-    )
+    connection.execute(_WENT_WELL, {"its_worker": row.worker_id})
     for worker_id, blamed in at_fault.items():
         _quarantine(connection, worker_id, f"{blamed} settings that failed here succeeded on other workers")
 

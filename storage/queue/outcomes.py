@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,11 +54,7 @@ def deliver(
 ) -> None:
     """The attempt brought a result: `complete` with values, or `pruned`; or it is `parked`."""
     ending = _close(connection, clock, lease, AttemptState(state.value), None, peak_memory)
-    connection.execute(
-        ticket.update()
-        .where(ticket.c.id == lease.ticket_id)
-        .values(state=state, worker_id=None, lease_until=None, runner=None)
-    )
+    connection.execute(_LEAVE, {"its_ticket": lease.ticket_id, "state": state})
     blame.succeeded(connection, ending.ticket)
     its = ending.study
     if its.state == StudyState.RUNNING and its.budget_target is None:  # nothing to learn
@@ -144,11 +141,7 @@ def cancel(connection: Connection, clock: Clock, lease: Lease) -> None:
 
 def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state: TicketState) -> None:
     """End a ticket without a result; Optuna's trial becomes FAIL."""
-    connection.execute(
-        ticket.update()
-        .where(ticket.c.id == ticket_id)
-        .values(state=state, worker_id=None, runner=None, lease_until=None, not_before=None)
-    )
+    connection.execute(_LEAVE, {"its_ticket": ticket_id, "state": state, "not_before": None})
     if trial_id is not None:
         optuna_rows.finish(connection, trial_id, TrialState.FAIL)
 
@@ -269,19 +262,28 @@ def _close(
     if its_study is None:
         raise LeaseLostError("the study was deleted")
     seconds.stop_when_idle(connection, clock, its_study, leaving=lease.ticket_id)
-    over = sa.select(ticket.c.lease_until).where(ticket.c.id == lease.ticket_id).scalar_subquery()
-    connection.execute(
+    which = {"its_ticket": lease.ticket_id, "its_attempt": lease.attempt}
+    ends = {"state": state, "error": error, "peak_memory": peak_memory}
+    connection.execute(_end(clock.offset), {**which, **ends})
+    return _Ending(its_study, connection.execute(_TICKET, {"its_ticket": lease.ticket_id}).one())
+
+
+# Statements are made once, as in `storage.queue.locks`.
+_ITS_TICKET = ticket.c.id == sa.bindparam("its_ticket")
+_TICKET = sa.select(ticket).where(_ITS_TICKET)
+_LEAVE = ticket.update().where(_ITS_TICKET).values(worker_id=None, runner=None, lease_until=None)
+
+
+@lru_cache(maxsize=64)
+def _end(offset: float) -> Any:
+    now, over = Clock(offset).now(), sa.select(ticket.c.lease_until).where(_ITS_TICKET).scalar_subquery()
+    return (
         attempt.update()
-        .where(attempt.c.ticket_id == lease.ticket_id, attempt.c.number == lease.attempt)
-        .values(
-            state=state,
-            ended_at=sa.case((over < clock.now(), over), else_=clock.now()),
-            error=error,
-            peak_memory=peak_memory,
+        .where(
+            attempt.c.ticket_id == sa.bindparam("its_ticket"), attempt.c.number == sa.bindparam("its_attempt")
         )
+        .values(ended_at=sa.case((over < now, over), else_=now))
     )
-    its_ticket = connection.execute(sa.select(ticket).where(ticket.c.id == lease.ticket_id)).one()
-    return _Ending(its_study, its_ticket)
 
 
 def _again_or_give_up(
@@ -297,13 +299,8 @@ def _again_or_give_up(
 
 
 def _requeue(connection: Connection, ticket_id: int, not_before: sa.ColumnElement[float] | None) -> None:
-    connection.execute(
-        ticket.update()
-        .where(ticket.c.id == ticket_id)
-        .values(
-            state=TicketState.QUEUED, worker_id=None, runner=None, lease_until=None, not_before=not_before
-        )
-    )
+    waits = _LEAVE.values(state=TicketState.QUEUED, not_before=not_before)
+    connection.execute(waits, {"its_ticket": ticket_id})
 
 
 def _stop_failing(connection: Connection, study_id: int, why: str) -> None:

@@ -25,6 +25,7 @@ from storage.database.tables import attempt, is_parked, is_queued, study, ticket
 from storage.queue import blame, locks, optuna_rows, outcomes, seconds
 
 ENQUEUED = 1  # priority of a point a person asked for
+_MANY = 1_000  # tickets: until PostgreSQL has counted so many, it sorts them all at each claim
 
 Goes = tuple[int, int]  # a parked ticket's trial, by Optuna's id, and the epoch at which it is parked next
 Promote = Callable[[Connection, Sequence[int]], Goes | None]  # the trials that are parked -> one that goes on
@@ -55,6 +56,8 @@ def add(
                 for i, point in enumerate(points)
             ],
         )
+    if len(points) >= _MANY and connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ANALYZE hpo_ticket")
 
 
 def claim_next(
