@@ -218,9 +218,18 @@ class Study:
         """Have a point tried next; returns its ticket's number."""
         return creation.enqueue(self._database, self._row(), point)[0]
 
-    def extend(self, *, trials: int = 0, seconds: float | None = None, target: float | None = None) -> None:
-        """More trials, or another budget of seconds or target."""
-        creation.extend(self._database, self._row(), trials=trials, seconds=seconds, target=target)
+    def extend(
+        self,
+        *,
+        trials: int = 0,
+        seconds: float | None = None,
+        target: float | None = None,
+        epochs: int | None = None,
+    ) -> None:
+        """More trials, or another budget of seconds or epochs, or another target."""
+        creation.extend(
+            self._database, self._row(), trials=trials, seconds=seconds, target=target, epochs=epochs
+        )
 
     def pause(self) -> None:
         """Start nothing new; what runs goes on."""

@@ -85,6 +85,7 @@ def extend(
     study: StudyArgument,
     trials: Annotated[str | None, typer.Option("--trials", metavar="+N", help="N more trials.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="New budget of seconds, in all.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="New budget of epochs, in all.")] = None,
     target: Annotated[float | None, typer.Option("--target", help="New target value.")] = None,
     storage: StorageOption = None,
 ) -> None:
@@ -102,9 +103,8 @@ def extend(
             )
         more = int(number)
     database = open_existing(storage)
-    row = extend_study(
-        database, reading.get_study(database, study), trials=more, seconds=seconds, target=target
-    )
+    row = reading.get_study(database, study)
+    row = extend_study(database, row, trials=more, seconds=seconds, target=target, epochs=epochs)
     say(standing(row))
 
 

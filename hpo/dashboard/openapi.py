@@ -96,7 +96,7 @@ def _operation(item: Endpoint) -> dict[str, Any]:
     if item.method == "POST":
         operation["requestBody"] = {
             "content": {"application/json": {"schema": _BODY}},
-            "description": "extend takes trials, seconds, target; enqueue takes point; retry may "
+            "description": "extend takes trials, seconds, epochs, target; enqueue takes point; retry may "
             "take trial or count; the others nothing.",
         }
     return operation
@@ -120,6 +120,7 @@ _BODY: dict[str, Any] = {
     "properties": {
         "trials": {"type": "integer", "description": "Further trials.", "minimum": 1},
         "seconds": {"type": "number", "description": "New budget of seconds, in all."},
+        "epochs": {"type": "integer", "description": "New budget of epochs, in all."},
         "target": {"type": "number", "description": "New target value."},
         "trial": {
             "type": "integer",

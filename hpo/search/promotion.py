@@ -11,6 +11,7 @@ A run stops at each rung and is parked there with its checkpoint; none is droppe
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -83,14 +84,18 @@ class Standing:
             else:
                 there[rung.trial_id] = rung.value
 
-    def promotion(self, parked: Collection[int]) -> tuple[int, int] | None:
-        """Of the trials that are parked, by their ids, the one that goes on, and where it is parked next.
+    def promotion(self, parked: Collection[int], room: float = math.inf) -> tuple[int, int, int] | None:
+        """Of the trials that are parked, by their ids, the one that goes on, the epoch at which it is parked
+        next, and how many epochs that is, `room` at most.
 
         Of several brackets the rung of the most epochs comes first.
         """
         order = sorted(self._at, key=lambda key: self.ladders[key[0]].epochs[key[1]])
-        waiting, rungs, trials = set(parked), [], []
+        waiting, places, rungs, trials = set(parked), [], [], []
         for bracket, rung in order:
+            if self._further(bracket, rung) > room:
+                continue
+            places.append((bracket, rung))
             there = sorted(self._at[bracket, rung].items())
             above = self._at.get((bracket, rung + 1), {})
             trials.append([trial for trial, _ in there])
@@ -98,8 +103,12 @@ class Standing:
         found = promotion(rungs, self._factor, maximize=self._maximize)
         if found is None:
             return None
-        (bracket, rung), trial = order[found[0]], trials[found[0]][found[1]]
-        return trial, self.ladders[bracket].epochs[rung + 1]
+        (bracket, rung), trial = places[found[0]], trials[found[0]][found[1]]
+        return trial, self.ladders[bracket].epochs[rung + 1], self._further(bracket, rung)
+
+    def _further(self, bracket: int, rung: int) -> int:
+        epochs = self.ladders[bracket].epochs
+        return epochs[rung + 1] - epochs[rung]
 
 
 def promotion(

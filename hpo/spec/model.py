@@ -32,13 +32,22 @@ from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
 from hpo.spec.problems import moved, nearest, problem, shown
 from hpo.spec.resources import Limits
-from hpo.spec.sampling import NoPruner, PrunerSpec, SamplerSpec, TpeSampler, named
+from hpo.spec.sampling import (
+    AshaPruner,
+    HyperbandPruner,
+    NoPruner,
+    PrunerSpec,
+    SamplerSpec,
+    TpeSampler,
+    named,
+)
 from objectives.imports import ObjectivePath
 
 Direction = Literal["minimize", "maximize"]
 DIRECTIONS = ("minimize", "maximize")
 MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
+MAX_EPOCHS = 1_000_000_000
 MAX_SECONDS = 10 * 365 * 86_400
 NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "notes"})
 
@@ -57,6 +66,11 @@ class Budget(Section):
     seconds: Seconds | None = Field(
         default=None, description="Wall-clock seconds from the first claim; stands still while paused."
     )
+    epochs: Annotated[Whole, at_least(1), at_most(MAX_EPOCHS)] | None = Field(
+        default=None,
+        description="Epochs (distinct reported steps) of all trials together. What a trial may need is"
+        " reserved when it starts: `fixed.epochs` or the pruner's max_epochs says it. One direction only.",
+    )
     target: Number | None = Field(
         default=None,
         description="Objective value that is good enough, in the objective's unit; one direction only.",
@@ -65,7 +79,7 @@ class Budget(Section):
     @property
     def is_empty(self) -> bool:
         """Whether nothing here would end a study."""
-        return self.trials is None and self.seconds is None and self.target is None
+        return all(limit is None for limit in (self.trials, self.seconds, self.epochs, self.target))
 
 
 class Retry(Section):
@@ -233,6 +247,7 @@ class StudySpec(Section):
             raise moved(error, "space") from None
         _check_directions(self)
         _check_sampler(self)
+        _check_epochs(self)
         _check_command(self)
         object.__setattr__(self, "enqueue", _checked_enqueue(self))
         return self
@@ -246,6 +261,14 @@ class StudySpec(Section):
         """
         same = self.model_dump(mode="json", exclude=set(NOT_IDENTITY), exclude_defaults=True)
         return hashlib.sha256(json.dumps(same, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def full_epochs(self) -> int | None:
+        """Epochs of a full trial, as the pruner or `fixed.epochs` says; None: neither does."""
+        if isinstance(self.pruner, AshaPruner | HyperbandPruner):
+            return self.pruner.max_epochs
+        epochs = self.fixed.get("epochs")
+        return epochs if isinstance(epochs, int) and epochs > 0 else None
 
     @property
     def objective_path(self) -> ObjectivePath | None:
@@ -285,13 +308,32 @@ def _check_directions(spec: StudySpec) -> None:
         raise problem(f"{name} needs a single direction; use nsga2, tpe or gp", "sampler", "name")
 
 
+def _check_epochs(spec: StudySpec) -> None:
+    if spec.budget.epochs is None:
+        return
+    if len(spec.directions) > 1:
+        raise problem("needs a single direction: with several nothing is reported", "budget", "epochs")
+    if spec.full_epochs is None:
+        raise problem(
+            "must be told how many a trial has: set fixed.epochs, or max_epochs of asha or hyperband",
+            "budget",
+            "epochs",
+        )
+    if spec.budget.epochs < spec.full_epochs:
+        raise problem(
+            f"must be at least the {spec.full_epochs} of one trial, got {spec.budget.epochs}",
+            "budget",
+            "epochs",
+        )
+
+
 def _check_sampler(spec: StudySpec) -> None:
     name = spec.sampler.name
     if name in ("grid", "qmc") and not spec.space:
         raise problem(f"is required: the {name} sampler must know every parameter beforehand", "space")
     if name != "grid":
         if spec.budget.is_empty:
-            raise problem(f"needs trials, seconds or target: {name} would never end", "budget")
+            raise problem(f"needs trials, seconds, epochs or target: {name} would never end", "budget")
         return
     for parameter, definition in spec.space.items():
         try:

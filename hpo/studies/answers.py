@@ -41,6 +41,7 @@ class Budget:
 
     trials: int | None
     seconds: float | None
+    epochs: int | None
     target: float | None
 
 
@@ -339,7 +340,7 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
         "directions": list(row.spec["directions"]),
         "sampler": dict(row.spec["sampler"]),
         "pruner": dict(row.spec["pruner"]),
-        "budget": Budget(row.budget_trials, row.budget_seconds, row.budget_target),
+        "budget": Budget(row.budget_trials, row.budget_seconds, row.budget_epochs, row.budget_target),
         "trials": _counts(now.counts),
         "done": now.counts.ended,
         "running": now.counts.running,

@@ -13,7 +13,7 @@ from hpo.errors import UserError
 from hpo.search.space import check_point, distribution, grid_points
 from hpo.settings import Settings
 from hpo.spec import Budget, StudySpec, spec_differences
-from hpo.spec.model import MAX_TRIALS
+from hpo.spec.model import MAX_EPOCHS, MAX_TRIALS
 from hpo.studies.steering import how_to_go_on, note
 from hpo.studies.warm_start import WarmStart
 from hpo.wiring import open_artifacts
@@ -56,6 +56,7 @@ def create(
         budget_trials=len(history) or (None if spec.tickets is None else len(points)),
         budget_seconds=spec.budget.seconds,
         budget_target=spec.budget.target,
+        budget_epochs=spec.budget.epochs,
         retry_lost=spec.retry.lost,
         retry_failed=spec.retry.failed,
         artifacts=settings.artifact_url(),
@@ -189,19 +190,23 @@ def extend(
     trials: int = 0,
     seconds: float | None = None,
     target: float | None = None,
+    epochs: int | None = None,
 ) -> StudyRow:
-    """Give a study `trials` more tickets, or a new budget of seconds or target.
+    """Give a study `trials` more tickets, or a new budget of seconds or epochs, or a new target.
 
-    A study that had ended runs again, unless a result meets its target or its seconds are spent all the
-    same.
+    A study that had ended runs again, unless a result meets its target, or its seconds or epochs are spent
+    all the same.
 
     Raises:
         UserError: a grid has no further cells, or nothing is asked, or too much.
     """
     if trials > MAX_TRIALS:
         raise UserError(f"at most {MAX_TRIALS:,} trials can be added at once, got {trials:,}")
-    if trials <= 0 and seconds is None and target is None:
-        raise UserError("say what to extend: --trials +50, --seconds 7200 or --target 0.99")
+    if trials <= 0 and seconds is None and target is None and epochs is None:
+        raise UserError("say what to extend: --trials +50, --seconds 7200, --epochs 2000 or --target 0.99")
+    if epochs is not None and (row.budget_epochs is None or not row.budget_epochs < epochs <= MAX_EPOCHS):
+        had = "none" if row.budget_epochs is None else f"{row.budget_epochs:,}"
+        raise UserError(f"--epochs must be above the budget of epochs, which is {had}, got {epochs:,}")
     spec = StudySpec.model_validate(row.spec)
     used = database.read(lambda connection: seconds_of.used(connection, database.clock, row))
     if seconds is not None and not (math.isfinite(seconds) and seconds > used):
@@ -233,17 +238,29 @@ def extend(
             cells=cells,
             seconds=seconds,
             target=target,
+            epochs=epochs,
             first=first,
         )
         if done:
             more = trials if trials > 0 else None
-            note(connection, database, row, "extend", trials=more, seconds=seconds, target=target)
+            note(
+                connection,
+                database,
+                row,
+                "extend",
+                trials=more,
+                seconds=seconds,
+                epochs=epochs,
+                target=target,
+            )
         return done
 
     done = database.write_once(verb)
     now = database.read(lambda connection: studies.get(connection, row.name))
     # Somebody extended the grid meanwhile: the cells that are left are others now.
-    return now if done else extend(database, now, trials=trials, seconds=seconds, target=target)
+    return (
+        now if done else extend(database, now, trials=trials, seconds=seconds, target=target, epochs=epochs)
+    )
 
 
 def standing(row: StudyRow) -> str:
@@ -298,7 +315,12 @@ def _demand_same(spec: StudySpec, row: StudyRow) -> None:
             + "\nGive this one another name (--set study=...), or remove the other with "
             f"`hpo delete {spec.study}`"
         )
-    now = {"trials": row.budget_trials, "seconds": row.budget_seconds, "target": row.budget_target}
+    now = {
+        "trials": row.budget_trials,
+        "seconds": row.budget_seconds,
+        "epochs": row.budget_epochs,
+        "target": row.budget_target,
+    }
     asked, at_first = spec.budget.model_dump(), stored.budget.model_dump()
     if asked not in (at_first, now):
         raise UserError(

@@ -121,6 +121,7 @@ class Dispatch:
                 self._lease,
                 order.alone,
                 promote=None if desk.study.parking is None else desk.study.parking.promote,
+                epochs=desk.study.reserves,
             )
             if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
                 params = desk.study.drawn(claim)

@@ -12,12 +12,14 @@ from hpo.search.promotion import Ladder, Standing
 from hpo.search.pruners import Hyperband, ladders
 from hpo.search.rungs import first_stop
 from hpo.spec import StudySpec
+from hpo.spec.model import MAX_TRIALS
 from hpo.spec.sampling import AshaPruner, HyperbandPruner
 from storage.database.engine import Transaction
 from storage.database.records import Claim, StudyRow
 from storage.history.known import read_whole
 from storage.queue import rungs, tickets
 from storage.queue.rungs import Rung
+from storage.queue.tickets import Goes
 
 
 class Parking:
@@ -44,12 +46,17 @@ class Parking:
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._shown: dict[int, tuple[int, FrozenTrial]] = {}  # by id: after so many attempts, as pruned
 
-    def promote(self, connection: Transaction, parked: Sequence[int]) -> tuple[int, int] | None:
-        """The one of the parked trials that goes on, and where it is parked next (`tickets.Promote`)."""
+    def promote(self, connection: Transaction, parked: Sequence[int], room: float) -> Goes | None:
+        """The one of the parked trials that goes on (`tickets.Promote`)."""
         self._rungs_seen, found = rungs.newer(connection, self._row.id, self._rungs_seen)
         self._standing.learn(found)
         self._tell(found)
-        return self._standing.promotion(parked)
+        return self._standing.promotion(parked, room)
+
+    @property
+    def first_slice(self) -> int:
+        """The most epochs that a new trial does before it is parked."""
+        return max(first_stop(self._sampler, MAX_TRIALS, ladder) for ladder in self._standing.ladders)
 
     def at_reports(
         self, claim: Claim, trial_id: int, reports: Mapping[int, float], done: int = 0

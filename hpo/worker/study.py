@@ -288,6 +288,13 @@ class ServedStudy:
         """The pruner as it decides here, by values that are kept up from one decision to the next."""
         return comparing(self._pruner, self._compared)
 
+    @property
+    def reserves(self) -> int:
+        """Epochs of a budget of them that a new trial may do; what it does not is returned."""
+        if self.spec.budget.epochs is None:
+            return 0
+        return self.spec.full_epochs or 0 if self.parking is None else self.parking.first_slice
+
     # What is known
 
     def trials(self) -> list[FrozenTrial]:

@@ -86,6 +86,7 @@ class StudyRow:
     budget_trials: int | None
     budget_seconds: float | None
     budget_target: float | None
+    budget_epochs: int | None
     artifacts: str
     code: Mapping[str, Any] | None
     test_evaluation: Mapping[str, Any] | None
@@ -126,6 +127,7 @@ class StudyRow:
             budget_trials=row.budget_trials,
             budget_seconds=row.budget_seconds,
             budget_target=row.budget_target,
+            budget_epochs=row.budget_epochs,
             artifacts=row.artifacts,
             code=None if row.code is None else json.loads(row.code),
             test_evaluation=None if row.test_evaluation is None else json.loads(row.test_evaluation),

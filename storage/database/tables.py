@@ -75,6 +75,7 @@ study = Table(
     Column("budget_trials", Integer),  # None: tickets are made as they are claimed
     Column("budget_seconds", Float(53)),
     Column("budget_target", Float(53)),
+    Column("budget_epochs", Integer),  # distinct steps that trials report in all
     Column("maximize", Integer, nullable=False),  # 1 when the first direction is maximize
     Column("retry_lost", Integer, nullable=False),
     Column("retry_failed", Integer, nullable=False),
@@ -146,6 +147,9 @@ ticket = Table(
     Column("retry_of", Integer),  # number of the failed trial that this ticket's new trial repeats
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
     Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
+    Column(
+        "epochs", Integer, nullable=False, default=0, server_default="0"
+    ),  # reserved; once it rests, trained
     Column("stop_at", Integer),  # epoch at which it is parked next; None: not promoted yet, the first rung's
     UniqueConstraint("study_id", "number"),
     Index(None, "study_id", "state", "trial_id"),

@@ -218,6 +218,7 @@ def _give_back_failures_of(
             trial_id=None,
             trial_number=None,
             stop_at=None,
+            epochs=0,
             not_before=None,
         )
     )

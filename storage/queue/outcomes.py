@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError
-from storage.database.optuna_tables import TrialState
+from storage.database.optuna_tables import TrialState, reports
 from storage.database.records import AttemptState, Lease, StudyState, TicketState
 from storage.database.tables import attempt, is_parked, study, ticket
 from storage.files import kept_files
@@ -30,7 +30,8 @@ _LONGEST_BACKOFF = 60.0  # seconds
 ALL_DONE = "all trials done"
 TARGET_REACHED = "target reached"
 SECONDS_SPENT = "budget of seconds spent"
-BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT)
+EPOCHS_SPENT = "budget of epochs spent"
+BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT, EPOCHS_SPENT)
 BY_HAND = "stopped by hand"
 FOR_GOOD = (*BY_BUDGET, BY_HAND)  # no later result lets a study that is stopping so go on
 FAILING = "nothing but failures"  # ... on so many workers
@@ -54,7 +55,8 @@ def deliver(
 ) -> None:
     """The attempt brought a result: `complete` with values, or `pruned`; or it is `parked`."""
     ending = _close(connection, clock, lease, AttemptState(state.value), None, peak_memory)
-    connection.execute(_LEAVE, {"its_ticket": lease.ticket_id, "state": state})
+    leave = _LEAVE if ending.study.budget_epochs is None else _REST
+    connection.execute(leave, {"its_ticket": lease.ticket_id, "state": state})
     blame.succeeded(connection, ending.ticket)
     its = ending.study
     if its.state == StudyState.RUNNING and its.budget_target is None:  # nothing to learn
@@ -141,7 +143,7 @@ def cancel(connection: Connection, clock: Clock, lease: Lease) -> None:
 
 def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state: TicketState) -> None:
     """End a ticket without a result; Optuna's trial becomes FAIL."""
-    connection.execute(_LEAVE, {"its_ticket": ticket_id, "state": state, "not_before": None})
+    connection.execute(_REST, {"its_ticket": ticket_id, "state": state, "not_before": None})
     if trial_id is not None:
         optuna_rows.finish(connection, trial_id, TrialState.FAIL)
 
@@ -190,6 +192,28 @@ def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
         _end_at_target(connection, row, None if best is None else best.value)
     end_when_seconds_are_spent(connection, clock, row)
     conclude(connection, clock, study_id)
+
+
+def room(connection: Connection, row: sa.Row[Any]) -> float:
+    """Epochs of the budget that are neither trained nor reserved; infinite without one."""
+    if row.budget_epochs is None:
+        return math.inf
+    taken = sa.select(sa.func.coalesce(sa.func.sum(ticket.c.epochs), 0)).where(ticket.c.study_id == row.id)
+    return float(row.budget_epochs - connection.execute(taken).scalar_one())
+
+
+def end_when_epochs_are_spent(connection: Connection, study_id: int) -> None:
+    """Nothing new fits into the budget of epochs, and nothing can be promoted: the study ends unless a ticket
+    still has some, whose end may give back what it does not need. The caller holds the study's row.
+    """
+    has_some = ticket.c.state.in_([TicketState.RUNNING, TicketState.QUEUED]) & (ticket.c.epochs > 0)
+    found = sa.select(ticket.c.id).where(ticket.c.study_id == study_id, has_some).limit(1)
+    if connection.execute(found).first() is None:
+        connection.execute(
+            study.update()
+            .where(study.c.id == study_id, study.c.state == StudyState.RUNNING)
+            .values(state=StudyState.STOPPING, ended_why=EPOCHS_SPENT)
+        )
 
 
 def end_when_seconds_are_spent(connection: Connection, clock: Clock, row: sa.Row[Any]) -> bool:
@@ -272,6 +296,13 @@ def _close(
 _ITS_TICKET = ticket.c.id == sa.bindparam("its_ticket")
 _TICKET = sa.select(ticket).where(_ITS_TICKET)
 _LEAVE = ticket.update().where(_ITS_TICKET).values(worker_id=None, runner=None, lease_until=None)
+_TRAINED = (  # of a ticket: epochs that its trial has reported, each once
+    sa.select(sa.func.count())
+    .where(reports.c.trial_id == ticket.c.trial_id)
+    .correlate(ticket)
+    .scalar_subquery()
+)
+_REST = _LEAVE.values(epochs=_TRAINED)
 
 
 @lru_cache(maxsize=64)

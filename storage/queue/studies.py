@@ -43,6 +43,7 @@ class NewStudy:
     retry_lost: int
     retry_failed: int
     artifacts: str
+    budget_epochs: int | None = None
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
@@ -73,6 +74,7 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
                 budget_trials=new.budget_trials,
                 budget_seconds=new.budget_seconds,
                 budget_target=new.budget_target,
+                budget_epochs=new.budget_epochs,
                 maximize=int(new.directions[0] == "maximize"),
                 retry_lost=new.retry_lost,
                 retry_failed=new.retry_failed,
@@ -225,9 +227,10 @@ def extend(
     cells: bool,
     seconds: float | None = None,
     target: float | None = None,
+    epochs: int | None = None,
     first: int | None = None,
 ) -> bool:
-    """Add tickets, or raise the budget of seconds or the target; an ended study runs again.
+    """Add tickets, or raise the budget of seconds or epochs or the target; an ended study runs again.
 
     It does not where a result meets its target, or its seconds are spent all the same.
 
@@ -246,6 +249,8 @@ def extend(
         values["budget_seconds"] = seconds
     if target is not None:
         values["budget_target"] = target
+    if epochs is not None:
+        values["budget_epochs"] = epochs
     if StudyState(row.state).ended or row.state == StudyState.STOPPING:
         values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
     connection.execute(study.update().where(study.c.id == study_id).values(**values))
@@ -275,6 +280,7 @@ def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int
             trial_id=None,
             trial_number=None,
             stop_at=None,
+            epochs=0,
             not_before=None,
         )
     )

@@ -27,8 +27,10 @@ from storage.queue import blame, locks, optuna_rows, outcomes, seconds
 ENQUEUED = 1  # priority of a point a person asked for
 _MANY = 1_000  # tickets: until PostgreSQL has counted so many, it sorts them all at each claim
 
-Goes = tuple[int, int]  # a parked ticket's trial, by Optuna's id, and the epoch at which it is parked next
-Promote = Callable[[Connection, Sequence[int]], Goes | None]  # the trials that are parked -> one that goes on
+# A parked ticket's trial, by Optuna's id; the epoch at which it is parked next; how many epochs that is.
+Goes = tuple[int, int, int]
+# The trials that are parked, and epochs that are left for it -> one that goes on.
+Promote = Callable[[Connection, Sequence[int], float], Goes | None]
 
 
 def add(
@@ -71,6 +73,7 @@ def claim_next(
     alone: bool | None = None,
     slot: int = 0,
     promote: Promote | None = None,
+    epochs: int = 0,
 ) -> Claim | NothingToClaim:
     """Lease the next ticket to a new attempt of this runner: one that is promoted, else one that waits.
 
@@ -78,6 +81,7 @@ def claim_next(
     `slot`: the runner's place for the ticket, for a runner that holds several.
     `promote`: chooses among parked tickets; None: the study parks none. It is asked before the study's row is
     held, and again with it, when none of them moves.
+    `epochs`: reserved for a new trial of a study with a budget of them.
 
     Safe beside others: it looks first, and holds nothing where there is nothing to claim. Then the study's
     row is locked, so that claims of one study come one after another and pause, stop and target take effect
@@ -95,7 +99,7 @@ def claim_next(
         return _claim(connection, mine)
 
     def goes_on(alone: bool | None = alone) -> Goes | None:
-        return None if promote is None else _promotion(connection, study_id, promote, alone)
+        return None if promote is None else _promotion(connection, seen, promote, alone)
 
     nothing = _nothing(connection, clock, study_id, worker_id, seen, alone, goes_on)
     if nothing is not None:
@@ -108,17 +112,20 @@ def claim_next(
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
     if not seen.works:  # nobody has noticed yet that every lease expired
         seconds.stop_when_idle(connection, clock, row)
-    taking = {**asks, "lease": lease_seconds}
+    taking = {**asks, "lease": lease_seconds, "reserved": epochs}
     chosen, goes = None, goes_on()
+    begun = outcomes.room(connection, row) < epochs  # only what has its epochs already
     if goes is not None:
-        promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1]}
+        promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1], "reserved": goes[2]}
         chosen = connection.execute(_lease_promoted(clock.offset), promoted).first()
     if chosen is None:
-        chosen = _take(connection, clock, taking, alone, shy=bool(seen.bad_attempts))
-    if chosen is None and row.budget_trials is None and alone is not True:
+        chosen = _take(connection, clock, taking, alone, begun, shy=bool(seen.bad_attempts))
+    if chosen is None and row.budget_trials is None and alone is not True and not begun:
         add(connection, study_id, [None], first=next_number(connection, study_id))
-        chosen = _take(connection, clock, taking, alone)
+        chosen = _take(connection, clock, taking, alone, begun)
     if chosen is None:
+        if begun and goes_on(None) is None:
+            outcomes.end_when_epochs_are_spent(connection, study_id)
         outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
         return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
     if chosen.point is None and chosen.trial_id is None and chosen.retry_of is None:
@@ -141,12 +148,14 @@ def claim_next(
     return _claim(connection, chosen)
 
 
-def _promotion(connection: Connection, study_id: int, promote: Promote, alone: bool | None) -> Goes | None:
-    parked = sa.select(ticket.c.trial_id).where(ticket.c.study_id == study_id, is_parked)
+def _promotion(
+    connection: Connection, seen: sa.Row[Any], promote: Promote, alone: bool | None
+) -> Goes | None:
+    parked = sa.select(ticket.c.trial_id).where(ticket.c.study_id == seen.id, is_parked)
     if alone is not None:
         parked = parked.where(ticket.c.alone == int(alone))
     trials = connection.scalars(parked).all()
-    return promote(connection, trials) if trials else None
+    return promote(connection, trials, outcomes.room(connection, seen)) if trials else None
 
 
 def _with_waiting(connection: Connection, optuna_study_id: int, blank: sa.Row[Any]) -> sa.Row[Any]:
@@ -204,17 +213,23 @@ def _nothing(
 
 
 def _take(
-    connection: Connection, clock: Clock, taking: Mapping[str, Any], alone: bool | None, *, shy: bool = False
+    connection: Connection,
+    clock: Clock,
+    taking: Mapping[str, Any],
+    alone: bool | None,
+    begun: bool,
+    *,
+    shy: bool = False,
 ) -> sa.Row[Any] | None:
     """Lease the first ticket that nobody else holds; `shy`: rather one that has not failed on this worker.
 
     That costs a look at the attempts for waiting tickets.
     """
     if shy:
-        found = connection.execute(_lease(clock.offset, alone, shy=True), taking).first()
+        found = connection.execute(_lease(clock.offset, alone, begun, shy=True), taking).first()
         if found is not None:
             return found
-    return connection.execute(_lease(clock.offset, alone), taking).first()
+    return connection.execute(_lease(clock.offset, alone, begun), taking).first()
 
 
 # Statements are made once, as in `storage.queue.locks`.
@@ -233,12 +248,16 @@ def _waiting(offset: float, alone: bool | None) -> sa.Select[Any]:
 
 
 @lru_cache(maxsize=64)
-def _lease(offset: float, alone: bool | None, *, shy: bool = False) -> Any:
+def _lease(offset: float, alone: bool | None, begun: bool, *, shy: bool = False) -> Any:
     first = _waiting(offset, alone)
+    if begun:
+        first = first.where(ticket.c.epochs > 0)
     if shy:
         first = first.where(~blame.failed_on(sa.bindparam("its_worker")))
     found = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
-    return ticket.update().where(ticket.c.id == found).values(_leased(offset)).returning(ticket)
+    reserved = sa.case((ticket.c.epochs == 0, sa.bindparam("reserved")), else_=ticket.c.epochs)
+    values = {**_leased(offset), "epochs": reserved}
+    return ticket.update().where(ticket.c.id == found).values(values).returning(ticket)
 
 
 @lru_cache(maxsize=64)
@@ -246,7 +265,13 @@ def _lease_promoted(offset: float) -> Any:
     return (
         ticket.update()
         .where(ticket.c.study_id == _ITS_STUDY, ticket.c.trial_id == sa.bindparam("its_trial"), is_parked)
-        .values({**_leased(offset), "stop_at": sa.bindparam("its_stop")})
+        .values(
+            {
+                **_leased(offset),
+                "stop_at": sa.bindparam("its_stop"),
+                "epochs": ticket.c.epochs + sa.bindparam("reserved"),
+            }
+        )
         .returning(ticket)
     )
 
@@ -278,7 +303,8 @@ def _look(offset: float, alone: bool | None) -> sa.Select[Any]:
     waits = _waiting(offset, alone).order_by(None)  # any of them
     there = {"mine": mine, "waits": waits, "runs": running, "works": works}
     return (
-        sa.select(study.c.state.label("study_state"), study.c.ended_why, study.c.budget_trials)
+        sa.select(study.c.id, study.c.state.label("study_state"), study.c.ended_why)
+        .add_columns(study.c.budget_trials, study.c.budget_epochs)
         .add_columns(worker.c.state, worker.c.reason, worker.c.study_id, worker.c.bad_attempts)
         .add_columns(*(one.limit(1).correlate(None).scalar_subquery().label(n) for n, one in there.items()))
         .select_from(study.outerjoin(worker, worker.c.id == sa.bindparam("its_worker")))

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from hpo.search.rungs import for_rungs
 from hpo.spec import StudySpec
+from hpo.studies import creation
 from hpo.worker.events import Ended
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
@@ -40,12 +41,12 @@ __all__ = ["doing", "make_study", "open_runner"]
 PROMOTE = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
 
 
-def first_of(_connection: Any, parked: Sequence[int]) -> tuple[int, int]:
+def first_of(_connection: Any, parked: Sequence[int], _room: float) -> tuple[int, int, int]:
     """A rule that promotes whatever is parked, to be parked at epoch 3."""
-    return min(parked), 3
+    return min(parked), 3, 2
 
 
-def nobody(_connection: Any, _parked: Sequence[int]) -> None:
+def nobody(_connection: Any, _parked: Sequence[int], _room: float) -> None:
     """A rule that promotes nothing."""
 
 
@@ -120,9 +121,9 @@ def test_who_is_chosen_twice_is_taken_once(database: Database, party: Opener) ->
     trial = ticket_row(database, first.lease).trial_id
     one.begin()
 
-    def outdated(connection: Any, _parked: Any) -> tuple[int, int]:
+    def outdated(connection: Any, _parked: Any, _room: float) -> tuple[int, int, int]:
         connection.execute(sa.text("UPDATE hpo_ticket SET state = 'running' WHERE state = 'parked'"))
-        return trial, 3
+        return trial, 3, 2
 
     found = party(study).try_claim(promote=outdated)
     assert isinstance(found, NothingToClaim)
@@ -331,3 +332,42 @@ def test_samplers_see_a_parked_trial_as_one_that_was_pruned_there(
     runner.claim()
     assert seen()[0] == ("RUNNING", {})
     assert seen()[1] == ("PRUNED", {1: -1.0})
+
+
+@pytest.mark.parametrize("trials", [None, 50])
+def test_a_budget_of_epochs_is_reserved_in_the_claim_and_exact(
+    database: Database, make_study: Any, open_runner: Any, doing: Any, trials: int | None
+) -> None:
+    """Promotions that do not fit make room for new trials, and what was lost keeps its part."""
+    budget = {"epochs": 27} if trials is None else {"epochs": 27, "trials": trials}
+    study = make_study(pruner=PROMOTE, budget=budget)
+    trained: list[tuple[int, int]] = []
+    doing(climbing(trained))
+    one, other = open_runner(study), open_runner(study)
+    lost = one.claim()
+    lose(database, lost.lease)
+    one.desk.held = None
+    run_all(other, open_runner(study))
+    row = database.read(lambda c: studies.get(c, study.name))
+    assert (row.state, row.ended_why) == (StudyState.FINISHED, "budget of epochs spent")
+    assert len(trained) == len(set(trained)) == 27
+    assert max(epoch for _, epoch in trained) == 9
+    holds(database, study)
+    creation.extend(database, row, epochs=29)
+    assert state_of(database, study) is StudyState.RUNNING
+    run_all(open_runner(study))
+    assert len(set(trained)) == 29
+
+
+def test_epochs_that_a_pruned_trial_did_not_need_are_returned(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """With mode stop a trial reserves all its epochs, and the study ends when no further one fits."""
+    halving = {name: value for name, value in PROMOTE.items() if name != "mode"}
+    study = make_study(pruner=halving, budget={"epochs": 20})
+    trained: list[tuple[int, int]] = []
+    doing(climbing(trained))
+    ends = run_all(open_runner(study))
+    assert ends == ["complete", "pruned", "pruned", "pruned"]
+    assert len(trained) == 9 + 3
+    assert state_of(database, study) is StudyState.FINISHED

@@ -84,6 +84,18 @@ def test_a_wrong_sampler_gets_a_sentence(sampler: Any, message: str) -> None:
             "pruner.wrapped.max_epochs is required",
         ),
         (
+            {"name": "asha", "max_epochs": 9, "mode": "promote", "bootstrap_count": 2},
+            "pruner.bootstrap_count has no meaning with `mode: promote`",
+        ),
+        (
+            {
+                "name": "patient",
+                "patience": 1,
+                "wrapped": {"name": "asha", "max_epochs": 9, "mode": "promote"},
+            },
+            "pruner.wrapped.mode cannot be promote here",
+        ),
+        (
             {"name": "patient", "patience": 1, "wrapped": "medan"},
             "pruner.wrapped.name must be one of median",
         ),
@@ -105,7 +117,8 @@ def test_a_wrong_pruner_gets_a_sentence(pruner: Any, message: str) -> None:
         ({"seconds": "1h"}, "budget.seconds must be a number, got '1h'"),
         ({"target": float("nan")}, "budget.target must be a finite number"),
         ({"trails": 3}, "budget.trails is unknown; did you mean 'trials'?"),
-        ({}, "budget needs trials, seconds or target: tpe would never end"),
+        ({}, "budget needs trials, seconds, epochs or target: tpe would never end"),
+        ({"epochs": 100}, "budget.epochs must be told how many a trial has: set fixed.epochs, or max_epochs"),
         (5, "budget must be a mapping, got 5"),
     ],
 )
