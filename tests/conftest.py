@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from tests.support.browser import CHROMIUM_ARGS, find_chromium
-from tests.support.command import HpoProcess, HpoResult, run_hpo
+from tests.support.command import FORKED_FROM, HpoProcess, HpoResult, run_hpo
+from tests.support.forking import Forking
 from tests.support.order import dealt
 from tests.support.pg import NoPostgresError, PgServer
 from tests.support.proxy import TcpProxy
@@ -41,9 +42,25 @@ def _own_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _forking(_own_environment: None) -> Iterator[None]:
+    """Commands are forked from one process; benches and fault tables outside of pytest start each anew."""
+    forking = Forking()
+    FORKED_FROM.append(forking)
+    yield
+    FORKED_FROM.remove(forking)
+    forking.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _statements() -> Iterator[None]:
     with compiled_once():
         yield
+
+
+@pytest.fixture
+def started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what /proc shows of a command, or what it imports: each is started by itself."""
+    monkeypatch.setattr("tests.support.command.FORKED_FROM", [])
 
 
 @pytest.fixture(scope="session")

@@ -143,6 +143,7 @@ def test_only_what_returned_a_number_is_complete_and_the_best_is_one_of_these(
         "failed": 9,
         "diverged": 4,
         "running": 0,
+        "parked": 0,
         "waiting": 0,
     }
     assert shown["state"] == "finished"

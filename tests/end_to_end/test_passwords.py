@@ -15,6 +15,8 @@ from tests.support.pg import PASSWORD, PgServer
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("started_anew")
+
 WAITS = """
     import time
     from pathlib import Path

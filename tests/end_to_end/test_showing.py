@@ -66,7 +66,15 @@ def test_show_has_what_scripts_rely_on(shown: Workplace) -> None:
         "name": "mixed",
         "state": "finished",
         "directions": ["maximize"],
-        "trials": {"complete": 2, "pruned": 2, "failed": 2, "diverged": 0, "running": 0, "waiting": 0},
+        "trials": {
+            "complete": 2,
+            "pruned": 2,
+            "failed": 2,
+            "diverged": 0,
+            "running": 0,
+            "parked": 0,
+            "waiting": 0,
+        },
         "best": {"number": 3, "value": 2.0, "values": [2.0], "params": {"x": 2.0, "kind": "fine"}},
     }.items() <= found.items()
     assert found["sampler"]["name"] == "grid"

@@ -67,6 +67,7 @@ def test_ctrl_c_drains_and_the_same_command_finishes_from_the_checkpoint(place: 
         "failed": 0,
         "diverged": 0,
         "running": 0,
+        "parked": 0,
         "waiting": 1,
     }
     assert shown["state"] == "running"
@@ -92,7 +93,7 @@ def test_ctrl_c_twice_aborts_at_once_and_marks_nothing_failed(place: Workplace) 
         run.wait(60).check(130)
         assert run.children() == []
     assert place.show("s")["trials"] == {
-        "complete": 0, "pruned": 0, "failed": 0, "diverged": 0, "running": 0, "waiting": 3,
+        "complete": 0, "pruned": 0, "failed": 0, "diverged": 0, "running": 0, "parked": 0, "waiting": 3,
     }  # fmt: skip
     (place.path / "go").touch()
     place.run(spec).check()
@@ -117,7 +118,7 @@ def test_a_worker_told_to_leave_gives_its_ticket_back_and_exits_0(place: Workpla
     (place.path / "quickly").touch()
     place.hpo("worker", "s", "--runners", "1", "--count", "1").check()
     assert place.show("s")["trials"] == {
-        "complete": 1, "pruned": 0, "failed": 0, "diverged": 0, "running": 0, "waiting": 1,
+        "complete": 1, "pruned": 0, "failed": 0, "diverged": 0, "running": 0, "parked": 0, "waiting": 1,
     }  # fmt: skip
 
 

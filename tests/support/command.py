@@ -1,4 +1,4 @@
-"""The real `hpo` command, as a subprocess."""
+"""The real `hpo` command, in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.forking import Forked, Forking
 from tests.support.waiting import wait_until
 
-COMMAND = (sys.executable, "-m", "hpo")
+_REAL = (sys.executable, "-m", "hpo")
+COMMAND = _REAL
+FORKED_FROM: list[Forking] = []  # of the tests' own process: where the commands it starts are forked from
 
 
 @dataclass(frozen=True)
@@ -97,18 +100,23 @@ class HpoProcess:
         before: Sequence[str] = (),
     ) -> None:
         self.args = tuple(str(arg) for arg in args)
-        self._process = subprocess.Popen(
-            [*before, *COMMAND, *self.args],
-            cwd=cwd,
-            env=hpo_environment(env),
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,  # a signal meant for it never reaches the test run
-        )
+        environment = hpo_environment(env)
+        self._process: subprocess.Popen[str] | Forked
+        if not before and COMMAND == _REAL and FORKED_FROM and FORKED_FROM[-1].suits(environment):
+            self._process = FORKED_FROM[-1].start(self.args, cwd, environment, with_input=stdin is not None)
+        else:
+            self._process = subprocess.Popen(
+                [*before, *COMMAND, *self.args],
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # a signal meant for it never reaches the test run
+            )
         self._output: dict[str, list[str]] = {"out": [], "err": []}
         self._readers = [
             threading.Thread(target=self._read, args=(name, stream), daemon=True)
