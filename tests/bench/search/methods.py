@@ -89,7 +89,7 @@ class Promoting(_InStudy):
 
     def next(self) -> Run:
         if (found := self.standing.promotion(self.parked)) is not None:
-            number, self.stop_at[number] = found
+            number, self.stop_at[number], _ = found
             return self.parked.pop(number)
         ticket = self.world.begun
         point = self.propose(create_trial(state=TrialState.RUNNING), ticket)
