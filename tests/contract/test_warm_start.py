@@ -126,7 +126,7 @@ def test_a_condition_that_differs_takes_the_parameter_with_it(database: Database
     ("fields", "told"),
     [
         ({"direction": "minimize"}, "it is to maximize, this one to minimize"),
-        ({"sampler": "random"}, "random does not learn from another study (tpe and gp do)"),
+        ({"sampler": "random"}, "random does not learn from another study (tpe, rungs and gp do)"),
         ({"sampler": "cmaes"}, "cmaes does not learn"),
         ({"space": {}}, "a study without a declared space cannot be compared"),
     ],

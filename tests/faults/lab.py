@@ -123,7 +123,7 @@ def chatty(trial):
     for step in range(1, int(trial.config["steps"]) + 1):
         time.sleep(float(trial.config["step_seconds"]))
         tick("says")
-        trial.set_user_attr("long", "x" * 2_000_000)
+        trial.set_user_attr("long", "x" * 900_000)
         tick("said")
         trial.report(step * 0.01, step)
         trial.should_prune()

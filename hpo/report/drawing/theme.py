@@ -36,7 +36,7 @@ STATE_COLOURS = {
     "failed": RED,
     "diverged": PURPLE,
     "running": GREEN,
-    "parked": GREY,
+    "parked": SKY,
     "waiting": GREY,
     "infeasible": BROWN,  # complete or pruned, and breaks a constraint
 }
