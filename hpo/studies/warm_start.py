@@ -140,7 +140,8 @@ def _why_not(
     spec: StudySpec, theirs: StudySpec, history: StudyHistory, done: Sequence[TrialRecord]
 ) -> str | None:
     if spec.sampler.name not in LEARNING:
-        return f"{spec.sampler.name} does not learn from another study ({', '.join(LEARNING[:-1])} and {LEARNING[-1]} do)"
+        those = f"{', '.join(LEARNING[:-1])} and {LEARNING[-1]}"
+        return f"{spec.sampler.name} does not learn from another study ({those} do)"
     if history.directions != spec.directions:
         return f"it is to {' and '.join(history.directions)}, this one to {' and '.join(spec.directions)}"
     if not spec.space or not theirs.space:

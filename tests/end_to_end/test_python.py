@@ -174,7 +174,7 @@ def objective(trial):
     return x * x
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         study = hpo.optimize(objective, study="s", trials=4, runners=int(os.environ.get("RUNNERS", "1")))
     except KeyboardInterrupt:
