@@ -36,7 +36,7 @@ def test_every_cell_once_however_many_are_killed(lab: Lab) -> None:
     print(rows.killed_at_random(lab, SHORT))
 
 
-@both
+@sqlite  # `make faults` runs it on both; what is raced here has contract tests on both
 def test_each_rung_once_however_many_are_killed(lab: Lab) -> None:
     print(rows.killed_while_promoting(lab, SHORT))
 
