@@ -28,7 +28,7 @@ from objectives.train import names_per_epoch
 # On a CPU larger models leave no overhead to share, and many of them no longer fit its cache: by
 # `python -m tests.bench.bench_lanes --studies` three to five lanes of such sizes gain a tenth or nothing.
 SMALL_PARAMETERS = 100_000
-SMALL_FLOPS = 250_000  # of a sample's forward pass, where there are convolutions
+SMALL_FLOPS = 100_000  # of a sample's forward pass, where there are convolutions
 
 
 def obstacle(setup: Setup) -> str | None:
