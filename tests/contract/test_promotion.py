@@ -334,13 +334,11 @@ def test_samplers_see_a_parked_trial_as_one_that_was_pruned_there(
     assert seen()[1] == ("PRUNED", {1: -1.0})
 
 
-@pytest.mark.parametrize("trials", [None, 50])
 def test_a_budget_of_epochs_is_reserved_in_the_claim_and_exact(
-    database: Database, make_study: Any, open_runner: Any, doing: Any, trials: int | None
+    database: Database, make_study: Any, open_runner: Any, doing: Any
 ) -> None:
     """Promotions that do not fit make room for new trials, and what was lost keeps its part."""
-    budget = {"epochs": 27} if trials is None else {"epochs": 27, "trials": trials}
-    study = make_study(pruner=PROMOTE, budget=budget)
+    study = make_study(pruner=PROMOTE, budget={"epochs": 27})
     trained: list[tuple[int, int]] = []
     doing(climbing(trained))
     one, other = open_runner(study), open_runner(study)
@@ -364,7 +362,7 @@ def test_epochs_that_a_pruned_trial_did_not_need_are_returned(
 ) -> None:
     """With mode stop a trial reserves all its epochs, and the study ends when no further one fits."""
     halving = {name: value for name, value in PROMOTE.items() if name != "mode"}
-    study = make_study(pruner=halving, budget={"epochs": 20})
+    study = make_study(pruner=halving, budget={"epochs": 20, "trials": 50})
     trained: list[tuple[int, int]] = []
     doing(climbing(trained))
     ends = run_all(open_runner(study))
