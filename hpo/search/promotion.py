@@ -4,7 +4,7 @@ A run stops at each rung and is parked there with its checkpoint; none is droppe
 `promotion` first and begins a new run only where it finds none (Li et al. 2020, Algorithm 2).
 
     ladder = Ladder.of(min_epochs=1, max_epochs=20, reduction_factor=3)    # epochs 1, 3, 9, 20
-    ladder.next_stop(0)                                                    # 1: where a new run stops
+    ladder.parking                                                         # 1, 3, 9: where runs are parked
     promotion([(values_at_1, parked_at_1), (values_at_3, parked_at_3), (values_at_9, parked_at_9)],
               reduction_factor=3, maximize=True)                           # (1, 4): the fifth run at epoch 3
 """
@@ -54,10 +54,6 @@ class Ladder:
         return range(
             sum(epoch <= before for epoch in self.parking), sum(epoch <= now for epoch in self.parking)
         )
-
-    def next_stop(self, done: int) -> int:
-        """The epoch at which a run stops that has done so many; the last one has no further."""
-        return next((epoch for epoch in self.epochs if epoch > done), self.epochs[-1])
 
 
 class Standing:

@@ -20,11 +20,6 @@ def test_rungs_lie_a_factor_apart_below_the_last_epoch(asked, epochs):
     assert Ladder.of(*asked).epochs == epochs
 
 
-def test_a_run_stops_at_the_next_rung():
-    ladder = Ladder.of(1, 20, 3)
-    assert [ladder.next_stop(done) for done in (0, 1, 2, 3, 9, 20)] == [1, 3, 3, 9, 20, 20]
-
-
 def test_nothing_is_promoted_before_a_rung_has_seen_as_many_as_the_factor():
     assert promotion([([0.5, 0.9], [True, True])], 3, maximize=True) is None
     assert promotion([([0.5, 0.9, 0.7], [True] * 3)], 3, maximize=True) == (0, 1)
