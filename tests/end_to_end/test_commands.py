@@ -6,33 +6,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from hpo.cli.app import app
 from hpo.errors import ExitCode
 from tests.end_to_end.workplace import Workplace
-from tests.support.command import COMMAND, hpo_environment
+from tests.support.command import COMMAND, every_command, hpo_environment
 
 README = Path(__file__).parents[2] / "README.md"
 HEAVY = {"torch", "optuna", "sqlalchemy", "pandas", "numpy", "plotly", "pydantic", "scipy", "alembic", "yaml"}
 CPU_SECONDS = 0.3
 
 
-def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command by its name; typer has click's classes, or some of its own that are like them."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", command
-
-
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = dict(every_command())
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,6 +1,6 @@
 """The long form of the fuzz tests: `make fuzz`.
 
-python -m tests.fuzz [--scale 1.0] [--seed 7]
+python -m tests.fuzz [--scale 1.0] [--seed 7] [--only requests]
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--scale", type=float, default=1.0, help="1.0: 10,000 study files and the rest")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--only", choices=["files", "commands", "requests", "objectives"])
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}", flush=True)
+
+    def throw(kind: str, count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+        if chosen.only in (None, kind):
+            drive(chosen.seed, max(1, round(count * chosen.scale)), strategy, check)
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = checks.a_place(Path(scratch))
-
-        def count(of: int) -> int:
-            return max(1, round(of * chosen.scale))
 
         def check_request(case: tuple[str, str, dict[str, str], bytes]) -> None:
             checks.check_request(client, case)
@@ -62,12 +65,12 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as place:
                 checks.check_objectives(bodies, Path(place))
 
-        drive(chosen.seed, count(10_000), cases.study_files(), checks.check_study_file)
-        drive(chosen.seed, count(1_000), cases.command_lines(), check_command_line)
+        throw("files", 10_000, cases.study_files(), checks.check_study_file)
+        throw("commands", 1_000, cases.command_lines(), check_command_line)
         with checks.a_dashboard(folder) as client:
-            drive(chosen.seed, count(5_000), cases.requests(), check_request)
+            throw("requests", 5_000, cases.requests(), check_request)
         ten = st.lists(cases.objectives(), min_size=10, max_size=10)
-        drive(chosen.seed, count(10), ten, check_objectives)
+        throw("objectives", 10, ten, check_objectives)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hpo.dashboard.actions import ACTIONS
 from hpo.dashboard.app import routes
+from tests.support.command import every_command
 from tests.support.study_files import FULL
 
 BIG = [2**31, 2**63, 2**64, -(2**63), 10**40, int("9" * 400)]
@@ -140,25 +141,26 @@ def requests(draw: st.DrawFn) -> tuple[str, str, dict[str, str], bytes]:
     return method, filled + (f"?{query}" if query else ""), headers, body
 
 
-# Commands that end by themselves: not those that serve or work.
-COMMANDS = (
-    "ls show trials trial logs workers best audit launches check create enqueue schema export pause resume "
-    "stop cancel retry extend delete db"
-)
-OPTIONS = (
-    "--format --storage --sort --state --trials --seconds --target --yes --attempt -o --set --from --top "
-    "--runners --per-gpu --gpus --count --idle-timeout --until --best"
-)
+# Every command that ends by itself, not those that serve or work; what is new joins by itself.
+LASTING = ("run", "worker", "dashboard", "launch start")
+COMMANDS = {
+    name: sorted({option for one in command.params for option in one.opts if option.startswith("-")})
+    for name, command in every_command()
+    if name not in LASTING
+}
+FOLLOWING = ("--follow", "-f")
+OPTIONS = sorted({option for options in COMMANDS.values() for option in options} - set(FOLLOWING))
+WORDS = ["s", "s/0", "s.yaml", "json", "+1", "digits-mlp", "digits-mlp/0", "view", "act", "x.csv"]
 
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
-    """A command with odd words and options after it."""
-    words = [draw(st.sampled_from(COMMANDS.split()))]
-    word = texts.map(lambda text: text[:5000].replace("\x00", "")) | st.sampled_from(
-        ["s", "s/0", "s.yaml", "json", "+1"]
-    )
-    return words + draw(st.lists(st.sampled_from(OPTIONS.split()) | word, max_size=4))
+    """A command with its options, others' and odd words after it."""
+    name = draw(st.sampled_from(sorted(COMMANDS)))
+    own = [option for option in COMMANDS[name] if option not in FOLLOWING] or OPTIONS
+    word = st.sampled_from(WORDS) | texts.map(lambda text: text[:5000].replace("\x00", ""))
+    after = st.sampled_from(own) | st.sampled_from(OPTIONS) | word | st.sampled_from(WORDS)
+    return name.split() + draw(st.lists(after, max_size=4))
 
 
 RAISED = [

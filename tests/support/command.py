@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -83,6 +83,19 @@ def look(*args: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> 
             patch.setenv(name, value)
         code = run(words)
     return HpoResult(words, int(code), out.getvalue(), err.getvalue())
+
+
+def every_command(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its name; typer has click's classes, or some of its own that are like them."""
+    import typer
+
+    from hpo.cli.app import app
+
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from every_command(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 class HpoProcess:
