@@ -122,6 +122,7 @@ class Dispatch:
                 order.alone,
                 promote=None if desk.study.parking is None else desk.study.parking.promote,
                 epochs=desk.study.reserves,
+                none_waits=desk.study.none_waits,
             )
             if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
                 params = desk.study.drawn(claim)
@@ -143,6 +144,7 @@ class Dispatch:
                 self._housekeeper.sweep(desk.study)
             self._say(desk, NoTicket(claim.ended, claim.why, claim.fault, claim.alone))
             return
+        desk.study.none_waits = max(desk.study.none_waits, claim.none_waits)
         held = desk.hold(claim)
         held.trial = trial
         if trial is not None:

@@ -65,16 +65,22 @@ _END = (
 )
 
 
+_waits = _trials.c.state == TrialState.WAITING
+_LATER = sa.select(
+    sa.func.max(_trials.c.trial_id).label("newest"),
+    sa.func.min(sa.case((_waits, _trials.c.trial_id))).label("waiting"),
+).where(_trials.c.study_id == sa.bindparam("study"), _trials.c.trial_id > sa.bindparam("after"))
 _WAITING = (
     sa.select(_trials.c.trial_id, _trials.c.number)
-    .where(_trials.c.study_id == sa.bindparam("study"), _trials.c.state == TrialState.WAITING)
+    .where(_trials.c.study_id == sa.bindparam("study"), _waits)
+    .where(_trials.c.trial_id >= sa.bindparam("first"))
     .order_by(_trials.c.trial_id)
     .limit(1)
     .with_for_update(skip_locked=True)
 )
 _RUNS = (
     sa.update(_trials)
-    .where(_trials.c.trial_id == sa.bindparam("trial"), _trials.c.state == TrialState.WAITING)
+    .where(_trials.c.trial_id == sa.bindparam("trial"), _waits)
     .values(state=TrialState.RUNNING, datetime_start=sa.bindparam("now"))
 )
 _POINT = sa.select(_trial_attributes.c.value_json).where(
@@ -131,15 +137,28 @@ def insert_params(
     )
 
 
-def take_waiting(connection: Connection, optuna_study_id: int) -> tuple[Trial, str | None] | None:
+def take_waiting(
+    connection: Connection, optuna_study_id: int, after: int = 0
+) -> tuple[Trial | None, str | None, int]:
     """The first trial that plain Optuna's `enqueue_trial` left waiting, RUNNING now, and its point as JSON.
 
     Safe beside plain Optuna, which takes one by the same change of its row: whoever makes it has the trial.
+
+    Args:
+        connection: of a transaction that writes.
+        optuna_study_id: Optuna's.
+        after: up to this trial's id none waits, as an earlier call has seen.
+
+    Returns at the end up to which trial's id none waits. It is good once the transaction is committed: trials
+    get their ids with their study's row locked, and none that ran or ended waits again.
     """
-    found = connection.execute(_WAITING, {"study": optuna_study_id}).first()
+    newest, waiting = connection.execute(_LATER, {"study": optuna_study_id, "after": after}).one()
+    if waiting is None:
+        return None, None, newest or after
+    found = connection.execute(_WAITING, {"study": optuna_study_id, "first": waiting}).first()
     if found is None or not connection.execute(_RUNS, {"trial": found.trial_id, "now": _now()}).rowcount:
-        return None
-    return Trial(*found), connection.scalar(_POINT, {"trial": found.trial_id})
+        return None, None, waiting - 1
+    return Trial(*found), connection.scalar(_POINT, {"trial": found.trial_id}), waiting - 1
 
 
 def param_names(connection: Connection, trial_id: int) -> set[str]:

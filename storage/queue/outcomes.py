@@ -19,7 +19,7 @@ from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError
 from storage.database.optuna_tables import TrialState, reports
 from storage.database.records import AttemptState, Lease, StudyState, TicketState
-from storage.database.tables import attempt, is_parked, study, ticket
+from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket
 from storage.files import kept_files
 from storage.history.trials import leader
 from storage.queue import blame, locks, optuna_rows, seconds
@@ -252,19 +252,13 @@ def _goes_on(
     state = StudyState(row.state)
     if state.ended or state is StudyState.PAUSED:
         return True
-    open_states = [TicketState.RUNNING]
-    if state is StudyState.RUNNING:
-        if row.budget_trials is None:
-            return True
-        open_states.append(TicketState.QUEUED)
-
-    def any_is(which: sa.ColumnElement[bool]) -> bool:
-        found = sa.select(ticket.c.id).where(ticket.c.study_id == row.id, which).limit(1)
-        return connection.execute(found).first() is not None
-
-    if any_is(ticket.c.state.in_(open_states)):
+    runs = state is StudyState.RUNNING
+    if runs and row.budget_trials is None:
         return True
-    return state is StudyState.RUNNING and any_is(is_parked) and not none_to_promote()
+    asks = {"its_study": row.id}
+    if connection.execute(_OPEN if runs else _RUNNING, asks).first() is not None:
+        return True
+    return runs and connection.execute(_PARKED, asks).first() is not None and not none_to_promote()
 
 
 def _close(
@@ -296,6 +290,9 @@ def _close(
 _ITS_TICKET = ticket.c.id == sa.bindparam("its_ticket")
 _TICKET = sa.select(ticket).where(_ITS_TICKET)
 _LEAVE = ticket.update().where(_ITS_TICKET).values(worker_id=None, runner=None, lease_until=None)
+_ANY = sa.select(ticket.c.id).where(ticket.c.study_id == sa.bindparam("its_study")).limit(1)
+_RUNNING, _PARKED = _ANY.where(is_running), _ANY.where(is_parked)
+_OPEN = _ANY.where(ticket.c.state.in_([is_running.right, is_queued.right]))
 _TRAINED = (  # of a ticket: epochs that its trial has reported, each once
     sa.select(sa.func.count())
     .where(reports.c.trial_id == ticket.c.trial_id)

@@ -74,6 +74,7 @@ def claim_next(
     slot: int = 0,
     promote: Promote | None = None,
     epochs: int = 0,
+    none_waits: int = 0,
 ) -> Claim | NothingToClaim:
     """Lease the next ticket to a new attempt of this runner: one that is promoted, else one that waits.
 
@@ -82,6 +83,8 @@ def claim_next(
     `promote`: chooses among parked tickets; None: the study parks none. It is asked before the study's row is
     held, and again with it, when none of them moves.
     `epochs`: reserved for a new trial of a study with a budget of them.
+    `none_waits`: of an earlier claim of this study that was committed; what came later is looked through for
+    trials that plain Optuna left waiting.
 
     Safe beside others: it looks first, and holds nothing where there is nothing to claim. Then the study's
     row is locked, so that claims of one study come one after another and pause, stop and target take effect
@@ -129,7 +132,7 @@ def claim_next(
         outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
         return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
     if chosen.point is None and chosen.trial_id is None and chosen.retry_of is None:
-        chosen = _with_waiting(connection, row.optuna_study_id, chosen)
+        chosen, none_waits = _with_waiting(connection, row.optuna_study_id, chosen, none_waits)
     if row.clock_started_at is None or not seen.works:
         seconds.start(connection, clock, study_id)
     connection.execute(
@@ -145,7 +148,7 @@ def claim_next(
             "state": AttemptState.RUNNING,
         },
     )
-    return _claim(connection, chosen)
+    return _claim(connection, chosen, none_waits)
 
 
 def _promotion(
@@ -158,15 +161,19 @@ def _promotion(
     return promote(connection, trials, outcomes.room(connection, seen)) if trials else None
 
 
-def _with_waiting(connection: Connection, optuna_study_id: int, blank: sa.Row[Any]) -> sa.Row[Any]:
-    """The blank ticket with the trial that plain Optuna has left waiting, if there is one: it counts here."""
-    found = optuna_rows.take_waiting(connection, optuna_study_id)
-    if found is None:
-        return blank
-    trial, point = found
+def _with_waiting(
+    connection: Connection, optuna_study_id: int, blank: sa.Row[Any], after: int
+) -> tuple[sa.Row[Any], int]:
+    """The blank ticket with the trial that plain Optuna has left waiting, if there is one: it counts here.
+
+    And up to which trial none waits (`optuna_rows.take_waiting`).
+    """
+    trial, point, none_waits = optuna_rows.take_waiting(connection, optuna_study_id, after)
+    if trial is None:
+        return blank, none_waits
     changed = ticket.update().where(ticket.c.id == blank.id)
     changed = changed.values(trial_id=trial.id, trial_number=trial.number, point=point)
-    return connection.execute(changed.returning(ticket)).one()
+    return connection.execute(changed.returning(ticket)).one(), none_waits
 
 
 def _nothing(
@@ -354,7 +361,7 @@ def next_number(connection: Connection, study_id: int) -> int:
     return 0 if newest is None else int(newest) + 1
 
 
-def _claim(connection: Connection, row: sa.Row[Any]) -> Claim:
+def _claim(connection: Connection, row: sa.Row[Any], none_waits: int = 0) -> Claim:
     parked, worked = 0, 0.0
     if row.stop_at is not None:
         parked, worked = connection.execute(_PARKED, {"ticket": row.id}).one()
@@ -371,4 +378,5 @@ def _claim(connection: Connection, row: sa.Row[Any]) -> Claim:
         stop_at=row.stop_at,
         parked=parked,
         worked=worked,
+        none_waits=none_waits,
     )

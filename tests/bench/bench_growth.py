@@ -113,6 +113,7 @@ class Ours:
         self.study = study
         self.times = Times()
         self._runner = 0
+        self._none_waits = 0
         self._held: list[tuple[Claim, Trial, dict[str, Any]]] = []
 
     def measure(self, rounds: int) -> Times:
@@ -131,12 +132,13 @@ class Ours:
 
     def _claim(self) -> Claim | None:
         self._runner += 1
-        found = self._write(
-            lambda c: tickets.claim_next(
-                c, self.party.database.clock, self.study.id, self.party.id, self._runner, "cpu", LEASE
-            )
-        )
-        return found if isinstance(found, Claim) else None
+        clock = self.party.database.clock
+        asks = (clock, self.study.id, self.party.id, self._runner, "cpu", LEASE)
+        found = self._write(lambda c: tickets.claim_next(c, *asks, none_waits=self._none_waits))
+        if not isinstance(found, Claim):
+            return None
+        self._none_waits = found.none_waits
+        return found
 
     def _try_out(self) -> None:
         """Claim; what was claimed runs from now on. The first of all is not counted."""

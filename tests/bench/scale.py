@@ -74,6 +74,7 @@ class Simulated:
         self._database, self._study, self._pace, self._seen = database, study, pace, seen
         self._claim: Claim | None = None
         self._trial_id = 0
+        self._none_waits = 0
         self._step = 0
         self._first_step = random.randrange(REPORTS)  # the first trial ends early: not all at one time
         database.write(
@@ -117,9 +118,8 @@ class Simulated:
 
     def _begin(self) -> None:
         def verb(connection: Any) -> Any:
-            claim = tickets.claim_next(
-                connection, self._database.clock, self._study.id, self.id, 0, "cpu", LEASE
-            )
+            asks = (connection, self._database.clock, self._study.id, self.id, 0, "cpu", LEASE)
+            claim = tickets.claim_next(*asks, none_waits=self._none_waits)
             assert isinstance(claim, Claim), claim
             point = {name: random.random() for name in PARAMETERS}
             optuna_study = self._study.optuna_study_id
@@ -127,6 +127,7 @@ class Simulated:
 
         with self._timed("claim"):
             self._claim, trial = self._database.write(verb)
+        self._none_waits = self._claim.none_waits
         self._trial_id, self._step = trial.id, self._first_step
         self._first_step = 0
 

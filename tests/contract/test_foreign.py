@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -14,12 +15,12 @@ from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import creation
 from hpo.studies.reading import history
-from storage.database.engine import Database
-from storage.database.records import StudyRow, StudyState
+from storage.database.engine import Database, Transaction
+from storage.database.records import Claim, StudyRow, StudyState
 from storage.history.audit import audit
 from storage.queue import studies, tickets
 from tests.support.runner import BrokeredRunner
-from tests.support.shared import Opener, lose, make_study, state_of
+from tests.support.shared import LEASE, Opener, lose, make_study, state_of
 
 OBJECTIVE = """
 def objective(trial):
@@ -107,6 +108,8 @@ def test_what_plain_optuna_left_waiting_takes_a_blank_ticket(runner: BrokeredRun
     for _ in range(5):
         assert runner.run_one().state == "complete"
     found = history(database, row.name)
+    newest = max(trial._trial_id for trial in theirs.trials)
+    assert runner.desk.study.none_waits == newest - 1, "the last claim looked at new trials alone"
     assert state_of(database, row) is StudyState.FINISHED
     assert [trial.foreign for trial in found.trials] == [False] * 5
     assert found.trials[0].params == {"x": 0.25, "optimizer": "adam"}
@@ -150,3 +153,30 @@ def test_a_waiting_trial_goes_to_one_of_us_or_to_plain_optuna(database: Database
     two.complete()
     assert [trial.state.name for trial in theirs.trials] == ["COMPLETE", "RUNNING"]
     assert database.read(lambda c: audit(c, row)).holds
+
+
+def test_what_a_claim_saw_is_good_once_it_is_committed(database: Database, party: Opener) -> None:
+    """Rolled back, it leaves a trial waiting that the next claim in its transaction saw taken."""
+    row = make_study(database, 3)
+    theirs = plain(database, row)
+    theirs.enqueue_trial({"x": 0.2})
+    one = party(row)
+
+    def claim(connection: Transaction, runner: int, none_waits: int) -> Claim:
+        asks = (connection, database.clock, row.id, one.id, runner, "cpu", LEASE)
+        found = tickets.claim_next(*asks, none_waits=none_waits)
+        assert isinstance(found, Claim)
+        return found
+
+    def two(connection: Transaction, *, fails: bool = False) -> list[tuple[int | None, int]]:
+        found = [claim(connection, runner, 0) for runner in (1, 2)]
+        if fails:
+            raise InterruptedError
+        return [(made.trial_number, made.none_waits) for made in found]
+
+    waiting = theirs.trials[0]._trial_id
+    with pytest.raises(InterruptedError):
+        database.write(partial(two, fails=True))
+    assert database.write(two) == [(0, waiting - 1), (None, waiting)]
+    theirs.enqueue_trial({"x": 0.3})
+    assert database.write(lambda c: claim(c, 3, waiting)).trial_number == 1

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from storage.database import optuna_tables
 from storage.database.engine import Database
-from storage.queue import leases, tickets
+from storage.queue import leases, optuna_rows, tickets
 from tests.support.shared import LEASE, Opener, Party, make_study
 
 QUEUED = 5_000
@@ -51,6 +53,28 @@ def test_the_statement_uses_its_partial_index(
     else:
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
+    for plan in plans(database, marks, lambda c: call(c, database, one)):
+        assert index in plan, plan
+        assert "TEMP B-TREE FOR ORDER BY" not in plan or verb == "reaping", plan
+        assert "Sort" not in plan or verb == "reaping", plan
+
+
+def test_a_claim_looks_for_waiting_trials_among_new_ones_alone(database: Database) -> None:
+    """However many have ended."""
+    study = make_study(database, 1)
+    ended = {"study_id": study.optuna_study_id, "state": "COMPLETE"}
+    rows = [{**ended, "number": number} for number in range(QUEUED)]
+    database.write(lambda c: c.execute(sa.insert(optuna_tables.trials), rows))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+    last = database.write(lambda c: optuna_rows.take_waiting(c, study.optuna_study_id))
+    again = partial(optuna_rows.take_waiting, optuna_study_id=study.optuna_study_id, after=last[2] - 5)
+    for plan in plans(database, "max(trials.trial_id)", again):
+        assert "rowid>?" in plan or "Index Cond: (trial_id >" in plan, plan
+
+
+def plans(database: Database, marks: str, call: Callable[[sa.Connection], Any]) -> list[str]:
+    """How the database runs those statements of the call that contain this."""
     seen: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -59,16 +83,13 @@ def test_the_statement_uses_its_partial_index(
 
     event.listen(database.engine, "before_cursor_execute", note)
     try:
-        database.write(lambda c: call(c, database, one))
+        database.write(call)
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
     assert seen
     explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "
-    for statement, parameters in seen:
-        with database.engine.connect() as connection:
-            plan = "\n".join(
-                str(tuple(row)) for row in connection.exec_driver_sql(explain + statement, parameters)
-            )
-        assert index in plan, plan
-        assert "TEMP B-TREE FOR ORDER BY" not in plan or verb == "reaping", plan
-        assert "Sort" not in plan or verb == "reaping", plan
+    with database.engine.connect() as connection:
+        return [
+            "\n".join(str(tuple(row)) for row in connection.exec_driver_sql(explain + statement, parameters))
+            for statement, parameters in seen
+        ]
