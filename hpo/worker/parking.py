@@ -19,7 +19,7 @@ from storage.database.records import Claim, StudyRow
 from storage.history.known import read_whole
 from storage.queue import rungs, tickets
 from storage.queue.rungs import Rung
-from storage.queue.tickets import Goes
+from storage.queue.tickets import Goes, Parked
 
 
 class Parking:
@@ -46,8 +46,8 @@ class Parking:
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._shown: dict[int, tuple[int, FrozenTrial]] = {}  # by id: after so many attempts, as pruned
 
-    def promote(self, connection: Transaction, parked: Sequence[int], room: float) -> Goes | None:
-        """The one of the parked trials that goes on (`tickets.Promote`)."""
+    def promote(self, connection: Transaction, parked: Parked, room: float) -> Goes | None:
+        """The parked trial that goes on (`tickets.Promote`)."""
         self._rungs_seen, found = rungs.newer(connection, self._row.id, self._rungs_seen)
         self._standing.learn(found)
         self._tell(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,8 +29,9 @@ _MANY = 1_000  # tickets: until PostgreSQL has counted so many, it sorts them al
 
 # A parked ticket's trial, by Optuna's id; the epoch at which it is parked next; how many epochs that is.
 Goes = tuple[int, int, int]
-# The trials that are parked, and epochs that are left for it -> one that goes on.
-Promote = Callable[[Connection, Sequence[int], float], Goes | None]
+Parked = Callable[[Sequence[int]], Collection[int]]  # trials, by Optuna's ids -> those that are parked
+# Who is parked, and epochs that are left for it -> one that goes on.
+Promote = Callable[[Connection, Parked, float], Goes | None]
 
 
 def add(
@@ -154,11 +155,15 @@ def claim_next(
 def _promotion(
     connection: Connection, seen: sa.Row[Any], promote: Promote, alone: bool | None
 ) -> Goes | None:
-    parked = sa.select(ticket.c.trial_id).where(ticket.c.study_id == seen.id, is_parked)
-    if alone is not None:
-        parked = parked.where(ticket.c.alone == int(alone))
-    trials = connection.scalars(parked).all()
-    return promote(connection, trials, outcomes.room(connection, seen)) if trials else None
+    def parked(trials: Sequence[int]) -> set[int]:
+        """Of the best, few: to read who all are would take long with the study's row held."""
+        found: set[int] = set()
+        for start in range(0, len(trials), _MANY):
+            asked = {"its_study": seen.id, "trials": trials[start : start + _MANY], "needs": alone}
+            found.update(connection.scalars(_PARKED_OF[alone is None], asked))
+        return found
+
+    return promote(connection, parked, outcomes.room(connection, seen))
 
 
 def _with_waiting(
@@ -241,6 +246,17 @@ def _take(
 
 # Statements are made once, as in `storage.queue.locks`.
 _ITS_STUDY = sa.bindparam("its_study", type_=sa.Integer())
+
+
+_PARKED_OF = {
+    either: sa.select(ticket.c.trial_id).where(
+        ticket.c.study_id == _ITS_STUDY,
+        is_parked,
+        ticket.c.trial_id.in_(sa.bindparam("trials", expanding=True)),
+        sa.true() if either else ticket.c.alone == sa.bindparam("needs", type_=sa.Integer()),
+    )
+    for either in (True, False)
+}
 
 
 @lru_cache(maxsize=64)

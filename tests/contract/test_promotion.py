@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,11 @@ from hpo.worker.events import Ended
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
+from storage.database.tables import ticket
 from storage.history.audit import audit
 from storage.history.trials import read_trials
 from storage.queue import studies
+from storage.queue.tickets import Parked
 from tests.contract.test_broker import doing, make_study, open_runner
 from tests.contract.test_rungs import stored
 from tests.support.shared import (
@@ -41,12 +42,14 @@ __all__ = ["doing", "make_study", "open_runner"]
 PROMOTE = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
 
 
-def first_of(_connection: Any, parked: Sequence[int], _room: float) -> tuple[int, int, int]:
+def first_of(connection: Any, parked: Parked, _room: float) -> tuple[int, int, int] | None:
     """A rule that promotes whatever is parked, to be parked at epoch 3."""
-    return min(parked), 3, 2
+    trials = connection.scalars(sa.select(ticket.c.trial_id).where(ticket.c.trial_id.isnot(None))).all()
+    found = parked(trials)
+    return (min(found), 3, 2) if found else None
 
 
-def nobody(_connection: Any, _parked: Sequence[int], _room: float) -> None:
+def nobody(_connection: Any, _parked: Parked, _room: float) -> None:
     """A rule that promotes nothing."""
 
 

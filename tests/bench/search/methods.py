@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -88,7 +88,7 @@ class Promoting(_InStudy):
         self.stop_at: dict[int, int] = {}
 
     def next(self) -> Run:
-        if (found := self.standing.promotion(self.parked)) is not None:
+        if (found := self.standing.promotion(self._parked)) is not None:
             number, self.stop_at[number], _ = found
             return self.parked.pop(number)
         ticket = self.world.begun
@@ -101,6 +101,9 @@ class Promoting(_InStudy):
         )
         self.stop_at[ticket] = first_stop(self.spec.sampler, ticket, self.ladder)
         return run
+
+    def _parked(self, numbers: Sequence[int]) -> list[int]:
+        return [number for number in numbers if number in self.parked]
 
     def propose(self, asking: FrozenTrial, ticket: int) -> dict[str, Any]:
         """The next point."""
