@@ -114,16 +114,27 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     storage: StorageOption = None,
 ) -> None:
-    """Delete a study with its trials and artifacts."""
+    """Delete a study with its trials and artifacts; also one that is damaged in the database."""
     from hpo.studies import reading, steering
-    from storage.queue import tickets
+    from storage.history.lists import each_readable
+    from storage.queue import studies, tickets
 
     database = open_existing(storage)
-    row = reading.get_study(database, study)
-    found = database.read(lambda connection: tickets.counts(connection, row.id))
+
+    def look(name: str) -> tuple[StudyRow, str]:
+        row = reading.get_study(database, name)
+        counts = database.read(lambda connection: tickets.counts(connection, row.id))
+        return row, f"{counts.ended + counts.running} trials and their artifacts"
+
+    found, damaged = each_readable([study], look)
+    for why in damaged.values():
+        say(why)
+        found = [
+            (database.read(lambda connection: studies.ruin(connection, study)), "all that is there of it")
+        ]
+    ((row, what),) = found
     if not yes:
-        trials = found.ended + found.running
-        print(f"Delete {study} with {trials} trials and their artifacts? [y/N] ", end="", file=sys.stderr)
+        print(f"Delete {study} with {what}? [y/N] ", end="", file=sys.stderr)
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was deleted")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from storage.database.errors import DamagedStudyError
@@ -114,7 +116,18 @@ class StudyRow:
             raise DamagedStudyError(f"the study {row.name} is damaged in the database: {error}") from error
 
     @classmethod
-    def _of(cls, row: Row[Any]) -> Self:
+    def ruin(cls, row: Row[Any]) -> Self:
+        """What can be read of a damaged one, for whoever deletes it."""
+        name = row.name
+        with suppress(ValueError, TypeError, LookupError):
+            name = str(json.loads(row.spec)["study"])
+        whole = {"state": StudyState.STOPPED, "spec": json.dumps({"study": name})}
+        return cls._of(
+            SimpleNamespace(**dict(row._mapping) | whole | {"code": None, "test_evaluation": None})
+        )
+
+    @classmethod
+    def _of(cls, row: Any) -> Self:
         return cls(
             id=row.id,
             uid=row.uid,

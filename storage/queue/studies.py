@@ -106,10 +106,23 @@ def get(connection: Connection, name: str) -> StudyRow:
     Raises:
         UnknownStudyError
     """
+    return StudyRow.of(_named(connection, name))
+
+
+def ruin(connection: Connection, name: str) -> StudyRow:
+    """What can be read of a damaged study, for whoever deletes it.
+
+    Raises:
+        UnknownStudyError
+    """
+    return StudyRow.ruin(_named(connection, name))
+
+
+def _named(connection: Connection, name: str) -> sa.Row[Any]:
     row = connection.execute(sa.select(study).where(study.c.name == name)).first()
     if row is None:
         raise UnknownStudyError(f"there is no study named {name}")
-    return StudyRow.of(row)
+    return row
 
 
 def prior(connection: Connection, study_id: int) -> Mapping[str, Any] | None:

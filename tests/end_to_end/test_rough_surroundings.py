@@ -25,6 +25,7 @@ from hpo.errors import HpoError, SpecError
 from hpo.files import write_whole
 from hpo.spec import load_spec, loading, parse_spec
 from storage.database.migrate import open_database
+from storage.files.checkpoints import study_key
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import hpo_environment
 
@@ -197,10 +198,11 @@ def test_whatever_is_raised_is_recorded_as_what_it_is(place: Workplace) -> None:
 
 
 def test_one_damaged_study_hides_no_other(ready: Workplace, sqlite_board: Board) -> None:
-    """Neither in `hpo ls` nor on the dashboard; by its own name it is a sentence."""
+    """Neither in `hpo ls` nor on the dashboard; by its own name it is a sentence, and can be deleted."""
     ready.look("create", ready.study("whole").name).check()
     with sqlite3.connect(ready.path / "hpo.db") as connection:
         connection.execute("UPDATE hpo_study SET spec = '{\"sampler' WHERE name = 's'")
+        (uid,) = connection.execute("SELECT uid FROM hpo_study WHERE name = 's'").fetchone()
     for form in ("table", "json"):
         listed = ready.look("ls", "--format", form).check()
         assert "whole" in listed.out
@@ -213,6 +215,11 @@ def test_one_damaged_study_hides_no_other(ready: Workplace, sqlite_board: Board)
     assert "study s is damaged" in page.damaged[0]
     html = render_parts(pages.studies(sqlite_board, {}))["list"].html
     assert "study s is damaged" in html
+    kept = ready.path / "hpo-artifacts" / study_key(uid, "s")
+    kept.mkdir(parents=True)
+    assert "the study s is damaged" in ready.look("delete", "s", "--yes").check().err
+    assert not kept.exists()
+    assert ready.look("ls").check().err == ""
 
 
 WITHOUT_RIGHTS = """
