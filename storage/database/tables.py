@@ -189,6 +189,9 @@ attempt = Table(
     Column("ended_at", Float(53)),
     Column("error", Text),  # traceback, or what ended it
     Column("peak_memory", Float(53)),  # bytes; on a CPU, of the runner's process during the attempt
+    Column(
+        "blames", Integer, nullable=False, default=1, server_default="1"
+    ),  # 1: that it failed may be its worker's fault
     UniqueConstraint("ticket_id", "number"),
     Index(None, "trial_id"),
     _state(AttemptState),

@@ -2,8 +2,9 @@
 
 A setting that fails wherever it is tried is at fault, and its ticket ends as failed. A worker is at fault
 when all that it began with failed, or when settings that failed on it succeed elsewhere: it is quarantined,
-and what failed on it alone is given to others. Attempts that were lost count against nobody. Where one
-worker after the other begins badly and nobody brings a result, the study is at fault, and it is stopped.
+and what failed on it alone is given to others. Attempts that were lost, went over their study's limits, or
+ran out of a card's memory beside others count against nobody. Where one worker after the other begins badly
+and nobody brings a result, the study is at fault, and it is stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _GOOD = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.PARKED)
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 BLAMED = 3  # settings that succeeded elsewhere
 BAD_STARTS = 3  # workers with a bad start one after the other: a study without a result between is at fault
+_is_bad = (attempt.c.state == AttemptState.FAILED) & (attempt.c.blames == 1)
 _WENT_WELL = (  # made once, as in `storage.queue.locks`
     worker.update()
     .where(worker.c.id == sa.bindparam("its_worker"))
@@ -34,14 +36,14 @@ def failed_on(worker_id: str | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
     tried = sa.exists().where(
         attempt.c.ticket_id == ticket.c.id,
         attempt.c.worker_id == worker_id,
-        attempt.c.state == AttemptState.FAILED,
+        _is_bad,
     )
     return (ticket.c.failed > 0) & tried
 
 
 def bad_start(connection: Connection, worker_id: str, study_id: int | None = None) -> int:
     """In how many studies (or in this one: 1 or 0) the worker's attempts, `BAD_START` or more, all failed."""
-    failed = sa.func.count(sa.case((attempt.c.state == AttemptState.FAILED, 1)))
+    failed = sa.func.count(sa.case((_is_bad, 1)))
     good = sa.func.count(sa.case((attempt.c.state.in_(_GOOD), 1)))
     found = (
         sa.select(ticket.c.study_id)
@@ -73,7 +75,7 @@ def bad_starts(connection: Connection, study_id: int) -> int:
         .join(worker, attempt.c.worker_id == worker.c.id)
         .where(
             ticket.c.study_id == study_id,
-            attempt.c.state == AttemptState.FAILED,
+            _is_bad,
             attempt.c.ended_at > last,
             attempt.c.worker_id.not_in(sa.select(brought.c.worker_id)),
             worker.c.bad_attempts >= BAD_START,
@@ -140,7 +142,7 @@ def _at_fault(connection: Connection, row: sa.Row[Any]) -> dict[str, int]:
         .join(attempt, attempt.c.worker_id == worker.c.id)
         .where(
             attempt.c.ticket_id == row.id,
-            attempt.c.state == AttemptState.FAILED,
+            _is_bad,
             worker.c.id != row.worker_id,
             worker.c.state == WorkerState.ACTIVE,
         )
@@ -157,14 +159,13 @@ def _succeeded_elsewhere(connection: Connection, worker_id: str) -> int:
     return (
         connection.scalar(
             sa.select(sa.func.count(here.c.ticket_id.distinct()))
-            .join(ticket, ticket.c.id == here.c.ticket_id)
             .join(there, there.c.ticket_id == here.c.ticket_id)
             .where(
                 here.c.worker_id == worker_id,
                 here.c.state == AttemptState.FAILED,
+                here.c.blames == 1,
                 there.c.worker_id != worker_id,
                 there.c.state.in_(_GOOD),
-                ticket.c.alone == 0,  # the card's other trials were at fault
             )
         )
         or 0
@@ -186,9 +187,7 @@ def _give_back_failures_of(
     failures: nobody works at it any more, and `hpo retry` lets it go on. So does one that is busy just now.
     """
     at_fault = sorted(worker_ids)
-    here = sa.select(attempt.c.ticket_id).where(
-        attempt.c.worker_id.in_(at_fault), attempt.c.state == AttemptState.FAILED
-    )
+    here = sa.select(attempt.c.ticket_id).where(attempt.c.worker_id.in_(at_fault), _is_bad)
     elsewhere = (
         sa.select(attempt.c.ticket_id)
         .join(worker, attempt.c.worker_id == worker.c.id)

@@ -82,7 +82,7 @@ def fail(
 
     `blames`: it may be its worker's fault; not where a trial used more than its study allows.
     """
-    ending = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory)
+    ending = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory, blames=blames)
     row = ending.ticket
     more = row.failed < ending.study.retry_failed
     _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=more)
@@ -112,7 +112,7 @@ def set_aside(
     """The attempt ran out of the card's memory beside others: it counts against nothing, and the ticket waits
     for a card of its own.
     """
-    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory).ticket
+    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory, blames=False).ticket
     connection.execute(ticket.update().where(ticket.c.id == row.id).values(alone=1))
     _requeue(connection, row.id, not_before=None)
     conclude(connection, clock, row.study_id)
@@ -268,6 +268,8 @@ def _close(
     state: AttemptState,
     error: str | None,
     peak_memory: float | None = None,
+    *,
+    blames: bool = True,
 ) -> _Ending:
     """End the attempt's record, and the count of seconds with the last attempt that runs.
 
@@ -281,7 +283,7 @@ def _close(
         raise LeaseLostError("the study was deleted")
     seconds.stop_when_idle(connection, clock, its_study, leaving=lease.ticket_id)
     which = {"its_ticket": lease.ticket_id, "its_attempt": lease.attempt}
-    ends = {"state": state, "error": error, "peak_memory": peak_memory}
+    ends = {"state": state, "error": error, "peak_memory": peak_memory, "blames": int(blames)}
     connection.execute(_end(clock.offset), {**which, **ends})
     return _Ending(its_study, connection.execute(_TICKET, {"its_ticket": lease.ticket_id}).one())
 

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from storage.database.engine import Database
 from storage.database.records import Claim, StudyRow, WorkerState
+from storage.database.tables import study as table
 from storage.database.tables import worker
-from storage.queue import outcomes
+from storage.queue import outcomes, studies
 from storage.queue.blame import BAD_START, BLAMED
 from tests.support.shared import Opener, Party, make_study, ticket_states
 
@@ -77,15 +78,23 @@ def test_a_setting_that_fails_everywhere_is_at_fault(database: Database, party: 
 
 
 def test_what_goes_over_the_studys_limits_is_no_workers_fault(database: Database, party: Opener) -> None:
-    """Though all that it began with failed: those settings would go over anywhere."""
-    study = make_study(database, BAD_START + 1)
-    one = party(study, "one")
+    """Though all that it began with failed: those settings would go over anywhere. Where they succeed,
+    once the study allows more, that speaks not against it.
+    """
+    study = make_study(database, BAD_START + BLAMED)
+    one, two = party(study, "one"), party(study, "two")
     for _ in range(BAD_START):
         claim, _ = one.begin()
         over = partial(outcomes.fail, clock=database.clock, lease=claim.lease, error="over", blames=False)
         database.write(over)
     assert standing(database, one) == (WorkerState.ACTIVE, None)
     assert ticket_states(database, study).count("failed") == BAD_START
+    database.write(lambda c: studies.retry_failed(c, database.clock, study.id))
+    for _ in range(BAD_START):
+        two.finish_one()
+    database.write(lambda c: c.execute(table.update().values(retry_failed=1)))
+    fails_here_and_succeeds_there(study, one, two, BLAMED - 1)
+    assert standing(database, one) == (WorkerState.ACTIVE, None)
 
 
 def test_what_failed_on_two_workers_that_are_found_at_fault_at_once_is_given_back(

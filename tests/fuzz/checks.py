@@ -111,7 +111,7 @@ def check_objectives(bodies: list[str], folder: Path) -> None:
         look("resume", "faulty", cwd=folder, env=storage)
     trials = look("trials", "faulty", "--format", "json", cwd=folder, env=storage).json
     assert len(trials) >= len(bodies)
-    returned = ("return 1", "return -1", "return 1e308", "return True")
+    returned = ("return 1", "return -1", "return 2**70", "return 1e308", "return True")
     for trial in trials:
         body = bodies[trial["number"] % len(bodies)]
         assert trial["state"] in ("complete", "failed", "diverged", "pruned"), (trial, body)
