@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 # plotly looks for pandas in `sys.modules` whenever it draws, and fails on a half imported one: scikit-learn
-# leaves that there for a moment when another thread first asks for importances. So it is imported before.
+# leaves that there for a moment when another thread first imports it. So pandas is imported before.
 import pandas  # noqa: F401 -- see above
 import plotly.graph_objects as go
 

@@ -38,5 +38,5 @@ def prepare() -> None:
 
 
 def _importances() -> None:
-    """scikit-learn and what it brings, which only parameter importances need."""
-    import optuna.importance  # noqa: F401 -- imported so that nobody waits for it later
+    """What only the model of parameters needs."""
+    import scipy.optimize  # noqa: F401 -- imported so that nobody waits for it later

@@ -15,7 +15,13 @@ import plotly.graph_objects as go
 from hpo.errors import NotFoundError
 from hpo.report import text
 from hpo.report.chart import Chart, Size
-from hpo.report.drawing.landscape import contour_figure, importance_figure, parallel_figure, slice_figure
+from hpo.report.drawing.landscape import (
+    contour_figure,
+    importance_figure,
+    parallel_figure,
+    path_figure,
+    slice_figure,
+)
 from hpo.report.drawing.progress import (
     best_figure,
     edf_figure,
@@ -31,7 +37,7 @@ from hpo.report.drawing.training import (
     residual_figure,
     roc_figure,
 )
-from hpo.report.records.landscape import MAX_SLICES, contour, parallel, slices, window
+from hpo.report.records.landscape import MAX_SLICES, contour, parallel, path, slices, window
 from hpo.report.records.parameters import Importances, importances
 from hpo.report.records.progress import (
     BestSoFar,
@@ -127,7 +133,10 @@ def _learning_caption(record: LearningCurves) -> str:
 
 
 def _importance_caption(record: Importances) -> str:
-    sentence = "How much a parameter decides whether a trial is among the best (PED-ANOVA)."
+    sentence = (
+        "How much worse the ranks of left-out trials are predicted without a parameter, "
+        "and the 90 % interval over the trials."
+    )
     return text.joined(sentence, record.note) if record.entries else ""  # else the picture says why
 
 
@@ -282,6 +291,17 @@ STUDY: tuple[Chart, ...] = (
         applies=lambda record: record.trials > 0,
         draw=importance_figure,
         caption=_importance_caption,
+        size="half",
+    ),
+    Chart(
+        name="path",
+        title="From the first setting to the best",
+        section="parameters",
+        record=path,
+        draw=path_figure,
+        caption=_noted(
+            "One parameter at a time, the most promising first; lines are 90 % intervals of each gain."
+        ),
         size="half",
     ),
     Chart(

@@ -63,7 +63,7 @@ def _study(history: StudyHistory, level: str) -> list[str]:
             blocks += [f"{level}# {title}", _table(("metric", "value"), rows)]
     weights = importances(history)
     if weights.entries:
-        rows = [(escaped(entry.name), f"{100 * entry.share:.0f} %") for entry in weights.entries]
+        rows = [(escaped(entry.name), entry.said) for entry in weights.entries]
         blocks += [
             f"{level}# Parameter importances",
             _table(("parameter", "share"), rows),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from hpo.report import text
 from hpo.report.drawing import theme
 from hpo.report.drawing.theme import finish, frame, parameter_axis, plain, short
-from hpo.report.records.landscape import Contour, Parallel, Slice, SlicePoint
+from hpo.report.records.landscape import Contour, Parallel, Path, Slice, SlicePoint
 from hpo.report.records.parameters import Axis, Importances
 
 OFF = -0.12  # height of lines where a parameter was not active
@@ -23,7 +23,7 @@ _RANKS = (  # drawn in this order, so that the best lies on top
 
 
 def importance_figure(record: Importances, title: str) -> go.Figure:
-    """Bars, most important on top, labelled with their share."""
+    """Bars, most important on top, with their intervals; grey where a parameter cannot be told from noise."""
     if not record.entries:
         return theme.empty(title, record.note)
     entries = list(reversed(record.entries))
@@ -32,25 +32,69 @@ def importance_figure(record: Importances, title: str) -> go.Figure:
         orientation="h",
         x=short([100 * entry.share for entry in entries], 3),
         y=list(range(len(entries))),
-        text=[f"{100 * entry.share:.0f} %" if entry.share >= 0.01 else "under 1 %" for entry in entries],
-        textposition="outside",
-        cliponaxis=False,
-        marker={"color": theme.BLUE},
+        error_x=_whiskers([(entry.share, entry.low, entry.high) for entry in entries], 100),
+        marker={"color": [theme.GREY if entry.noise else theme.BLUE for entry in entries]},
         width=0.62,
-        customdata=[[plain(entry.name), entry.active] for entry in entries],
-        hovertemplate="%{customdata[0]}: %{x} %, used by %{customdata[1]} trials<extra></extra>",
+        customdata=[[plain(entry.name), entry.said, entry.active] for entry in entries],
+        hovertemplate="%{customdata[0]}: %{customdata[1]}, used by %{customdata[2]} trials<extra></extra>",
         showlegend=False,
     )
+    for place, entry in enumerate(entries):
+        _label_right(figure, 100 * max(entry.share, entry.high), place, entry.said)
     finish(figure, title, "Share of the importance (%)", None, 150 + 30 * len(entries))
-    figure.update_xaxes(range=[0, max(1.0, 118 * max(entry.share for entry in entries))], rangemode="tozero")
+    reach = max(max(entry.share, entry.high) for entry in entries)
+    figure.update_xaxes(
+        range=[0, max(1.0, 160 * reach)], tickvals=[*range(0, 101, 10 if reach < 0.5 else 20)]
+    )
+    _name_rows(figure, [entry.name for entry in entries], "Parameter")
+    return figure
+
+
+def path_figure(record: Path, title: str) -> go.Figure:
+    """Predicted values from the start, on top, to the winner."""
+    rows = list(reversed(record.steps))
+    figure = go.Figure()
+    figure.add_scatter(
+        x=short([step.value for step in rows]),
+        y=list(range(len(rows))),
+        error_x=_whiskers([(s.value, s.value - s.spread, s.value + s.spread) for s in rows]),
+        mode="lines+markers",
+        line={"color": theme.GREY, "dash": "dot"},
+        marker={"color": theme.BLUE, "size": 9},
+        customdata=[[plain(step.change, 60), step.said] for step in rows],
+        hovertemplate="%{customdata[0]}: %{x}, %{customdata[1]}<extra></extra>",
+        showlegend=False,
+    )
+    finish(figure, title, f"Predicted {record.axis}", None, 150 + 30 * len(rows))
+    _name_rows(figure, [step.change for step in rows], "Changed, one after another", 34)
+    return figure
+
+
+def _whiskers(rows: Sequence[tuple[float, float, float]], unit: float = 1.0) -> dict[str, object]:
+    """Intervals (value, low, high) as plotly's error bars."""
+    return {
+        "type": "data",
+        "array": short([unit * (high - value) for value, _, high in rows], 3),
+        "arrayminus": short([unit * (value - low) for value, low, _ in rows], 3),
+        "symmetric": False,
+        "thickness": 1.2,
+        "width": 3,
+        "color": theme.ORANGE,
+    }
+
+
+def _label_right(figure: go.Figure, x: float, y: float, words: str) -> None:
+    figure.add_annotation(x=x, y=y, text=words, showarrow=False, xanchor="left", xshift=6, font={"size": 11})
+
+
+def _name_rows(figure: go.Figure, names: Sequence[str], title: str, limit: int = 24) -> None:
     figure.update_yaxes(
         tickmode="array",
-        tickvals=list(range(len(entries))),
-        ticktext=[plain(entry.name, 24) for entry in entries],
-        title_text="Parameter",
+        tickvals=list(range(len(names))),
+        ticktext=[plain(name, limit) for name in names],
+        title_text=title,
         showgrid=False,
     )
-    return figure
 
 
 def slice_figure(record: Slice, title: str) -> go.Figure:

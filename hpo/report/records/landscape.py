@@ -1,18 +1,19 @@
-"""Parameters against values: slices, parallel coordinates, and the contour of two parameters."""
+"""Parameters against values: slices, parallel coordinates, the contour of two, and the way to the winner."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hpo.report import text
-from hpo.report.records.parameters import Axis, axes, most_important
+from hpo.report.records import surrogate
+from hpo.report.records.parameters import NOISE, Axis, axes, most_important, placed
 from hpo.report.records.scores import Score, ranked, scores, shown_note, thin, value_axis
-from storage.history.records import Direction, StudyHistory, best_of
+from storage.history.records import Direction, StudyHistory, TrialRecord, best_of
 
 MAX_SLICE_POINTS = 800
 MAX_LINES = 250
@@ -21,6 +22,7 @@ MAX_SLICES = 24
 GRID = 32  # cells along a numeric axis of the contour
 MIN_CONTOUR_TRIALS = 8
 MIN_SURVIVORS = 12  # complete trials that make a surface without the pruned ones
+_UNUSED = object()
 Rank = Literal["best", "top", "upper", "rest", "pruned"]
 
 
@@ -78,6 +80,33 @@ class Contour:
     points: tuple[tuple[int, float, float, float], ...]  # number, x, y, value
     axis: str
     direction: Direction
+    note: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change on the way to the winner, and what the model expects after it."""
+
+    change: str  # "lr 0.1 → 0.003"
+    value: float
+    gain: float  # by this change; above 0 is better
+    spread: float  # of the gain, half its 90 % interval
+
+    @property
+    def said(self) -> str:
+        """The gain as a person reads it."""
+        if not self.spread:
+            return "the start"
+        said = f"{text.number(self.gain, 2)} ± {text.number(self.spread, 2)}"
+        return said if abs(self.gain) > self.spread else f"{said}, {NOISE}"
+
+
+@dataclass(frozen=True)
+class Path:
+    """From the first setting to the winner, one parameter at a time."""
+
+    steps: tuple[Step, ...]  # the first is the start itself
+    axis: str
     note: str
 
 
@@ -201,6 +230,81 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
             shown_note(len(points), len(known)),
         ),
     )
+
+
+def path(history: StudyHistory, objective: int = 0) -> Path | None:
+    """The ablation path from the first setting (an enqueued one comes first) to the best trial.
+
+    Of all parameters in which they differ the one is changed next that the model of all trials expects most
+    of (Fawcett and Hoos, Journal of Heuristics 2016; on a model: Biedenkapp et al., AAAI 2017). What only one
+    of both settings uses is changed with what its use depends on. Nothing is trained for it: the model's
+    estimates. None with fewer than `MIN_CONTOUR_TRIALS` trials, or when the first setting is the best.
+    """
+    direction = history.directions[objective]
+    best = best_of(history.trials, direction, objective)
+    first = next((trial for trial in history.trials if trial.params and not trial.foreign), None)
+    found = scores(history, objective, pruned=False)
+    if len(found) < MIN_SURVIVORS:
+        found = scores(history, objective)
+    varied = [axis for axis in axes(history) if not axis.single]
+    changes = _changes(history, first, best) if first and best and first is not best else []
+    if first is None or best is None or not changes or not varied or len(found) < MIN_CONTOUR_TRIALS:
+        return None
+    order = ranked(found, direction)
+    used = thin(order, surrogate.MAX_TRIALS)
+    values = np.clip([score.value for score in used], *window([score.value for score in found], direction))
+    mean, unit = float(values.mean()), float(values.std())
+    if unit == 0:
+        return None
+    columns = [placed(axis, (score.trial.params for score in used)) for axis in varied]
+    model = surrogate.fitted(columns, [axis.kind == "categorical" for axis in varied], values.tolist())
+    sign = 1.0 if direction == "maximize" else -1.0
+
+    def expected(points: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return model.predicted(np.array([placed(axis, points) for axis in varied]))
+
+    now: dict[str, Any] = dict(first.params)
+    steps = [Step(f"trial {first.number}", mean + unit * float(expected([now])[0][0]), 0.0, 0.0)]
+    while changes:
+        after = [_changed(now, names, best.params) for names in changes]
+        means, covariance = expected([now, *after])
+        chosen = int(np.argmax(sign * means[1:])) + 1
+        variance = covariance[0, 0] + covariance[chosen, chosen] - 2 * covariance[0, chosen]
+        gain, spread = sign * unit * (means[chosen] - means[0]), 1.645 * unit * math.sqrt(max(variance, 0.0))
+        names = changes.pop(chosen - 1)
+        words = "; ".join(_change(name, now, best.params) for name in names)
+        steps.append(Step(words, mean + unit * float(means[chosen]), float(gain), max(float(spread), 1e-12)))
+        now = after[chosen - 1]
+    told = f"From trial {first.number}, the first, to trial {best.number}; estimates of a model of"
+    return Path(tuple(steps), value_axis(history, objective), f"{told} {text.count(len(used), 'trial')}.")
+
+
+def _changes(history: StudyHistory, first: TrialRecord, best: TrialRecord) -> list[list[str]]:
+    """Names in which both settings differ, those together that only make sense together."""
+    differing = [
+        name
+        for name in dict.fromkeys([*first.params, *best.params])
+        if first.params.get(name, _UNUSED) != best.params.get(name, _UNUSED)
+    ]
+    space = history.spec.get("space")
+    groups: dict[str, list[str]] = {}
+    for name in differing:
+        entry = space.get(name) if isinstance(space, Mapping) else None
+        parents = (entry.get("when") or {}) if isinstance(entry, Mapping) else {}
+        both = name in first.params and name in best.params
+        lead = name if both else next((parent for parent in parents if parent in differing), name)
+        groups.setdefault(lead, []).append(name)
+    return [sorted(names, key=lambda name: (name != lead, name)) for lead, names in groups.items()]
+
+
+def _changed(now: Mapping[str, Any], names: Sequence[str], goal: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in now.items() if name not in names}
+    return kept | {name: goal[name] for name in names if name in goal}
+
+
+def _change(name: str, now: Mapping[str, Any], goal: Mapping[str, Any]) -> str:
+    before, after = (text.value(p[name]) if name in p else "unused" for p in (now, goal))
+    return f"{name} {before} → {after}"
 
 
 def window(values: Sequence[float], direction: Direction) -> tuple[float, float]:
