@@ -25,7 +25,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.constraints import SameConstraints
-from hpo.search.rungs import epochs_of, for_rungs
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 from storage.database.records import CONSTRAINT
@@ -45,7 +44,7 @@ def is_diverged(trial: FrozenTrial) -> bool:
 def for_sampler(study: Study, spec: StudySpec) -> Study:
     """The study as the spec's sampler is to see it."""
     if isinstance(spec.sampler, options.RungsSampler):
-        return for_rungs(study, epochs_of(spec.pruner), worthless=is_diverged)
+        return study  # it looks at diverged trials itself
 
     def as_worst(diverged: Sequence[FrozenTrial], others: Sequence[FrozenTrial]) -> Iterable[FrozenTrial]:
         if isinstance(spec.sampler, options.TpeSampler):

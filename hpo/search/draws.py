@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -67,6 +69,23 @@ def from_unit(distribution: BaseDistribution, share: float) -> Any:
             count = round((distribution.high - distribution.low) / step) + 1
             return stepped(distribution, int(share * count))
     raise TypeError(f"unknown distribution: {distribution}")
+
+
+def to_unit(distribution: BaseDistribution, values: Sequence[float]) -> np.ndarray:
+    """Shares in [0, 1] from which `from_unit` makes these numbers, the middle one where many do."""
+    found = np.asarray(values, dtype=float)
+    match distribution:
+        case IntDistribution():
+            half = distribution.step / 2
+        case FloatDistribution(step=float(step)):
+            half = step / 2
+        case _:
+            half = 0.0
+    low, high = distribution.low - half, distribution.high + half  # type: ignore[attr-defined]
+    if distribution.log:  # type: ignore[attr-defined]
+        low, high, found = math.log(low), math.log(high), np.log(found)
+    shares: np.ndarray = (found - low) / (high - low)
+    return shares
 
 
 def stepped(distribution: FloatDistribution, index: int) -> float:

@@ -15,11 +15,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
-from hpo.search import rungs
-from hpo.search.diverged import for_sampler
+from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.draws import from_unit, sampler_seed, unit
 from hpo.search.prior import WithPrior, shifted
 from hpo.search.qmc import qmc_point
+from hpo.search.rungs import RungsSampler, epochs_of
 from hpo.search.space import completed
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
@@ -80,10 +80,11 @@ def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
     """
     with warnings.catch_warnings():  # the spec's author has read which options are experimental
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return _made(spec.sampler, ticket)
+        return _made(spec, ticket)
 
 
-def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
+def _made(spec: StudySpec, ticket: int) -> BaseSampler:
+    sampler = spec.sampler
     seed = sampler_seed(sampler.seed, ticket)
     match sampler:
         case options.TpeSampler():
@@ -96,8 +97,7 @@ def _made(sampler: options.AnySampler, ticket: int) -> BaseSampler:
                 constant_liar=sampler.constant_liar,
             )
         case options.RungsSampler():
-            drawn = TicketSampler(sampler.seed, ticket)
-            return drawn if rungs.explores(sampler.seed, ticket) else rungs.estimator(seed, drawn)
+            return RungsSampler(sampler.seed, ticket, epochs_of(spec.pruner), worthless=is_diverged)
         case options.GpSampler():
             return GPSampler(
                 seed=seed,

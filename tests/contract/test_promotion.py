@@ -9,7 +9,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from hpo.search.rungs import for_rungs
+from hpo.search.diverged import for_sampler
 from hpo.spec import StudySpec
 from hpo.studies import creation
 from hpo.worker.events import Ended
@@ -280,12 +280,12 @@ def test_the_sampler_sees_what_is_parked_elsewhere(
 ) -> None:
     seen: list[list[tuple[int, ...]]] = []
 
-    def watched(study: optuna.Study, *more: Any, **options: Any) -> optuna.Study:
+    def watched(study: optuna.Study, spec: StudySpec) -> optuna.Study:
         trials = study.get_trials(deepcopy=False)
         seen.append([tuple(trial.intermediate_values) for trial in trials if not trial.state.is_finished()])
-        return for_rungs(study, *more, **options)
+        return for_sampler(study, spec)
 
-    monkeypatch.setattr("hpo.search.diverged.for_rungs", watched)
+    monkeypatch.setattr("hpo.search.samplers.for_sampler", watched)
     study = make_study(sampler={"name": "rungs", "warm": 0}, pruner=PROMOTE, budget={"trials": 5})
     doing(climbing([]))
     run_all(open_runner(study), open_runner(study))

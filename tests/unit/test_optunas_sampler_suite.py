@@ -14,6 +14,8 @@ from optuna.testing.pytest_samplers import (
 )
 
 from hpo.search.cmaes import ReplayedCmaEsSampler
+from hpo.search.diverged import is_diverged
+from hpo.search.rungs import RungsSampler
 from hpo.search.samplers import TicketSampler
 
 
@@ -21,6 +23,12 @@ class TestTicketSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: TicketSampler(0, 0)
+
+
+class TestRungsSampler(BasicSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: RungsSampler(0, 0, (1, 3, 9), is_diverged)
 
 
 class TestReplayedCmaEsSampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):

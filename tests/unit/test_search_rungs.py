@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
+import numpy as np
 import optuna
 import pytest
-from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 
-from hpo.search.diverged import for_sampler
-from hpo.search.rungs import STARTUP, at, epochs_of, explores, qualities
+from hpo.search.diverged import is_diverged
+from hpo.search.parzen import sets_apart
+from hpo.search.rungs import STARTUP, RungsSampler, at, epochs_of, explores, qualities, standing
 from hpo.search.samplers import make_sampler, suggest
 from hpo.search.space import distribution, random_point
 from hpo.spec import StudySpec
+from storage.database.records import CONSTRAINT
 from storage.queue.optuna_rows import DIVERGED
 from tests.support.sampling import provisional, spec
 
@@ -87,12 +88,13 @@ def test_what_a_rung_says_late_counts_more_than_what_the_first_said() -> None:
     for number in range(60):
         x = random_point(rungs(), 5, number)["x"]
         add(study, x, e1=1 - abs(x - 0.2), **({"e3": x, "e9": x} if x < 0.4 else {}))
-    seen = for_sampler(study, rungs()).get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    best = sorted(seen, key=lambda trial: -cast(float, trial.value))[:6]
-    assert all(0.2 < trial.params["x"] < 0.4 for trial in best)
+    trials = study.get_trials()
+    found = standing(trials, epochs_of(rungs().pruner), (), maximize=True)
+    best = sorted(found, key=lambda number: -found[number])[:6]
+    assert all(0.2 < trials[number].params["x"] < 0.4 for number in best)
 
 
-def test_a_diverged_run_is_worse_than_any_and_one_without_a_rung_still_runs() -> None:
+def test_a_diverged_run_is_worse_than_any_then_those_that_break_a_constraint() -> None:
     study = optuna.create_study(direction="maximize")
     add(study, 0.1, e1=0.3)
     add(study, 0.2)
@@ -105,14 +107,14 @@ def test_a_diverged_run_is_worse_than_any_and_one_without_a_rung_still_runs() ->
         )
     )
     add(study, 0.4, TrialState.PRUNED, e1=0.1)
-    seen = {trial.number: trial for trial in for_sampler(study, rungs()).get_trials(deepcopy=False)}
-    assert [seen[number].state for number in range(4)] == [
-        TrialState.COMPLETE,
-        TrialState.RUNNING,
-        TrialState.COMPLETE,
-        TrialState.COMPLETE,
-    ]
-    assert seen[2].value < seen[3].value < seen[0].value
+    for broken in (3.0, 1.0, 0.0):
+        add(study, 0.5, e1=9.0)
+        trial = study._storage._get_trial(len(study.trials) - 1)  # type: ignore[attr-defined]
+        trial.system_attrs[f"{CONSTRAINT}size"] = broken
+    trials = study.get_trials()
+    assert [trial.number for trial in trials if is_diverged(trial)] == [2]
+    found = standing(trials, (1, 3, 9), {2}, maximize=True)
+    assert sorted(found, key=lambda number: found[number]) == [2, 4, 5, 3, 0, 6], "1 is still on its way"
 
 
 def test_random_points_depend_on_the_ticket_alone() -> None:
@@ -131,7 +133,7 @@ def test_random_points_depend_on_the_ticket_alone() -> None:
     modelled = next(ticket for ticket in range(200) if not explores(0, ticket))
     assert suggest(rungs(), few, provisional(8), modelled, {}) == random_point(rungs(), 0, modelled)
     assert suggest(rungs(), many, provisional(50), modelled, {}) != random_point(rungs(), 0, modelled)
-    assert isinstance(make_sampler(rungs(), modelled), TPESampler)
+    assert isinstance(make_sampler(rungs(), modelled), RungsSampler)
 
 
 def test_a_study_whose_objective_suggests_for_itself_is_modelled_too() -> None:
@@ -140,10 +142,38 @@ def test_a_study_whose_objective_suggests_for_itself_is_modelled_too() -> None:
     for ticket in range(40):
         trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
         asked = optuna.Trial(study, trial._trial_id)
-        view = for_sampler(study, made)
-        view.sampler = make_sampler(made, ticket)
-        x = view.sampler.sample_independent(view, trial, "x", optuna.distributions.FloatDistribution(-9, 9))
+        x = make_sampler(made, ticket).sample_independent(
+            study, trial, "x", optuna.distributions.FloatDistribution(-9, 9)
+        )
         study._storage.set_trial_param(trial._trial_id, "x", x, optuna.distributions.FloatDistribution(-9, 9))
         asked.report(x * x, 1)
         study.tell(trial.number, x * x)
     assert sum(abs(trial.params["x"]) < 3 for trial in study.trials[20:]) > 10
+
+
+def test_a_value_is_drawn_where_the_good_are_and_the_others_are_not() -> None:
+    rng = np.random.default_rng(0)
+    held = optuna.distributions.FloatDistribution(1e-4, 1, log=True)
+    good = [1e-2, 1.5e-2, 0.7e-2, 0.5] * 2
+    others = [0.4, 0.6, 0.55, 1e-4, 0.3, 0.7] * 5
+    found = [sets_apart(rng, held, good, others) for _ in range(50)]
+    assert all(1e-4 <= value <= 1 for value in found)
+    assert sum(3e-3 < value < 5e-2 for value in found) > 40, "not at 0.5, where others are, too"
+
+
+def test_a_choice_is_drawn_that_the_good_have_more_often() -> None:
+    rng = np.random.default_rng(0)
+    held = optuna.distributions.CategoricalDistribution(("sgd", None, 3))
+    found = [sets_apart(rng, held, [None, None, "sgd"], ["sgd"] * 9 + [3] * 9) for _ in range(50)]
+    assert found.count(None) > 40
+    assert sets_apart(rng, held, [], []) in held.choices
+
+
+def test_a_parameter_whose_range_has_changed_is_learned_from_inside_its_range() -> None:
+    study = optuna.create_study(direction="maximize")
+    for number in range(40):
+        add(study, number / 40, e1=number / 40)
+    held = optuna.distributions.FloatDistribution(0, 0.5)
+    modelled = next(ticket for ticket in range(200) if not explores(0, ticket))
+    x = make_sampler(rungs(), modelled).sample_independent(study, provisional(40), "x", held)
+    assert 0 <= x <= 0.5

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hpo.errors import SpecError
-from hpo.search.draws import from_unit, sampler_seed, unit
+from hpo.search.draws import from_unit, sampler_seed, to_unit, unit
 from hpo.search.space import (
     active,
     check_point,
@@ -314,6 +314,23 @@ def test_every_share_maps_into_its_distribution(share: float) -> None:
         CategoricalDistribution(("a", None, 2)),
     ):
         assert dist._contains(dist.to_internal_repr(from_unit(dist, share)))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        FloatDistribution(-1, 3),
+        FloatDistribution(1e-4, 0.3, log=True),
+        FloatDistribution(0, 1, step=0.25),
+        IntDistribution(3, 11, step=4),
+        IntDistribution(16, 256, log=True),
+    ],
+)
+def test_a_number_goes_back_to_a_share_from_which_it_is_made(held: Any) -> None:
+    values = [from_unit(held, share / 50) for share in range(50)]
+    shares = to_unit(held, values)
+    assert ((shares >= 0) & (shares < 1)).all()
+    assert [from_unit(held, float(share)) for share in shares] == pytest.approx(values, rel=1e-12)
 
 
 # Points that a person gives
