@@ -155,7 +155,7 @@ def run(
         else:
             limits = _limits(count, None, None)
             with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
-                outcome = _work(
+                outcome = work(
                     database,
                     settings,
                     row,
@@ -202,6 +202,7 @@ def worker(
 ) -> int:
     """Join a study, or all, from any machine that reaches the database. SIGTERM gives the tickets back."""
     from hpo.settings import Settings
+    from hpo.studies import confirming
     from hpo.studies.reading import get_study
     from hpo.studies.steering import how_to_go_on
     from hpo.wiring import open_storage
@@ -213,9 +214,11 @@ def worker(
     database = open_storage(settings)
     row = None if study is None else get_study(database, study)
     if row is not None and row.state.ended:
+        row = confirming.open_(database, row) or row
+    if row is not None and row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         return ExitCode.DONE
-    return _work(
+    return work(
         database,
         settings,
         row,
@@ -328,7 +331,7 @@ def _limits(count: int | None, idle_timeout: str | None, until: str | None) -> L
     )
 
 
-def _work(
+def work(
     database: Database,
     settings: Settings,
     row: StudyRow | None,

@@ -138,7 +138,7 @@ class LiveView:
         for runner, (started, since, last) in shown:
             table.add_row(
                 str(runner),
-                str(started.trial) + (f" (attempt {started.attempt})" if started.attempt > 1 else ""),
+                named("", started),
                 "-" if last is None else str(last.step),
                 "-" if last is None else f"{last.value:.5g}",
                 f"{time.monotonic() - since:.0f}",

@@ -38,6 +38,11 @@ def training_seed(study_seed: int, ticket: int) -> int:
     return bits(study_seed, ticket, "training", 63)
 
 
+def repeat_seed(study_seed: int, group: int) -> int:
+    """The seed of the `group`-th time that settings are trained again; the same for every setting."""
+    return bits(study_seed, group, "repeat", 63)
+
+
 def sampler_seed(study_seed: int, ticket: int) -> int:
     """The seed of the Optuna sampler that chooses this ticket's point: 0 <= seed < 2**32."""
     return bits(study_seed, ticket, "sampler", 32)

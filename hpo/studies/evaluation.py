@@ -22,7 +22,7 @@ from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
 from storage.history.records import StudyHistory, TrialRecord, why_no_best
-from storage.queue import studies
+from storage.queue import repeats, studies
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def evaluate(
     history = reading.history(database, row.name, evaluated=False)
     if len(spec.directions) > 1:
         raise UserError("a study with several directions has no single winner to evaluate")
-    winner = history.best
+    winner = history.chosen
     if winner is None:
         raise HpoError(f"{row.name} {why_no_best(history)}; so there is no winner to evaluate")
     if history.test_evaluation is not None and not again:
@@ -71,8 +71,8 @@ def evaluate(
     objective = load_objective(spec.objective_path, code)
     if objective.evaluate is None:
         return None
-    state = winner_state(database, row, winner)
-    if state is None:
+    kept = _kept(database, row, winner)
+    if kept is None:
         raise HpoError(
             f"trial {winner.number} left neither {kept_files.MODEL} nor a checkpoint in {row.artifacts}, "
             "so it cannot be evaluated here"
@@ -80,14 +80,14 @@ def evaluate(
     trial = WinnerTrial(
         number=winner.number,
         params=dict(winner.params),
-        config=resolve(spec, winner.params),
+        config=resolve(spec, winner.params) | ({"seeds": kept[1]} if kept[1] > 1 else {}),
         device=_device(),
         seed=training_seed(row.seed, winner.ticket),
         attempt=winner.attempts,
         user_attrs=winner.user_attrs,
     )
     try:
-        found = dict(objective.evaluate(trial, state))
+        found = dict(objective.evaluate(trial, read_state(kept[0])))
         json.dumps(found)
     except (Exception, SystemExit) as error:
         raise HpoError(
@@ -104,18 +104,28 @@ def evaluate(
 
 
 def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:
-    """The trial's `model.pt`, else its newest whole checkpoint; None when neither can be read here.
+    """The trial's `model.pt`, else its newest whole checkpoint, else what a repeat of it kept; None when none
+    can be read here.
 
     Raises:
         ArtifactError: the artifact store is away, or cannot be used from here.
     """
+    found = _kept(database, row, trial)
+    return None if found is None else found[0]
+
+
+def _kept(database: Database, row: StudyRow, trial: TrialRecord) -> tuple[bytes, int] | None:
+    """As `winner_bytes`, with how many trainings with other seeds they are the weights of; 1: its own."""
     for name in kept_files.WEIGHTS:
         content = reading.read_artifact(database, row, trial.number, name)
         if content is not None:
-            return content
-    folder = checkpoints.trial_key(row.uid, row.first_name, trial.number)
-    saved = checkpoints.newest(open_artifacts(row.artifacts), folder)
-    return None if saved is None else saved.content
+            return content, 1
+    store = open_artifacts(row.artifacts)
+    saved = checkpoints.newest(store, checkpoints.trial_key(row.uid, row.first_name, trial.number))
+    if saved is not None:
+        return saved.content, 1
+    again = database.read(lambda connection: repeats.weights_of(connection, row.id, trial.number))
+    return None if again is None else (store.get(again.path, again.sha256), again.seeds)
 
 
 def weights_of(database: Database, row: StudyRow, history: StudyHistory, number: int | None = None) -> Any:

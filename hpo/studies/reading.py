@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import NotFoundError
+from hpo.studies import confirmed
 from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.errors import (
@@ -24,6 +25,7 @@ from storage.history.attempts import file_of
 from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import history_of, read_trials
 from storage.queue import studies, tickets
+from storage.queue.repeats import Repeated
 
 _WITHIN_CHARACTER = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin none
 
@@ -35,7 +37,10 @@ def get_study(database: Database, name: str) -> StudyRow:
         NotFoundError: there is none of that name; a near one is offered.
     """
     try:
-        return database.read(lambda connection: studies.get(connection, name))
+        row = database.read(lambda connection: studies.get(connection, name))
+        if row.repeats_of is not None:
+            raise UnknownStudyError(f"there is no study named {name}")
+        return row
     except UnknownStudyError as error:
         from hpo.spec.problems import nearest  # brings the models of study files
 
@@ -50,15 +55,17 @@ def history(database: Database, name: str, *, evaluated: bool = True) -> StudyHi
     """
     row = get_study(database, name)
 
-    def read(connection: Transaction) -> tuple[dict[int, TrialRecord], Counts]:
-        return read_trials(connection, row), tickets.counts(connection, row.id)
+    def read(connection: Transaction) -> tuple[dict[int, TrialRecord], Counts, list[Repeated]]:
+        counts = tickets.counts(connection, row.id)
+        return read_trials(connection, row), counts, confirmed.read(connection, row)
 
-    trials, counts = database.read(read)
+    trials, counts, again = database.read(read)
     return history_of(
         row,
         trials.values(),
         counts=counts,
         winner_evaluation=lambda number: read_evaluation(database, row, number) if evaluated else None,
+        confirmation=lambda history: confirmed.judged(again, history),
     )
 
 

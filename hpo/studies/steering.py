@@ -10,7 +10,7 @@ from storage.database.engine import Database, Transaction
 from storage.database.errors import ArtifactError
 from storage.database.records import StudyRow, StudyState, WorkerState
 from storage.files import checkpoints
-from storage.queue import events, outcomes, studies, workers
+from storage.queue import events, outcomes, repeats, studies, workers
 
 _GONE = 15.0  # seconds without a beat, after which a worker is taken for dead
 
@@ -134,15 +134,17 @@ def delete(database: Database, row: StudyRow) -> None:
     Raises:
         HpoError: the study is gone, but its files could not be removed.
     """
+    its = database.read(lambda connection: repeats.find(connection, row.id))
     studies.delete(database, row)
-    folder = checkpoints.study_key(row.uid, row.first_name)
-    try:
-        open_artifacts(row.artifacts).remove(folder)
-    except ArtifactError as error:
-        raise HpoError(
-            f"{row.name} is deleted, but its files are still there: {error}. "
-            f"Remove {row.artifacts}/{folder} by hand"
-        ) from error
+    for uid in [row.uid, *([] if its is None else [its.uid])]:
+        folder = checkpoints.study_key(uid, row.first_name)
+        try:
+            open_artifacts(row.artifacts).remove(folder)
+        except ArtifactError as error:
+            raise HpoError(
+                f"{row.name} is deleted, but its files are still there: {error}. "
+                f"Remove {row.artifacts}/{folder} by hand"
+            ) from error
 
 
 def set_state(

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo.errors import CodeDiffersError, ExitCode
 from hpo.runner.messages import Away, Broken, Finish, Numbered, Step
-from hpo.worker import writes
+from hpo.worker import repeats, writes
 from hpo.worker.asker import Asker
 from hpo.worker.desk import Desk
 from hpo.worker.dispatch import Dispatch, Order
@@ -163,6 +163,8 @@ class Clerk:
             self._answer_stale(desk, held, message)
             return None
         try:
+            if isinstance(desk.study, repeats.ServedRepeats):
+                return repeats.of_message(self._database, desk, held, message)
             return writes.of_message(self._database, desk, held, message)
         except Exception as error:  # it, or what made it, is wrong
             desk.refuse(message, error)

@@ -42,13 +42,17 @@ class CodeGuard:
         if self._differing and not self._allow:
             raise self._error(self._differing)
 
-    def mark(self, connection: Transaction, trial_id: int) -> None:
-        """Say on the trial that its code is not the study's."""
-        if self.marks:
+    def mark(self, connection: Transaction, trial_id: int | None) -> None:
+        """Say on the trial that its code is not the study's; a repeat (None) has nothing to say it on."""
+        if self.marks and trial_id is not None:
             optuna_rows.set_attribute(connection, "user", trial_id, MARK, json.dumps(self.marks))
 
     def agree(
-        self, connection: Transaction, trial_id: int, state: TicketState, code: Mapping[str, Any] | None
+        self,
+        connection: Transaction,
+        trial_id: int | None,
+        state: TicketState,
+        code: Mapping[str, Any] | None,
     ) -> CodeDiffersError | None:
         """Why a result of this code (None: the runner's own) may not stand beside the others.
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from hpo.errors import CodeDiffersError
 from hpo.runner.messages import Beginning, Broken, TakeOver, Task
-from hpo.search.draws import training_seed
 from hpo.worker import writes
 from hpo.worker.asker import Asker
 from hpo.worker.desk import Desk
 from hpo.worker.events import NoTicket, Started
 from hpo.worker.housekeeping import Housekeeper
+from hpo.worker.repeats import ServedRepeats, of_claim
 from hpo.worker.study import Held
 from hpo.worker.writes import Pending
 from storage.database.clock import Clock
@@ -124,7 +124,10 @@ class Dispatch:
                 epochs=desk.study.reserves,
                 none_waits=desk.study.none_waits,
             )
-            if isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
+            if isinstance(claim, Claim) and isinstance(desk.study, ServedRepeats):
+                desk.study.claimed(connection, claim)
+                found.append((claim, None, {}))
+            elif isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
                 params = desk.study.drawn(claim)
                 trial = writes.start(connection, desk, claim, params, {}, is_new=True)
                 found.append((claim, trial, params))
@@ -147,7 +150,9 @@ class Dispatch:
         desk.study.none_waits = max(desk.study.none_waits, claim.none_waits)
         held = desk.hold(claim)
         held.trial = trial
-        if trial is not None:
+        if isinstance(desk.study, ServedRepeats):
+            self._repeat(desk, desk.study, held)
+        elif trial is not None:
             self.begin(desk, held, params)
         elif claim.trial_id is not None and claim.trial_number is not None:
             held.trial = Trial(claim.trial_id, claim.trial_number)
@@ -165,6 +170,14 @@ class Dispatch:
             return
         self._started(desk, held, None)
         desk.tell(self._task(desk, held, desk.study.begin(held.claim, held.trial, params)))
+
+    def _repeat(self, desk: Desk, study: ServedRepeats, held: Held) -> None:
+        """Let the runner train a setting again, or look first for what an earlier attempt has left."""
+        held.trial = of_claim(held.claim)
+        beginning = study.begins_with(held.claim)
+        if beginning is not None:
+            self._started(desk, held, None)
+        desk.tell(self._task(desk, held, beginning))
 
     def run(self, pending: Pending) -> None:
         """A stored trial has all its parameters: let the runner run it."""
@@ -191,7 +204,7 @@ class Dispatch:
             serial=held.serial,
             folder=checkpoints.trial_key(study.row.uid, study.row.first_name, trial.number),
             attempt=claim.lease.attempt,
-            seed=training_seed(study.row.seed, claim.number),
+            seed=study.seed_of(claim),
             alone=claim.alone,
             lost=bool(claim.lost),
             delivered=claim.parked,
@@ -211,5 +224,6 @@ class Dispatch:
                 resumed_from,
                 claim.is_promoted,
                 claim.worked,
+                desk.study.repeats_trial(claim),
             ),
         )

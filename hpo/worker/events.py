@@ -18,6 +18,7 @@ class Started:
     resumed_from: int | None
     is_promoted: bool = False  # it was parked before
     worked: float = 0.0  # seconds of the attempts that it goes on from
+    again: int | None = None  # of a repeat: the number of the trial whose setting it trains
 
 
 @dataclass(frozen=True)

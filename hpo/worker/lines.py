@@ -79,7 +79,8 @@ class Lines:
 
 def named(prefix: str, started: Started) -> str:
     """The trial, and which attempt at it: an attempt's end and time are not yet the trial's."""
-    return f"{prefix}{started.trial}" + (f", attempt {started.attempt}" if started.attempt > 1 else "")
+    which = started.trial if started.again is None else f"{started.again} again"
+    return f"{prefix}{which}" + (f", attempt {started.attempt}" if started.attempt > 1 else "")
 
 
 def leaving(message: Leaving) -> str:

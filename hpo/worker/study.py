@@ -20,6 +20,7 @@ from hpo.asked import sampling_code
 from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
+from hpo.search.draws import training_seed
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
@@ -146,6 +147,14 @@ class ServedStudy:
     def _sampling(self) -> dict[str, str]:
         """What its adviser is made of, as it was before that began."""
         return sampling_code(self.spec, Path(self._code))
+
+    def seed_of(self, claim: Claim) -> int:
+        """What a claim's training starts from."""
+        return training_seed(self.row.seed, claim.number)
+
+    def repeats_trial(self, claim: Claim) -> int | None:
+        """The number of the trial whose setting is trained again; None: a claim is a trial's own."""
+        return None
 
     # What to try
 

@@ -32,6 +32,7 @@ from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
 from hpo.worker.nursery import Nursery
 from hpo.worker.registration import sign_off, sign_on
+from hpo.worker.repeats import ServedRepeats
 from hpo.worker.signals import Signals
 from hpo.worker.study import ServedStudy
 from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
@@ -164,7 +165,8 @@ class Worker:
     def _spawn(self, runner: int, assignment: Assignment) -> None:
         share = self._shares[runner]
         if assignment.uid not in self._served:
-            self._served[assignment.uid] = ServedStudy(
+            serve = ServedStudy if assignment.row.repeats_of is None else ServedRepeats
+            self._served[assignment.uid] = serve(
                 self._database, assignment.row, assignment.spec, self._code, self.identity.id
             )
         served = self._served[assignment.uid]

@@ -101,10 +101,11 @@ def of_message(database: Database, desk: Desk, held: Held, message: Numbered) ->
     trial = held.trial
     if trial is None:
         raise ValueError(f"{type(message).__name__} before its trial has begun")
-    return _of_trial(database, desk, held, trial, message)
+    return of_trial(database, desk, held, trial, message)
 
 
-def _of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message: Numbered) -> Pending:
+def of_trial(database: Database, desk: Desk, held: Held, trial: Trial, message: Numbered) -> Pending:
+    """What a runner said of a trial that has begun, but of its end."""
     study, lease, clock = desk.study, held.lease, database.clock
     pending = partial(Pending, desk, held, message=message)
     match message:
@@ -291,11 +292,10 @@ def _take_over(desk: Desk, held: Held, message: TakeOver) -> Pending:
 
 def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending:
     """The attempt's last write."""
-    lease, clock, state = held.lease, database.clock, message.state
+    lease, state = held.lease, message.state
     values = None if message.values is None else tuple(message.values)
     error = None if message.error is None else storable(message.error)
-    ended = Ended(lease, state, values, error, message.set_aside)
-    verb: Callable[[Transaction], Any]
+    ended = Ended(lease, state, values, error)
     if state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
         if held.error is not None:
             raise held.error
@@ -304,7 +304,20 @@ def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending
             state = AttemptState.PARKED
             ended = Ended(lease, state, values)
         verb = _result(database, desk, held, message, TicketState(state.value), values, error, reached)
-    elif state is AttemptState.FAILED:
+        return Pending(desk, held, (Write(lease, verb, ends=state),), Then.END, message, end=ended)
+    return end_without_result(database, desk, held, message)
+
+
+def end_without_result(database: Database, desk: Desk, held: Held, message: Finish) -> Pending:
+    """The last write of an attempt that failed or gives its ticket back.
+
+    Raises:
+        ValueError: it cannot end so.
+    """
+    lease, clock, state = held.lease, database.clock, message.state
+    error = None if message.error is None else storable(message.error)
+    verb: Callable[[Transaction], Any]
+    if state is AttemptState.FAILED:
         fail = outcomes.set_aside if message.set_aside else outcomes.fail
         verb = partial(
             fail, clock=clock, lease=lease, error=error or "it failed", peak_memory=message.peak_memory
@@ -313,6 +326,7 @@ def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending
         verb = partial(outcomes.release, clock=clock, lease=lease, why=error or "drained")
     else:
         raise ValueError(f"an attempt cannot end as {state}")
+    ended = Ended(lease, state, error=error, set_aside=message.set_aside)
     return Pending(desk, held, (Write(lease, verb, ends=state),), Then.END, message, end=ended)
 
 

@@ -97,6 +97,8 @@ class StudyRow:
     clock_started_at: float | None
     ended_at: float | None
     ended_why: str | None
+    repeats_of: int | None = None  # the study whose trials are repeated here
+    repeats: str | None = None  # what for
 
     @property
     def first_name(self) -> str:
@@ -149,6 +151,8 @@ class StudyRow:
             clock_started_at=row.clock_started_at,
             ended_at=row.ended_at,
             ended_why=row.ended_why,
+            repeats_of=row.repeats_of,
+            repeats=row.repeats,
         )
 
     def test_of(self, trial: int) -> Mapping[str, Any] | None:
@@ -188,6 +192,17 @@ class Claim:
     def is_promoted(self) -> bool:
         """Whether it takes its ticket out of those that are parked."""
         return 0 < self.parked == self.lease.attempt - 1
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a ticket trains again."""
+
+    trial_id: int  # whose parameters; Optuna's
+    trial_number: int
+    seed: int
+    seeds: int = 1  # trainings side by side; the first has the seed
+    from_epoch: int | None = None  # it goes on from a checkpoint
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ study = Table(
     Column("seconds_used", Float(53), nullable=False, default=0.0),
     Column("ended_at", Float(53)),
     Column("ended_why", String(200)),
+    Column("repeats_of", Integer),  # the study whose trials are repeated here, which nobody searches
+    Column("repeats", String(16)),  # what for: confirm | regret
     _state(StudyState),
 )
 
@@ -195,6 +197,24 @@ attempt = Table(
     UniqueConstraint("ticket_id", "number"),
     Index(None, "trial_id"),
     _state(AttemptState),
+)
+
+repeat = Table(  # a ticket that trains a trial's setting again; it has no trial of Optuna's
+    "hpo_repeat",
+    metadata,
+    Column(
+        "ticket_id",
+        Integer,
+        ForeignKey("hpo_ticket.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("trial_id", Integer, nullable=False),  # whose parameters; Optuna's id
+    Column("trial_number", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("seeds", Integer, nullable=False),  # trainings in it, side by side; the first has the seed
+    Column("from_epoch", Integer),  # goes on from a checkpoint, which lies where attempt 0 would; None: anew
+    Column("result", Text),  # JSON: a value of each training; [] where it ended without
 )
 
 metric = Table(

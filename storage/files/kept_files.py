@@ -104,6 +104,12 @@ def release_weights(connection: Connection, trial_id: int) -> None:
     _release(connection, (artifact.c.trial_id == trial_id) & artifact.c.name.in_(WEIGHTS))
 
 
+def release_weights_of(connection: Connection, study_id: int, trials: sa.Select[tuple[int]]) -> None:
+    """Release what these trials hold of weights."""
+    its = (artifact.c.study_id == study_id) & artifact.c.trial_id.in_(trials)
+    _release(connection, its & artifact.c.name.in_(WEIGHTS))
+
+
 @dataclass(frozen=True)
 class Held:
     """How many rows of a study hold weights, and how many are released."""

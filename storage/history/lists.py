@@ -118,7 +118,9 @@ def page_of_studies(
         "running": count(TicketState.RUNNING),
         "failed": count(TicketState.FAILED, TicketState.CANCELLED),
     }
-    wanted = [study.c.name.icontains(text, autoescape=True)] if text else []
+    wanted: list[sa.ColumnElement[bool]] = [study.c.repeats_of.is_(None)]
+    if text:
+        wanted.append(study.c.name.icontains(text, autoescape=True))
     if state is not None:
         wanted.append(study.c.state == state)
     total = connection.scalar(sa.select(sa.func.count()).select_from(study).where(*wanted)) or 0

@@ -57,10 +57,13 @@ def take_pulse(connection: Connection, before: Pulse | None = None) -> Pulse:
     reported = _reports_of(connection, before, last_report)
     columns = [c for c in study.c if c.name not in ("spec", "code")]
     studies: dict[str, Any] = {}
-    for row in connection.execute(sa.select(*columns)):
-        old = before.studies.get(row.name)
-        newest = reported.get(row.optuna_study_id, old[-1] if old else 0)
-        studies[row.name] = (tuple(row), tuple(counts[row.id]), files.get(row.id), newest)
+    rows = connection.execute(sa.select(*columns)).all()
+    for row in rows:
+        if row.repeats_of is None:
+            old = before.studies.get(row.name)
+            newest = reported.get(row.optuna_study_id, old[-1] if old else 0)
+            again = tuple((one.state, *counts[one.id]) for one in rows if one.repeats_of == row.id)
+            studies[row.name] = (tuple(row), tuple(counts[row.id]), files.get(row.id), again, newest)
     beats = tuple(
         tuple(row)
         for row in connection.execute(

@@ -115,6 +115,53 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What one setting came to.
+
+    `low`, `high`: nine times in ten the mean over as many other seeds lies between them, by Student's t. It
+    is wider by the root of two than the interval of the mean itself, for that other mean scatters, too. None
+    with a single training.
+    """
+
+    trainings: int
+    mean: float
+    worst: float
+    low: float | None
+    high: float | None
+    probability: float  # that it has the best mean; 0 of one that was dropped
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that was trained again."""
+
+    trial: int
+    reported: float | None  # what the search saw; None: its trial did not complete
+    estimate: Estimate | None  # of values as they are, in the objective's unit; None: no training has ended
+    shrinkage: float | None  # by how much the mean is worse than what was reported
+    state: str  # best | tied | beaten | dropped (it could not win any more) | ended early | open
+    is_first: bool  # the study's first point: its default, where it has one
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What trainings with fresh seeds say of a study's best settings."""
+
+    done: bool  # nothing waits and nothing runs
+    seeds: int  # asked for
+    settings: tuple[Setting, ...]  # the best first
+    winner: int | None  # a trial's number; None before anything is known
+    tied: tuple[int, ...]  # trials that cannot be told from it
+    first_would_do: bool | None  # whether the first is the winner, or tied with it; None: it was not trained
+    trainings: int
+    seconds: float  # worked at them
+
+    def of(self, trial: int) -> Setting | None:
+        """A setting by its trial."""
+        return next((one for one in self.settings if one.trial == trial), None)
+
+
+@dataclass(frozen=True)
 class StudyHistory:
     """A study and its trials, in order of their numbers."""
 
@@ -126,13 +173,22 @@ class StudyHistory:
     created: datetime | None = None
     waiting: int = 0  # tickets nobody has started yet
     budget_trials: int | None = None  # number of tickets; None when only seconds or target end the study
-    winner_evaluation: Mapping[str, Any] | None = None  # validation set, of the best ("evaluation.json")
-    test_evaluation: Mapping[str, Any] | None = None  # test set, of the best, measured once
+    winner_evaluation: Mapping[str, Any] | None = None  # validation set, of the one chosen
+    test_evaluation: Mapping[str, Any] | None = None  # test set, of the one chosen, measured once
+    confirmation: Confirmation | None = None  # what trainings with fresh seeds said; None: nobody asked
 
     @cached_property
     def best(self) -> TrialRecord | None:
         """The best feasible trial; None without one, or with several directions."""
         return best_of(self.trials, self.directions[0]) if len(self.directions) == 1 else None
+
+    @cached_property
+    def chosen(self) -> TrialRecord | None:
+        """The trial whose setting to use: the confirmed winner, once that is known, else the best."""
+        if self.confirmation is None or not self.confirmation.done:
+            return self.best
+        won = self.confirmation.winner
+        return next((trial for trial in self.trials if trial.number == won), self.best)
 
     @cached_property
     def winners(self) -> tuple[TrialRecord, ...]:

@@ -26,6 +26,7 @@ from storage.history.records import (
     ENDED,
     FOREIGN,
     AttemptSpan,
+    Confirmation,
     Direction,
     StudyHistory,
     TrialRecord,
@@ -199,6 +200,7 @@ def history_of(
     *,
     counts: Counts | None = None,
     winner_evaluation: Callable[[int], Mapping[str, Any] | None] = lambda number: None,
+    confirmation: Callable[[StudyHistory], Confirmation | None] = lambda history: None,
 ) -> StudyHistory:
     """The study with these trials.
 
@@ -206,7 +208,8 @@ def history_of(
         row: the study.
         trials: in any order.
         counts: its tickets; None: nobody asks how many wait.
-        winner_evaluation: reads what the best trial, by its number, left of its validation.
+        winner_evaluation: reads what the trial to use, by its number, left of its validation.
+        confirmation: judges what trainings with fresh seeds came to.
     """
     history = StudyHistory(
         name=row.name,
@@ -218,9 +221,10 @@ def history_of(
         waiting=0 if counts is None else counts.shown_in(row.state).untried,
         budget_trials=row.budget_trials,
     )
-    if history.best is None:
+    history = dataclasses.replace(history, confirmation=confirmation(history))
+    if history.chosen is None:
         return history
-    number = history.best.number
+    number = history.chosen.number
     return dataclasses.replace(
         history, winner_evaluation=winner_evaluation(number), test_evaluation=row.test_of(number)
     )

@@ -125,6 +125,18 @@ def _named(connection: Connection, name: str) -> sa.Row[Any]:
     return row
 
 
+def by_id(connection: Connection, study_id: int) -> StudyRow:
+    """One study.
+
+    Raises:
+        UnknownStudyError
+    """
+    row = connection.execute(sa.select(study).where(study.c.id == study_id)).first()
+    if row is None:
+        raise UnknownStudyError("the study was deleted")
+    return StudyRow.of(row)
+
+
 def prior(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
     """What another study observed: {"study": name, "trials": [{"params", "values"}]}; mostly None."""
     text = connection.scalar(sa.select(study.c.prior).where(study.c.id == study_id))
@@ -132,8 +144,9 @@ def prior(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
 
 
 def names(connection: Connection) -> list[str]:
-    """Of every study, oldest first."""
-    return list(connection.scalars(sa.select(study.c.name).order_by(study.c.id)))
+    """Of every study that people have made, oldest first."""
+    query = sa.select(study.c.name).where(study.c.repeats_of.is_(None)).order_by(study.c.id)
+    return list(connection.scalars(query))
 
 
 def set_state(connection: Connection, clock: Clock, study_id: int, wanted: StudyState) -> StudyState:
@@ -316,6 +329,7 @@ def delete(database: Database, row: StudyRow) -> None:
     def everything(connection: Connection) -> None:
         if locks.hold_study(connection, row.id) is None:
             return
+        connection.execute(study.delete().where(study.c.repeats_of == row.id))
         of_it = ticket.c.study_id == row.id
         connection.execute(sa.select(ticket.c.id).where(of_it).order_by(ticket.c.id).with_for_update()).all()
         kept = sa.select(artifact.c.trial_id).where(artifact.c.study_id == row.id)
@@ -345,6 +359,8 @@ def set_aside(connection: Connection, clock: Clock, study_id: int) -> str | None
     taken = optuna_rows.names(connection)
     name = next(name for n in itertools.count(1) if (name := f"{row.name[:60]}-{n}") not in taken)
     connection.execute(study.update().where(study.c.id == study_id).values(name=name))
+    of_it = study.update().where(study.c.repeats_of == study_id)
+    connection.execute(of_it.values(name=sa.literal(f"{name}~").concat(study.c.repeats)))
     optuna_rows.rename_study(connection, row.optuna_study_id, name)
     return name
 

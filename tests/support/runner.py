@@ -19,6 +19,7 @@ from hpo.worker.broker import Broker
 from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk, read
 from hpo.worker.events import Ended, NoTicket
+from hpo.worker.repeats import ServedRepeats
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import Claim, StudyRow
@@ -52,7 +53,8 @@ class BrokeredRunner:
         self._ordered = 0  # events of the broker before the last order
         self.broker = broker or Broker(party.database, party.id, LEASE, lambda: None)
         ours, theirs = socket.socketpair()
-        served = ServedStudy(party.database, study, StudySpec.model_validate(study.spec))
+        serve = ServedStudy if study.repeats_of is None else ServedRepeats
+        served = serve(party.database, study, StudySpec.model_validate(study.spec))
         self.desk = Desk(runner, Mailbox(ours), served, "cpu")
         self.stop = StopFlag()
         self.link = Link(Channel(theirs.detach()), self.stop, on_end=lambda: None)

@@ -1,0 +1,119 @@
+"""Whether a result can be relied on: confirm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpo.cli.app import (
+    Format,
+    FormatOption,
+    GpusOption,
+    PerGpuOption,
+    QuietOption,
+    RunnersOption,
+    StorageOption,
+    StudyArgument,
+    app,
+)
+from hpo.cli.output import cell, print_json, print_table, say
+from hpo.cli.running import CodeOption, CommandsOption, MismatchOption, work
+from hpo.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from storage.history.records import Confirmation
+
+
+@app.command()
+def confirm(
+    study: StudyArgument,
+    top: Annotated[int, typer.Option("--top", metavar="K", help="How many of the best settings.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Trainings of each, at most.")] = 10,
+    runners: RunnersOption = None,
+    gpus: GpusOption = "all",
+    per_gpu: PerGpuOption = 1,
+    code: CodeOption = None,
+    storage: StorageOption = None,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
+    ] = False,
+    allow_mismatch: MismatchOption = False,
+    allow_commands: CommandsOption = False,
+    quiet: QuietOption = False,
+    format_: FormatOption = Format.TABLE,
+) -> int:
+    """Train the best settings, and the first, again with fresh seeds: which is the best, and how surely.
+
+    Other workers of the study join in. The same command carries on, and shows what is known when all is done.
+    """
+    from hpo.settings import Settings
+    from hpo.studies import answers, reading
+    from hpo.studies.confirming import ask
+    from hpo.studies.evaluation import evaluate
+    from hpo.wiring import open_storage
+    from hpo.worker.devices import plan
+
+    if not 1 <= top <= 100:
+        raise UserError(f"--top must lie between 1 and 100, got {top}")
+    if not 2 <= seeds <= 1000:
+        raise UserError(
+            f"--seeds must lie between 2 and 1000, got {seeds}: one training says nothing of chance"
+        )
+    settings = Settings.from_environment(storage)
+    database = open_storage(settings, create=False)
+    row = reading.get_study(database, study)
+    its = ask(database, row, top=top, seeds=seeds)
+    outcome: int = ExitCode.DONE
+    folder = code or Path.cwd()
+    if not its.state.ended:
+        outcome = work(
+            database,
+            settings,
+            its,
+            folder,
+            plan(gpus, per_gpu, runners),
+            allow_mismatch=allow_mismatch,
+            allow_commands=allow_commands,
+            quiet=quiet,
+        )
+    found = reading.history(database, study).confirmation
+    assert found is not None
+    if found.done and not no_evaluate and found.winner is not None:
+        evaluate(database, row, folder)
+    if format_ is Format.JSON:
+        print_json(answers.plain(found))
+    else:
+        print_confirmation(row.name, found)
+        if not found.done:
+            say(f"not all is trained; `hpo confirm {row.name}` carries on")
+    return outcome
+
+
+def print_confirmation(name: str, found: Confirmation) -> None:
+    """What was reported beside what was confirmed, setting by setting."""
+    from hpo.report.records.confirmation import sentences
+
+    lines = []
+    for one in found.settings:
+        known = one.estimate
+        between = "-" if known is None or known.low is None else f"{known.low:.5g} to {known.high:.5g}"
+        lines.append(
+            (
+                f"{one.trial}{' (first)' if one.is_first else ''}",
+                one.reported,
+                None if known is None else known.mean,
+                between,
+                None if known is None else known.worst,
+                0 if known is None else known.trainings,
+                None if known is None else f"{100 * known.probability:.0f} %",
+                one.state,
+            )
+        )
+    print_table(
+        ("trial", "reported", "confirmed", "90 %", "worst", "trainings", "best with", "state"),
+        [tuple(cell(each) for each in line) for line in lines],
+        title=name,
+    )
+    print(" ".join(sentences(found)))

@@ -1,0 +1,128 @@
+"""What trainings with fresh seeds say of settings: which can no longer win, which is the best, how surely.
+
+Every setting is trained with the same seeds, so two are compared seed by seed. Everything here is larger is
+better: whoever minimises hands in values with their signs turned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from storage.history.records import Estimate
+
+ENOUGH = 4  # common seeds before a setting is dropped
+DROPPED_AT = 0.01  # one-sided level of the paired test that drops one
+SURE = 0.9  # of intervals
+TIED_AT = 0.05  # two-sided level of Welch's test that tells two settings apart
+_DRAWS = 10_000
+
+Values = Mapping[int, Mapping[tuple[int, int], float]]  # setting -> seed -> value
+
+
+def losers(values: Values) -> set[int]:
+    """Settings that can no longer win: those that a one-sided paired t test finds worse than the leader.
+
+    The rule is the t-race of Birattari et al. (2002) and irace (Lopez-Ibanez et al., 2016), at a level of 1 %
+    for each comparison, since it is made after every round.
+    """
+    from scipy import stats
+
+    ripe = {one: found for one, found in values.items() if len(found) >= ENOUGH}
+    if not ripe:
+        return set()
+    leader = max(ripe, key=lambda one: (_mean(ripe[one]), -one))
+    lost = set()
+    for one, found in ripe.items():
+        common = sorted(found.keys() & ripe[leader].keys())
+        if one == leader or len(common) < ENOUGH:
+            continue
+        ahead = np.array([ripe[leader][seed] - found[seed] for seed in common])
+        error = float(ahead.std(ddof=1)) / len(ahead) ** 0.5
+        bound = float(stats.t.ppf(1 - DROPPED_AT, len(ahead) - 1)) * error
+        if ahead.mean() > bound:
+            lost.add(one)
+    return lost
+
+
+def winner(values: Values, dropped: set[int]) -> int | None:
+    """The setting with the best mean of those that were not dropped, the first of equals."""
+    left = {one: _mean(found) for one, found in values.items() if found and one not in dropped}
+    return max(left, key=lambda one: (left[one], -one)) if left else None
+
+
+def tied(values: Values, best: int, dropped: set[int]) -> set[int]:
+    """Settings that a paired t test over their common seeds cannot tell from the best one."""
+    from scipy import stats
+
+    found = set()
+    for one, others in values.items():
+        if one == best or one in dropped or not others:
+            continue
+        mine = values[best]
+        ahead = np.array([mine[seed] - others[seed] for seed in others.keys() & mine.keys()])
+        if (
+            len(ahead) < 2
+            or not np.any(ahead)
+            or (np.ptp(ahead) and stats.ttest_1samp(ahead, 0.0).pvalue > TIED_AT)
+        ):
+            found.add(one)
+    return found
+
+
+def estimates(values: Values, dropped: set[int]) -> dict[int, Estimate]:
+    """Each setting's mean, interval and probability to be the best; those without a value are left out."""
+    from scipy import stats
+
+    chances = _chances({one: found for one, found in values.items() if found and one not in dropped})
+    answer = {}
+    for one, found in values.items():
+        if not found:
+            continue
+        numbers = np.array(list(found.values()))
+        mean, half = float(numbers.mean()), None
+        if len(numbers) > 1:
+            t = float(stats.t.ppf((1 + SURE) / 2, len(numbers) - 1))
+            half = t * float(numbers.std(ddof=1)) * (2 / len(numbers)) ** 0.5
+        answer[one] = Estimate(
+            trainings=len(numbers),
+            mean=mean,
+            worst=float(numbers.min()),
+            low=None if half is None else mean - half,
+            high=None if half is None else mean + half,
+            probability=chances.get(one, 0.0),
+        )
+    return answer
+
+
+def _chances(values: Values) -> dict[int, float]:
+    """The probability of each to have the best mean: the share of draws in which it is ahead.
+
+    A draw of a mean is its average plus Student's t of n - 1 degrees times its standard error: its posterior
+    with normal values and no prior knowledge. All share the random numbers of a seed, so that settings which
+    are lucky with the same seeds are as much alike in the draws. One with a single training does not scatter.
+    """
+    seeds = {
+        seed: place for place, seed in enumerate(sorted({seed for own in values.values() for seed in own}))
+    }
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((_DRAWS, len(seeds)))
+    scale = {}
+    for n in sorted({len(own) for own in values.values()}):
+        scale[n] = np.sqrt(1 / rng.chisquare(max(1, n - 1), _DRAWS)) if n > 1 else np.zeros(_DRAWS)
+    draws = []
+    for own in values.values():
+        numbers = np.array(list(own.values()))
+        apart = normal[:, [seeds[seed] for seed in own]] @ (numbers - numbers.mean())
+        draws.append(numbers.mean() + apart * scale[len(own)] / len(own) ** 0.5)
+    if not draws:
+        return {}
+    ahead = np.stack(draws)
+    best = ahead == ahead.max(axis=0)  # equals share
+    shares = (best / best.sum(axis=0)).mean(axis=1)
+    return {one: float(share) for one, share in zip(values, shares, strict=True)}
+
+
+def _mean(found: Mapping[tuple[int, int], float]) -> float:
+    return sum(found.values()) / len(found)

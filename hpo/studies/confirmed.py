@@ -1,0 +1,118 @@
+"""What trainings with fresh seeds say of a study's best settings, from its repeats in the database."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hpo.search import confirming
+from hpo.search.confirming import Values
+from storage.database.engine import Transaction
+from storage.database.records import StudyRow, TicketState
+from storage.history.records import Confirmation, Estimate, Setting, StudyHistory, TrialRecord
+from storage.queue import repeats
+from storage.queue.repeats import Repeated
+
+
+def read(connection: Transaction, row: StudyRow) -> list[Repeated]:
+    """A study's repeats; none where nobody asked for any."""
+    its = repeats.find(connection, row.id)
+    return [] if its is None else repeats.listed(connection, its.id)
+
+
+def first_of(history: StudyHistory) -> TrialRecord | None:
+    """The first trial, unless it failed or diverged: what was enqueued first, often the default."""
+    trials = [trial for trial in history.trials if not trial.foreign]
+    first = min(trials, key=lambda trial: (trial.ticket, trial.number), default=None)
+    return None if first is None or first.state in ("failed", "diverged") else first
+
+
+def judged(found: Sequence[Repeated], history: StudyHistory) -> Confirmation | None:
+    """What these repeats say; None without any."""
+    if not found:
+        return None
+    sign = 1.0 if history.directions[0] == "maximize" else -1.0
+    values, out = values_of(found, sign)
+    dropped = {one.trial_number for one in found if one.state is TicketState.CANCELLED} | out
+    best = confirming.winner(values, dropped)
+    ties = set() if best is None else confirming.tied(values, best, dropped)
+    known = confirming.estimates(values, dropped)
+    done = all(one.state.ended for one in found)
+    first = first_of(history)
+    trials = {trial.number: trial for trial in history.trials}
+    settings = []
+    for number in dict.fromkeys(one.trial_number for one in found):
+        trial, estimate = trials.get(number), known.get(number)
+        reported = None if trial is None else trial.value
+        shrinkage = None
+        if estimate is not None and reported is not None:
+            shrinkage = sign * reported - estimate.mean
+        state = "open"
+        if number in out:
+            state = "ended early"
+        elif number in dropped:
+            state = "dropped"
+        elif number == best:
+            state = "best"
+        elif number in ties:
+            state = "tied"
+        elif estimate is not None:
+            state = "beaten"
+        is_first = trial is not None and first is not None and trial.params == first.params
+        settings.append(Setting(number, reported, _turned(estimate, sign), shrinkage, state, is_first))
+    settings.sort(key=lambda one: _rank(one, sign))
+    default = next((one for one in settings if one.is_first), None)
+    return Confirmation(
+        done=done,
+        seeds=max((sum(o.seeds for o in found if o.trial_number == s.trial) for s in settings), default=0),
+        settings=tuple(settings),
+        winner=best,
+        tied=tuple(sorted(ties)),
+        first_would_do=None if default is None or best is None else default.state in ("best", "tied"),
+        trainings=sum(len(one.result or ()) for one in found),
+        seconds=sum(one.seconds for one in found),
+    )
+
+
+def values_of(found: Sequence[Repeated], sign: float) -> tuple[Values, set[int]]:
+    """Values by trial and seed, larger ones better; and the trials that ended without one with some seed."""
+    values: dict[int, dict[tuple[int, int], float]] = {}
+    out = set()
+    for one in found:
+        own = values.setdefault(one.trial_number, {})
+        if one.result is None:
+            continue
+        if not one.result or not all(map(math.isfinite, one.result)):
+            out.add(one.trial_number)
+            continue
+        own.update({(one.seed, place): sign * value for place, value in enumerate(one.result)})
+    return values, out
+
+
+def race(connection: Transaction, its: StudyRow, ending: int) -> None:
+    """Drop settings that can no longer win, in the transaction that delivered a repeat.
+
+    When it was the last one, weights are kept of the winner's repeats alone. `ending`: its ticket.
+    """
+    found = repeats.listed(connection, its.id, ending)
+    values, out = values_of(found, 1.0 if its.spec["directions"][0] == "maximize" else -1.0)
+    lost = confirming.losers({one: own for one, own in values.items() if one not in out}) | out
+    waiting = {one.trial_number for one in found if one.state is TicketState.QUEUED}
+    if not waiting - lost and sum(one.state is TicketState.RUNNING for one in found) <= 1:
+        cancelled = {one.trial_number for one in found if one.state is TicketState.CANCELLED}
+        lost = values.keys() - {confirming.winner(values, lost | cancelled)}
+    if lost:
+        repeats.drop(connection, its.id, lost)
+
+
+def _turned(estimate: Estimate | None, sign: float) -> Estimate | None:
+    if estimate is None or sign > 0:
+        return estimate
+    low = None if estimate.high is None else -estimate.high
+    high = None if estimate.low is None else -estimate.low
+    return Estimate(estimate.trainings, -estimate.mean, -estimate.worst, low, high, estimate.probability)
+
+
+def _rank(one: Setting, sign: float) -> tuple[int, float, int]:
+    order = ("best", "tied", "beaten", "dropped", "ended early", "open")
+    return order.index(one.state), 0.0 if one.estimate is None else -sign * one.estimate.mean, one.trial

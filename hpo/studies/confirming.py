@@ -1,0 +1,96 @@
+"""Confirm a study's result: have the best settings, and the first one, trained again with fresh seeds.
+
+What is trained are repeats (`storage.queue.repeats`); what they say, `hpo.studies.confirmed` computes.
+"""
+
+from __future__ import annotations
+
+from hpo.errors import UserError
+from hpo.search.draws import repeat_seed
+from hpo.spec import StudySpec
+from hpo.studies import reading
+from hpo.studies.confirmed import first_of
+from hpo.studies.steering import note
+from storage.database.engine import Database, Transaction
+from storage.database.records import Repeat, StudyRow, TicketState
+from storage.history.records import StudyHistory, TrialRecord, may_win, why_no_best
+from storage.history.trials import ids_of
+from storage.queue import repeats
+
+TOP = 5
+SEEDS = 10
+SIDE_BY_SIDE = 5  # seeds that our own objectives train at once
+_LANES = ("objectives.classifier", "objectives.regressor")
+
+
+def ask(database: Database, row: StudyRow, *, top: int = TOP, seeds: int = SEEDS) -> StudyRow:
+    """Queue what has to be trained: the `top` best settings and the first, each with so many fresh seeds.
+
+    What is queued or done already counts, and what was dropped stays so. Returns the row that workers serve.
+
+    Raises:
+        UserError: the study runs still, has several directions, or no result to confirm.
+    """
+    if not row.state.ended:
+        raise UserError(f"{row.name} is {row.state}: a result is confirmed when the search has ended")
+    if len(row.spec["directions"]) > 1:
+        raise UserError("a study with several directions has no single winner to confirm")
+    history = reading.history(database, row.name, evaluated=False)
+    if history.best is None:
+        raise UserError(f"{row.name} {why_no_best(history)}; so there is nothing to confirm")
+    chosen = candidates(history, top)
+    at_once = _at_once(StudySpec.model_validate(row.spec))
+
+    def verb(connection: Transaction) -> StudyRow:
+        its = repeats.find(connection, row.id)
+        there = [] if its is None else repeats.listed(connection, its.id)
+        ids = ids_of(connection, row, [trial.number for trial in chosen])
+        wanted = []
+        for trial in chosen:
+            own = [one for one in there if one.trial_number == trial.number]
+            sizes = [one.seeds for one in own]
+            while sum(sizes) < seeds and all(one.state is not TicketState.CANCELLED for one in own):
+                again = Repeat(
+                    ids[trial.number],
+                    trial.number,
+                    repeat_seed(row.seed, len(sizes)),
+                    min(at_once, seeds - sum(sizes)),
+                )
+                wanted.append((len(sizes), again, trial.params))
+                sizes.append(again.seeds)
+        wanted.sort(key=lambda one: one[0])  # a round of all, then the next
+        if wanted:
+            note(connection, database, row, "confirm", top=top, seeds=seeds)
+        rows = [(again, params) for _, again, params in wanted]
+        return repeats.add(connection, database.clock, row.id, rows)
+
+    return database.write_once(verb)
+
+
+def open_(database: Database, row: StudyRow) -> StudyRow | None:
+    """The row that workers serve while a study's best settings are trained again; None when they are not."""
+    its = database.read(lambda connection: repeats.find(connection, row.id))
+    return None if its is None or its.state.ended else its
+
+
+def candidates(history: StudyHistory, top: int) -> list[TrialRecord]:
+    """The best trials, no setting twice, and the first one; the best first."""
+    sign = -1.0 if history.directions[0] == "maximize" else 1.0
+    ranked = sorted(
+        (t for t in history.trials if may_win(t)), key=lambda t: (sign * (t.value or 0.0), t.number)
+    )
+    found: list[TrialRecord] = []
+    for trial in ranked:
+        if len(found) < top and all(trial.params != other.params for other in found):
+            found.append(trial)
+    first = first_of(history)
+    if first is not None and all(first.params != other.params for other in found):
+        found.append(first)
+    return found
+
+
+def _at_once(spec: StudySpec) -> int:
+    """Seeds that one repeat trains: several where the objective trains them side by side, as lanes."""
+    named = (spec.objective or "").partition(":")[0]
+    own = {"seeds", "folds"} & {*spec.fixed, *spec.space}
+    return SIDE_BY_SIDE if named in _LANES and not own and spec.trial_timeout is None else 1

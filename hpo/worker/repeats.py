@@ -1,0 +1,203 @@
+"""Repeats as a worker serves them: trainings that are no trials, so none reaches Optuna's tables.
+
+A runner cannot tell one from a trial. What differs is here: where its parameters and its seed come from, and
+which of its words are written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.runner.messages import (
+    Advanced,
+    Attribute,
+    Beginning,
+    EnqueuePoint,
+    FileKept,
+    FileStored,
+    Finish,
+    Numbered,
+    Parameter,
+    ReadAttributes,
+    ReadStudy,
+    Served,
+    ShouldPrune,
+    Step,
+    StopStudy,
+    Suggest,
+    Sync,
+    TakeOver,
+)
+from hpo.spec import StudySpec, resolve
+from hpo.studies.confirmed import race
+from hpo.worker import writes
+from hpo.worker.desk import Desk
+from hpo.worker.events import Ended
+from hpo.worker.study import Held, ServedStudy
+from hpo.worker.writes import Pending, Then
+from storage.database.engine import Database, Transaction
+from storage.database.records import AttemptState, Claim, KeptFile, Repeat, StudyRow, TicketState
+from storage.history.known import KnownTrials, read_whole
+from storage.queue import optuna_rows, repeats, studies
+from storage.queue.attempts import Write
+from storage.queue.optuna_rows import Trial
+
+MEMBERS = "training"  # the attribute in which our objectives tell of several trainings
+
+
+@dataclass
+class Again:
+    """A repeat that a runner holds."""
+
+    repeat: Repeat
+    trial: FrozenTrial  # whose setting it has
+    values: tuple[float, ...] | None  # of its trainings, once it, or an earlier attempt, has said them
+
+
+class ServedRepeats(ServedStudy):
+    """The repeats of one study, in the place of a study: nothing is asked, nothing is pruned or parked."""
+
+    def __init__(
+        self, database: Database, row: StudyRow, spec: StudySpec, code: str = ".", worker_id: str = ""
+    ) -> None:
+        super().__init__(database, row, spec, code, worker_id)
+        assert row.repeats_of is not None
+        of = row.repeats_of
+        self.of = database.read(lambda connection: studies.by_id(connection, of))
+        self.known = KnownTrials(self.of.optuna_study_id)  # what an objective may read of the study
+        self.parking = None
+        self.held: dict[int, Again] = {}  # by ticket
+
+    @property
+    def is_drawn(self) -> bool:
+        return False
+
+    @property
+    def reserves(self) -> int:
+        return 0
+
+    @cached_property
+    def compares(self) -> bool:
+        return False
+
+    def as_served(self) -> Served:
+        """As the study whose trials they repeat, but that none is pruned."""
+        plain = super().as_served()
+        return Served(**{**vars(plain), "study": self.of.name, "prunes": False})
+
+    def claimed(self, connection: Transaction, claim: Claim) -> None:
+        """Learn what a ticket repeats, in the transaction that has claimed it."""
+        its, values = repeats.of_ticket(connection, claim.lease.ticket_id)
+        (trial,) = read_whole(connection, [its.trial_id])
+        self.held[claim.lease.ticket_id] = Again(its, trial, values)
+
+    def seed_of(self, claim: Claim) -> int:
+        return self.held[claim.lease.ticket_id].repeat.seed
+
+    def repeats_trial(self, claim: Claim) -> int | None:
+        return self.held[claim.lease.ticket_id].repeat.trial_number
+
+    def begins_with(self, claim: Claim) -> Beginning | None:
+        """What its first attempt begins with; None for one that looks for a checkpoint."""
+        anew = claim.lease.attempt == 1 and self.held[claim.lease.ticket_id].repeat.from_epoch is None
+        return self.beginning_of(claim) if anew else None
+
+    def beginning_of(self, claim: Claim) -> Beginning:
+        """The trial's setting, with nothing of what it came to."""
+        again = self.held[claim.lease.ticket_id]
+        found = create_trial(state=TrialState.RUNNING)
+        found.number, found._trial_id = again.trial.number, repeats.artifacts_of(claim.lease.ticket_id)
+        found.params, found.distributions = dict(again.trial.params), dict(again.trial.distributions)
+        config = resolve(self.spec, found.params)
+        if again.repeat.seeds > 1:
+            config["seeds"] = again.repeat.seeds
+        return Beginning(found, config, {})
+
+
+def of_claim(claim: Claim) -> Trial:
+    """What stands for the trial: its files lie where the ticket's number says."""
+    return Trial(repeats.artifacts_of(claim.lease.ticket_id), claim.number)
+
+
+def of_message(database: Database, desk: Desk, held: Held, message: Numbered) -> Pending:
+    """What a runner said of a repeat, as `writes.of_message` of a trial: its lease is looked at all the same.
+
+    Raises:
+        ValueError: it may not say so.
+    """
+    study, lease = desk.study, held.lease
+    assert isinstance(study, ServedRepeats)
+    again = study.held[lease.ticket_id]
+    pending = partial(Pending, desk, held, message=message)
+    looked = (Write(lease, lambda _connection: None),)
+    match message:
+        case Finish():
+            return _end(database, desk, held, again, message)
+        case TakeOver(step=step):
+            take_over = partial(repeats.take_over, claim=held.claim, step=step)
+            return pending((Write(lease, take_over),), Then.RUN, answer=study.beginning_of(held.claim))
+        case Suggest(name=name):
+            raise ValueError(f"trial {again.trial.number} had no parameter {name}, so its repeats have none")
+        case Attribute(of="user", key=key, value=text) if key == MEMBERS and again.repeat.seeds > 1:
+            again.values = _members(text)
+            said = partial(repeats.say, ticket_id=lease.ticket_id, values=again.values)
+            return pending((Write(lease, said),))
+        case ReadAttributes(of=of):
+            read = partial(optuna_rows.study_attributes, optuna_study_id=study.of.optuna_study_id, of=of)
+            return pending(then=Then.READ, read=lambda: database.read(read))
+        case ShouldPrune():
+            return pending(looked, Then.ANSWER, answer=False)
+        case StopStudy() | EnqueuePoint():  # they are not the study's business
+            return pending(looked, Then.ANSWER)
+        case Step() | Attribute() | Parameter():
+            return pending(looked)
+        case Advanced() | FileStored() | FileKept() | Sync() | ReadStudy():
+            assert held.trial is not None
+            return writes.of_trial(database, desk, held, held.trial, message)
+    raise ValueError(f"{type(message).__name__} is nothing a repeat says")
+
+
+def _members(text: str) -> tuple[float, ...]:
+    """The value of each training, as `objectives.members` records them: the objective's stands first."""
+    found: list[Mapping[str, Any]] = json.loads(text)["members"]
+    return tuple(float(next(iter(one.values()))) for one in found)
+
+
+def _end(database: Database, desk: Desk, held: Held, again: Again, message: Finish) -> Pending:
+    """The last write of an attempt at a repeat."""
+    study, guard, state = desk.study, desk.guard, message.state
+    if state not in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
+        return writes.end_without_result(database, desk, held, message)
+    values: tuple[float, ...] = ()
+    if state is AttemptState.COMPLETE:
+        if message.values is None or len(message.values) != 1 or math.isnan(message.values[0]):
+            raise ValueError(f"{message.values} is no result of a trial that is complete")
+        values = again.values or tuple(message.values)
+        if len(values) != again.repeat.seeds:
+            raise ValueError(f"{again.repeat.seeds} trainings were to be done, and {len(values)} were")
+    error = None if message.error is None else writes.storable(message.error)
+
+    verb = partial(
+        repeats.deliver,
+        clock=database.clock,
+        study_id=study.row.id,
+        lease=held.lease,
+        state=TicketState(state.value),
+        values=values,
+        peak_memory=message.peak_memory,
+        error=error,
+        weights=None if message.weights is None else KeptFile(*message.weights),
+        agree=lambda c: (
+            None if guard is None else guard.agree(c, None, TicketState(state.value), message.code)
+        ),
+        race=partial(race, its=study.row, ending=held.lease.ticket_id),
+    )
+    ended = Ended(held.lease, state, message.values, error)
+    return Pending(desk, held, (Write(held.lease, verb, ends=state),), Then.END, message, end=ended)

@@ -1,0 +1,260 @@
+"""Repeats: trials' settings trained again. They are no trials: whoever searches sees none of them.
+
+A repeat is a ticket with a row in `hpo_repeat`, claimed, leased, attempted and ended like any other. The
+repeats of a study are the tickets of another row of `hpo_study`, which is nobody's search: it has no study of
+Optuna's, and people see it as part of the one it is of (`repeats_of`). So a budget, a count or a best of that
+one cannot include them, and what claims, reaps or pauses a study does the same here.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from storage.database.clock import Clock
+from storage.database.errors import UnknownStudyError
+from storage.database.records import Claim, KeptFile, Lease, Repeat, StudyRow, StudyState, TicketState
+from storage.database.tables import artifact, attempt, is_queued, repeat, study, ticket
+from storage.files import kept_files
+from storage.queue import locks, outcomes, tickets
+
+CONFIRM = "confirm"
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A repeat as it stands."""
+
+    ticket_id: int
+    number: int  # of the ticket among the repeats
+    trial_number: int
+    seed: int
+    seeds: int
+    state: TicketState
+    result: tuple[float, ...] | None  # a value of each training; () where it ended without
+    seconds: float  # worked at it
+    rejected: int  # writes of stale attempts that were refused
+
+
+def find(connection: Connection, study_id: int, kind: str = CONFIRM) -> StudyRow | None:
+    """The row that a study's repeats are the tickets of; None where there are none."""
+    its = (study.c.repeats_of == study_id) & (study.c.repeats == kind)
+    row = connection.execute(sa.select(study).where(its)).first()
+    return None if row is None else StudyRow.of(row)
+
+
+def add(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    wanted: Sequence[tuple[Repeat, Mapping[str, Any]]],
+    kind: str = CONFIRM,
+) -> StudyRow:
+    """Queue repeats, each with the parameters it has; those that are queued or done already are left out.
+
+    Safe beside others: the study's row is held, then that of its repeats.
+
+    Raises:
+        UnknownStudyError: the study was deleted.
+    """
+    row = locks.hold_study(connection, study_id)
+    if row is None:
+        raise UnknownStudyError("the study was deleted")
+    its = find(connection, study_id, kind) or _begin(connection, clock, row, kind)
+    locks.hold_study(connection, its.id)
+    there = {(one.trial_number, one.seed) for one in listed(connection, its.id)}
+    new = [(one, params) for one, params in wanted if (one.trial_number, one.seed) not in there]
+    if new:
+        first = tickets.next_number(connection, its.id)
+        tickets.add(connection, its.id, [dict(params) for _, params in new], first=first)
+        ids = connection.scalars(
+            sa.select(ticket.c.id)
+            .where(ticket.c.study_id == its.id, ticket.c.number >= first)
+            .order_by(ticket.c.number)
+        ).all()
+        connection.execute(
+            ticket.update().where(ticket.c.id.in_(ids)).values(trial_number=ticket.c.number)
+        )  # names its folder, as a trial's number does
+        connection.execute(
+            repeat.insert(),
+            [{"ticket_id": one, **vars(repeated)} for one, (repeated, _) in zip(ids, new, strict=True)],
+        )
+    values: dict[str, Any] = {"budget_trials": len(there) + len(new)}
+    if new or its.ended_why == outcomes.BY_HAND:
+        values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
+    connection.execute(study.update().where(study.c.id == its.id).values(values))
+    outcomes.conclude(connection, clock, its.id)
+    return StudyRow.of(connection.execute(sa.select(study).where(study.c.id == its.id)).one())
+
+
+def _begin(connection: Connection, clock: Clock, row: sa.Row[Any], kind: str) -> StudyRow:
+    copied = ("spec", "digest", "seed", "maximize", "retry_lost", "retry_failed", "artifacts", "code")
+    connection.execute(
+        study.insert().values(
+            **{name: getattr(row, name) for name in copied},
+            uid=uuid.uuid4().hex,
+            name=f"{row.name}~{kind}",
+            optuna_study_id=-2 * row.id - (kind == CONFIRM),  # none; of its own, for the column demands it
+            state=StudyState.RUNNING,
+            created_at=clock.now(),
+            seconds_used=0.0,
+            repeats_of=row.id,
+            repeats=kind,
+        )
+    )
+    found = find(connection, row.id, kind)
+    assert found is not None
+    return found
+
+
+def of_ticket(connection: Connection, ticket_id: int) -> tuple[Repeat, tuple[float, ...] | None]:
+    """What a ticket trains again, and the values that an attempt at it has said before it ended."""
+    row = connection.execute(sa.select(repeat).where(repeat.c.ticket_id == ticket_id)).one()
+    said = None if row.result is None else tuple(json.loads(row.result))
+    return Repeat(row.trial_id, row.trial_number, row.seed, row.seeds, row.from_epoch), said
+
+
+def say(connection: Connection, ticket_id: int, values: Sequence[float]) -> None:
+    """Keep the values of a ticket's trainings. They count when it has ended."""
+    its = repeat.update().where(repeat.c.ticket_id == ticket_id)
+    connection.execute(its.values(result=json.dumps(list(values))))
+
+
+def listed(connection: Connection, its_id: int, ending: int | None = None) -> list[Repeated]:
+    """All repeats of a row of `find`, by number; what was worked at one that runs is not counted yet.
+
+    `ending`: the ticket whose end this very transaction writes, so that its result counts.
+    """
+    worked = (
+        sa.select(sa.func.coalesce(sa.func.sum(attempt.c.ended_at - attempt.c.started_at), 0.0))
+        .where(attempt.c.ticket_id == ticket.c.id)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        sa.select(repeat, ticket.c.number, ticket.c.state, ticket.c.rejected, worked.label("worked"))
+        .join(ticket, ticket.c.id == repeat.c.ticket_id)
+        .where(ticket.c.study_id == its_id)
+        .order_by(ticket.c.number)
+    )
+    return [
+        Repeated(
+            row.ticket_id,
+            row.number,
+            row.trial_number,
+            row.seed,
+            row.seeds,
+            TicketState(row.state),
+            tuple(json.loads(row.result))
+            if row.result is not None and (TicketState(row.state).ended or row.ticket_id == ending)
+            else None,
+            row.worked,
+            row.rejected,
+        )
+        for row in rows
+    ]
+
+
+def take_over(connection: Connection, claim: Claim, step: int | None) -> None:
+    """Note which checkpoint the attempt goes on from (None: from the beginning)."""
+    connection.execute(
+        attempt.update()
+        .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
+        .values(resumed_from=step)
+    )
+
+
+def deliver(
+    connection: Connection,
+    clock: Clock,
+    study_id: int,
+    lease: Lease,
+    state: TicketState,
+    values: Sequence[float],
+    peak_memory: float | None = None,
+    error: str | None = None,
+    weights: KeptFile | None = None,
+    agree: Callable[[Connection], Exception | None] = lambda _connection: None,
+    race: Callable[[Connection], None] = lambda _connection: None,
+) -> Exception | None:
+    """Record what a repeat came to, and its end. The caller holds its lease, and the row of the repeats.
+
+    Args:
+        connection: of that transaction.
+        clock: the database's.
+        study_id: of the row of the repeats.
+        lease: of the attempt.
+        state: complete, pruned or diverged.
+        values: one a training; none of one that was pruned or diverged.
+        peak_memory: bytes.
+        error: how a diverged one said so.
+        weights: a file to keep with one that kept no model.
+        agree: looks whether the result may count; what it returns is returned, and nothing is written.
+        race: drops what need not be trained any more, once the result is there.
+    """
+    objection = agree(connection)
+    if objection is not None:
+        return objection
+    say(connection, lease.ticket_id, values)
+    race(connection)
+    trial_id = artifacts_of(lease.ticket_id)
+    if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
+        kept_files.record(connection, clock, study_id, trial_id, lease.attempt, weights)
+    if state is TicketState.DIVERGED:
+        outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
+    else:
+        outcomes.deliver(connection, clock, lease, state, None, peak_memory)
+    return None
+
+
+def drop(connection: Connection, its_id: int, trials: Collection[int]) -> None:
+    """Cancel what waits of these trials (by number), and release the weights that their repeats left.
+
+    The caller holds the row of the repeats.
+    """
+    theirs = (
+        sa.select(repeat.c.ticket_id)
+        .join(ticket, ticket.c.id == repeat.c.ticket_id)
+        .where(ticket.c.study_id == its_id, repeat.c.trial_number.in_(trials))
+    )
+    ids = connection.scalars(
+        sa.select(ticket.c.id)
+        .where(ticket.c.id.in_(theirs), is_queued)
+        .order_by(ticket.c.id)
+        .with_for_update()
+    ).all()
+    connection.execute(ticket.update().where(ticket.c.id.in_(ids)).values(state=TicketState.CANCELLED))
+    kept_files.release_weights_of(connection, its_id, theirs.with_only_columns(-repeat.c.ticket_id))
+
+
+def artifacts_of(ticket_id: int) -> int:
+    """What stands for a trial's id where a repeat keeps files."""
+    return -ticket_id
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a repeat has kept."""
+
+    path: str  # relative to the store
+    sha256: str
+    seeds: int  # trainings whose weights it holds
+
+
+def weights_of(connection: Connection, study_id: int, trial: int) -> Weights | None:
+    """The weights that the first repeat of a trial (by number) has kept."""
+    rows = connection.execute(
+        sa.select(artifact.c.path, artifact.c.sha256, repeat.c.seeds)
+        .join(repeat, -repeat.c.ticket_id == artifact.c.trial_id)
+        .join(study, study.c.id == artifact.c.study_id)
+        .where(study.c.repeats_of == study_id, repeat.c.trial_number == trial)
+        .where(artifact.c.name.in_(kept_files.WEIGHTS))
+        .order_by(artifact.c.trial_id.desc(), artifact.c.id)
+    )
+    found = rows.first()
+    return None if found is None else Weights(*found)
