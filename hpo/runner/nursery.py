@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hpo.runner import process
 from hpo.runner.preload import preload
+from hpo.runner.processes import stat_of
 from objectives.imports import ObjectivePath
 
 
@@ -99,7 +100,7 @@ def _rewrite(words: dict[bytes, bytes]) -> None:
 
     By those a runner is known, and what it started is found when it is dead.
     """
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    fields = stat_of("self")
     start, end = int(fields[45]), int(fields[48])  # arg_start, env_end
     content = ctypes.string_at(start, end - start)
     for old, new in words.items():

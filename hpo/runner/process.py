@@ -20,7 +20,7 @@ from hpo.runner.interrupt import Interrupted, StopFlag
 from hpo.runner.link import Link
 from hpo.runner.messages import GAVE_UP, VERSION, Boot, Broken, Quit, Ready
 from hpo.runner.preload import preload
-from hpo.runner.strays import become_reaper
+from hpo.runner.processes import become_reaper
 from storage.database.errors import DatabaseFaultError, StorageError
 
 _PR_SET_PDEATHSIG = 1

@@ -12,22 +12,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hpo.runner.processes import reaping
 from hpo.worker.leftovers import end_leftovers, importing_hpo
 
 
 @contextmanager
-def guarded(worker_id: str) -> Iterator[None]:
-    """While the block runs a process watches this one; it is ended with the block."""
-    with subprocess.Popen(  # noqa: S603 -- our own module
-        [sys.executable, "-P", "-m", "hpo.worker.guard", worker_id],
-        env=importing_hpo(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as guard:
+def guarded(worker_id: str) -> Iterator[int]:
+    """While the block runs a process of this pid watches this one, which adopts what its runners leave behind
+    when they die; it is ended with the block.
+    """
+    with (
+        reaping(),
+        subprocess.Popen(  # noqa: S603 -- our own module
+            [sys.executable, "-P", "-m", "hpo.worker.guard", worker_id],
+            env=importing_hpo(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as guard,
+    ):
         try:
-            yield
+            yield guard.pid
         finally:
             guard.kill()
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from hpo.runner.processes import look_up
+
 _PROC = Path("/proc/self/stat").exists()  # Linux
 
 
@@ -50,7 +52,7 @@ def process_started(pid: int) -> float | None:
     """
     if _PROC:
         found = look_up(pid)
-        return None if found is None else found.started
+        return None if found is None or found.is_over else found.started
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -61,27 +63,6 @@ def process_started(pid: int) -> float | None:
 def is_alive(pid: int, started: float) -> bool:
     """Whether the process that had this pid at that start still runs (a reused pid does not count)."""
     return process_started(pid) == started
-
-
-@dataclass(frozen=True)
-class Running:
-    """One living process of this machine, as Linux shows it."""
-
-    pid: int
-    session: int
-    started: float  # ticks since boot
-    stopped: bool
-
-
-def look_up(pid: int) -> Running | None:
-    """The living process of this pid; None when there is none (Linux)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
-    state, session, started = fields[0], int(fields[3]), float(fields[19])
-    return None if state in "ZXx" else Running(pid, session, started, stopped=state in "Tt")
 
 
 def _namespaces() -> list[str]:

@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import psutil
 
-from hpo.worker.identity import Running, look_up
+from hpo.runner.processes import Process, children, end, look_up
 
 MARK = "HPO_RUNNER"  # in the environment of a runner, and so of what it starts: WORKER-ID/RUNNER
 # Where `hpo` is imported from. Our processes find it here and never in the working directory (-P), where a
@@ -61,24 +61,46 @@ def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:
     return len(ended)
 
 
+def end_orphans(of: tuple[int, float], worker_id: str, others: Collection[int], *, living: bool) -> None:
+    """What a runner that has ended left to this process, its reaper: SIGKILL it, and wait for what is dead.
+
+    However it has lost its environment, session and parent, by which `end_leftovers` knows it.
+
+    Args:
+        of: the runner's pid and start ticks; what began earlier is not of it.
+        worker_id: what lives and bears the mark of this worker is its own, or another runner's.
+        others: pids of what this worker has started.
+        living: end also what is not dead by itself.
+    """
+    mark, until, session = f"{MARK}={worker_id}/".encode(), time.monotonic() + _LONGEST, os.getsid(0)
+
+    def is_its(one: Process) -> bool:
+        if one.session == session or one.started < of[1] or one.pid in others:
+            return False
+        return one.is_over or (living and not _has(one.pid, mark))
+
+    while end(one for one in children("self") if is_its(one)) and time.monotonic() < until:
+        time.sleep(_PAUSE)
+
+
 def _left(mark: bytes, sessions: dict[int, float], among: Iterable[int]) -> list[int]:
     found = []
     for pid in among:
         process = look_up(pid)
-        if process is None or pid == os.getpid():
+        if process is None or process.is_over or pid == os.getpid():
             continue
         if _is_of(process, sessions) or _has(pid, mark):
             found.append(pid)
     return found
 
 
-def _is_of(process: Running, sessions: dict[int, float]) -> bool:
+def _is_of(process: Process, sessions: dict[int, float]) -> bool:
     """Whether it is in one of the sessions; the pid of a leader is not given again while a session lives."""
     began = sessions.get(process.session)
     if began is None or process.started < began:
         return False
     leader = look_up(process.session)
-    return leader is None or leader.started == began
+    return leader is None or leader.is_over or leader.started == began
 
 
 def _has(pid: int, mark: bytes) -> bool:

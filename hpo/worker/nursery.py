@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
@@ -24,7 +23,6 @@ from hpo.worker.leftovers import MARK, importing_hpo
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _IMPORTING, _FORKING = 60.0, 5.0  # seconds; a nursery that takes longer is given up
-_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 class Adopted:
@@ -93,9 +91,9 @@ def start(
 class Nursery:
     """The process from which a worker's runners on the CPU are forked, one at a time. Nobody waits for it.
 
-    The runners become the worker's own children: a process between dies at once, and the worker, for that
-    moment the reaper of its descendants, adopts what it leaves. So they are waited for, and die with the
-    worker, as those that it has started; and they outlive the nursery.
+    The runners become the worker's own children: a process between dies at once, and the worker, the reaper
+    of its descendants (`guarded`), adopts what it leaves. So they are waited for, and die with the worker, as
+    those that it has started; and they outlive the nursery.
     """
 
     def __init__(self, share: Share, spec: StudySpec, worker_id: str, code: str) -> None:
@@ -182,8 +180,6 @@ class Nursery:
         ours, theirs = socket.socketpair()
         mark = _new_mark(self.worker_id)
         self._ordered = ours, mark
-        self._reaped_before = _reaps()
-        _reap(True)
         self._expect(_FORKING)
         with theirs:
             socket.send_fds(self._control, [f"{MARK}={mark}".encode()], [theirs.fileno()])
@@ -195,8 +191,6 @@ class Nursery:
     def _expect_nothing(self) -> None:
         self._is_awaited = False
         self._waiting.unregister(self._control)
-        if self._ordered is not None:
-            _reap(self._reaped_before)
 
     def __enter__(self) -> Self:
         return self
@@ -215,17 +209,6 @@ def _end(process: subprocess.Popen[bytes] | Adopted) -> None:
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _reaps() -> bool:
-    """Whether this process adopts what its descendants leave behind."""
-    answer = ctypes.c_int()
-    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
-    return bool(answer.value)
-
-
-def _reap(adopting: bool) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopting))
 
 
 def _has_descriptor(stream: Any) -> bool:

@@ -28,6 +28,7 @@ from hpo.worker.events import Ended, Leaving, NoTicket, Started
 from hpo.worker.guard import guarded
 from hpo.worker.imports import Imports
 from hpo.worker.lease_keeper import Beat, LeaseKeeper
+from hpo.worker.leftovers import end_orphans
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
 from hpo.worker.nursery import Nursery
@@ -115,6 +116,7 @@ class Worker:
         self._begin_nursery = partial(Nursery.of, shares, spec, code, self.identity.id)
         self._nursery = nursery
         self._children: dict[int, Child] = {}
+        self._guard: int | None = None
         self._usage = Usage()
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
         self._imports = Imports(len(shares))
@@ -131,7 +133,7 @@ class Worker:
         self._database.patience = Patience(endless=True)
         guard = guarded(self.identity.id) if self._seat is None else nullcontext()
         nursery = self._nursery or self._begin_nursery()
-        with Signals() as signals, guard, nursery as self._nursery:
+        with Signals() as signals, guard as self._guard, nursery as self._nursery:
             self._waiting.register(signals.read_fd, selectors.EVENT_READ)
             if self._nursery is not None:
                 self._nursery.watch(self._waiting)
@@ -281,6 +283,10 @@ class Worker:
         child.forget(self._waiting)
         child.close()
         del self._children[child.index]
+        if child.process_key is not None and self._guard is not None:
+            others = {self._guard, *(other.process.pid for other in self._children.values())}
+            died = child.process.returncode != 0
+            end_orphans(child.process_key, self.identity.id, others, living=died)
         uid = child.assignment.uid
         if all(other.assignment.uid != uid for other in self._children.values()):
             served = self._served.pop(uid, None)  # with its history; who comes back to it reads it anew

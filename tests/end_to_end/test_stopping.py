@@ -29,10 +29,17 @@ STEPWISE = """
         return trial.params["x"] ** 2
 """
 STUBBORN = """
-    import time
+    import subprocess, sys, time
     from pathlib import Path
 
+    CODE = (
+        "import os; pid = os.spawnve(os.P_NOWAIT, '/bin/sleep', ['sleep', '600'], {});"
+        "open(f'strays/{pid}', 'w')"
+    )
+
     def objective(trial):
+        if Path("strays").exists():  # that have lost their environment, session and parent
+            subprocess.run([sys.executable, "-c", CODE], start_new_session=True)
         Path(f"started-{trial.number}-{trial.attempt}").touch()
         while not Path("go").exists():
             time.sleep(0.02)
@@ -123,13 +130,18 @@ def test_a_worker_told_to_leave_gives_its_ticket_back_and_exits_0(place: Workpla
 
 
 def test_a_killed_runners_ticket_is_freed_at_once_and_finished_by_another(place: Workplace) -> None:
-    """The worker sees its runner die: nobody waits for a lease, here ten minutes, to expire."""
+    """The worker sees its runner die: nobody waits for a lease, here ten minutes, to expire. What the trial
+    had started and left ends with the runner, though nothing tells whose it was.
+    """
+    (place.path / "strays").mkdir()
     spec = place.study("s", STUBBORN, budget={"trials": 2})
     with place.start("run", spec.name, "--runners", "1", "--no-report", env={"HPO_LEASE": "600"}) as run:
         wait_for_file(place.path / "started-0-1")
         (runner,) = runners(run)
+        (stray,) = (psutil.Process(int(told.name)) for told in (place.path / "strays").iterdir())
         runner.kill()
         wait_for_file(place.path / "started-0-2")
+        assert sys.platform != "linux" or not stray.is_running()
         (place.path / "go").touch()
         ended = run.wait(100).check()
     assert "trial 0 lost: its runner was killed by SIGKILL" in ended.err

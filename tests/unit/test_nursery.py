@@ -18,6 +18,7 @@ import pytest
 from hpo.runner import preload as preloads
 from hpo.runner.channel import Mailbox
 from hpo.runner.messages import Boot, Quit, Ready, Served, to_runner
+from hpo.runner.processes import reaping
 from hpo.worker import nursery as nurseries
 from hpo.worker.desk import read
 from hpo.worker.devices import Share
@@ -100,7 +101,7 @@ def study(threads: int = 1) -> Any:
 
 @pytest.fixture
 def waiting() -> Iterator[selectors.BaseSelector]:
-    with selectors.DefaultSelector() as selector:
+    with reaping(), selectors.DefaultSelector() as selector:
         yield selector
 
 

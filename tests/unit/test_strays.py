@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes
 
 _RUNNER = """
 import json, os, subprocess, sys
-from hpo.runner.strays import Strays, become_reaper
+from hpo.runner.processes import become_reaper
+from hpo.runner.strays import Strays
 become_reaper()
 strays = Strays()
 
