@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.end_to_end.workplace import Workplace
 
 HUNGRY = """
+    import contextlib
     import os
     import time
     from pathlib import Path
@@ -14,9 +15,12 @@ HUNGRY = """
 
     def others():
         '''The other runners of this worker that live.'''
-        found = psutil.Process(os.getppid()).children()
-        found = [one for one in found if one.pid != os.getpid() and one.status() != psutil.STATUS_ZOMBIE]
-        return [one.pid for one in found if "hpo.runner.process" in one.cmdline()]
+        found = []
+        for one in psutil.Process(os.getppid()).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends meanwhile
+                if one.pid != os.getpid() and "hpo.runner.process" in one.cmdline():
+                    found.append(one.pid)
+        return found
 
     def objective(trial):
         Path(f"seen-{trial.number}").touch()

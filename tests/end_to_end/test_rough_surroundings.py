@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from storage.database.migrate import open_database
 from storage.files.checkpoints import study_key
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import hpo_environment
+from tests.support.cpu import at_most_cpu
 
 LONG = "n" * 300
 
@@ -154,9 +154,8 @@ def test_a_study_file_may_come_through_a_pipe_but_not_keep_us_waiting(
 def test_forty_thousand_choices_are_checked_in_a_second() -> None:
     data = {"study": "s", "objective": "m", "direction": "minimize", "budget": {"trials": 5}}
     choices = [f"c{n}" for n in range(40_000)]
-    began = time.process_time()
-    spec = parse_spec({**data, "space": {"c": {"type": "categorical", "choices": choices}}})
-    assert time.process_time() - began < 1.0
+    with at_most_cpu(1.0):
+        spec = parse_spec({**data, "space": {"c": {"type": "categorical", "choices": choices}}})
     assert len(spec.space["c"].choices) == 40_000  # type: ignore[union-attr]
     with pytest.raises(SpecError, match=r"repeats the choice 1 \(true and 1 are equal\)"):
         parse_spec({**data, "space": {"c": {"type": "categorical", "choices": [True, 1]}}})

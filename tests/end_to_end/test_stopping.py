@@ -52,11 +52,11 @@ def wait_for_file(path: Path) -> None:
 
 
 def runners(process: HpoProcess) -> list[psutil.Process]:
-    return [child for child in process.children() if "hpo.runner.process" in " ".join(child.cmdline())]
+    return process.children("hpo.runner.process")
 
 
 def nurseries(process: HpoProcess) -> list[psutil.Process]:
-    return [child for child in process.children() if "hpo.runner.nursery" in " ".join(child.cmdline())]
+    return process.children("hpo.runner.nursery")
 
 
 def test_ctrl_c_drains_and_the_same_command_finishes_from_the_checkpoint(place: Workplace) -> None:
@@ -158,7 +158,7 @@ def test_a_worker_whose_nursery_is_killed_starts_its_runners_by_itself(place: Wo
         wait_for_file(place.path / "started-0-1")
         wait_for_file(place.path / "started-1-1")
         (nursery,) = nurseries(run)
-        (guard,) = (child for child in run.children() if "hpo.worker.guard" in child.cmdline())
+        (guard,) = run.children("hpo.worker.guard")
         assert nursery.create_time() < guard.create_time(), "it imports while the database is opened"
         nursery.kill()
         first = runners(run)[0]

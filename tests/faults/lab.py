@@ -267,7 +267,8 @@ class Lab:
 
     def start(self, *args: str, **env: Any) -> HpoProcess:
         """Start an `hpo` command here."""
-        process = HpoProcess(*args, cwd=self.folder, env=self.environment(**env))
+        anew = bool(self.faults.get("off"))  # what is switched off must be so before it is imported
+        process = HpoProcess(*args, cwd=self.folder, env=self.environment(**env), anew=anew)
         self.workers.append(process)
         return process
 
@@ -278,13 +279,7 @@ class Lab:
 
     def runners(self) -> list[psutil.Process]:
         """Every living runner of every worker."""
-        found = []
-        for process in self.workers:
-            for child in process.children():
-                with contextlib.suppress(psutil.Error):
-                    if "hpo.runner.process" in " ".join(child.cmdline()):
-                        found.append(child)
-        return found
+        return [child for worker in self.workers for child in worker.children("hpo.runner.process")]
 
     def close(self) -> None:
         """End whatever is left."""

@@ -90,7 +90,9 @@ def _kill_and_replace(lab: Lab) -> int:
         first.signal(signal.SIGKILL)
         lab.worker()
         lab.wait(lambda: len(lab.journal_lines("child")) > 1, "the second attempt has begun")
-        return int(psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return int(psutil.Process(child).status() != psutil.STATUS_ZOMBIE)
+        return 0
     finally:
         for line in lab.journal_lines("child"):
             with contextlib.suppress(ProcessLookupError):

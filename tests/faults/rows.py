@@ -42,7 +42,7 @@ class Scale:
     acknowledgement: float  # chance of a failpoint to kill a broker that has committed
 
 
-SHORT = Scale(2, 16, 4, 0.7, 0.01, 3, 12, 6, 3.0, 3.0, 5.0, 4, 0.03)
+SHORT = Scale(2, 16, 4, 0.7, 0.01, 3, 12, 6, 3.0, 3.0, 5.0, 2, 0.03)
 LONG = Scale(8, 200, 60, 1.0, 0.004, 6, 100, 20, 30.0, 5.0, 10.0, 40, 0.02)
 
 

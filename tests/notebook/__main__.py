@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 import hpo
+from tests.support.command import those_running
 from tests.support.waiting import wait_until
 
 OBJECTIVE = """
@@ -66,7 +67,7 @@ class Notebook:
 
     def workers(self) -> list[psutil.Process]:
         """The workers that the kernel has started."""
-        return [child for child in self.kernel.children() if "hpo.worker.kernel" in child.cmdline()]
+        return those_running("hpo.worker.kernel", self.kernel.children())
 
     def trials(self) -> list[tuple[str, int]]:
         """State and attempts of the study's trials; the audit holds."""

@@ -41,9 +41,9 @@ def opened(browser: Browser, path: Path, size: tuple[int, int] = DESK, scheme: S
 
 
 @pytest.mark.parametrize(
-    ("size", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk-light", "phone-dark"]
+    ("name", "size", "scheme"),
+    [("full", DESK, "light"), *((name, PHONE, "dark") for name in STUDIES)],
 )
-@pytest.mark.parametrize("name", STUDIES)
 def test_report_opens_offline_without_a_complaint(
     name: str, size: tuple[int, int], scheme: Scheme, browser: Browser, tmp_path: Path
 ) -> None:

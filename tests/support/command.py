@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -101,7 +101,8 @@ def every_command(group: Any = None, prefix: str = "") -> Iterator[tuple[str, An
 class HpoProcess:
     """A running `hpo ARGS`; leaving its `with` block kills it and everything it started.
 
-    `before` are words put before the command, which must run it: `ip netns exec NAME`.
+    `before` are words put before the command, which must run it: `ip netns exec NAME`. With `anew`
+    it is started by itself, never forked.
     """
 
     def __init__(
@@ -111,11 +112,12 @@ class HpoProcess:
         env: Mapping[str, str | None] | None = None,
         stdin: str | None = None,
         before: Sequence[str] = (),
+        anew: bool = False,
     ) -> None:
         self.args = tuple(str(arg) for arg in args)
         environment = hpo_environment(env)
         self._process: subprocess.Popen[str] | Forked
-        if not before and COMMAND == _REAL and FORKED_FROM and FORKED_FROM[-1].suits(environment):
+        if not (before or anew) and COMMAND == _REAL and FORKED_FROM and FORKED_FROM[-1].suits(environment):
             self._process = FORKED_FROM[-1].start(self.args, cwd, environment, with_input=stdin is not None)
         else:
             self._process = subprocess.Popen(
@@ -160,10 +162,10 @@ class HpoProcess:
         """Standard error so far."""
         return "".join(self._output["err"])
 
-    def children(self) -> list[psutil.Process]:
-        """Every living process below this one: the runners, and what they started."""
+    def children(self, running: str = "") -> list[psutil.Process]:
+        """Every living process below this one with `running` in its command line: `hpo.runner.process`."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.pid).children(recursive=True)
+            return those_running(running, psutil.Process(self.pid).children(recursive=True))
         return []
 
     def signal(self, number: Signals) -> None:
@@ -226,6 +228,16 @@ class HpoProcess:
         with contextlib.suppress(ValueError):  # closed while reading
             for line in stream:
                 self._output[name].append(line)
+
+
+def those_running(words: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """The processes in whose command line `words` stands; none that ends while it is looked at."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie's command line cannot be read, either
+            if not words or words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def hpo_environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:

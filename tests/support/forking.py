@@ -3,6 +3,7 @@
 An `hpo run` imports for 1.5 seconds of CPU, and the suite starts hundreds. The forked process has its own
 pid, session, signals, environment and files, and runs `python -m hpo` to its end as any other; but /proc
 shows the words and the environment of the process it was forked from, and Python read its settings there.
+PYTHONPATH is honoured, and a `sitecustomize` on it: later than Python would, after what is imported here.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def _own_environment() -> dict[str, str]:
 
 def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
     starts = ("PYTHON", "LC_", "LANG", "LD_", "OMP_", "OPENBLAS_", "MKL_", "PATH", "VIRTUAL_ENV")
-    return {name: value for name, value in environment.items() if name.startswith(starts)}
+    read = {name: value for name, value in environment.items() if name.startswith(starts)}
+    read.pop("PYTHONPATH", None)  # see `_become`
+    return read
 
 
 def _serve(control: socket.socket) -> tuple[list[str], str]:
@@ -195,6 +198,12 @@ def _become(
     os.environ.update(environment)
     os.chdir(cwd)
     sys.modules["numpy"].random.seed()
+    sys.orig_argv = [sys.executable, "-m", "hpo", *words]
+    if added := environment.get("PYTHONPATH", ""):
+        sys.path[1:1] = added.split(os.pathsep)
+        sys.modules.pop("sitecustomize", None)
+        with suppress(ModuleNotFoundError):
+            importlib.import_module("sitecustomize")
     return words, cwd
 
 

@@ -17,6 +17,7 @@ from hpo.runner.adviser import make_pruner_of, make_sampler_of
 from hpo.search.samplers import suggest
 from hpo.worker import advice
 from hpo.worker.advice import Advice
+from tests.support.command import those_running
 from tests.support.study_files import complaint, study
 from tests.support.waiting import wait_until
 
@@ -179,5 +180,4 @@ def test_factories_that_do_not_fit_are_told_beforehand(tmp_path: Path) -> None:
 
 
 def _advisers() -> list[int]:
-    found = psutil.Process().children(recursive=True)
-    return [one.pid for one in found if any("adviser" in word for word in one.cmdline())]
+    return [one.pid for one in those_running("adviser", psutil.Process().children(recursive=True))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from hpo.errors import SpecError
 from hpo.spec import load_spec
 from hpo.spec.reading import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_scalar, read_yaml
+from tests.support.cpu import at_most_cpu
 
 
 def value(text: str) -> object:
@@ -176,22 +176,18 @@ def bomb_of_aliases() -> bytes:
     ],
 )
 def test_bombs_end_quickly_in_one_sentence(content: bytes, message: str) -> None:
-    start = time.process_time()
-    with pytest.raises(SpecError) as caught:
+    with at_most_cpu(2), pytest.raises(SpecError) as caught:
         read_yaml(content, "bomb.yaml")
     assert message in str(caught.value)
     assert len(str(caught.value)) < 300
-    assert time.process_time() - start < 2
 
 
 def test_a_file_of_50_mb_is_refused_without_reading_it(tmp_path: Path) -> None:
     file = tmp_path / "big.yaml"
     with file.open("wb") as stream:
         stream.truncate(50_000_000)
-    start = time.process_time()
-    with pytest.raises(SpecError, match=r"big\.yaml: is larger than 1,000,000 bytes"):
+    with at_most_cpu(1), pytest.raises(SpecError, match=r"big\.yaml: is larger than 1,000,000 bytes"):
         load_spec(file)
-    assert time.process_time() - start < 1
 
 
 def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
