@@ -225,10 +225,17 @@ class Study:
         seconds: float | None = None,
         target: float | None = None,
         epochs: int | None = None,
+        patience: int | None = None,
     ) -> None:
-        """More trials, or another budget of seconds or epochs, or another target."""
+        """More trials, or another budget of seconds or epochs, another target or more patience."""
         creation.extend(
-            self._database, self._row(), trials=trials, seconds=seconds, target=target, epochs=epochs
+            self._database,
+            self._row(),
+            trials=trials,
+            seconds=seconds,
+            target=target,
+            epochs=epochs,
+            patience=patience,
         )
 
     def pause(self) -> None:

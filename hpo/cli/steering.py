@@ -87,6 +87,9 @@ def extend(
     seconds: Annotated[float | None, typer.Option("--seconds", help="New budget of seconds, in all.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="New budget of epochs, in all.")] = None,
     target: Annotated[float | None, typer.Option("--target", help="New target value.")] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="New number of trials without a better result.")
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Give a study more budget; one that had ended runs again."""
@@ -104,7 +107,9 @@ def extend(
         more = int(number)
     database = open_existing(storage)
     row = reading.get_study(database, study)
-    row = extend_study(database, row, trials=more, seconds=seconds, target=target, epochs=epochs)
+    row = extend_study(
+        database, row, trials=more, seconds=seconds, target=target, epochs=epochs, patience=patience
+    )
     say(standing(row))
 
 

@@ -116,8 +116,10 @@ def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Actio
     seconds, target = _number(form, "seconds", float), _number(form, "target", float)
     if seconds is not None and not 0 < seconds < 1e9:
         raise UserError(f"seconds must be above 0, got {seconds:g}")
-    epochs = _number(form, "epochs", int)
-    after = creation.extend(database, row, trials=trials, seconds=seconds, target=target, epochs=epochs)
+    epochs, patience = _number(form, "epochs", int), _number(form, "patience", int)
+    after = creation.extend(
+        database, row, trials=trials, seconds=seconds, target=target, epochs=epochs, patience=patience
+    )
     return ActionResult(creation.standing(after))
 
 

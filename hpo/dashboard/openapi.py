@@ -96,8 +96,8 @@ def _operation(item: Endpoint) -> dict[str, Any]:
     if item.method == "POST":
         operation["requestBody"] = {
             "content": {"application/json": {"schema": _BODY}},
-            "description": "extend takes trials, seconds, epochs, target; enqueue takes point; retry may "
-            "take trial or count; the others nothing.",
+            "description": "extend takes trials, seconds, epochs, target, patience; enqueue takes point; "
+            "retry may take trial or count; the others nothing.",
         }
     return operation
 
@@ -122,6 +122,7 @@ _BODY: dict[str, Any] = {
         "seconds": {"type": "number", "description": "New budget of seconds, in all."},
         "epochs": {"type": "integer", "description": "New budget of epochs, in all."},
         "target": {"type": "number", "description": "New target value."},
+        "patience": {"type": "integer", "description": "New number of trials without a better result."},
         "trial": {
             "type": "integer",
             "description": "The one failed trial to retry; default: all.",

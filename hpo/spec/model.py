@@ -76,10 +76,16 @@ class Budget(Section):
         description="Objective value that is good enough, in the objective's unit; one direction only.",
     )
 
+    patience: Annotated[Whole, at_least(1), at_most(MAX_TRIALS)] | None = Field(
+        default=None,
+        description="Trials in a row that brought no better result; one that is parked counts once. One"
+        " direction only.",
+    )
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing here would end a study."""
-        return all(limit is None for limit in (self.trials, self.seconds, self.epochs, self.target))
+        return all(limit is None for limit in self.model_dump().values())
 
 
 class Retry(Section):
@@ -302,8 +308,9 @@ def _check_directions(spec: StudySpec) -> None:
         return
     if spec.pruner.name != "none":
         raise problem("cannot prune with several directions; use none", "pruner")
-    if spec.budget.target is not None:
-        raise problem("needs a single direction; with several, leave it out", "budget", "target")
+    for name in ("target", "patience"):
+        if getattr(spec.budget, name) is not None:
+            raise problem("needs a single direction; with several, leave it out", "budget", name)
     if (name := spec.sampler.name) in ("cmaes", "rungs"):
         raise problem(f"{name} needs a single direction; use nsga2, tpe or gp", "sampler", "name")
 
@@ -333,7 +340,9 @@ def _check_sampler(spec: StudySpec) -> None:
         raise problem(f"is required: the {name} sampler must know every parameter beforehand", "space")
     if name != "grid":
         if spec.budget.is_empty:
-            raise problem(f"needs trials, seconds, epochs or target: {name} would never end", "budget")
+            raise problem(
+                f"needs trials, seconds, epochs, target or patience: {name} would never end", "budget"
+            )
         return
     for parameter, definition in spec.space.items():
         try:

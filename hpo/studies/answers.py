@@ -43,6 +43,7 @@ class Budget:
     seconds: float | None
     epochs: int | None
     target: float | None
+    patience: int | None
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,9 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
         "directions": list(row.spec["directions"]),
         "sampler": dict(row.spec["sampler"]),
         "pruner": dict(row.spec["pruner"]),
-        "budget": Budget(row.budget_trials, row.budget_seconds, row.budget_epochs, row.budget_target),
+        "budget": Budget(
+            row.budget_trials, row.budget_seconds, row.budget_epochs, row.budget_target, row.budget_patience
+        ),
         "trials": _counts(now.counts),
         "done": now.counts.ended,
         "running": now.counts.running,

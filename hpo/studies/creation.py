@@ -57,6 +57,7 @@ def create(
         budget_seconds=spec.budget.seconds,
         budget_target=spec.budget.target,
         budget_epochs=spec.budget.epochs,
+        budget_patience=spec.budget.patience,
         retry_lost=spec.retry.lost,
         retry_failed=spec.retry.failed,
         artifacts=settings.artifact_url(),
@@ -141,7 +142,11 @@ def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tupl
 
     number = database.write_once(verb)
     now = database.read(lambda connection: studies.get(connection, row.name))
-    if number is None and now.ended_why in (outcomes.TARGET_REACHED, outcomes.SECONDS_SPENT):
+    if number is None and now.ended_why in (
+        outcomes.TARGET_REACHED,
+        outcomes.SECONDS_SPENT,
+        outcomes.PATIENCE_SPENT,
+    ):
         raise UserError(
             f"{row.name} is {now.state} ({now.ended_why}), so nobody would try it; first {how_to_go_on(now)}"
         )
@@ -191,19 +196,27 @@ def extend(
     seconds: float | None = None,
     target: float | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
 ) -> StudyRow:
-    """Give a study `trials` more tickets, or a new budget of seconds or epochs, or a new target.
+    """Give a study `trials` more tickets, or a new budget of seconds or epochs, a new target or patience.
 
-    A study that had ended runs again, unless a result meets its target, or its seconds or epochs are spent
-    all the same.
+    A study that had ended runs again, unless a result meets its target, or its seconds, epochs or patience
+    are spent all the same.
 
     Raises:
         UserError: a grid has no further cells, or nothing is asked, or too much.
     """
     if trials > MAX_TRIALS:
         raise UserError(f"at most {MAX_TRIALS:,} trials can be added at once, got {trials:,}")
-    if trials <= 0 and seconds is None and target is None and epochs is None:
-        raise UserError("say what to extend: --trials +50, --seconds 7200, --epochs 2000 or --target 0.99")
+    if trials <= 0 and seconds is target is epochs is patience is None:
+        raise UserError(
+            "say what to extend: --trials +50, --seconds 7200, --epochs 2000, --target 0.99 or --patience 60"
+        )
+    if patience is not None and (
+        row.budget_patience is None or not row.budget_patience < patience <= MAX_TRIALS
+    ):
+        had = "none" if row.budget_patience is None else f"{row.budget_patience:,}"
+        raise UserError(f"--patience must be above the study's, which is {had}, got {patience:,}")
     if epochs is not None and (row.budget_epochs is None or not row.budget_epochs < epochs <= MAX_EPOCHS):
         had = "none" if row.budget_epochs is None else f"{row.budget_epochs:,}"
         raise UserError(f"--epochs must be above the budget of epochs, which is {had}, got {epochs:,}")
@@ -239,6 +252,7 @@ def extend(
             seconds=seconds,
             target=target,
             epochs=epochs,
+            patience=patience,
             first=first,
         )
         if done:
@@ -252,6 +266,7 @@ def extend(
                 seconds=seconds,
                 epochs=epochs,
                 target=target,
+                patience=patience,
             )
         return done
 
@@ -259,7 +274,11 @@ def extend(
     now = database.read(lambda connection: studies.get(connection, row.name))
     # Somebody extended the grid meanwhile: the cells that are left are others now.
     return (
-        now if done else extend(database, now, trials=trials, seconds=seconds, target=target, epochs=epochs)
+        now
+        if done
+        else extend(
+            database, now, trials=trials, seconds=seconds, target=target, epochs=epochs, patience=patience
+        )
     )
 
 
@@ -320,6 +339,7 @@ def _demand_same(spec: StudySpec, row: StudyRow) -> None:
         "seconds": row.budget_seconds,
         "epochs": row.budget_epochs,
         "target": row.budget_target,
+        "patience": row.budget_patience,
     }
     asked, at_first = spec.budget.model_dump(), stored.budget.model_dump()
     if asked not in (at_first, now):

@@ -175,6 +175,8 @@ def how_to_go_on(row: StudyRow) -> str:
         return f"`hpo extend {row.name} --target VALUE` sets it a further one"
     if row.ended_why == outcomes.SECONDS_SPENT:
         return f"`hpo extend {row.name} --seconds N` gives it more, in all"
+    if row.ended_why == outcomes.PATIENCE_SPENT:
+        return f"`hpo extend {row.name} --patience N` gives it more than {row.budget_patience}"
     return f"`hpo extend {row.name} --trials +N` gives it more"
 
 

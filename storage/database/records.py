@@ -89,6 +89,7 @@ class StudyRow:
     budget_seconds: float | None
     budget_target: float | None
     budget_epochs: int | None
+    budget_patience: int | None
     artifacts: str
     code: Mapping[str, Any] | None
     test_evaluation: Mapping[str, Any] | None
@@ -143,6 +144,7 @@ class StudyRow:
             budget_seconds=row.budget_seconds,
             budget_target=row.budget_target,
             budget_epochs=row.budget_epochs,
+            budget_patience=row.budget_patience,
             artifacts=row.artifacts,
             code=None if row.code is None else json.loads(row.code),
             test_evaluation=None if row.test_evaluation is None else json.loads(row.test_evaluation),

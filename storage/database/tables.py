@@ -76,6 +76,9 @@ study = Table(
     Column("budget_seconds", Float(53)),
     Column("budget_target", Float(53)),
     Column("budget_epochs", Integer),  # distinct steps that trials report in all
+    Column("budget_patience", Integer),  # trials in a row without a better result
+    Column("stale", Integer, nullable=False, server_default="0"),  # how many there were, where that ends it
+    Column("best_value", Float(53)),  # of complete, feasible trials; kept for the same
     Column("maximize", Integer, nullable=False),  # 1 when the first direction is maximize
     Column("retry_lost", Integer, nullable=False),
     Column("retry_failed", Integer, nullable=False),

@@ -31,7 +31,8 @@ ALL_DONE = "all trials done"
 TARGET_REACHED = "target reached"
 SECONDS_SPENT = "budget of seconds spent"
 EPOCHS_SPENT = "budget of epochs spent"
-BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT, EPOCHS_SPENT)
+PATIENCE_SPENT = "no better result for as many trials as its patience"
+BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT, EPOCHS_SPENT, PATIENCE_SPENT)
 BY_HAND = "stopped by hand"
 FOR_GOOD = (*BY_BUDGET, BY_HAND)  # no later result lets a study that is stopping so go on
 FAILING = "nothing but failures"  # ... on so many workers
@@ -59,13 +60,15 @@ def deliver(
     connection.execute(leave, {"its_ticket": lease.ticket_id, "state": state})
     blame.succeeded(connection, ending.ticket)
     its = ending.study
-    if its.state == StudyState.RUNNING and its.budget_target is None:  # nothing to learn
+    if its.state == StudyState.RUNNING and its.budget_target is None and its.budget_patience is None:
         if not _goes_on(connection, its):
             conclude(connection, clock, its.id)
         return
     counts = values is not None and state is TicketState.COMPLETE and math.isfinite(values[0])
     feasible = counts and optuna_rows.is_feasible(connection, ending.ticket.trial_id)
-    _learn_from(connection, its, values[0] if values is not None and feasible else None)
+    value = values[0] if values is not None and feasible else None
+    _learn_from(connection, its, value)
+    _lose_patience(connection, ending, value)
     conclude(connection, clock, its.id)
 
 
@@ -98,11 +101,13 @@ def diverge(
     connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
 ) -> None:
     """The setting makes the numbers explode, wherever it is tried: not tried again, and nobody's fault."""
-    row = _close(connection, clock, lease, AttemptState.DIVERGED, error, peak_memory).ticket
+    ending = _close(connection, clock, lease, AttemptState.DIVERGED, error, peak_memory)
+    row = ending.ticket
     give_up(connection, row.id, row.trial_id, TicketState.DIVERGED)
     if row.trial_id is not None:
         optuna_rows.mark_diverged(connection, row.trial_id)
         kept_files.release_weights(connection, row.trial_id)
+    _lose_patience(connection, ending, None)
     conclude(connection, clock, row.study_id)
 
 
@@ -181,8 +186,8 @@ def conclude(
 
 
 def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
-    """A person changed the study or lets it go on: it ends again where its target is met, its seconds are
-    spent, or nothing is left to do.
+    """A person changed the study or lets it go on: it ends again where its target is met, its seconds or its
+    patience are spent, or nothing is left to do.
     """
     row = locks.hold_study(connection, study_id)
     if row is None:
@@ -190,6 +195,8 @@ def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
     if row.budget_target is not None:
         best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize", ours=True)
         _end_at_target(connection, row, None if best is None else best.value)
+    if row.budget_patience is not None and row.stale >= row.budget_patience:
+        _stop(connection, row, PATIENCE_SPENT)
     end_when_seconds_are_spent(connection, clock, row)
     conclude(connection, clock, study_id)
 
@@ -356,8 +363,30 @@ def _end_at_target(connection: Connection, row: sa.Row[Any], value: float | None
         return
     reached = value >= row.budget_target if row.maximize else value <= row.budget_target
     if reached:
-        connection.execute(
-            study.update()
-            .where(study.c.id == row.id, study.c.state.in_([StudyState.RUNNING, StudyState.PAUSED]))
-            .values(state=StudyState.STOPPING, ended_why=TARGET_REACHED)
-        )
+        _stop(connection, row, TARGET_REACHED)
+
+
+def _lose_patience(connection: Connection, ending: _Ending, value: float | None) -> None:
+    """One more trial has a result, `value` where it is complete and feasible: better than all, or not.
+
+    One that was parked counted then.
+    """
+    row = ending.study
+    if row.budget_patience is None:
+        return
+    known = row.best_value
+    better = value is not None and (known is None or (value > known if row.maximize else value < known))
+    stale = 0 if better else row.stale + (ending.ticket.stop_at is None)
+    changed = {"stale": stale, "best_value": value if better else known}
+    connection.execute(study.update().where(study.c.id == row.id).values(changed))
+    if stale >= row.budget_patience:
+        _stop(connection, row, PATIENCE_SPENT)
+
+
+def _stop(connection: Connection, row: sa.Row[Any], why: str) -> None:
+    """Nothing new starts; what runs finishes."""
+    connection.execute(
+        study.update()
+        .where(study.c.id == row.id, study.c.state.in_([StudyState.RUNNING, StudyState.PAUSED]))
+        .values(state=StudyState.STOPPING, ended_why=why)
+    )

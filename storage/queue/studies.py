@@ -44,6 +44,7 @@ class NewStudy:
     retry_failed: int
     artifacts: str
     budget_epochs: int | None = None
+    budget_patience: int | None = None
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
@@ -75,6 +76,7 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
                 budget_seconds=new.budget_seconds,
                 budget_target=new.budget_target,
                 budget_epochs=new.budget_epochs,
+                budget_patience=new.budget_patience,
                 maximize=int(new.directions[0] == "maximize"),
                 retry_lost=new.retry_lost,
                 retry_failed=new.retry_failed,
@@ -254,11 +256,11 @@ def extend(
     seconds: float | None = None,
     target: float | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     first: int | None = None,
 ) -> bool:
-    """Add tickets, or raise the budget of seconds or epochs or the target; an ended study runs again.
-
-    It does not where a result meets its target, or its seconds are spent all the same.
+    """Add tickets, or raise the budget of seconds or epochs, the target or the patience; an ended study runs
+    again. It does not where a result meets its target, or its seconds or patience are spent all the same.
 
     `first` is the ticket number that the first of `points` (grid cells) is for; False, and nothing is
     changed, when somebody else has extended the study meanwhile.
@@ -277,6 +279,8 @@ def extend(
         values["budget_target"] = target
     if epochs is not None:
         values["budget_epochs"] = epochs
+    if patience is not None:
+        values["budget_patience"] = patience
     if StudyState(row.state).ended or row.state == StudyState.STOPPING:
         values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
     connection.execute(study.update().where(study.c.id == study_id).values(**values))

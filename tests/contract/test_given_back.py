@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from storage.database.records import NothingToClaim, StudyRow, StudyState, Ticke
 from storage.files import checkpoints, retention
 from storage.files.artifacts import ArtifactStore
 from storage.history.audit import Audit, audit
-from storage.queue import studies, tickets
+from storage.queue import outcomes, studies, tickets
+from tests.contract.test_diverged import diverge
 from tests.support.shared import Opener, Party, lose, make_study, state_of, steer, ticket_row, ticket_states
 
 End = Callable[[Database, StudyRow], Any]
@@ -248,6 +250,38 @@ def test_a_result_that_meets_an_extended_target_ends_the_study(
     assert (on.state, on.ended_why) == (StudyState.RUNNING, None)
     one.finish_one(0.85)
     assert state_of(database, study) is StudyState.FINISHED
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_as_many_trials_without_a_better_result_as_the_patience_end_the_study(
+    database: Database, party: Opener, maximize: bool
+) -> None:
+    """A pruned or diverged one brings none, nor does an equal or infinite one; a failed one says nothing."""
+    directions = ["maximize" if maximize else "minimize"]
+    study = make_study(database, None, budget_patience=3, directions=directions, spec=SPEC)
+    one, sign = party(study), 1 if maximize else -1
+    one.finish_one(sign * 0.4)
+    for value in (0.4, -math.inf, 0.5):
+        one.finish_one(sign * value)
+    one.finish_one(sign * 0.3)
+    one.begin()
+    one.writer.deliver(TicketState.PRUNED, None)
+    one.begin()
+    one.writer.fail("boom")
+    assert state_of(database, study) is StudyState.RUNNING
+    other = party(study)
+    other.begin()
+    one.begin()
+    diverge(one)
+    assert state_of(database, study) is StudyState.STOPPING
+    assert isinstance(one.try_claim(), NothingToClaim)
+    other.complete(sign * 0.9)
+    row = read(database, study)
+    assert (row.state, row.ended_why) == (StudyState.FINISHED, outcomes.PATIENCE_SPENT)
+    assert "`hpo extend study --patience N` gives it more than 3" in creation.standing(row)
+    with pytest.raises(UserError, match="must be above the study's, which is 3, got 3"):
+        creation.extend(database, row, patience=3)
+    assert creation.extend(database, row, patience=4).state is StudyState.RUNNING, "the last was better"
 
 
 def test_a_smaller_target_counts_downwards_when_minimizing(database: Database, party: Opener) -> None:

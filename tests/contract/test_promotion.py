@@ -360,6 +360,26 @@ def test_a_budget_of_epochs_is_reserved_in_the_claim_and_exact(
     assert len(set(trained)) == 29
 
 
+def test_a_parked_trial_costs_patience_once(database: Database, party: Opener) -> None:
+    """When it is parked first; later a better result alone changes what is left."""
+    study = plain_study(database, None, budget_patience=4)
+    one = party(study)
+    for _ in range(3):
+        park(one)
+    park(one, step=3, promote=first_of)
+    claim = one.try_claim(promote=first_of)
+    assert isinstance(claim, Claim)
+    one.start(claim)
+    one.complete(0.5)
+    for _ in range(3):
+        assert state_of(database, study) is StudyState.RUNNING
+        park(one)
+    park(one, step=3, promote=first_of)
+    assert state_of(database, study) is StudyState.RUNNING
+    park(one)
+    assert state_of(database, study) is StudyState.FINISHED
+
+
 def test_epochs_that_a_pruned_trial_did_not_need_are_returned(
     database: Database, make_study: Any, open_runner: Any, doing: Any
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_wrong_pruner_gets_a_sentence(pruner: Any, message: str) -> None:
         ({"seconds": "1h"}, "budget.seconds must be a number, got '1h'"),
         ({"target": float("nan")}, "budget.target must be a finite number"),
         ({"trails": 3}, "budget.trails is unknown; did you mean 'trials'?"),
-        ({}, "budget needs trials, seconds, epochs or target: tpe would never end"),
+        ({}, "budget needs trials, seconds, epochs, target or patience: tpe would never end"),
         ({"epochs": 100}, "budget.epochs must be told how many a trial has: set fixed.epochs, or max_epochs"),
         (5, "budget must be a mapping, got 5"),
     ],
