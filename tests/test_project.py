@@ -43,6 +43,16 @@ def test_no_tracked_file_names(what: str) -> None:
     assert not found, f"{what}:\n" + "\n".join(found)
 
 
+def test_every_test_that_a_document_names_is_there() -> None:
+    """In the file that is linked; and every row of what each can do at worst names one."""
+    documents = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    for document, text in documents.items():
+        for name, file in re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", text):
+            assert f"def {name}(" in (document.parent / file).read_text(), (document.name, name)
+    table = [line for line in documents[ROOT / "docs/security.md"].splitlines() if line.startswith("| ")]
+    assert not [row for row in table[1:] if "[`test_" not in row.split(" | ")[-1]]
+
+
 def test_no_secret_or_study_database_is_tracked() -> None:
     """`.env`, databases and artifacts belong to whoever runs hpo."""
     names = [str(path.relative_to(ROOT)) for path in tracked_files()]

@@ -21,6 +21,14 @@ from tests.support.study_files import BASE, FULL, complaint, in_full, study
 # The whole file
 
 
+@pytest.mark.parametrize("named", ["/elsewhere/mine.py:f", "../mine.py", "package.module:f", "os:system"])
+def test_an_objective_is_a_name_of_what_is_on_the_machine(named: str) -> None:
+    """Wherever there; what is no name, a line of code say, is none."""
+    assert study(objective=named).objective == named
+    for code in ("lambda trial: 0", "os.system('true'):f", "mine.py:f()", "true; mine.sh"):
+        assert "module, module:callable or path/to/file.py:callable" in complaint(objective=code)
+
+
 def test_the_documented_study_file_is_accepted() -> None:
     spec = parse_spec(FULL)
     assert spec.directions == ("maximize",)
