@@ -1,7 +1,7 @@
-"""What samplers and pruners are shown of trials whose setting diverged: worse than the worst.
+"""What samplers are shown of trials whose setting diverged, or failed whenever tried: worse than the worst.
 
 To Optuna they failed, and it learns nothing from a failure: a sampler would go on drawing from the region
-that explodes. So samplers and pruners read a study through a view.
+that explodes, or is out of memory. So samplers read a study through a view. Pruners mind what diverged alone.
 
 - TPE calls the best tenth of the trials good, infeasible ones last of all: these break a constraint by
   infinity. Where nearly all diverged, one of them would be in the tenth; those that are too many for that
@@ -28,7 +28,7 @@ from hpo.search.constraints import SameConstraints
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 from storage.database.records import CONSTRAINT
-from storage.queue.optuna_rows import DIVERGED
+from storage.queue.optuna_rows import BROKE, DIVERGED
 
 _MARGIN = 0.1  # of the range of values seen: how far beyond the worst, so that a GP keeps its scale
 _TENTH = 10  # TPE calls one trial of so many good
@@ -39,6 +39,12 @@ Show = Callable[[Sequence[FrozenTrial], Sequence[FrozenTrial]], Iterable[FrozenT
 def is_diverged(trial: FrozenTrial) -> bool:
     """Whether the trial failed because its setting diverged."""
     return trial.state is TrialState.FAIL and DIVERGED in trial.system_attrs
+
+
+def is_worthless(trial: FrozenTrial) -> bool:
+    """Whether the trial failed because of its setting, as far as anybody can tell: worse than any value."""
+    marked = DIVERGED in trial.system_attrs or BROKE in trial.system_attrs
+    return trial.state is TrialState.FAIL and marked
 
 
 def for_sampler(study: Study, spec: StudySpec) -> Study:
@@ -80,7 +86,7 @@ class _Seen:
             return self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         read = states if states is None else [s for s in TrialState if s in states or s is TrialState.FAIL]
         found = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=read)
-        diverged = {trial.number: trial for trial in found if is_diverged(trial)}
+        diverged = {trial.number: trial for trial in found if is_worthless(trial)}
         others = [trial for trial in found if trial.number not in diverged] if diverged else found
         wanted = [trial for trial in others if states is None or trial.state in states]
         if not diverged:

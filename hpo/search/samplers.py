@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
-from hpo.search.diverged import for_sampler, is_diverged
+from hpo.search.diverged import for_sampler, is_worthless
 from hpo.search.draws import from_unit, sampler_seed, unit
 from hpo.search.prior import WithPrior, shifted
 from hpo.search.qmc import qmc_point
@@ -97,7 +97,7 @@ def _made(spec: StudySpec, ticket: int) -> BaseSampler:
                 constant_liar=sampler.constant_liar,
             )
         case options.RungsSampler():
-            return RungsSampler(sampler.seed, ticket, epochs_of(spec.pruner), worthless=is_diverged)
+            return RungsSampler(sampler.seed, ticket, epochs_of(spec.pruner), worthless=is_worthless)
         case options.GpSampler():
             return GPSampler(
                 seed=seed,

@@ -145,8 +145,8 @@ def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[di
             )
         for key, value in trial.user_attrs.items():
             attributes.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
-        if optuna_rows.DIVERGED in trial.system_attrs:
-            marks.append(optuna_rows.diverged_mark(trial_id))
+        whys = [why for why in (optuna_rows.DIVERGED, optuna_rows.BROKE) if why in trial.system_attrs]
+        marks += [optuna_rows.row_of_mark(trial_id, why) for why in whys]
         for name, value in trial.constraints.items():
             key = CONSTRAINT + name
             marks.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})

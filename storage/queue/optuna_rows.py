@@ -23,7 +23,9 @@ from storage.database.records import CONSTRAINT
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-DIVERGED = "hpo:diverged"  # system attribute of a failed trial whose setting diverged: samplers read it
+# System attributes of a failed trial, which samplers read: its setting diverged; or training with it failed,
+# out of memory for instance, as often as it was tried.
+DIVERGED, BROKE = "hpo:diverged", "hpo:broke"
 _OLD_CONSTRAINTS = "constraints"  # a list of them, as a sampler's `constraints_func` left it in Optuna 4
 
 _studies = optuna_tables.studies
@@ -307,14 +309,20 @@ def delete_study(connection: Connection, optuna_study_id: int) -> None:
             connection.execute(table.delete().where(table.c.trial_id.in_(trials)))
 
 
-def mark_diverged(connection: Connection, trial_id: int) -> None:
-    """Tell those who learn from a trial that it ended as FAIL because its setting diverged."""
-    connection.execute(sa.insert(_trial_attributes).values(diverged_mark(trial_id)))
+def mark(connection: Connection, trial_id: int, why: str) -> None:
+    """Tell those who learn from a trial why it ended as FAIL: DIVERGED or BROKE."""
+    connection.execute(sa.insert(_trial_attributes).values(row_of_mark(trial_id, why)))
 
 
-def diverged_mark(trial_id: int) -> dict[str, Any]:
+def row_of_mark(trial_id: int, why: str) -> dict[str, Any]:
     """The row that says so."""
-    return {"trial_id": trial_id, "key": DIVERGED, "value_json": "true"}
+    return {"trial_id": trial_id, "key": why, "value_json": "true"}
+
+
+def unmark(connection: Connection, trials: sa.Select[Any]) -> None:
+    """A person has these trials tried again: whether their settings broke them is open."""
+    its = _trial_attributes.c
+    connection.execute(_trial_attributes.delete().where(its.trial_id.in_(trials) & (its.key == BROKE)))
 
 
 def diverged() -> sa.ColumnElement[bool]:

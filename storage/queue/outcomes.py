@@ -89,6 +89,8 @@ def fail(
     row = ending.ticket
     more = row.failed < ending.study.retry_failed
     _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=more)
+    if not more and row.trial_id is not None:
+        optuna_rows.mark(connection, row.trial_id, optuna_rows.BROKE)
     if blames and blame.failed(connection, row, error):
         bad = blame.bad_starts(connection, row.study_id)
         if bad >= blame.BAD_STARTS:
@@ -105,7 +107,7 @@ def diverge(
     row = ending.ticket
     give_up(connection, row.id, row.trial_id, TicketState.DIVERGED)
     if row.trial_id is not None:
-        optuna_rows.mark_diverged(connection, row.trial_id)
+        optuna_rows.mark(connection, row.trial_id, optuna_rows.DIVERGED)
         kept_files.release_weights(connection, row.trial_id)
     _lose_patience(connection, ending, None)
     conclude(connection, clock, row.study_id)

@@ -299,6 +299,7 @@ def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int
     if trial is not None:
         again = ticket.c.state.in_([TicketState.FAILED, TicketState.DIVERGED])
         failed = (ticket.c.study_id == study_id) & again & (ticket.c.trial_number == trial)
+    optuna_rows.unmark(connection, sa.select(ticket.c.trial_id).where(failed, ticket.c.trial_id.isnot(None)))
     found = connection.execute(
         ticket.update()
         .where(failed)

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from hpo.dashboard import lists as listing
 from hpo.dashboard.live import outline
 from hpo.errors import UserError
+from hpo.search.diverged import is_diverged, is_worthless
 from hpo.settings import Settings
 from hpo.spec import parse_spec
 from hpo.studies import answers, steering
@@ -30,6 +31,7 @@ from tests.support.shared import (
     Opener,
     Party,
     attempts_of,
+    lose,
     make_study,
     state_of,
     ticket_row,
@@ -120,6 +122,25 @@ def test_all_failed_are_queued_again_without_it_and_its_own_number_queues_it(
         "failed",
         "complete",
     ]
+
+
+def test_a_setting_that_failed_is_worse_than_any_to_samplers_until_it_is_tried_again(
+    database: Database, party: Opener
+) -> None:
+    """One whose workers were lost is not: that says nothing of it. Pruners mind what diverged alone."""
+    study = make_study(database, 2, retry_failed=1, retry_lost=0, spec=SPEC)
+    one = party(study)
+    lost, _ = one.begin()
+    lose(database, lost.lease)
+    for expected in ([False, False], [False, True]):
+        one.begin()
+        one.writer.fail("OutOfMemoryError: CUDA out of memory")
+        trials = optuna.load_study(study_name=study.name, storage=database.rdb).trials
+        assert [is_worthless(trial) for trial in trials] == expected
+    assert not any(is_diverged(trial) for trial in trials)
+    steering.retry_failed(database, study)
+    trials = optuna.load_study(study_name=study.name, storage=database.rdb).trials
+    assert [is_worthless(trial) for trial in trials] == [False, False]
 
 
 def test_every_reader_shows_it_by_its_name(database: Database, party: Opener) -> None:

@@ -14,7 +14,7 @@ from optuna.testing.pytest_samplers import (
 )
 
 from hpo.search.cmaes import ReplayedCmaEsSampler
-from hpo.search.diverged import is_diverged
+from hpo.search.diverged import is_worthless
 from hpo.search.rungs import RungsSampler
 from hpo.search.samplers import TicketSampler
 
@@ -28,7 +28,7 @@ class TestTicketSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
 class TestRungsSampler(BasicSamplerTestCase, SingleOnlySamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: RungsSampler(0, 0, (1, 3, 9), is_diverged)
+        return lambda: RungsSampler(0, 0, (1, 3, 9), is_worthless)
 
 
 class TestReplayedCmaEsSampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):

@@ -11,12 +11,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.search.diverged import for_sampler, is_diverged
+from hpo.search.diverged import for_sampler, is_diverged, is_worthless
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import needs_stored_trial, suggest
 from hpo.spec import StudySpec, parse_spec
-from storage.queue.optuna_rows import DIVERGED
+from storage.queue.optuna_rows import BROKE, DIVERGED
 from tests.support.pruning import for_pruner
 from tests.support.sampling import provisional
 
@@ -234,6 +234,20 @@ def test_the_study_itself_keeps_its_failures() -> None:
     assert [trial.state for trial in view.trials] == [TrialState.COMPLETE, TrialState.FAIL]
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
     assert view.get_trials(states=(TrialState.FAIL,))[-1].number == 1
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_setting_that_failed_as_often_as_it_was_tried_is_no_better_than_one_that_diverged(
+    name: str,
+) -> None:
+    made = spec(name)
+    study = new_study(made)
+    add(study, TrialState.COMPLETE, 0.01, value=1.0)
+    add(study, TrialState.FAIL, 1.0, system_attrs={BROKE: True})
+    shown = for_sampler(study, made).get_trials(deepcopy=False)[-1]
+    assert is_worthless(study.trials[-1])
+    assert shown.state in (TrialState.PRUNED, TrialState.COMPLETE)
+    assert shown.constraints or (shown.value or 0.0) > 1.0
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])

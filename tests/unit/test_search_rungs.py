@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpo.search.diverged import is_diverged
+from hpo.search.diverged import is_worthless
 from hpo.search.parzen import sets_apart
 from hpo.search.rungs import STARTUP, RungsSampler, at, epochs_of, explores, qualities, standing
 from hpo.search.samplers import make_sampler, suggest
@@ -112,7 +112,7 @@ def test_a_diverged_run_is_worse_than_any_then_those_that_break_a_constraint() -
         trial = study._storage._get_trial(len(study.trials) - 1)  # type: ignore[attr-defined]
         trial.system_attrs[f"{CONSTRAINT}size"] = broken
     trials = study.get_trials()
-    assert [trial.number for trial in trials if is_diverged(trial)] == [2]
+    assert [trial.number for trial in trials if is_worthless(trial)] == [2]
     found = standing(trials, (1, 3, 9), {2}, maximize=True)
     assert sorted(found, key=lambda number: found[number]) == [2, 4, 5, 3, 0, 6], "1 is still on its way"
 
