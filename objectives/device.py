@@ -104,6 +104,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": name,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
     }

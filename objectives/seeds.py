@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,15 @@ def lent(generator: torch.Generator) -> Iterator[None]:
         generator.set_state(torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state())
     finally:
         put(before)
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    """Return a digest of the tensors' bits, in hexadecimal."""
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(bits.numpy().tobytes())
+    return found.hexdigest()
 
 
 def states() -> tuple[Any, Any, Any]:

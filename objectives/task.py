@@ -25,6 +25,7 @@ from objectives.lanes import Run
 from objectives.metrics import Metric
 from objectives.models.size import count_parameters
 from objectives.protocol import Trial
+from objectives.seeds import digest
 from objectives.setup import Setup, choose_metrics, evaluation_batches
 from objectives.stopping import Progress
 from objectives.train import in_own_units, keeps_best, predict, train
@@ -38,8 +39,8 @@ def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
     """Train as `trial.config` says; return the objective's value(s) at the epoch that counts.
 
     With `folds` or `seeds` it trains several times, and what counts is their mean or median (see members.py).
-    Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records
-    how long training took, what it needed and where it ran as the attribute `training`.
+    Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records what
+    it began with and where as the attribute `origin`, how long it took and what it needed as `training`.
     """
     config = TrainingConfig.read(trial.config)
     with devices.explained_memory_errors(trial.device, config.batch_size):
@@ -53,6 +54,7 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
     setup = setups[0]
     for note in setup.data.notes:
         log.warning(note)
+    trial.set_user_attr("origin", origin(trial, setups))
     devices.reset_peak(setup.device)
     several = len(setups) > 1
     runs = members.train(trial, setups) if several else [Run(trial, setup, *train(trial, setup))]
@@ -72,6 +74,17 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
     trial.set_user_attr("training", done | members.record(runs) if several else done)
     values = members.values(runs)
     return values[0] if len(values) == 1 else values
+
+
+def origin(trial: Trial, setups: Sequence[Setup]) -> dict[str, Any]:
+    """What a training begins with: its seed, digests of data and initial weights, where it runs."""
+    first = setups[0]
+    return {
+        "seed": trial.seed,
+        "data": load(first.config, first.task).digest,
+        "weights": digest(tensor for setup in setups for tensor in setup.model.state_dict().values()),
+        "environment": devices.environment(first.device),
+    }
 
 
 def one_model(setups: Sequence[Setup]) -> nn.Module:
@@ -152,7 +165,7 @@ def evaluate_on(setups: Sequence[Setup], split: str, batches: Sequence[Batches])
 
 
 def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:
-    """Return the record of the run: why it ended, its costs, and its environment."""
+    """Return the record of the run: why it ended, and its costs."""
     return {
         "stopped": progress.stopped,
         "epochs": progress.epoch,
@@ -162,5 +175,4 @@ def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:
         "seconds_per_epoch": statistics.median(progress.epoch_seconds),
         "peak_memory": devices.peak_memory(setup.device),
         "parameters": count_parameters(setup.model),
-        "environment": devices.environment(setup.device),
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo.cli.app import Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, print_rows, print_table, say
-from hpo.cli.queries import open_existing
+from hpo.cli.queries import find_trial, open_existing
 from hpo.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from storage.history.records import TrialRecord
 
 database_app = typer.Typer(help="The database itself.", no_args_is_help=True)
 app.add_typer(database_app, name="db")
@@ -100,6 +105,62 @@ def evaluate(
         metrics = found.get("metrics", found)
         print_table(("metric", str(found.get("split", "test"))), list(metrics.items()), title=study)
     return ExitCode.DONE
+
+
+@app.command()
+def replay(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STUDY[/TRIAL]", help="A trial (digits/17), or all of a study."),
+    ],
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Of a study, so many trials, evenly spaced.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads other than the study's.")
+    ] = None,
+    code: Annotated[
+        Path | None, typer.Option("--code", metavar="DIR", help="Directory of the objective.")
+    ] = None,
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> int:
+    """Train a trial again from what is stored and compare it epoch by epoch; exit 1 where it differs.
+
+    Nothing is written into the study.
+    """
+    from contextlib import redirect_stdout
+
+    from hpo.report.records.scores import thin
+    from hpo.studies import reading
+    from hpo.studies.answers import plain
+    from hpo.worker.replay import REPLAYED
+    from hpo.worker.replay import replay as train_again
+
+    database = open_existing(storage)
+    if "/" in name:
+        row, record = find_trial(database, name)
+        chosen: Sequence[TrialRecord] = [record]
+    else:
+        row = reading.get_study(database, name)
+        ended = [
+            trial
+            for trial in reading.history(database, name, evaluated=False).trials
+            if trial.state in REPLAYED and trial.attempts and not trial.foreign
+        ]
+        chosen = thin(ended, len(ended) if sample is None else sample)
+    found = []
+    for record in chosen:
+        with redirect_stdout(sys.stderr):
+            found.append(train_again(database, row, record, code or Path.cwd(), threads))
+        if format_ is Format.TABLE:
+            print(f"{row.name}/{record.number} {found[-1].said}", flush=True)
+    same = sum(one.same for one in found)
+    if format_ is Format.JSON:
+        print_json(plain(found if "/" not in name else found[0]))
+    elif "/" not in name:
+        print(f"{same} of {len(found)} bit-exact")
+    return ExitCode.DONE if same == len(found) and found else ExitCode.FAILED
 
 
 @app.command()

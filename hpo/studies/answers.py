@@ -156,6 +156,7 @@ class Attempt:
     seconds: float | None
     peak_memory: Annotated[float | None, Says("Bytes.")]
     error: Annotated[str | None, Says("The whole traceback, or what ended it.")]
+    versions: Annotated[Mapping[str, str], Says("Of its worker's Python and packages.")]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def evaluate(
         raise HpoError(f"{row.name} {why_no_best(history)}; so there is no winner to evaluate")
     if history.test_evaluation is not None and not again:
         return history.test_evaluation
-    _use_threads(spec.threads)
+    use_threads(spec.threads)
     objective = load_objective(spec.objective_path, code)
     if objective.evaluate is None:
         return None
@@ -156,7 +156,7 @@ def winner_state(database: Database, row: StudyRow, trial: TrialRecord) -> Any:
     return None if content is None else read_state(content)
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
     """As many threads as the trials used: more would change the last bits."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch = sys.modules.get("torch")

@@ -6,6 +6,7 @@ Dimensions: N samples, C channels, H x W pixels, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from objectives.datasets.prepare import Scaling
 from objectives.errors import DataError
+from objectives.seeds import digest
 
 Task = Literal["classification", "regression"]
 
@@ -90,6 +92,13 @@ class DataSet:
     validation: AnySamples | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all samples in memory and of all targets; of what stays on disk, of its targets alone."""
+        parts = [part for part in (self.train, self.validation, self.test) if part is not None]
+        stored = [part.stored for part in parts if isinstance(part, Samples)]
+        return digest([*stored, *(part.targets for part in parts)])
 
 
 def check(data: DataSet) -> DataSet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +31,7 @@ class AttemptRow:
     ended: datetime | None
     peak_memory: float | None  # bytes
     error: str | None  # the whole traceback, or what ended it
+    versions: Mapping[str, str]  # of its worker's Python and packages
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class FileRow:
 def attempts_of(connection: Connection, row: StudyRow, trial: int) -> list[AttemptRow]:
     """Every attempt at the trial of this number, oldest first."""
     query = (
-        sa.select(attempt, worker.c.name)
+        sa.select(attempt, worker.c.name, worker.c.versions)
         .join(ticket, attempt.c.ticket_id == ticket.c.id)
         .outerjoin(worker, attempt.c.worker_id == worker.c.id)
         .where(ticket.c.study_id == row.id, attempt.c.trial_number == trial)
@@ -62,6 +65,7 @@ def attempts_of(connection: Connection, row: StudyRow, trial: int) -> list[Attem
             ended=to_datetime(found.ended_at),
             peak_memory=found.peak_memory,
             error=found.error,
+            versions=json.loads(found.versions) if found.versions else {},
         )
         for found in connection.execute(query)
     ]

@@ -159,7 +159,7 @@ def test_a_gpu_learns_what_a_cpu_does(settings: dict[str, Any]) -> None:
     value = classifier.objective(trial)
     assert isinstance(value, float)
     assert value > 0.9
-    assert trial.user_attrs["training"]["environment"]["device"] == "cuda:0"
+    assert trial.user_attrs["origin"]["environment"]["device"] == "cuda:0"
 
 
 @pytest.mark.gpu

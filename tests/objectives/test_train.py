@@ -249,9 +249,8 @@ def test_what_a_run_needed_and_where_it_ran_is_kept() -> None:
     training = trial.user_attrs["training"]
     assert training["seconds"] > 0
     assert training["peak_memory"] > 1_000_000
-    assert training["environment"]["torch"] == torch.__version__
-    assert training["environment"]["threads"] == 1
-    assert training["environment"]["device"] == "cpu"
+    where = trial.user_attrs["origin"]["environment"]
+    assert (where["torch"], where["threads"], where["device"]) == (torch.__version__, 1, "cpu")
 
 
 def test_running_out_of_memory_names_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,151 @@
+"""A trial is trained again from what is stored, and what has changed since is named."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import hpo.worker.replay as replaying
+import objectives.setup
+from hpo.fingerprint import versions
+from hpo.settings import Settings
+from hpo.studies import reading
+from hpo.wiring import open_storage
+from objectives.datasets import load
+from tests.end_to_end.workplace import Workplace
+
+TRIALS, EPOCHS = 3, 6
+DATA = """
+from pathlib import Path
+import numpy as np
+from torch.utils.data import TensorDataset
+import torch
+
+def table(path: Path):
+    held = np.loadtxt(path, dtype=np.float32)
+    return TensorDataset(torch.tensor(held[:, 1:]), torch.tensor(held[:, 0]).long())
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(shared_place: Workplace) -> Workplace:
+    """Three trials of our classifier on a table that lies beside the study file."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(240, 6, generator=draw)
+    labels = (inputs[:, :2].sum(1) > 0).long()
+    rows = (
+        " ".join(f"{v:.4f}" for v in [float(y), *x]) for y, x in zip(labels, inputs.tolist(), strict=True)
+    )
+    shared_place.write("table.txt", "\n".join(rows))
+    shared_place.write("data.py", DATA)
+    spec = shared_place.spec(
+        "again",
+        objective="objectives.classifier",
+        direction="maximize",
+        sampler={"name": "random", "seed": 3},
+        budget={"trials": TRIALS},
+        space={"lr": {"type": "float", "low": 0.01, "high": 0.5, "log": True}},
+        fixed={
+            "dataset": "data.py:table",
+            "dataset_args.path": "table.txt",
+            "epochs": EPOCHS,
+            "hidden": 16,
+            "dropout": 0.2,
+        },
+    )
+    shared_place.run(spec).check()
+    return shared_place
+
+
+class Again:
+    """Replays of the study's trials, in this process."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.folder = place.path
+        self.database = open_storage(Settings.from_environment(f"sqlite:///{place.path / 'hpo.db'}"))
+
+    def __call__(self, number: int = 1, threads: int | None = None) -> replaying.Replay:
+        load.forget()  # what a fresh process has not read yet
+        row = reading.get_study(self.database, "again")
+        record = reading.history(self.database, "again", evaluated=False).trials[number]
+        return replaying.replay(self.database, row, record, self.folder, threads)
+
+
+@pytest.fixture
+def again(trained: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Again]:
+    monkeypatch.chdir(trained.path)  # else the tests themselves are the study's code
+    before = torch.get_num_threads()
+    yield Again(trained)
+    torch.set_num_threads(before)
+
+
+def test_every_trial_trains_again_to_the_same_bits(trained: Workplace, again: Again) -> None:
+    """Of each epoch its report and every metric, and nothing of it is written."""
+    held = (trained.path / "hpo.db").read_bytes()
+    found = [again(number) for number in range(TRIALS)]
+    assert [one.said for one in found] == [f"bit-exact over {EPOCHS} epochs"] * TRIALS
+    assert (trained.path / "hpo.db").read_bytes() == held
+    assert trained.look("replay", "again/0").check().out == f"again/0 bit-exact over {EPOCHS} epochs\n"
+
+
+def test_another_seed_is_named(trained: Workplace, again: Again) -> None:
+    set_seed = "UPDATE hpo_study SET seed = seed + ?"
+    with sqlite3.connect(trained.path / "hpo.db") as database:
+        database.execute(set_seed, (1,))
+    found = again()
+    with sqlite3.connect(trained.path / "hpo.db") as database:
+        database.execute(set_seed, (-1,))
+    assert found.step == 1
+    assert any(line.startswith("seed ") for line in found.differences), found.said
+
+
+def test_a_data_file_that_was_edited_is_named(trained: Workplace, again: Again) -> None:
+    file = trained.path / "table.txt"
+    before = file.read_text()
+    file.write_text(before.replace(before.split()[1], "0.5", 1))
+    try:
+        found = again()
+    finally:
+        file.write_text(before)
+    assert found.step == 1
+    assert [line.split(":")[0] for line in found.differences] == ["the data set differs"]
+
+
+def test_one_weight_that_begins_otherwise_and_another_library_are_named(
+    again: Again, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*arguments: object) -> torch.nn.Module:
+        model: torch.nn.Module = build_model(*arguments)
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] += 1e-3
+        return model
+
+    build_model, here = objectives.setup.build_model, versions()
+    monkeypatch.setattr(objectives.setup, "build_model", other)
+    monkeypatch.setattr(replaying, "versions", lambda: here | {"torch": "9.9"})
+    found = again()
+    assert found.step == 1
+    assert found.differences[0] == f"torch 9.9 here, {here['torch']} then"
+    assert [line.split(":")[0] for line in found.differences[1:]] == ["the initial weights differ"]
+    assert found.said.startswith("diverges at epoch 1: ")
+
+
+def test_other_threads_and_edited_code_are_named(trained: Workplace, again: Again) -> None:
+    """Also where they change nothing, which they do not have to."""
+    file = trained.path / "data.py"
+    before = file.read_text()
+    file.write_text(before + "# edited\n")
+    try:
+        found = again(threads=2)
+    finally:
+        file.write_text(before)
+    assert found.differences[-1] == "threads 2 here, 1 then"
+    assert found.differences[0].startswith("module data was edited: ")
+
+
+def test_what_has_no_result_cannot_be_replayed(trained: Workplace) -> None:
+    shown = trained.look("replay", "again/99")
+    assert (shown.code, shown.err) == (3, "hpo: again has no trial 99; it has 3 so far\n")
