@@ -34,6 +34,17 @@ Parked = Callable[[Sequence[int]], Collection[int]]  # trials, by Optuna's ids -
 Promote = Callable[[Connection, Parked, float], Goes | None]
 
 
+_POINTS = sa.func.json_array_elements_text(sa.cast(sa.bindparam("points", type_=sa.Text()), sa.JSON))
+_POINT = _POINTS.table_valued("point", with_ordinality="place").render_derived(name="points").c
+_SAME = {
+    name: sa.bindparam(name, type_=ticket.c[name].type) for name in ("study_id", "state", "cell", "priority")
+}
+_ADD_ALL = ticket.insert().from_select(  # PostgreSQL takes half a minute for 100,000 rows one by one
+    [*_SAME, "number", "point"],
+    sa.select(*_SAME.values(), sa.bindparam("first_is", type_=sa.Integer()) + _POINT.place - 1, _POINT.point),
+)
+
+
 def add(
     connection: Connection,
     study_id: int,
@@ -44,22 +55,16 @@ def add(
     priority: int = 0,
 ) -> None:
     """Append tickets `first`, `first + 1`, ...; None is a blank ticket."""
-    if points:
-        connection.execute(
-            ticket.insert(),
-            [
-                {
-                    "study_id": study_id,
-                    "number": first + i,
-                    "state": TicketState.QUEUED,
-                    "point": None if point is None else json.dumps(point),
-                    "cell": int(cells),
-                    "priority": priority,
-                }
-                for i, point in enumerate(points)
-            ],
-        )
-    if len(points) >= _MANY and connection.dialect.name == "postgresql":
+    each = [None if point is None else json.dumps(point) for point in points]
+    common = {"study_id": study_id, "state": TicketState.QUEUED, "cell": int(cells), "priority": priority}
+    if not each:
+        return
+    if connection.dialect.name == "sqlite":
+        rows = [{**common, "number": number, "point": point} for number, point in enumerate(each, first)]
+        connection.execute(ticket.insert(), rows)
+        return
+    connection.execute(_ADD_ALL, {**common, "first_is": first, "points": json.dumps(each)})
+    if len(each) >= _MANY:
         connection.exec_driver_sql("ANALYZE hpo_ticket")
 
 
