@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 @app.command()
 def confirm(
     study: StudyArgument,
-    top: Annotated[int, typer.Option("--top", metavar="K", help="How many of the best settings.")] = 5,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Trainings of each, at most.")] = 10,
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="K", help="How many of the best settings; default: 5.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", help="Trainings of each, at most; default: 10.")
+    ] = None,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
     per_gpu: PerGpuOption = 1,
@@ -55,9 +59,9 @@ def confirm(
     from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
-    if not 1 <= top <= 100:
+    if top is not None and not 1 <= top <= 100:
         raise UserError(f"--top must lie between 1 and 100, got {top}")
-    if not 2 <= seeds <= 1000:
+    if seeds is not None and not 2 <= seeds <= 1000:
         raise UserError(
             f"--seeds must lie between 2 and 1000, got {seeds}: one training says nothing of chance"
         )

@@ -93,7 +93,16 @@ def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOpt
     if format_ is Format.JSON:
         print_json(found)
         return
-    left_out = ("spec", "test_evaluation", "best_params", "best_so_far", "done", "running", "seconds_used")
+    left_out = (
+        "spec",
+        "confirmation",
+        "test_evaluation",
+        "best_params",
+        "best_so_far",
+        "done",
+        "running",
+        "seconds_used",
+    )
     print_table(("", ""), [(key, value) for key, value in found.items() if key not in left_out])
 
 
@@ -266,7 +275,8 @@ def best(
         print_json(chosen if several else chosen[0])
     elif format_ is Format.JSON:
         short = answers.plain([answers.best(trial) for trial in winners])
-        print_json(short if several else short[0])
+        sure = {"confirmation": history.confirmation, "test": (history.test_evaluation or {}).get("metrics")}
+        print_json(short if several else short[0] | answers.plain(sure))
     elif checkpoint is None:
         print_best(history)
 
@@ -343,8 +353,12 @@ def print_best(history: StudyHistory) -> None:
         )
         return
     winner = winners[0]
-    assert winner.values is not None
-    lines: list[tuple[str, Any]] = [("best trial", winner.number), ("value", winner.values[0])]
+    lines: list[tuple[str, Any]] = [("best trial", winner.number), ("value", winner.value)]
+    found = history.confirmation
+    again = None if found is None else found.of(winner.number)
+    if again is not None and again.estimate is not None:
+        lines[1] = ("reported", again.reported)
+        lines.append(("confirmed", again.estimate.mean))
     lines += [(f"  {name}", spelled(value)) for name, value in winner.params.items()]
     for title, evaluation in (
         ("validation", history.winner_evaluation),
@@ -354,6 +368,10 @@ def print_best(history: StudyHistory) -> None:
             if metric in ("accuracy", "rmse", "r2"):
                 lines.append((f"{title} {metric}", value))
     print_table(("", ""), lines, title=history.name)
+    if found is not None:
+        from hpo.report.records.confirmation import sentences
+
+        print(" ".join(sentences(found)))
 
 
 def _write_checkpoint(database: Database, row: StudyRow, winner: TrialRecord, out: Path) -> None:

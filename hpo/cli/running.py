@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,6 +169,9 @@ def run(
                     quiet=quiet,
                     nursery=nursery,
                 )
+    if outcome == ExitCode.DONE:
+        same = partial(work, allow_mismatch=allow_mismatch, allow_commands=True, quiet=quiet)
+        outcome = _confirm(database, settings, row.name, code, shares, same)
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
@@ -214,22 +219,22 @@ def worker(
     database = open_storage(settings)
     row = None if study is None else get_study(database, study)
     if row is not None and row.state.ended:
-        row = confirming.open_(database, row) or row
+        row = confirming.go_on(database, row.name) or row
     if row is not None and row.state.ended:
         say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         return ExitCode.DONE
-    return work(
-        database,
-        settings,
-        row,
-        code or Path.cwd(),
-        shares,
+    same = partial(
+        work,
         limits=limits,
         name=name,
         allow_mismatch=allow_mismatch,
         allow_commands=allow_commands,
         quiet=quiet,
     )
+    outcome = same(database, settings, row, code or Path.cwd(), shares)
+    if row is not None and row.repeats_of is None and outcome == ExitCode.DONE and limits.trials is None:
+        return _confirm(database, settings, row.name, code or Path.cwd(), shares, same)
+    return outcome
 
 
 @app.command()
@@ -372,6 +377,22 @@ def work(
     return outcome.exit_code
 
 
+def _confirm(
+    database: Database, settings: Settings, name: str, code: Path, shares: Any, serve: Callable[..., int]
+) -> int:
+    """The search has ended here: train again what its study file asks for, or somebody has; the exit code."""
+    from hpo.errors import NotFoundError
+    from hpo.studies import confirming
+
+    try:
+        its = confirming.go_on(database, name)
+    except NotFoundError:  # it was deleted meanwhile
+        return ExitCode.DONE
+    if its is None:
+        return ExitCode.DONE
+    return serve(database, settings, its, code, shares)
+
+
 def _wrap_up(
     database: Database, name: str, code: Path, report: Path | None, write: bool, test: bool, outcome: int
 ) -> int:
@@ -387,6 +408,7 @@ def _wrap_up(
     completed = bool(found.winners)
     failed: Exception | None = None
     testable = found.best is not None and not found.best.foreign
+    testable &= not row.spec.get("confirm") or found.is_confirmed
     if test and testable and row.state.ended:
         try:
             evaluate(database, row, code)

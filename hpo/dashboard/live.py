@@ -7,10 +7,11 @@ import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hpo.studies import confirmed
 from hpo.studies.reading import read_evaluation
 from storage.database.engine import Database, Transaction
 from storage.database.records import Counts, StudyRow
-from storage.history.records import StudyHistory, TrialRecord
+from storage.history.records import Confirmation, StudyHistory, TrialRecord
 from storage.history.trials import (
     Part,
     changed_since,
@@ -43,7 +44,7 @@ class LiveStudy:
         self._sampled: set[int] = set()
         self._last_report = 0
         self._history: StudyHistory | None = None
-        self._counts: Counts | None = None
+        self._known: tuple[StudyRow, Counts, Confirmation | None] | None = None
         self._evaluation: tuple[int, Mapping[str, Any]] | None = None  # of which trial
 
     @property
@@ -59,16 +60,20 @@ class LiveStudy:
             DatabaseUnreachableError
         """
         with self._lock:
-            row, counts, changed = self._database.read(self._read)
-            if self._history is None or changed or row != self.row or self._counts != counts:
-                self.row, self._counts = row, counts
+            row, counts, confirmation, changed = self._database.read(self._read)
+            if self._history is None or (row, counts, confirmation) != self._known or changed:
+                self.row, self._known = row, (row, counts, confirmation)
                 self.version += 1
                 self._history = history_of(
-                    row, self._records.values(), counts=counts, winner_evaluation=self._evaluate
+                    row,
+                    self._records.values(),
+                    counts=counts,
+                    winner_evaluation=self._evaluate,
+                    confirmation=confirmation,
                 )
             return self._history
 
-    def _read(self, connection: Transaction) -> tuple[StudyRow, Counts, bool]:
+    def _read(self, connection: Transaction) -> tuple[StudyRow, Counts, Confirmation | None, bool]:
         row = studies.get(connection, self.row.name)
         if row.uid != self.row.uid:  # deleted, and another one has its name now
             self._records, self._open, self._sampled = {}, set(), set()
@@ -85,7 +90,7 @@ class LiveStudy:
             self._open -= new.keys()
             self._open |= {i for i, record in new.items() if not record.ended}
             self._sample_metrics(connection)
-        return row, tickets.counts(connection, row.id), bool(new)
+        return row, tickets.counts(connection, row.id), confirmed.of(connection, row), bool(new)
 
     def _touched(self, connection: Transaction, row: StudyRow) -> set[int]:
         """Ids of trials that are new, have not ended, or reported since the last look."""

@@ -11,11 +11,12 @@ from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.lists import StudyCard, TrialPage, card_of, list_studies, list_trials, study_card
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
+from hpo.report.records.confirmation import sentences
 from hpo.report.records.scores import value_name
 from hpo.report.records.summary import comparison
 from hpo.report.records.training import headline, parse_evaluation
 from hpo.report.sections import comparable
-from hpo.studies import answers, commands, reading
+from hpo.studies import answers, commands, confirmed, reading
 from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
 from storage.history.records import STATES, StudyHistory, TrialRecord
@@ -62,14 +63,18 @@ def study(board: Board, query: Query, name: str) -> Page:
     table = list_trials(board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25)
     best = _best(board, card)
     now = card.progress
-    tested = None if now.best_number is None else row.test_of(now.best_number)
+    confirmation = board.database.read(lambda connection: confirmed.of(connection, row))
+    chosen = now.best_number if confirmation is None else confirmation.choose(now.best_number)
+    tested = None if chosen is None else row.test_of(chosen)
     names = _value_names(board, card)
     context = {
         "row": row,
         "objective": answers.shown_objective(row),
         "card": card,
         "test": headline(parse_evaluation(tested, "test"), names[0]),
-        "tested": now.best_number,
+        "tested": chosen,
+        "confirmation": confirmation,
+        "how_sure": sentences(confirmation) if confirmation else [],
         "table": table,
         "sort": sort,
         "states": STATES,
@@ -86,6 +91,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "cards": "parts/study_cards.html",
         "slices": "parts/study_slices.html",
         "bestparams": "parts/study_best.html",
+        "confirmation": "parts/study_confirmation.html",
         "trials": "parts/study_trials.html",
     }
     return Page("study.html", context, parts, frozenset({study_topic(name)}))

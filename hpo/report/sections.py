@@ -38,7 +38,7 @@ SECTIONS = (
 
 def study_sections(history: StudyHistory) -> tuple[Section, ...]:
     """Every section that has something to show for one study."""
-    best = history.best
+    best = history.chosen
     titles = {"winner": f"The best trial ({best.number})"} if best else {}
     return tuple(
         Section(section.id, titles.get(section.id, section.title), section.intro, drawn)

@@ -27,21 +27,14 @@ def losers(values: Values) -> set[int]:
     The rule is the t-race of Birattari et al. (2002) and irace (Lopez-Ibanez et al., 2016), at a level of 1 %
     for each comparison, since it is made after every round.
     """
-    from scipy import stats
-
     ripe = {one: found for one, found in values.items() if len(found) >= ENOUGH}
     if not ripe:
         return set()
     leader = max(ripe, key=lambda one: (_mean(ripe[one]), -one))
     lost = set()
     for one, found in ripe.items():
-        common = sorted(found.keys() & ripe[leader].keys())
-        if one == leader or len(common) < ENOUGH:
-            continue
-        ahead = np.array([ripe[leader][seed] - found[seed] for seed in common])
-        error = float(ahead.std(ddof=1)) / len(ahead) ** 0.5
-        bound = float(stats.t.ppf(1 - DROPPED_AT, len(ahead) - 1)) * error
-        if ahead.mean() > bound:
+        ahead = _ahead(ripe[leader], found)
+        if one != leader and len(ahead) >= ENOUGH and _chance(ahead) < DROPPED_AT:
             lost.add(one)
     return lost
 
@@ -54,21 +47,28 @@ def winner(values: Values, dropped: set[int]) -> int | None:
 
 def tied(values: Values, best: int, dropped: set[int]) -> set[int]:
     """Settings that a paired t test over their common seeds cannot tell from the best one."""
+    return {
+        one
+        for one, found in values.items()
+        if one != best and one not in dropped and found and _chance(_ahead(values[best], found)) > TIED_AT / 2
+    }
+
+
+def _ahead(mine: Mapping[tuple[int, int], float], theirs: Mapping[tuple[int, int], float]) -> np.ndarray:
+    return np.array([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())])
+
+
+def _chance(ahead: np.ndarray) -> float:
+    """The one-sided p-value of Student's t test that these differences are above zero on average."""
     from scipy import stats
 
-    found = set()
-    for one, others in values.items():
-        if one == best or one in dropped or not others:
-            continue
-        mine = values[best]
-        ahead = np.array([mine[seed] - others[seed] for seed in others.keys() & mine.keys()])
-        if (
-            len(ahead) < 2
-            or not np.any(ahead)
-            or (np.ptp(ahead) and stats.ttest_1samp(ahead, 0.0).pvalue > TIED_AT)
-        ):
-            found.add(one)
-    return found
+    mean = float(ahead.mean()) if len(ahead) else 0.0
+    if len(ahead) < 2:
+        return 1.0
+    error = float(ahead.std(ddof=1)) / len(ahead) ** 0.5
+    if not error:
+        return 0.0 if mean > 0 else 1.0
+    return float(stats.t.sf(mean / error, len(ahead) - 1))
 
 
 def estimates(values: Values, dropped: set[int]) -> dict[int, Estimate]:

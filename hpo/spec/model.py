@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from hpo.spec.command import Command, check_command, check_places, shown_command
 from hpo.spec.conditions import check_conditions
+from hpo.spec.confirming import Confirm, switched
 from hpo.spec.fields import (
     Number,
     Section,
@@ -49,7 +50,7 @@ MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_EPOCHS = 1_000_000_000
 MAX_SECONDS = 10 * 365 * 86_400
-NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "notes"})
+NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "confirm", "notes"})
 
 _TEXT_OR_NUMBER = {"type": ["string", "number", "boolean"]}
 _ARGUMENT_SCHEMA = {"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "minItems": 1, "items": _TEXT_OR_NUMBER}]}
@@ -215,6 +216,14 @@ class StudySpec(Section):
         description='Bounds of logged metrics at the epoch that counts, as {validation_loss: "<= 0.5"}. A'
         " trial that breaks one, or never logged it, is never the best.",
     )
+    confirm: Annotated[
+        Confirm | None,
+        BeforeValidator(switched),
+    ] = Field(
+        default=None,
+        description="Train the best settings again when the search has ended, before the test set is seen;"
+        " true: as `hpo confirm` does. One direction only.",
+    )
     notes: Text = Field(default="", description="Free text for people; not part of the study's identity.")
 
     @model_validator(mode="before")
@@ -260,8 +269,8 @@ class StudySpec(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry, keep, limits and
-        notes.
+        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry, keep, limits, confirm
+        and notes.
 
         Fields at their default do not enter it, so a field added later leaves old digests alone.
         """
@@ -311,6 +320,8 @@ def _check_directions(spec: StudySpec) -> None:
     for name in ("target", "patience"):
         if getattr(spec.budget, name) is not None:
             raise problem("needs a single direction; with several, leave it out", "budget", name)
+    if spec.confirm is not None:
+        raise problem("needs a single direction; with several, leave it out", "confirm")
     if (name := spec.sampler.name) in ("cmaes", "rungs"):
         raise problem(f"{name} needs a single direction; use nsga2, tpe or gp", "sampler", "name")
 

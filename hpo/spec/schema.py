@@ -11,6 +11,7 @@ def json_schema() -> dict[str, Any]:
     """The schema (2020-12) of a study file, with the short forms a person may write."""
     schema = StudySpec.model_json_schema()
     properties, definitions = schema["properties"], schema["$defs"]
+    properties["confirm"]["anyOf"].insert(0, {"type": "boolean"})
     _allow_one_direction(schema)
     _allow_a_command(schema)
     for owner, key in ((properties, "sampler"), (properties, "pruner")):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from hpo.studies import confirmed
 from hpo.studies.reading import read_evaluation
 from storage.database.clock import to_datetime
 from storage.database.engine import Database, Transaction
@@ -19,7 +20,7 @@ from storage.database.records import Counts, StudyRow, StudyState
 from storage.history import lists
 from storage.history.attempts import AttemptRow, FileRow, attempts_of, files_of
 from storage.history.lists import Progress
-from storage.history.records import Direction, StudyStateName, TrialRecord, TrialStateName
+from storage.history.records import Confirmation, Direction, StudyStateName, TrialRecord, TrialStateName
 from storage.history.trials import Part, history_of, read_trials
 from storage.queue.workers import WorkerRow
 
@@ -101,7 +102,9 @@ class StudyDetail(Study):
     digest: str
     artifacts: Annotated[str, Says("URL of the artifact store.")]
     best_params: Annotated[dict[str, Any] | None, Says("null with several directions.")]
-    test: Annotated[dict[str, Any] | None, Says("The winner's metrics on the test set, measured once.")]
+    confirmation: Annotated[Confirmation | None, Says("What trainings with fresh seeds say, where asked.")]
+    chosen: Annotated[int | None, Says("The trial to use: the confirmed winner, else the best.")]
+    test: Annotated[dict[str, Any] | None, Says("What that one has on the test set, measured once.")]
     test_evaluation: Annotated[dict[str, Any] | None, Says("All that was measured there.")]
     seconds_used: Annotated[float, Says("As `seconds`.")]
 
@@ -233,7 +236,9 @@ def study_detail(connection: Transaction, database: Database, name: str) -> Stud
     now = lists.progress(connection, database.clock, name)
     row, fields = now.row, _study(connection, now)
     best = fields["best"]
-    tested = None if now.best_number is None else row.test_of(now.best_number)
+    confirmation = confirmed.of(connection, row)
+    chosen = now.best_number if confirmation is None else confirmation.choose(now.best_number)
+    tested = None if chosen is None else row.test_of(chosen)
     return StudyDetail(
         **fields,
         spec=dict(row.spec),
@@ -241,6 +246,8 @@ def study_detail(connection: Transaction, database: Database, name: str) -> Stud
         digest=row.digest,
         artifacts=row.artifacts,
         best_params=best.params if isinstance(best, Best) else None,
+        confirmation=confirmation,
+        chosen=chosen,
         test=None if tested is None else tested.get("metrics"),
         test_evaluation=None if tested is None else dict(tested),
         seconds_used=fields["seconds"],

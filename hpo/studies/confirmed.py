@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hpo.search import confirming
 from hpo.search.confirming import Values
 from storage.database.engine import Transaction
 from storage.database.records import StudyRow, TicketState
-from storage.history.records import Confirmation, Estimate, Setting, StudyHistory, TrialRecord
-from storage.queue import repeats
+from storage.history.records import Confirmation, Estimate, Setting, TrialRecord
+from storage.history.trials import Part, ids_of, read_trials
+from storage.queue import repeats, tickets
 from storage.queue.repeats import Repeated
 
 
-def read(connection: Transaction, row: StudyRow) -> list[Repeated]:
-    """A study's repeats; none where nobody asked for any."""
+def of(connection: Transaction, row: StudyRow) -> Confirmation | None:
+    """What is known of a study's best settings by now; None where nobody asked."""
     its = repeats.find(connection, row.id)
-    return [] if its is None else repeats.listed(connection, its.id)
-
-
-def first_of(history: StudyHistory) -> TrialRecord | None:
-    """The first trial, unless it failed or diverged: what was enqueued first, often the default."""
-    trials = [trial for trial in history.trials if not trial.foreign]
-    first = min(trials, key=lambda trial: (trial.ticket, trial.number), default=None)
-    return None if first is None or first.state in ("failed", "diverged") else first
-
-
-def judged(found: Sequence[Repeated], history: StudyHistory) -> Confirmation | None:
-    """What these repeats say; None without any."""
+    found = [] if its is None else repeats.listed(connection, its.id)
     if not found:
         return None
-    sign = 1.0 if history.directions[0] == "maximize" else -1.0
+    first = tickets.first_trial(connection, row.id)
+    numbers = {one.trial_number for one in found} | ({first} if first is not None else set())
+    ids = ids_of(connection, row, numbers)
+    trials = read_trials(connection, row, ids.values(), with_=Part.PARAMS).values()
+    default = next((trial for trial in trials if trial.number == first), None)
+    return judged(found, {trial.number: trial for trial in trials}, default, row.spec["directions"][0])
+
+
+def judged(
+    found: Sequence[Repeated], trials: Mapping[int, TrialRecord], first: TrialRecord | None, direction: str
+) -> Confirmation:
+    """What these repeats say of their trials; `first`: the study's first."""
+    sign = 1.0 if direction == "maximize" else -1.0
     values, out = values_of(found, sign)
     dropped = {one.trial_number for one in found if one.state is TicketState.CANCELLED} | out
     best = confirming.winner(values, dropped)
     ties = set() if best is None else confirming.tied(values, best, dropped)
     known = confirming.estimates(values, dropped)
     done = all(one.state.ended for one in found)
-    first = first_of(history)
-    trials = {trial.number: trial for trial in history.trials}
     settings = []
     for number in dict.fromkeys(one.trial_number for one in found):
         trial, estimate = trials.get(number), known.get(number)

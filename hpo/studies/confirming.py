@@ -8,8 +8,8 @@ from __future__ import annotations
 from hpo.errors import UserError
 from hpo.search.draws import repeat_seed
 from hpo.spec import StudySpec
+from hpo.spec.confirming import Confirm
 from hpo.studies import reading
-from hpo.studies.confirmed import first_of
 from hpo.studies.steering import note
 from storage.database.engine import Database, Transaction
 from storage.database.records import Repeat, StudyRow, TicketState
@@ -17,16 +17,15 @@ from storage.history.records import StudyHistory, TrialRecord, may_win, why_no_b
 from storage.history.trials import ids_of
 from storage.queue import repeats
 
-TOP = 5
-SEEDS = 10
 SIDE_BY_SIDE = 5  # seeds that our own objectives train at once
 _LANES = ("objectives.classifier", "objectives.regressor")
 
 
-def ask(database: Database, row: StudyRow, *, top: int = TOP, seeds: int = SEEDS) -> StudyRow:
+def ask(database: Database, row: StudyRow, *, top: int | None = None, seeds: int | None = None) -> StudyRow:
     """Queue what has to be trained: the `top` best settings and the first, each with so many fresh seeds.
 
-    What is queued or done already counts, and what was dropped stays so. Returns the row that workers serve.
+    None is what the study file says, or its default. What is queued or done already counts, and what was
+    dropped stays so. Returns the row that workers serve.
 
     Raises:
         UserError: the study runs still, has several directions, or no result to confirm.
@@ -38,8 +37,11 @@ def ask(database: Database, row: StudyRow, *, top: int = TOP, seeds: int = SEEDS
     history = reading.history(database, row.name, evaluated=False)
     if history.best is None:
         raise UserError(f"{row.name} {why_no_best(history)}; so there is nothing to confirm")
+    spec = StudySpec.model_validate(row.spec)
+    asked = spec.confirm or Confirm()
+    top, seeds = asked.top if top is None else top, asked.seeds if seeds is None else seeds
     chosen = candidates(history, top)
-    at_once = _at_once(StudySpec.model_validate(row.spec))
+    at_once = _at_once(spec)
 
     def verb(connection: Transaction) -> StudyRow:
         its = repeats.find(connection, row.id)
@@ -73,6 +75,19 @@ def open_(database: Database, row: StudyRow) -> StudyRow | None:
     return None if its is None or its.state.ended else its
 
 
+def go_on(database: Database, name: str) -> StudyRow | None:
+    """What workers of a study serve when its search has ended: its repeats, which are asked for here where
+    its study file has `confirm`. None where there is nothing to train.
+    """
+    row = reading.get_study(database, name)
+    if not row.state.ended:
+        return None
+    history = reading.history(database, name, evaluated=False)
+    if row.spec.get("confirm") and history.best is not None and not history.is_confirmed:
+        ask(database, row)
+    return open_(database, row)
+
+
 def candidates(history: StudyHistory, top: int) -> list[TrialRecord]:
     """The best trials, no setting twice, and the first one; the best first."""
     sign = -1.0 if history.directions[0] == "maximize" else 1.0
@@ -83,8 +98,10 @@ def candidates(history: StudyHistory, top: int) -> list[TrialRecord]:
     for trial in ranked:
         if len(found) < top and all(trial.params != other.params for other in found):
             found.append(trial)
-    first = first_of(history)
-    if first is not None and all(first.params != other.params for other in found):
+    trials = [trial for trial in history.trials if not trial.foreign]
+    first = min(trials, key=lambda trial: (trial.ticket, trial.number), default=None)
+    usable = first is not None and first.state not in ("failed", "diverged")
+    if first is not None and usable and all(first.params != other.params for other in found):
         found.append(first)
     return found
 

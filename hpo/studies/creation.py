@@ -301,10 +301,10 @@ def tickets_ended(database: Database, row: StudyRow) -> int:
 
 
 def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRow:
-    """What a study keeps, and may use, can change at any time; the newest file says it. What is gone stays
-    gone.
+    """What a study keeps, may use and confirms can change at any time; the newest file says it. What is gone
+    stays gone.
     """
-    newest = spec.model_dump(mode="json", include={"keep", "limits"})
+    newest = spec.model_dump(mode="json", include={"keep", "limits", "confirm"})
     changes = {name: value for name, value in newest.items() if row.spec.get(name) != value}
     if not changes:
         return row

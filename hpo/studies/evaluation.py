@@ -67,6 +67,11 @@ def evaluate(
         raise HpoError(f"{row.name} {why_no_best(history)}; so there is no winner to evaluate")
     if history.test_evaluation is not None and not again:
         return history.test_evaluation
+    if spec.confirm is not None and not history.is_confirmed:
+        raise UserError(
+            f"{row.name} confirms its winner before the test set is seen (`confirm` in its study file): "
+            f"`hpo confirm {row.name}` does, and measures it then"
+        )
     use_threads(spec.threads)
     objective = load_objective(spec.objective_path, code)
     if objective.evaluate is None:

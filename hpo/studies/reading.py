@@ -22,10 +22,9 @@ from storage.database.errors import (
 from storage.database.records import Counts, StudyRow
 from storage.files import checkpoints
 from storage.history.attempts import file_of
-from storage.history.records import StudyHistory, TrialRecord
+from storage.history.records import Confirmation, StudyHistory, TrialRecord
 from storage.history.trials import history_of, read_trials
 from storage.queue import studies, tickets
-from storage.queue.repeats import Repeated
 
 _WITHIN_CHARACTER = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin none
 
@@ -55,17 +54,17 @@ def history(database: Database, name: str, *, evaluated: bool = True) -> StudyHi
     """
     row = get_study(database, name)
 
-    def read(connection: Transaction) -> tuple[dict[int, TrialRecord], Counts, list[Repeated]]:
+    def read(connection: Transaction) -> tuple[dict[int, TrialRecord], Counts, Confirmation | None]:
         counts = tickets.counts(connection, row.id)
-        return read_trials(connection, row), counts, confirmed.read(connection, row)
+        return read_trials(connection, row), counts, confirmed.of(connection, row)
 
-    trials, counts, again = database.read(read)
+    trials, counts, confirmation = database.read(read)
     return history_of(
         row,
         trials.values(),
         counts=counts,
         winner_evaluation=lambda number: read_evaluation(database, row, number) if evaluated else None,
-        confirmation=lambda history: confirmed.judged(again, history),
+        confirmation=confirmation,
     )
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from hpo.errors import HpoError
 from hpo.spec import Keep
+from hpo.studies import confirming
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.errors import StorageError, UnknownStudyError
@@ -48,11 +50,13 @@ class Housekeeper:
         """A study has ended: remove what attempts that died half-way have left. Once."""
         if study.row.id not in self._swept:
             self._swept.add(study.row.id)
-            self._work.put(
-                lambda: retention.sweep(
-                    self._database, study.store, study.row, partial(self._best_kept, study)
-                )
-            )
+            self._work.put(partial(self._sweep, study))
+
+    def _sweep(self, study: ServedStudy) -> None:
+        retention.sweep(self._database, study.store, study.row, partial(self._best_kept, study))
+        if study.row.repeats_of is None and study.spec.confirm is not None:
+            with suppress(HpoError):  # deleted, or goes on: whoever ends it next asks
+                confirming.go_on(self._database, study.row.name)
 
     def close(self, *, hurry: bool) -> None:
         """Finish what is there and end; `hurry`: what is not begun is left for others."""

@@ -156,6 +156,14 @@ class Confirmation:
     trainings: int
     seconds: float  # worked at them
 
+    def choose(self, best: int | None) -> int | None:
+        """The trial to use, where the search's `best` is this: the winner, once all is done.
+
+        A best that came later, when the search went on, was not trained again, and nothing is known of it.
+        """
+        late = best is not None and self.of(best) is None
+        return best if late or not self.done or self.winner is None else self.winner
+
     def of(self, trial: int) -> Setting | None:
         """A setting by its trial."""
         return next((one for one in self.settings if one.trial == trial), None)
@@ -185,17 +193,23 @@ class StudyHistory:
     @cached_property
     def chosen(self) -> TrialRecord | None:
         """The trial whose setting to use: the confirmed winner, once that is known, else the best."""
-        if self.confirmation is None or not self.confirmation.done:
+        if self.confirmation is None or self.best is None:
             return self.best
-        won = self.confirmation.winner
+        won = self.confirmation.choose(self.best.number)
         return next((trial for trial in self.trials if trial.number == won), self.best)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether all that was asked for is trained, the best trial's setting among it."""
+        found, best = self.confirmation, self.best
+        return found is not None and found.done and (best is None or found.of(best.number) is not None)
 
     @cached_property
     def winners(self) -> tuple[TrialRecord, ...]:
-        """The best trial, or with several directions the Pareto front; () without a feasible trial."""
+        """The trial to use, or with several directions the Pareto front; () without a feasible trial."""
         if len(self.directions) > 1:
             return front_of(self.trials, self.directions)
-        return () if self.best is None else (self.best,)
+        return () if self.chosen is None else (self.chosen,)
 
 
 def best_of(trials: Iterable[TrialRecord], direction: Direction, objective: int = 0) -> TrialRecord | None:

@@ -200,7 +200,7 @@ def history_of(
     *,
     counts: Counts | None = None,
     winner_evaluation: Callable[[int], Mapping[str, Any] | None] = lambda number: None,
-    confirmation: Callable[[StudyHistory], Confirmation | None] = lambda history: None,
+    confirmation: Confirmation | None = None,
 ) -> StudyHistory:
     """The study with these trials.
 
@@ -209,7 +209,7 @@ def history_of(
         trials: in any order.
         counts: its tickets; None: nobody asks how many wait.
         winner_evaluation: reads what the trial to use, by its number, left of its validation.
-        confirmation: judges what trainings with fresh seeds came to.
+        confirmation: what trainings with fresh seeds said.
     """
     history = StudyHistory(
         name=row.name,
@@ -220,8 +220,8 @@ def history_of(
         created=to_datetime(row.created_at),
         waiting=0 if counts is None else counts.shown_in(row.state).untried,
         budget_trials=row.budget_trials,
+        confirmation=confirmation,
     )
-    history = dataclasses.replace(history, confirmation=confirmation(history))
     if history.chosen is None:
         return history
     number = history.chosen.number

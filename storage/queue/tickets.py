@@ -358,6 +358,12 @@ def counts(connection: Connection, study_id: int) -> Counts:
     return Counts(waiting=waiting, given_back=given_back, **others)
 
 
+def first_trial(connection: Connection, study_id: int) -> int | None:
+    """The number of the first ticket's trial; None before it has one."""
+    query = sa.select(ticket.c.trial_number).where(ticket.c.study_id == study_id)
+    return connection.scalar(query.order_by(ticket.c.number).limit(1))
+
+
 def parked(connection: Connection, study_id: int) -> dict[int, int]:
     """Trials that are parked, by Optuna's ids, and how many attempts each has had."""
     found = sa.select(ticket.c.trial_id, ticket.c.attempt).where(ticket.c.study_id == study_id, is_parked)

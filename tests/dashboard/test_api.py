@@ -22,7 +22,10 @@ from hpo.dashboard.live import LiveStudy
 from hpo.report.records import progress, scores
 from hpo.studies import commands, reading
 from storage.database.engine import Database
-from storage.queue import launches, studies
+from storage.database.records import Repeat, TicketState
+from storage.database.tables import ticket
+from storage.history.trials import ids_of
+from storage.queue import launches, repeats, studies
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 GETS = {
@@ -48,6 +51,37 @@ def test_the_document_is_the_one_in_docs(owner: TestClient) -> None:
     """docs/openapi.json is what is served (`python -m hpo.dashboard.openapi` writes it)."""
     assert json.loads(DOCUMENT.read_text()) == openapi.document(api.ENDPOINTS, api.PREFIX)
     assert owner.get("/api/v1/openapi.json").json() == openapi.document(api.ENDPOINTS, api.PREFIX)
+
+
+def test_what_was_reported_confirmed_and_tested_stands_side_by_side(
+    database: Database, owner: TestClient
+) -> None:
+    row = reading.get_study(database, "digits")
+    best = owner.get("/api/v1/studies/digits").json()["trial"]
+    seen = {best: (0.5, 0.6, 0.4, 0.5), 7: (0.7, 0.8, 0.6, 0.7)}
+    ids = database.read(lambda c: ids_of(c, row, seen))
+    asked = [(Repeat(ids[n], n, seed), {"x": 0.5}) for n in seen for seed in range(4)]
+    its = database.write(lambda c: repeats.add(c, database.clock, row.id, asked))
+    assert owner.get("/api/v1/studies/digits").json()["chosen"] == best  # nothing is known yet
+    results = [value for values in seen.values() for value in values]
+
+    def end(connection: Connection) -> None:
+        for one, value in zip(repeats.listed(connection, its.id), results, strict=True):
+            repeats.say(connection, one.ticket_id, [value])
+        its_tickets = ticket.update().where(ticket.c.study_id == its.id)
+        connection.execute(its_tickets.values(state=TicketState.COMPLETE))
+        tested = {"trial": 7, "evaluation": {"metrics": {"accuracy": 0.625}}}
+        studies.remember(connection, row.id, "test_evaluation", tested)
+
+    database.write(end)
+    found = owner.get("/api/v1/studies/digits").json()
+    assert (found["trial"], found["chosen"], found["test"]) == (best, 7, {"accuracy": 0.625})
+    assert [one["estimate"]["mean"] for one in found["confirmation"]["settings"]] == [0.7, 0.5]
+    page = owner.get("/studies/digits", headers={"Accept": "text/html"}).text
+    assert "Trained again with 4 fresh seeds, the setting of trial 7 comes to 0.7 on average" in page
+    line = page[page.index("Trained again with fresh seeds") :]
+    assert "<td>0.7</td>" in line
+    assert "<td>0.625</td>" in line
 
 
 def test_every_route_is_documented() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hpo.report import page
+from hpo.report.markdown import markdown
 from hpo.report.records import summary, training
-from storage.history.records import why_no_best
+from storage.history.records import Confirmation, Estimate, Setting, why_no_best
 from tests.report.histories import evaluation, searched, study, trial, two_directions
 
 
@@ -131,3 +135,40 @@ def test_a_large_confusion_matrix_keeps_the_classes_with_most_errors() -> None:
     assert len(found.confusion.classes) == 40
     assert {"70", "71"} <= set(found.confusion.classes)
     assert "40 of 100 classes" in found.confusion.note
+
+
+def confirmed(*, done: bool = True) -> Confirmation:
+    """Trial 1 is confirmed, trial 0 reported more; trial 2 was first and dropped."""
+    won = Setting(1, 0.9, Estimate(10, 0.8999, 0.88, 0.89, 0.91, 0.7), 0.0001, "best", is_first=False)
+    tied = Setting(0, 0.95, Estimate(10, 0.895, 0.8, 0.88, 0.91, 0.3), 0.055, "tied", is_first=False)
+    first = Setting(2, 0.5, Estimate(4, 0.48, 0.4, 0.4, 0.56, 0.0), 0.02, "dropped", is_first=True)
+    return Confirmation(done, 10, (won, tied, first), 1, (0,), False, 24, 60.0)
+
+
+def test_the_first_paragraph_alone_says_how_sure_the_result_is() -> None:
+    history = study(trial(0, 0.95), trial(1, 0.9), trial(2, 0.5), state="finished")
+    said = summary.summarize(history).sentences[0]
+    assert "Nobody has confirmed that: it is the best of 3 values and so partly luck" in said
+    said = summary.summarize(replace(history, confirmation=confirmed())).sentences[0]
+    assert said.split(". ")[1:] == [
+        "Trained again with 10 fresh seeds, the setting of trial 1 comes to 0.8999 on average; with as many "
+        "other seeds it would lie between 0.89 and 0.91 nine times in ten",
+        "It is the best of the 3 with a probability of 70 %: trial 0 may be as good",
+        "The search had reported 0.9, which was 0.0001 too good, as the luckiest of many is",
+        "The first setting, of trial 2, is worse (0.48).",
+    ]
+    going = summary.summarize(replace(history, confirmation=confirmed(done=False))).sentences[0]
+    assert "trial 1 leads by now, with a mean of 0.8999" in going
+
+
+def test_a_confirmed_winner_stands_in_the_place_of_the_best_unless_a_better_one_came_later() -> None:
+    history = study(trial(0, 0.95), trial(1, 0.9), trial(2, 0.5), state="finished")
+    found = replace(history, confirmation=confirmed(), test_evaluation={"metrics": {"accuracy": 0.87}})
+    assert found.chosen is found.trials[1]
+    shown = page.render([found])
+    assert "Trained again with fresh seeds" in shown
+    assert "<dd>0.8999</dd>" in shown
+    assert "the confirmed winner has accuracy 0.87" in markdown([found])
+    late = replace(found, trials=(*found.trials, trial(3, 0.99)))
+    assert late.chosen is late.trials[3]
+    assert not late.is_confirmed

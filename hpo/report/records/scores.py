@@ -96,8 +96,8 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
 
 
 def _evaluated_name(history: StudyHistory) -> str | None:
-    """The first metric of the best trial's validation that equals its value; None where none does."""
-    best, evaluation = history.best, history.winner_evaluation
+    """The first metric of the validation of the trial to use that equals its value; None where none does."""
+    best, evaluation = history.chosen, history.winner_evaluation
     metrics = evaluation.get("metrics") if isinstance(evaluation, Mapping) else None
     value = final_value(best) if best else None
     if value is None or not isinstance(metrics, Mapping):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpo.report import text
+from hpo.report.records import confirmation
 from hpo.report.records.parameters import axes
 from hpo.report.records.progress import best_so_far
 from hpo.report.records.scores import (
@@ -201,7 +202,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
     return [
         sentence
         for sentence in (
-            _best_sentence(history, facts),
+            text.joined(_best_sentence(history, facts), _how_sure(history)),
             _counts_sentence(facts),
             _foreign_sentence(history),
             _constraints_sentence(history),
@@ -241,6 +242,19 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
     if over_seconds:
         sentence += f", found after {text.duration(over_seconds.x[-1])} of {text.duration(facts.seconds)}"
     return sentence + "."
+
+
+def _how_sure(history: StudyHistory) -> str:
+    """Whether the best value is more than luck, as far as anybody has looked."""
+    if history.confirmation is not None:
+        return " ".join(confirmation.sentences(history.confirmation))
+    complete = sum(may_win(trial) for trial in history.trials)
+    if history.best is None or complete < 2 or history.state not in ("finished", "stopped"):
+        return ""
+    return (
+        f"Nobody has confirmed that: it is the best of {complete:,} values and so partly luck, by how much "
+        "`hpo confirm` says."
+    )
 
 
 def _counts_sentence(facts: Summary) -> str:
@@ -294,7 +308,8 @@ def _test_sentence(history: StudyHistory) -> str:
     found = on_test_set(history)
     if found is None:
         return ""
-    return f"On the test set, measured once, the best trial has {found[0]} {text.number(found[1])}."
+    which = "the best trial" if history.chosen is history.best else "the confirmed winner"
+    return f"On the test set, measured once, {which} has {found[0]} {text.number(found[1])}."
 
 
 def _failure_sentence(history: StudyHistory) -> str:

@@ -98,8 +98,8 @@ def metric_curves(trial: TrialRecord) -> tuple[MetricCurve, ...]:
 
 
 def best_metrics(history: StudyHistory) -> tuple[Metrics, ...]:
-    """Every metric of the best trial, each apart; none with several directions."""
-    best = history.best
+    """Every metric of the trial to use, each apart; none with several directions."""
+    best = history.chosen
     found = metric_curves(best) if best else ()
     return tuple(Metrics(curve.name, step_name(history), (curve,)) for curve in found)
 
