@@ -53,7 +53,7 @@ def fingerprint(objective: Objective, folder: Path) -> dict[str, Any]:
     the working directory, and not in an environment's site-packages. Modules are named as imported, so
     machines with other paths agree. Of a command, the files that it names beside the study file.
     """
-    return _found(objective, folder, [item for item in sys.modules.items() if not _is_of_a_study(item[1])])
+    return _found(objective, folder, list(sys.modules.items()), _Local(objective, folder, whole_process=True))
 
 
 def own_fingerprint(own: Own) -> dict[str, Any]:
@@ -64,34 +64,28 @@ def own_fingerprint(own: Own) -> dict[str, Any]:
     """
     parts, used = ({}, [own.objective.module]) if not own.why_not else reached(own.function)
     modules: dict[str, ModuleType] = {}
+    local = _Local(own.objective, own.folder)
     while used:
         module = used.pop()
-        if modules.setdefault(module.__name__, module) is module and _local_file(own, module) is not None:
+        own_file = module is own.objective.module
+        if modules.setdefault(module.__name__, module) is module and (
+            own_file or local.file(module.__name__, module) is not None
+        ):
             used += [one for one in imported_by(module) if one.__name__ not in modules]
-    found = _found(own.objective, own.folder, list(modules.items()))
+    found = _found(own.objective, own.folder, list(modules.items()), local)
     return {**found, "parts": parts} if parts else found
 
 
-def _is_of_a_study(module: ModuleType) -> bool:
-    """Whether the module was imported because a study names it, this one or another."""
-    file = getattr(module, "__file__", None)
-    return bool(file) and is_imported_file(Path(str(file)).resolve())
-
-
-def _local_file(own: Own, module: ModuleType) -> Path | None:
-    if module is own.objective.module:
-        return Path(str(module.__file__))
-    return _file(own.objective, own.folder, module.__name__, module)
-
-
-def _found(objective: Objective, folder: Path, among: Iterable[tuple[str, ModuleType]]) -> dict[str, Any]:
+def _found(
+    objective: Objective, folder: Path, among: Iterable[tuple[str, ModuleType]], local: _Local
+) -> dict[str, Any]:
     there = versions()
     if objective.is_program:
-        local = {f"{_FILE}{os.path.relpath(file, folder)}": {file} for file in objective.home.files}
+        sources = {f"{_FILE}{os.path.relpath(file, folder)}": {file} for file in objective.home.files}
     else:
-        local = _local_modules(objective, folder, among)
+        sources = _local_modules(objective, among, local)
     return {
-        "sources": {name: _digest(files) for name, files in sorted(local.items())},
+        "sources": {name: _digest(files) for name, files in sorted(sources.items())},
         "versions": {name: there[name] for name in _RECORDED if name in there},
         "commit": _commit(folder),
     }
@@ -155,33 +149,60 @@ def _digest(files: set[Path]) -> str:
 
 
 def _local_modules(
-    objective: Objective, folder: Path, among: Iterable[tuple[str, ModuleType]]
+    objective: Objective, among: Iterable[tuple[str, ModuleType]], local: _Local
 ) -> dict[str, set[Path]]:
     """Source files by module name; files that the study names go by their stems, wherever they lie."""
     found: defaultdict[str, set[Path]] = defaultdict(set)
     for path in objective.home.files:
         found[path.stem].add(path)
     for name, module in among:
-        file = _file(objective, folder, name, module)
+        file = local.file(name, module)
         if file is not None and file not in objective.home.files:
             found[name].add(file)
     return found
 
 
-def _file(objective: Objective, folder: Path, name: str, module: ModuleType) -> Path | None:
-    """The module's file, if it is local."""
-    file = getattr(module, "__file__", None)
-    if not file or not str(file).endswith(".py") or name.split(".")[0] in _NOT_THE_OBJECTIVE:
-        return None
-    path = Path(file).resolve()
-    if not path.is_file():  # torch.classes names a file that is nowhere
-        return None
-    its_own = objective.module.__name__
-    if name.split(".")[0] == its_own.split(".")[0] and not is_of_theirs(its_own):
+class _Local:
+    """Tells which modules are the study's own.
+
+    A process has thousands of modules in hundreds of directories: each of these is looked up once.
+
+    Args:
+        objective, folder: the study's.
+        whole_process: leave out what was imported because another study names it.
+    """
+
+    def __init__(self, objective: Objective, folder: Path, whole_process: bool = False) -> None:
+        self._own_name = objective.module.__name__
+        self._roots = {folder.resolve(), Path.cwd().resolve(), *(f.parent for f in objective.home.files)}
+        self._whole_process = whole_process
+        self._directories: dict[str, tuple[str, bool]] = {}
+
+    def file(self, name: str, module: ModuleType) -> Path | None:
+        """The module's file, if it is local."""
+        file = str(getattr(module, "__file__", None) or "")
+        if not file.endswith(".py") or (top := name.split(".")[0]) in _NOT_THE_OBJECTIVE:
+            return None
+        if os.path.islink(file):  # noqa: PTH114 -- each of these is ten times as fast as with Path
+            file = os.path.realpath(file)
+        place, file = os.path.split(file)
+        directory, beside = self._directory(place)
+        its_own = top == self._own_name.split(".")[0] and not is_of_theirs(self._own_name)
+        if not its_own and (not beside or name.startswith("objectives.")):
+            return None
+        path = Path(directory, file)
+        if not path.is_file() or (self._whole_process and is_imported_file(path)):
+            return None  # torch.classes names a file that is nowhere
         return path
-    roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
-    local = not name.startswith("objectives.") and any(root in path.parents for root in roots)
-    return path if local and not in_environment(path) else None
+
+    def _directory(self, name: str) -> tuple[str, bool]:
+        """Where it really is, and whether modules there are the study's."""
+        known = self._directories.get(name)
+        if known is None:
+            path = Path(name).resolve()
+            local = any(root in (path, *path.parents) for root in self._roots) and not in_environment(path)
+            known = self._directories[name] = str(path), local
+        return known
 
 
 def _commit(folder: Path) -> str | None:
