@@ -56,7 +56,6 @@ _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
-    "options": "-c idle_in_transaction_session_timeout=10000 -c timezone=UTC",
     "application_name": "hpo",
     "prepare_threshold": None,  # behind a pooler the next session knows no prepared statement
 }
@@ -112,12 +111,17 @@ def parse_url(text: str) -> URL:
     return url
 
 
-def engine_options(url: URL) -> dict[str, Any]:
-    """Keyword arguments of `create_engine` for this database."""
+def engine_options(url: URL, idle_seconds: int = 10) -> dict[str, Any]:
+    """Keyword arguments of `create_engine` for this database.
+
+    A transaction whose client does nothing for `idle_seconds` is ended by PostgreSQL, for the sake of others.
+    """
     if url.get_backend_name() == "postgresql":
         chosen = dict(_POSTGRESQL_CONNECT_ARGS)
-        if poolers.is_before(url):
-            del chosen["options"]
+        if not poolers.is_before(url):
+            chosen["options"] = (
+                f"-c idle_in_transaction_session_timeout={1000 * idle_seconds} -c timezone=UTC"
+            )
         return {"pool_pre_ping": True, "connect_args": chosen, "pool_recycle": 1800}
     return {"connect_args": {"timeout": 4.0}}  # seconds for another writer; well below a lease
 

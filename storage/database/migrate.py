@@ -171,7 +171,7 @@ def _config() -> Config:
 
 @contextmanager
 def _plain_engine(url: URL) -> Iterator[Engine]:
-    plain = sa.create_engine(url, **engines.engine_options(url))
+    plain = sa.create_engine(url, **engines.engine_options(url, idle_seconds=60))
     try:
         yield plain
     finally:

@@ -41,7 +41,7 @@ def check_tables(url: URL, *, create: bool) -> None:
     try:
         looked = RDBStorage(
             url.render_as_string(hide_password=False),
-            engine_kwargs=engines.engine_options(url),
+            engine_kwargs=engines.engine_options(url, idle_seconds=60),  # it reads its scripts meanwhile
             skip_table_creation=not create,
         )
     except RuntimeError as error:  # Optuna's compatibility check
@@ -61,7 +61,7 @@ def open_theirs(url: URL) -> RDBStorage:
     try:
         return RDBStorage(
             url.render_as_string(hide_password=False),
-            engine_kwargs=engines.engine_options(url),
+            engine_kwargs=engines.engine_options(url, idle_seconds=60),  # it reads its scripts meanwhile
             skip_table_creation=True,
         )
     except RuntimeError as error:  # Optuna's compatibility check
