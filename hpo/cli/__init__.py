@@ -93,8 +93,8 @@ def _tell(message: str) -> None:
 
 def _unexpected(error: Exception) -> int:
     """A database that went away is the user's to mend; anything else is our bug, with its traceback."""
-    from storage.database.engine import is_unreachable
     from storage.database.errors import StorageError
+    from storage.database.faults import is_unreachable
 
     if isinstance(error, StorageError):
         from hpo.wiring import told

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from storage.database.engine import Database, DatabaseUrl, Patience, is_unreachable, unreachable
+from storage.database.engine import Database, DatabaseUrl, Patience
 from storage.database.errors import DatabaseUnreachableError
+from storage.database.faults import is_unreachable, unreachable
 from storage.history.pulse import Pulse, changed, take_pulse
 
 log = logging.getLogger(__name__)

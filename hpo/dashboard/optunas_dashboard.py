@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from hpo.dashboard.guard import path_of
 from hpo.errors import DatabaseError, NotFoundError, UserError
-from storage.database.engine import is_unreachable, reason
+from storage.database.faults import is_unreachable, reason
 
 log = logging.getLogger(__name__)
 

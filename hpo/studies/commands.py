@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.spec import StudySpec
-from storage.database.engine import Database, without_secrets
+from storage.database.engine import Database
+from storage.database.faults import without_secrets
 from storage.database.records import StudyRow
 
 

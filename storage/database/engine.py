@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,16 +24,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from storage.database import poolers
+from storage.database import faults, poolers
 from storage.database.clock import Clock
-from storage.database.errors import (
-    BadStorageUrlError,
-    DatabaseFaultError,
-    DatabaseUnreachableError,
-    StorageError,
-)
-from storage.database.sqlite_lock import held_by
-from storage.files.room import full_file_systems, is_full
+from storage.database.errors import BadStorageUrlError, DatabaseUnreachableError
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -59,25 +49,6 @@ _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     "application_name": "hpo",
     "prepare_threshold": None,  # behind a pooler the next session knows no prepared statement
 }
-_SECRET_OPTION = re.compile(r"pass(?!file)|secret|token")  # of a URL's query; a passfile is but a place
-_REFUSALS = (
-    "authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "is not permitted to log in",
-    "permission denied for database",
-)
-# "readonly": also a file system that was mounted anew for reading only
-_SQLITE_AWAY = ("lock", "busy", "readonly", "unable to open", "disk i/o error", "disk is full")
-# Classes of SQLSTATE that say that the server cannot work now: connection lost, resources used up,
-# intervention of an operator, error of its system. 25006: after a failover the session ended up on a standby.
-_SERVER_AWAY = ("08", "53", "57", "58")
-_READ_ONLY = "25006"
-# Rolled back for the sake of others (deadlock, serialization), or something is in use: tried again.
-_AGAIN = ("40", "55")
-# What a trial may bring about by what it writes: unusable data, a broken constraint, a value too large.
-_FAULT_OF_DATA = ("22", "23", "54")
 
 
 def parse_url(text: str) -> URL:
@@ -162,115 +133,8 @@ def intend_to_write() -> Iterator[None]:
 
 def _leave_server(context: ExceptionContext) -> None:
     """What means "away" empties the pool: after a failover its connections lead to the old server."""
-    if _is_away(getattr(context.original_exception, "sqlstate", None)):
+    if faults.is_away(getattr(context.original_exception, "sqlstate", None)):
         context.is_disconnect = True
-
-
-def _is_away(sqlstate: str | None) -> bool:
-    return sqlstate is not None and (sqlstate[:2] in _SERVER_AWAY or sqlstate == _READ_ONLY)
-
-
-def is_unreachable(error: BaseException | None) -> bool:
-    """Whether `error`, or what caused it, means that the database is away or busy for now."""
-    while error is not None:
-        if isinstance(error, StorageError):  # any other of ours means that the database has answered
-            return isinstance(error, DatabaseUnreachableError)
-        if isinstance(error, sa.exc.DBAPIError):
-            return _is_passing(error)
-        if isinstance(error, sa.exc.TimeoutError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _is_passing(error: sa.exc.DBAPIError) -> bool:
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    if error.connection_invalidated or _is_away(sqlstate):
-        return True
-    if sqlstate is not None:
-        return str(sqlstate).startswith(_AGAIN)
-    if not isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
-        return False
-    driver = type(error.orig).__module__.split(".")[0]
-    return driver != "sqlite3" or any(word in str(error.orig).lower() for word in _SQLITE_AWAY)
-
-
-def is_fault(error: BaseException | None) -> bool:
-    """Whether the database is at fault, and that will not pass: damaged, or it lacks a table or a right."""
-    while error is not None:
-        if isinstance(error, StorageError):
-            return isinstance(error, DatabaseFaultError)
-        if isinstance(error, sa.exc.DBAPIError):
-            if _is_passing(error):
-                return False
-            sqlstate = getattr(error.orig, "sqlstate", None)
-            if sqlstate is not None:
-                return not str(sqlstate).startswith(_FAULT_OF_DATA)
-            return type(error) in (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.DatabaseError)
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def translated(url: URL, error: Exception) -> Exception:
-    """The error of ours that says what is wrong with the database; any other error as it is."""
-    if isinstance(error, StorageError):
-        return error
-    if is_unreachable(error):
-        return unreachable(url, error)
-    if is_fault(error):
-        return DatabaseFaultError(f"{redacted(url)} cannot be used: {reason(url, error)}")
-    return error
-
-
-def is_refused(error: BaseException | None) -> bool:
-    """Whether the server answered and lets nobody in so: wrong password, no such user or database.
-
-    psycopg knows no SQLSTATE of a connection that failed, so its words are looked at; in a language that
-    is not known here such an error is tried again like any other.
-    """
-    while error is not None:
-        if isinstance(error, sa.exc.OperationalError):
-            state, text = getattr(error.orig, "sqlstate", None) or "", str(error.orig)
-            return state.startswith("28") or state == "3D000" or any(word in text for word in _REFUSALS)
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def unreachable(url: URL, error: BaseException) -> DatabaseUnreachableError:
-    """The sentence for a database that does not answer, without the password."""
-    return DatabaseUnreachableError(f"{redacted(url)} cannot be reached: {reason(url, error)}")
-
-
-def redacted(url: URL) -> str:
-    """The URL as it may be shown: no password, no query (which can carry one), a file's path whole."""
-    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
-        url = url.set(database=os.path.abspath(url.database))  # noqa: PTH100 -- keeps symbolic links
-    return url.set(query={}).render_as_string(hide_password=True)
-
-
-def without_secrets(url: URL) -> URL:
-    """The URL with everything but what must stay secret: a password, `sslpassword` and the like."""
-    kept = url._replace(password=None)  # `URL.set` takes None for "leave it"
-    return kept.difference_update_query(_secret_options(url))
-
-
-def _secret_options(url: URL) -> list[str]:
-    return [name for name in url.query if _SECRET_OPTION.search(name.lower())]
-
-
-def reason(url: URL, error: BaseException) -> str:
-    """First line of the driver's own message, without the password."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, sa.exc.DBAPIError):
-        inner = inner.__cause__ or inner.__context__
-    text = str(inner.orig if isinstance(inner, sa.exc.DBAPIError) else error).strip().splitlines()
-    message = text[0] if text else type(error).__name__
-    options = (url.normalized_query[name] for name in _secret_options(url))
-    for secret in filter(None, [str(url.password or ""), *chain.from_iterable(options)]):
-        message = message.replace(secret, "***")
-    if is_full(message) and url.database is not None:
-        return f"{message}. {full_file_systems([url.database])}"
-    return message + (held_by(url) if message.endswith("is locked") else "")
 
 
 @dataclass
@@ -293,7 +157,7 @@ class Patience:
         """
         retrying = Retrying(
             retry=retry_if_exception(
-                lambda error: is_unreachable(error) and (self.endless or not is_refused(error))
+                lambda error: faults.is_unreachable(error) and (self.endless or not faults.is_refused(error))
             ),
             stop=stop_when_event_set(self.give_up) if self.endless else stop_after_delay(IMPATIENT_SECONDS),
             wait=wait_random_exponential(multiplier=0.1, max=3.0),
@@ -303,13 +167,13 @@ class Patience:
                 logging.WARNING if self.endless else logging.DEBUG,
                 "database away (try %d): %s",
                 state.attempt_number,
-                reason(url, state.outcome.exception() or RuntimeError()) if state.outcome else "",
+                faults.reason(url, state.outcome.exception() or RuntimeError()) if state.outcome else "",
             ),
         )
         try:
             return retrying(call)
         except Exception as error:
-            known = translated(url, error)
+            known = faults.translated(url, error)
             if known is error:
                 raise
             raise known from error
@@ -346,7 +210,7 @@ class Database:
     @property
     def shown_url(self) -> str:
         """The URL as it may be shown."""
-        return redacted(self.url)
+        return faults.redacted(self.url)
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Connection]:
@@ -418,7 +282,7 @@ class Database:
             with self.transaction(write=write) as connection:
                 return verb(connection)
         except Exception as error:
-            known = translated(self.url, error)
+            known = faults.translated(self.url, error)
             if known is error:
                 raise
             raise known from error

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
 from storage.database import engine as engines
-from storage.database import optuna_tables
+from storage.database import faults, optuna_tables
 from storage.database.clock import Clock
 from storage.database.engine import Database
 from storage.database.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
@@ -124,14 +124,14 @@ def _revision(database: Database) -> str | None:
             ours = _version(connection, VERSION_TABLE)
             optunas = _version(connection, optuna_tables.VERSION_TABLE)
     except sa.exc.DatabaseError as error:
-        if engines.is_unreachable(error):
+        if faults.is_unreachable(error):
             raise
         raise SchemaError(
-            f"{engines.redacted(url)} is not a database hpo can use: {engines.reason(url, error)}"
+            f"{faults.redacted(url)} is not a database hpo can use: {faults.reason(url, error)}"
         ) from error
     if ours not in (None, HEAD) and ours not in {script.revision for script in _scripts().walk_revisions()}:
         raise SchemaError(
-            f"{engines.redacted(url)} was made by a newer version of hpo (schema {ours}; "
+            f"{faults.redacted(url)} was made by a newer version of hpo (schema {ours}; "
             f"this one knows up to {HEAD}). Upgrade hpo on this machine"
         )
     if ours is None or optunas is None:
@@ -190,7 +190,7 @@ def _lock(url: URL) -> Iterator[None]:
                 yield
         except Timeout as error:
             raise DatabaseUnreachableError(
-                f"another process has been migrating {engines.redacted(url)} for {_LOCK_SECONDS:.0f} s"
+                f"another process has been migrating {faults.redacted(url)} for {_LOCK_SECONDS:.0f} s"
             ) from error
         except OSError as error:
             raise StorageError(f"cannot write beside {url.database}: {error.strerror}") from error
@@ -203,7 +203,7 @@ def _lock(url: URL) -> Iterator[None]:
             holder.rollback()
             if time.monotonic() >= until:
                 raise DatabaseUnreachableError(
-                    f"another process has been migrating {engines.redacted(url)} for {_LOCK_SECONDS:.0f} s"
+                    f"another process has been migrating {faults.redacted(url)} for {_LOCK_SECONDS:.0f} s"
                 )
             time.sleep(random.uniform(0.05, 0.2))
         yield

@@ -9,6 +9,7 @@ from sqlalchemy import orm
 from sqlalchemy.engine import URL, Engine
 
 from storage.database import engine as engines
+from storage.database import faults
 from storage.database.errors import SchemaError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +47,7 @@ def check_tables(url: URL, *, create: bool) -> None:
         )
     except RuntimeError as error:  # Optuna's compatibility check
         raise SchemaError(
-            f"Optuna's tables in {engines.redacted(url)} are of another version. {error}"
+            f"Optuna's tables in {faults.redacted(url)} are of another version. {error}"
         ) from error
     looked.remove_session()
     looked.engine.dispose()
@@ -66,10 +67,10 @@ def open_theirs(url: URL) -> RDBStorage:
         )
     except RuntimeError as error:  # Optuna's compatibility check
         raise SchemaError(
-            f"{engines.redacted(url)} was made by another version of Optuna; make a copy and run "
+            f"{faults.redacted(url)} was made by another version of Optuna; make a copy and run "
             "`optuna storage upgrade --storage URL` on it"
         ) from error
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise SchemaError(
-            f"{engines.redacted(url)} holds no Optuna studies: {engines.reason(url, error)}"
+            f"{faults.redacted(url)} holds no Optuna studies: {faults.reason(url, error)}"
         ) from error

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
-from storage.database.engine import Database, is_unreachable
+from storage.database.engine import Database
+from storage.database.faults import is_unreachable
 from storage.queue import leases, workers
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from storage.database.engine import Patience, is_fault, is_unreachable, reason, redacted, without_secrets
+from storage.database.engine import Patience
 from storage.database.errors import DatabaseFaultError
+from storage.database.faults import is_fault, is_unreachable, reason, redacted, without_secrets
 
 AWAY = {
     "08": ["08000", "08003", "08006", "08P01"],
