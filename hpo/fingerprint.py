@@ -174,7 +174,8 @@ class _Local:
 
     def __init__(self, objective: Objective, folder: Path, whole_process: bool = False) -> None:
         self._own_name = objective.module.__name__
-        self._roots = {folder.resolve(), Path.cwd().resolve(), *(f.parent for f in objective.home.files)}
+        roots = {folder.resolve(), Path.cwd().resolve(), *(file.parent for file in objective.home.files)}
+        self._roots = tuple(os.path.join(root, "") for root in roots)  # noqa: PTH118 -- ends in one "/"
         self._whole_process = whole_process
         self._directories: dict[str, tuple[str, bool]] = {}
 
@@ -199,9 +200,9 @@ class _Local:
         """Where it really is, and whether modules there are the study's."""
         known = self._directories.get(name)
         if known is None:
-            path = Path(name).resolve()
-            local = any(root in (path, *path.parents) for root in self._roots) and not in_environment(path)
-            known = self._directories[name] = str(path), local
+            path = os.path.realpath(name)
+            local = os.path.join(path, "").startswith(self._roots) and not in_environment(Path(path))  # noqa: PTH118
+            known = self._directories[name] = path, local
         return known
 
 
