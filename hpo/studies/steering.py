@@ -39,11 +39,14 @@ def resume(database: Database, row: StudyRow) -> StudyState:
 
 
 def stop(database: Database, row: StudyRow) -> StudyState:
-    """Finish what runs, then end. `resume` goes on later.
+    """Finish what runs, then end. `resume` goes on later. Of a study that has ended, its confirmation stops.
 
     Raises:
-        UserError: the study has ended.
+        UserError: the study has ended, and nothing confirms it.
     """
+    its = database.read(lambda connection: repeats.find(connection, row.id)) if row.state.ended else None
+    if its is not None and not its.state.ended:
+        return _set(database, its, "stop", StudyState.STOPPING)
     _demand_going(row, "stop")
     return _set(database, row, "stop", StudyState.STOPPING)
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from storage.database.optuna_tables import TrialState, system_attributes, trials, values
 from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, ticket
-from storage.queue import outcomes
+from storage.queue import outcomes, repeats
 from storage.queue.optuna_rows import ADDED
 
 _SHOWN = 20  # numbers of foreign trials
@@ -126,6 +126,7 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
             missing == 0,
             f"{missing} tickets wait; `hpo resume {row.name}` has them tried" if missing else "0 missing",
         ),
+        *_of_repeats(connection, row),
     ]
     return Audit(
         holds=all(check.holds for check in checks),
@@ -141,6 +142,26 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
         attempts_per_ticket=dict(sorted(Counter(t.attempt for t in found).items())),
         checks=checks,
     )
+
+
+def _of_repeats(connection: Connection, row: StudyRow) -> list[Check]:
+    """That each repeat brought one result at most and became no trial; nothing where nobody asked for any."""
+    its = repeats.find(connection, row.id)
+    if its is None:
+        return []
+    found = connection.execute(sa.select(ticket).where(ticket.c.study_id == its.id)).all()
+    results = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED)
+    brought = Counter(
+        connection.scalars(
+            sa.select(attempt.c.ticket_id)
+            .join(ticket, attempt.c.ticket_id == ticket.c.id)
+            .where(ticket.c.study_id == its.id, attempt.c.state.in_(results))
+        )
+    )
+    odd = sum(brought[t.id] != (t.state in results) or t.trial_id is not None for t in found)
+    refused = sum(t.rejected for t in found)
+    told = f"{len(found)} repeats, {odd} are not; {refused} stale writes rejected"
+    return [Check("each repeat with a result has one, and is no trial", odd == 0, told)]
 
 
 def _foreign(

@@ -24,6 +24,7 @@ from storage.queue import repeats, studies, tickets, waiting
 from tests.contract.test_broker import doing, make_study, open_runner
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener, Party, attempts_of, let_expire, ticket_row
+from tests.support.waiting import wait_until
 
 __all__ = ["doing", "make_study", "open_runner"]
 
@@ -205,6 +206,40 @@ def test_what_can_no_longer_win_is_not_trained_further(
     more = ask(database, ended, top=3, seeds=10)
     assert run_all(open_runner(more)) == 2
     assert ask(database, ended, top=3, seeds=10).state is StudyState.FINISHED
+
+
+@sqlite_alone
+def test_a_confirmation_that_is_stopped_goes_on_when_it_is_asked_for_again(
+    database: Database, ended: StudyRow, open_runner: Any, doing: Any
+) -> None:
+    doing(lambda trial: trial.params["x"])
+    its = ask(database, ended, top=1, seeds=2)
+    open_runner(its).run_one()
+    assert steering.stop(database, ended) is StudyState.STOPPED
+    assert confirming.open_(database, ended) is None
+    assert run_all(open_runner(its)) == 0
+    with pytest.raises(UserError, match="nothing to stop"):
+        steering.stop(database, ended)
+    again = ask(database, ended, top=1, seeds=2)
+    assert run_all(open_runner(again)) >= 1
+    found = reading.history(database, "study")
+    assert found.is_confirmed
+    assert audit_holds(database, ended)
+
+
+@sqlite_alone
+def test_whoever_ends_a_search_asks_for_what_its_study_file_confirms(
+    database: Database, make_study: Callable[..., StudyRow], open_runner: Any, doing: Any
+) -> None:
+    """A worker of every study, too, which nobody tells that this one has ended."""
+    doing(lambda trial: trial.params["x"])
+    study = make_study(budget={"trials": 2}, confirm={"top": 1, "seeds": 2})
+    assert run_all(open_runner(study)) == 2
+    wait_until(lambda: confirming.open_(database, study) is not None, 60, what="its repeats are queued")
+    its = confirming.open_(database, study)
+    assert its is not None
+    assert 2 <= run_all(open_runner(its)) <= 4
+    assert confirming.go_on(database, "study") is None
 
 
 def state(database: Database, its: StudyRow) -> StudyState:
