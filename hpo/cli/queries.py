@@ -170,6 +170,7 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
     lines += [(key, found[key]) for key in ("worker", "device", "started", "finished", "seconds")]
     lines += [("artifacts", ", ".join(item["name"] for item in found["artifacts"]) or "-")]
     print_table(("", ""), lines, title=name)
+    print(found["why"])
     for attempt in found["attempts_list"]:
         head = f"attempt {attempt['number']}: {attempt['state']} on {attempt['worker']} ({attempt['device']})"
         if attempt["seconds"] is not None:
@@ -181,6 +182,39 @@ def trial(name: TrialArgument, storage: StorageOption = None, format_: FormatOpt
         print(head)
         if attempt["error"]:
             print("  " + shown_lines(str(attempt["error"]).rstrip()).replace("\n", "\n  "))
+
+
+@app.command()
+def why(
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY[/TRIAL]", help="A trial (digits/17), or all of a study.")
+    ],
+    storage: StorageOption = None,
+) -> int:
+    """Say who chose a trial's point and what was known then; ask TPE or GP again. Exit 1 if that differs."""
+    from hpo.studies import reading
+    from hpo.studies.why import asked_again
+    from hpo.studies.why import why as told
+
+    database = open_existing(storage)
+    if "/" in name:
+        row, record = find_trial(database, name)
+        print(database.read(lambda connection: told(connection, row, record)))
+        chosen = [record]
+    else:
+        row = reading.get_study(database, name)
+        chosen = list(reading.history(database, name, evaluated=False).trials)
+    again = {one.number: asked_again(database, row, one) for one in chosen}
+    other = [number for number, same in again.items() if same is False]
+    asked = sum(same is not None for same in again.values())
+    if "/" not in name:
+        print(f"{asked - len(other)} of {asked} points are drawn again from what was known then")
+    elif asked:
+        end = "another" if other else "the same"
+        print(f"Asked again with the trials it knew then, the sampler draws {end} point.")
+    if other and "/" not in name:
+        print(f"others are drawn for {', '.join(map(str, other))}")
+    return ExitCode.FAILED if other else ExitCode.DONE
 
 
 @app.command()

@@ -17,6 +17,7 @@ from hpo.report.records.summary import comparison
 from hpo.report.records.training import headline, parse_evaluation
 from hpo.report.sections import comparable
 from hpo.studies import answers, commands, confirmed, reading
+from hpo.studies.why import why
 from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
 from storage.history.records import STATES, StudyHistory, TrialRecord
@@ -118,6 +119,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "log": log,
         "files": board.database.read(lambda connection: files_of(connection, row, number)),
         "evaluation": evaluation,
+        "why": board.database.read(lambda connection: why(connection, row, record)),
         "replay": commands.enqueue_command(row, record.params),
         "step": "epoch" if "epochs" in row.spec.get("fixed", {}) else "step",
     }

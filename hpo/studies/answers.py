@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from hpo.studies import confirmed
 from hpo.studies.reading import read_evaluation
+from hpo.studies.why import why
 from storage.database.clock import to_datetime
 from storage.database.engine import Database, Transaction
 from storage.database.records import Counts, StudyRow, StudyState
@@ -178,6 +179,7 @@ class TrialDetail(Trial):
 
     attempts_list: list[Attempt]
     artifacts: list[File]
+    why: Annotated[str, Says("How it came to its point, in a sentence or two.")]
     evaluation: Annotated[dict[str, Any] | None, Says("Of its best epoch on the validation set.")]
 
 
@@ -268,15 +270,21 @@ def trial(record: TrialRecord, now: datetime | None = None) -> Trial:
 def trial_detail(database: Database, row: StudyRow, record: TrialRecord) -> TrialDetail:
     """One trial with its attempts, files and evaluation."""
 
-    def read(connection: Transaction) -> tuple[list[AttemptRow], list[FileRow]]:
-        return attempts_of(connection, row, record.number), files_of(connection, row, record.number)
+    def read(connection: Transaction) -> tuple[list[AttemptRow], list[FileRow], str]:
+        number = record.number
+        return (
+            attempts_of(connection, row, number),
+            files_of(connection, row, number),
+            why(connection, row, record),
+        )
 
-    attempts, files = database.read(read)
+    attempts, files, told = database.read(read)
     evaluation = read_evaluation(database, row, record.number) if files else None
     return TrialDetail(
         **_trial(record),
         attempts_list=[attempt(found) for found in attempts],
         artifacts=[File(**dataclasses.asdict(file)) for file in files],
+        why=told,
         evaluation=None if evaluation is None else dict(evaluation),
     )
 

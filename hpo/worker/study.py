@@ -186,17 +186,15 @@ class ServedStudy:
         """
         if self.learns:
             self.refresh()
-        study, prior = self._study(note), self._prior if self.learns else ()
+        seen = self.trials() if self.learns else []  # once: another thread may learn more while it chooses
+        study, prior = self._study(note, seen), self._prior if self.learns else ()
         fixed = {**claim.point, **({} if trial is None else trial.params)}
         sampler = self._sampler(claim.number) if self.learns else None
         asking = trial or create_trial(state=TrialState.RUNNING)
         params = suggest(self.spec, study, asking, claim.number, fixed, prior, sampler)
-        return params, self._saw(study)
+        return params, self._saw(seen) if self.learns else {}
 
-    def _saw(self, study: optuna.Study) -> dict[str, Any]:
-        if not self.learns:
-            return {}
-        seen = study.get_trials(deepcopy=False)
+    def _saw(self, seen: Sequence[FrozenTrial]) -> dict[str, Any]:
         done = [trial.number for trial in seen if trial.state.is_finished()]
         running = [trial.number for trial in seen if not trial.state.is_finished()]
         saw = {"finished": len(done), "newest": max(done, default=None), "running": running}
@@ -420,10 +418,13 @@ class ServedStudy:
     def _template(self) -> optuna.Study:
         return optuna.Study(self.row.name, _View(self, self._database), TicketSampler(0, 0), self._pruner)
 
-    def _study(self, note: Note) -> optuna.Study:
-        """The study with no list of trials from last time, through a view that notes for one attempt."""
+    def _study(self, note: Note, seen: Sequence[FrozenTrial] | None = None) -> optuna.Study:
+        """The study with no list of trials from last time, through a view that notes for one attempt.
+
+        `seen`: all that it shows; None: what is known whenever it is asked.
+        """
         study = uncached(self._template)
-        study._storage = _View(self, self._database, note)
+        study._storage = _View(self, self._database, note, seen)
         return study
 
 
@@ -431,10 +432,15 @@ class _View(StudyView):
     """The study as samplers and pruners see it; what they note is written for the attempt that asks."""
 
     def __init__(
-        self, study: ServedStudy, database: Database, note: Note = lambda _of, _key, _json: None
+        self,
+        study: ServedStudy,
+        database: Database,
+        note: Note = lambda _of, _key, _json: None,
+        seen: Sequence[FrozenTrial] | None = None,
     ) -> None:
         row = study.row
-        super().__init__(row.name, row.optuna_study_id, row.spec["directions"], study.trials, study.known.get)
+        trials = study.trials if seen is None else lambda: [*seen]
+        super().__init__(row.name, row.optuna_study_id, row.spec["directions"], trials, study.known.get)
         self._database = database
         self._note = note
 

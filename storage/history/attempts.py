@@ -44,6 +44,27 @@ class FileRow:
     path: str  # relative to the study's artifact store
 
 
+@dataclass(frozen=True)
+class TicketRow:
+    """The unit of the budget that a trial has, as far as its parameters come from it."""
+
+    number: int
+    point: Mapping[str, Any]  # given values; {} where the sampler chose all
+    is_cell: bool  # the point is a grid's cell
+    retry_of: int | None  # number of the failed trial that the ticket had before
+    saw: Mapping[str, Any]  # which trials a sampler knew when it chose (`hpo.worker.study`); {}: none
+
+
+def ticket_of(connection: Connection, row: StudyRow, trial: int) -> TicketRow | None:
+    """The ticket whose newest trial has this number; None when there is none."""
+    where = (ticket.c.study_id == row.id) & (ticket.c.trial_number == trial)
+    found = connection.execute(sa.select(ticket).where(where)).first()
+    if found is None:
+        return None
+    point, saw = (json.loads(held) if held else {} for held in (found.point, found.sampler_saw))
+    return TicketRow(found.number, point, bool(found.cell), found.retry_of, saw)
+
+
 def attempts_of(connection: Connection, row: StudyRow, trial: int) -> list[AttemptRow]:
     """Every attempt at the trial of this number, oldest first."""
     query = (
