@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from hpo.cli import confirming, importing, launching, queries, rights, running, sharing, steering  # noqa: F401 -- they add their commands to `app`
+from hpo.cli import confirming, importing, launching, queries, rights, running, sharing, steering, trials  # noqa: F401 -- they add their commands to `app`
 from hpo.cli.app import app
 from hpo.errors import ExitCode, HpoError
 

@@ -12,7 +12,8 @@ import typer
 
 from hpo.cli.app import Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, print_rows, print_table, say
-from hpo.cli.queries import find_trial, open_existing
+from hpo.cli.queries import open_existing
+from hpo.cli.trials import find_trial
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:

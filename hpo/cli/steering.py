@@ -62,7 +62,7 @@ def retry(
 
     A trial that diverged would do so again, so it is queued by its number alone: STUDY/N.
     """
-    from hpo.cli.queries import find_trial
+    from hpo.cli.trials import find_trial
     from hpo.studies import reading, steering
 
     database = open_existing(storage)

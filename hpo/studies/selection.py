@@ -1,0 +1,180 @@
+"""Which of a study's trials, in which order: `lr<0.01 optimizer=adam best=10%`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import shlex
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.errors import UserError
+from storage.history.records import StudyHistory, TrialRecord, front_of, may_win
+
+FIELDS: dict[str, Callable[[TrialRecord], Any]] = {
+    "number": lambda trial: trial.number,
+    "state": lambda trial: trial.state,
+    "value": lambda trial: trial.value,
+    "steps": lambda trial: trial.steps,
+    "attempts": lambda trial: trial.attempts,
+    "seconds": lambda trial: trial.seconds,
+    "worker": lambda trial: trial.worker,
+    "runner": lambda trial: trial.runner,
+    "device": lambda trial: trial.device,
+    "error": lambda trial: trial.error,
+    "feasible": lambda trial: trial.feasible,
+}
+"""What every trial has. Other names are parameters, then metrics: their last values, or `min:` or `max:`."""
+
+_CONDITION = re.compile(r"(?P<name>[^<>=!~]+)(?P<sign><=|>=|!=|=|<|>|~)(?P<text>.*)", re.DOTALL)
+_ORDERED: dict[str, Callable[[Any, Any], bool]] = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+_RANKED = ("best", "front")  # what is told of a trial beside all others
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`name sign text`: `lr<0.01`, `optimizer=adam,sgd`, `error~memory`, `best=10%`, `front=true`."""
+
+    name: str
+    sign: str
+    text: str
+
+    def holds(self, value: Any) -> bool:
+        """Whether a trial's value meets it. What a trial does not have meets `!=` alone."""
+        if value is None:
+            return self.sign == "!="
+        if self.sign == "~":
+            return self.text.casefold() in str(value).casefold()
+        if self.sign in _ORDERED:
+            number = _number(value)
+            return number is not None and _ORDERED[self.sign](number, float(self.text))
+        alike = any(_alike(value, text) for text in (self.text, *self.text.split(",")))
+        return alike == (self.sign == "=")
+
+
+def parse_conditions(texts: Iterable[str]) -> list[Condition]:
+    """Conditions separated by spaces; quotes hold together what has spaces in it.
+
+    Raises:
+        UserError: what cannot be read, with an example.
+    """
+    found = []
+    for text in texts:
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            raise UserError(f"a quote is not closed in {text[:80]!r}") from None
+        for word in words:
+            match = _CONDITION.fullmatch(word)
+            if match is None:
+                raise UserError(
+                    f"{word[:80]!r} is no condition: write a name, one of = != < <= > >= ~ and a value "
+                    "without spaces between them, as in lr<0.01 or optimizer=adam"
+                )
+            condition = Condition(**match.groupdict())
+            if condition.sign in _ORDERED and _number(condition.text) is None:
+                raise UserError(f"{word[:80]!r} compares with {condition.text[:40]!r}, which is no number")
+            found.append(condition)
+    return found
+
+
+def unknown_to_fields(names: Iterable[str], parameters: Collection[str]) -> set[str]:
+    """The names that can only be metrics'."""
+    return {name for name in names if name not in FIELDS and name not in _RANKED and name not in parameters}
+
+
+def select(
+    history: StudyHistory, where: Iterable[str] = (), *, sort: str | None = None, limit: int | None = None
+) -> list[TrialRecord]:
+    """The trials that meet every condition, sorted by a name ("-" before it descends), at most `limit`.
+
+    Raises:
+        UserError: a name that no trial has, with the nearest that one has; a condition that cannot be read.
+    """
+    conditions = parse_conditions(where)
+    key = (sort or "number").removeprefix("-")
+    check_names([*(c.name for c in conditions if c.name not in _RANKED), key], history.trials)
+    found = list(history.trials)
+    for condition in conditions:
+        if condition.name in _RANKED:
+            among = _ranked(condition, history)
+            found = [trial for trial in found if trial.number in among]
+        else:
+            found = [trial for trial in found if condition.holds(look_up(trial, condition.name))]
+    keyed = [(look_up(trial, key), trial) for trial in found]
+    there = [(value, trial) for value, trial in keyed if value is not None]
+    there.sort(key=lambda pair: _order(pair[0]), reverse=bool(sort and sort.startswith("-")))
+    return [trial for _, trial in (*there, *(pair for pair in keyed if pair[0] is None))][:limit]
+
+
+def look_up(trial: TrialRecord, name: str) -> Any:
+    """What a trial has under a name; None where it has nothing."""
+    if name in FIELDS:
+        return FIELDS[name](trial)
+    if name in trial.params:
+        value = trial.params[name]
+        return "null" if value is None else value
+    kind, _, rest = name.partition(":")
+    if kind == "param":
+        return trial.params.get(rest)
+    steps = trial.metrics.get(rest if kind in ("min", "max", "metric") else name)
+    if not steps:
+        return None
+    return {"min": min, "max": max}[kind](steps.values()) if kind in ("min", "max") else steps[max(steps)]
+
+
+def check_names(names: Iterable[str], trials: Collection[TrialRecord]) -> None:
+    """Raise UserError for a name that no trial knows; a study without trials knows every name."""
+    known = {*FIELDS, *(name for trial in trials for name in (*trial.params, *trial.metrics))}
+    for name in names:
+        if not trials or name in known or name.partition(":")[2] in known:
+            continue
+        near = difflib.get_close_matches(name, sorted(known), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(known))}"
+        raise UserError(f"no trial of this study has {name[:80]!r}{hint}")
+
+
+def _ranked(condition: Condition, history: StudyHistory) -> set[int]:
+    """Numbers of the trials that are among the best, or on the front."""
+    if condition.name == "front":
+        front = {trial.number for trial in front_of(history.trials, history.directions)}
+        yes = _alike(True, condition.text) == (condition.sign == "=")
+        return front if yes else {trial.number for trial in history.trials} - front
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(%?)", condition.text)
+    if match is None or condition.sign != "=":
+        raise UserError(f"write best=5 or best=10%, not best{condition.sign}{condition.text[:40]}")
+    if len(history.directions) > 1:
+        raise UserError("a study of several directions has no best trials but a front: write front=true")
+    done = [trial for trial in history.trials if may_win(trial)]
+    done.sort(key=lambda trial: trial.value or 0.0, reverse=history.directions[0] == "maximize")
+    asked = float(match[1])
+    return {trial.number for trial in done[: math.ceil(asked / 100 * len(done) if match[2] else asked)]}
+
+
+def _alike(value: Any, text: str) -> bool:
+    if isinstance(value, bool):
+        return text.casefold() in (("true", "yes", "1") if value else ("false", "no", "0"))
+    number, other = _number(value), _number(text)
+    return number == other if number is not None and other is not None else str(value) == text
+
+
+def _number(value: Any) -> float | None:
+    """Of a number, or of text that says one."""
+    try:
+        found = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if found is None or math.isnan(found) else found
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers before text."""
+    number = _number(value) if not isinstance(value, str) else None
+    return (0, number, "") if number is not None else (1, 0.0, str(value))
