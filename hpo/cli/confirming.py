@@ -81,7 +81,7 @@ def confirm(
             allow_mismatch=allow_mismatch,
             allow_commands=allow_commands,
             quiet=quiet,
-        )
+        ).exit_code
     found = reading.history(database, study).confirmation
     assert found is not None
     if found.done and not no_evaluate and found.winner is not None:

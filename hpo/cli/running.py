@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.worker.limits import Limits
     from hpo.worker.nursery import Nursery
+    from hpo.worker.supervisor import Outcome
     from storage.database.engine import Database
     from storage.database.records import StudyRow
 
@@ -148,16 +149,15 @@ def run(
         if created and (other := _beside(database, settings, row.name, code)) is not None:
             here = f"this run begins another one in {database.shown_url}"
             say(f"note: {other} has a study {row.name}, too; {here}")
+        outcome, told = int(ExitCode.DONE), False
         if row.state.ended:
             say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
-            outcome = ExitCode.DONE
         elif count == 0:
             say(f"{row.name} has had its {study.tickets} trials")
-            outcome = ExitCode.DONE
         else:
             limits = _limits(count, None, None)
             with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
-                outcome = work(
+                left = work(
                     database,
                     settings,
                     row,
@@ -169,7 +169,8 @@ def run(
                     quiet=quiet,
                     nursery=nursery,
                 )
-    if outcome == ExitCode.DONE:
+                outcome, told = left.exit_code, left.told
+    if outcome == ExitCode.DONE and not told:
         same = partial(work, allow_mismatch=allow_mismatch, allow_commands=True, quiet=quiet)
         outcome = _confirm(database, settings, row.name, code, shares, same)
     if outcome == ExitCode.BAD_INPUT and created:
@@ -231,10 +232,11 @@ def worker(
         allow_commands=allow_commands,
         quiet=quiet,
     )
-    outcome = same(database, settings, row, code or Path.cwd(), shares)
-    if row is not None and row.repeats_of is None and outcome == ExitCode.DONE and limits.trials is None:
+    left = same(database, settings, row, code or Path.cwd(), shares)
+    goes_on = left.exit_code == ExitCode.DONE and not left.told and limits.trials is None
+    if row is not None and row.repeats_of is None and goes_on:
         return _confirm(database, settings, row.name, code or Path.cwd(), shares, same)
-    return outcome
+    return left.exit_code
 
 
 @app.command()
@@ -349,8 +351,8 @@ def work(
     allow_commands: bool = False,
     quiet: bool,
     nursery: Nursery | None = None,
-) -> int:
-    """Be a worker of one study, or of all, until it ends or a signal comes; returns the exit code."""
+) -> Outcome:
+    """Be a worker of one study, or of all, until it ends or a signal comes."""
     from hpo.cli.view import make_view
     from hpo.spec import StudySpec
     from hpo.worker.limits import Limits
@@ -374,11 +376,11 @@ def work(
         ).run()
     if outcome.exit_code != ExitCode.DONE or not quiet:
         say(f"{'hpo: ' if outcome.exit_code else ''}{outcome.why}")
-    return outcome.exit_code
+    return outcome
 
 
 def _confirm(
-    database: Database, settings: Settings, name: str, code: Path, shares: Any, serve: Callable[..., int]
+    database: Database, settings: Settings, name: str, code: Path, shares: Any, serve: Callable[..., Outcome]
 ) -> int:
     """The search has ended here: train again what its study file asks for, or somebody has; the exit code."""
     from hpo.errors import NotFoundError
@@ -390,7 +392,7 @@ def _confirm(
         return ExitCode.DONE
     if its is None:
         return ExitCode.DONE
-    return serve(database, settings, its, code, shares)
+    return serve(database, settings, its, code, shares).exit_code
 
 
 def _wrap_up(

@@ -82,9 +82,10 @@ def go_on(database: Database, name: str) -> StudyRow | None:
     row = reading.get_study(database, name)
     if not row.state.ended:
         return None
-    history = reading.history(database, name, evaluated=False)
-    if row.spec.get("confirm") and history.best is not None and not history.is_confirmed:
-        ask(database, row)
+    if row.spec.get("confirm"):
+        history = reading.history(database, name, evaluated=False)
+        if history.best is not None and not history.is_confirmed:
+            ask(database, row)
     return open_(database, row)
 
 

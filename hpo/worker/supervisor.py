@@ -54,6 +54,7 @@ class Outcome:
 
     exit_code: int
     why: str
+    told: bool = False  # by a signal to leave: it does nothing further
 
 
 class Worker:
@@ -412,7 +413,7 @@ class Worker:
             since = time.monotonic() - signals.terminated
             if signals.fresh():
                 self._outcome = self._outcome or Outcome(
-                    ExitCode.DONE, "told to leave; tickets were given back"
+                    ExitCode.DONE, "told to leave; tickets were given back", told=True
                 )
                 self._drain_running(now=False)
             if since > 0.6 * self._settings.grace and signals.fresh_deadline():
@@ -436,7 +437,7 @@ class Worker:
 
     def _abort(self, why: str, exit_code: int) -> None:
         """End every runner at once and give the tickets back, as far as the database can be told."""
-        self._outcome = Outcome(exit_code, why)
+        self._outcome = Outcome(exit_code, why, told=True)
         self._drain(why)
         for child in list(self._children.values()):
             child.kill()
