@@ -148,6 +148,8 @@ def test_a_trial_tells_everything(viewer: TestClient) -> None:
     assert trial["evaluation"]["metrics"] == {"accuracy": 0.75}
     assert [file["name"] for file in trial["artifacts"]] == ["evaluation.json", "page.html"]
     assert trial["user_attrs"] == {"note": {"seen": [1, 2]}}
+    assert trial["why"].startswith("Random search drew this point from the study's seed")
+    assert trial["why"].split("'")[0] in viewer.get("/studies/digits/trials/9").text, "on its page, too"
     assert trial["metrics"]["accuracy"][-1] == {"step": 3, "value": 0.93}
     charts = viewer.get("/api/v1/studies/digits/trials/9/charts").json()["charts"]
     assert {chart["id"] for chart in charts} >= {"metric-accuracy", "metric-loss", "confusion", "roc", "pr"}
