@@ -14,6 +14,7 @@ class ExitCode:
     NOT_FOUND = 3  # no such study, trial, worker or launch
     NO_DATABASE = 4
     CODE_DIFFERS = 64  # this worker's code is not the study's
+    TIMEOUT = 124  # what `hpo wait` waits for has not happened in the time it was given
     INTERRUPTED = 130
 
 

@@ -11,9 +11,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from hpo.cli import confirming, importing, launching, queries, rights, running, sharing, steering, trials  # noqa: F401 -- they add their commands to `app`
+from hpo.cli import (
+    confirming,
+    importing,
+    launching,
+    queries,
+    rights,
+    running,
+    sharing,
+    steering,
+    trials,
+    waiting,
+)
 from hpo.cli.app import app
 from hpo.errors import ExitCode, HpoError
+
+_ROOMS = (confirming, importing, launching, queries, rights, running, sharing, steering, trials, waiting)
+# Imported, they have added their commands to `app`.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

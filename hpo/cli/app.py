@@ -14,6 +14,7 @@ app = typer.Typer(
     epilog=(
         "Exit codes: 0 done; 1 no completed trial, or the command failed; 2 the input is wrong; 3 no such "
         "study, trial, worker or launch; 4 the database cannot be reached; 64 this worker's code differs; "
+        "124 `hpo wait` waited in vain; "
         "130 interrupted."
     ),
     no_args_is_help=True,
