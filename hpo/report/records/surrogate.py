@@ -13,9 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-MAX_TRIALS = (
-    200  # the fit takes time by the cube of them: a third of a second for so many of eight parameters
-)
+MAX_TRIALS = 200  # the fit takes time by their cube: a third of a second for so many of eight parameters
 RESAMPLES = 500
 JITTER = 1e-4  # variance of the noise at least, in variances of the values
 LEVEL = (5.0, 95.0)  # percentiles that bound an interval
