@@ -54,6 +54,7 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
         forget=lambda _waiting: None,
         desk=runner.desk,
         process=SimpleNamespace(returncode=status),
+        process_key=None,
         how_it_died=lambda: ("it died", status > 0),
     )
     supervisor._children[0] = child
