@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from hpo.errors import ExitCode, HpoError
@@ -79,21 +80,30 @@ def _outlive_signals(stop: StopFlag) -> None:
     """SIGINT and SIGTERM are the worker's to heed, and it drains; systemd and SLURM send them to all.
 
     By a handler, for what is ignored stays ignored in all that an objective starts, which would then survive
-    its own parent's `terminate()`. A fork keeps handlers, so there they are taken back.
+    its own parent's `terminate()`. A fork keeps handlers, so there they are taken back; what comes before
+    that waits until it is done, or a pool that ends its newest process at once would wait for it for ever.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    forking = threading.local()
 
     def handler(_number: int, _frame: object) -> None:
         stop.signalled = True
+
+    def hold() -> None:
+        forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, before)
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
 
     def take_back() -> None:
         for number, usual in before.items():
             if signal.getsignal(number) is handler:
                 signal.signal(number, usual)
+        let_go()
 
     for number in before:
         signal.signal(number, handler)
-    os.register_at_fork(after_in_child=take_back)
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=take_back)
 
 
 def die_with_parent() -> None:

@@ -7,11 +7,12 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -354,6 +355,18 @@ class Lab:
         return Counter(line.strip() for line in self.kill_log.read_text().splitlines())
 
     # -- looking
+
+    def is_writable(self) -> bool:
+        """Whether SQLite's lock is free; PostgreSQL has none for all."""
+        if self.open().engine.dialect.name != "sqlite":
+            return True
+        path = sa.make_url(self.direct_url).database
+        with closing(sqlite3.connect(str(path), timeout=0.2)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
 
     def ended(self) -> bool:
         """Whether the study has ended."""

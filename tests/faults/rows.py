@@ -161,13 +161,24 @@ def _freeze_and_thaw(lab: Lab) -> None:
     first = lab.worker()
     lab.wait(lambda: lab.journal_lines("began"), "a trial began")
     family = [psutil.Process(first.pid), *first.children()]
-    for process in family:
-        process.suspend()
+    _suspend(lab, family)
     lab.worker()
     lab.wait(lambda: any(line[2] == "2" for line in lab.journal_lines("began")), "another worker takes over")
     time.sleep(0.2)
     for process in reversed(family):
         process.resume()
+
+
+def _suspend(lab: Lab, family: list[psutil.Process]) -> None:
+    """SIGSTOP them, but not while one of them holds SQLite's lock: then nobody can take over."""
+    for _ in range(100):
+        for process in family:
+            process.suspend()
+        if lab.is_writable():
+            return
+        for process in reversed(family):
+            process.resume()
+    raise AssertionError("whenever they are stopped one of them holds the lock")
 
 
 def started_at_once(lab: Lab, scale: Scale) -> str:

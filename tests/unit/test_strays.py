@@ -60,3 +60,25 @@ def test_what_left_the_group_ends_with_the_trial() -> None:
     """
     done = subprocess.run([sys.executable, "-c", _RUNNER], capture_output=True, text=True, timeout=30)
     assert json.loads(done.stdout) == [[True, True, True, False, False], True, False], done.stderr
+
+
+_FORKS = """
+import os, signal
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+from hpo.runner.interrupt import StopFlag
+from hpo.runner.process import _outlive_signals
+stop = StopFlag()
+_outlive_signals(stop)
+forked = os.fork()
+if forked == 0:
+    os._exit(7)
+print(os.WTERMSIG(os.waitpid(forked, 0)[1]))
+os.kill(os.getpid(), signal.SIGTERM)
+print(stop.signalled)
+"""
+
+
+def test_what_an_objective_forks_ends_by_a_signal_that_comes_at_once() -> None:
+    """A pool that is closed early terminates processes that have only begun; the runner outlives the same."""
+    told = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["15", "True"]
