@@ -37,7 +37,8 @@ class one_of(GenericFunction[bool]):  # noqa: N801 -- SQL functions are written 
     A placeholder for each of 1,000 ids takes several times as long as the query.
     """
 
-    type = sa.Boolean()
+    # As a boolean it would be compared with 1 on SQLite, which then reads the whole table.
+    type = sa.types.NullType()  # type: ignore[assignment]
     inherit_cache = True
 
 

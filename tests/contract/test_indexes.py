@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from storage.database import optuna_tables
 from storage.database.engine import Database
+from storage.history.known import KnownTrials
 from storage.queue import leases, optuna_rows, tickets
 from tests.support.shared import LEASE, Opener, Party, make_study
 
@@ -71,6 +72,21 @@ def test_a_claim_looks_for_waiting_trials_among_new_ones_alone(database: Databas
     again = partial(optuna_rows.take_waiting, optuna_study_id=study.optuna_study_id, after=last[2] - 5)
     for plan in plans(database, "max(trials.trial_id)", again):
         assert "rowid>?" in plan or "Index Cond: (trial_id >" in plan, plan
+
+
+def test_a_look_for_what_is_new_reads_no_trial_that_is_known(database: Database) -> None:
+    """Each decision of a pruner begins with one."""
+    study = make_study(database, 1)
+    its = {"study_id": study.optuna_study_id}
+    rows = [{**its, "number": n, "state": "COMPLETE" if n < QUEUED - 2 else "RUNNING"} for n in range(QUEUED)]
+    database.write(lambda c: c.execute(sa.insert(optuna_tables.trials), rows))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+    known = KnownTrials(study.optuna_study_id)
+    database.read(known.refresh)
+    for plan in plans(database, "UNION ALL", known.refresh):
+        assert "SCAN trials" not in plan, plan
+        assert "Seq Scan on trials" not in plan, plan
 
 
 def plans(database: Database, marks: str, call: Callable[[sa.Connection], Any]) -> list[str]:
