@@ -74,4 +74,8 @@ GpusOption = Annotated[
     str, typer.Option("--gpus", help="all, none, or indices and UUIDs: 0,2. Without a GPU: the CPU.")
 ]
 PerGpuOption = Annotated[int, typer.Option("--per-gpu", help="Runners that share one card.")]
+CodeOption = Annotated[
+    Path | None,
+    typer.Option("--code", metavar="DIR", help="Directory that the objective's path is relative to."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]

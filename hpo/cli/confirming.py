@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.cli.app import (
+    CodeOption,
     Format,
     FormatOption,
     GpusOption,
@@ -19,7 +20,7 @@ from hpo.cli.app import (
     app,
 )
 from hpo.cli.output import cell, print_json, print_table, say
-from hpo.cli.running import CodeOption, CommandsOption, MismatchOption, work
+from hpo.cli.running import CommandsOption, MismatchOption, work
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:

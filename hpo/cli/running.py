@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.app import (
+    CodeOption,
     Format,
     FormatOption,
     GpusOption,
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from storage.database.engine import Database
     from storage.database.records import StudyRow
 
-CodeOption = Annotated[
-    Path | None,
-    typer.Option("--code", metavar="DIR", help="Directory that the objective's path is relative to."),
-]
 MismatchOption = Annotated[
     bool,
     typer.Option(

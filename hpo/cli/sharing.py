@@ -1,4 +1,4 @@
-"""Commands for what leaves the service: report, export, evaluate, dashboard; and doctor, db."""
+"""Commands for what leaves the service: report, export, evaluate, replay, dashboard; and doctor, db."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo.cli.app import Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
+from hpo.cli.app import CodeOption, Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, print_rows, print_table, say
 from hpo.cli.queries import open_existing
 from hpo.cli.trials import find_trial
@@ -84,9 +84,7 @@ def export(
 @app.command()
 def evaluate(
     study: StudyArgument,
-    code: Annotated[
-        Path | None, typer.Option("--code", metavar="DIR", help="Directory of the objective.")
-    ] = None,
+    code: CodeOption = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew.")] = False,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
@@ -120,9 +118,7 @@ def replay(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads other than the study's.")
     ] = None,
-    code: Annotated[
-        Path | None, typer.Option("--code", metavar="DIR", help="Directory of the objective.")
-    ] = None,
+    code: CodeOption = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> int:
@@ -226,9 +222,7 @@ def doctor(
         str | None, typer.Argument(metavar="[STUDY|SPEC]", help="Also check its objective here.")
     ] = None,
     gpus: GpusOption = "all",
-    code: Annotated[
-        Path | None, typer.Option("--code", metavar="DIR", help="Directory of the objective.")
-    ] = None,
+    code: CodeOption = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> int:

@@ -132,9 +132,12 @@ def look_up(trial: TrialRecord, name: str) -> Any:
 
 def check_names(names: Iterable[str], trials: Collection[TrialRecord]) -> None:
     """Raise UserError for a name that no trial knows; a study without trials knows every name."""
+    wanted = [name for name in names if name not in FIELDS]
+    if not wanted or not trials:
+        return
     known = {*FIELDS, *(name for trial in trials for name in (*trial.params, *trial.metrics))}
-    for name in names:
-        if not trials or name in known or name.partition(":")[2] in known:
+    for name in wanted:
+        if name in known or name.partition(":")[2] in known:
             continue
         near = difflib.get_close_matches(name, sorted(known), 1)
         hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(sorted(known))}"
