@@ -19,6 +19,7 @@ from hpo.cli import (
     rights,
     running,
     sharing,
+    starting,
     steering,
     trials,
     waiting,
@@ -26,7 +27,19 @@ from hpo.cli import (
 from hpo.cli.app import app
 from hpo.errors import ExitCode, HpoError
 
-_ROOMS = (confirming, importing, launching, queries, rights, running, sharing, steering, trials, waiting)
+_ROOMS = (
+    confirming,
+    importing,
+    launching,
+    queries,
+    rights,
+    running,
+    sharing,
+    starting,
+    steering,
+    trials,
+    waiting,
+)
 # Imported, they have added their commands to `app`.
 
 

@@ -49,6 +49,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
+STUDY_FILE = "study.yaml"  # that `hpo init` writes, and `hpo run` runs where none is named
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The study file (YAML).")]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
 StorageOption = Annotated[

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.app import (
+    STUDY_FILE,
     CodeOption,
     Format,
     FormatOption,
@@ -58,8 +59,10 @@ CommandsOption = Annotated[
 def run(
     spec: Annotated[
         Path,
-        typer.Argument(metavar="SPEC", help="The study file (YAML); or an objective: train.py, module:name."),
-    ],
+        typer.Argument(
+            metavar="[SPEC]", help="The study file (YAML); or an objective: train.py, module:name."
+        ),
+    ] = Path(STUDY_FILE),
     trials: Annotated[
         int | None, typer.Option("--trials", metavar="N", help="Of an objective's study, in all.")
     ] = None,
@@ -113,6 +116,8 @@ def run(
     from hpo.worker.nursery import Nursery
 
     asked = Asked(study_name, trials, direction, sampler, pruner, write)
+    if spec == Path(STUDY_FILE) and not spec.exists():
+        raise UserError(f"there is no {STUDY_FILE} here; name a study file, or `hpo init` writes one")
     study, code, in_all = read_study(spec, asked, set_ or ())
     shares = plan(gpus, per_gpu, runners)
     with Nursery.of(shares, study, str(code)) as nursery:  # imports torch while the rest here is imported
