@@ -9,9 +9,17 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from objectives.errors import ConfigError
 from objectives.imports import is_import_path, load_callable
@@ -35,6 +43,8 @@ ScheduleName = Literal[
     "one_cycle",
     "plateau",
 ]
+OwnPath = Annotated[str, StringConstraints(pattern=r"^[^:]+:[^:]+$")]  # module:callable, file.py:callable
+_OWN = ("model", "dataset", "loss", "optimizer", "schedule")  # settings that may name something of the user's
 
 
 class TrainingConfig(BaseModel):
@@ -96,7 +106,10 @@ class TrainingConfig(BaseModel):
     pooling: Literal["max", "avg", "none"] = Field("max", description="halving of the image after each block")
 
     # ------------------------------------------------------------------------------------------ loss
-    loss: LossName = Field("auto", description="auto: cross_entropy to classify, mse for a number")
+    loss: LossName | OwnPath = Field(
+        "auto", description="auto: cross_entropy to classify, mse for a number; or module:callable"
+    )
+    loss_args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of your own loss")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="of cross_entropy")
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
         "none", description="balanced: inverse to the class's share of the training data"
@@ -106,7 +119,12 @@ class TrainingConfig(BaseModel):
     )
 
     # ------------------------------------------------------------------------------------- optimiser
-    optimizer: OptimizerName = "adam"
+    optimizer: OptimizerName | OwnPath = Field(
+        "adam", description="one of ours, or module:class, as torch.optim:RAdam"
+    )
+    optimizer_args: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of your own optimiser"
+    )
     lr: float = Field(1e-3, gt=0.0, description="learning rate before the schedule's factor")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of momentum, nesterov and rmsprop (there 0)")
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="of adam and adamw")
@@ -120,13 +138,25 @@ class TrainingConfig(BaseModel):
 
     # --------------------------------------------------------------------------------------- batches
     batch_size: int | Literal["full"] = Field(64, description="samples per batch; 1 is online, full is all")
+    sampling: Literal["uniform", "balanced"] | tuple[float, ...] = Field(
+        "uniform",
+        description="how an epoch's samples are drawn; uniform: each once; balanced: with replacement, each "
+        "class as often; numbers: with replacement, by these weights of the classes",
+    )
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
     clip_norm: float | None = Field(None, gt=0.0, description="clip the gradient's 2-norm to this")
     clip_value: float | None = Field(None, gt=0.0, description="clip every gradient element to this")
     eval_batch_size: int = Field(2048, ge=1, description="samples per batch of an evaluation")
 
     # --------------------------------------------------------------------------------- learning rate
-    schedule: ScheduleName = "constant"
+    schedule: ScheduleName | OwnPath = Field(
+        "constant",
+        description="one of ours; a scheduler of torch (torch.optim.lr_scheduler:LinearLR), which steps "
+        "after every epoch; or a function of (step, steps) that returns a factor of lr",
+    )
+    schedule_args: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of your own schedule"
+    )
     warmup_epochs: float = Field(0.0, ge=0.0, description="linear warm-up before any schedule, in epochs")
     warmup_start: float = Field(0.1, gt=0.0, le=1.0, description="factor at which the warm-up starts")
     gamma: float = Field(0.1, gt=0.0, le=1.0, description="factor of step, multistep, exponential, plateau")
@@ -161,6 +191,15 @@ class TrainingConfig(BaseModel):
         None, description="metric(s) to return: accuracy or rmse if unset; several for multi-objective"
     )
     top_k: int = Field(5, ge=1, description="k of the metric top_k")
+    positive_class: str | int | None = Field(
+        None, description="the class of the metrics ..._positive; of two classes the second if unset"
+    )
+    beta: float = Field(1.0, gt=0.0, description="of fbeta_positive; 2 weighs recall more, 0.5 precision")
+    threshold: float | Literal["largest", "best"] | None = Field(
+        None,
+        description="score from which the positive class is predicted; largest: where it is the largest "
+        "(also if unset); best: the one with the largest fbeta_positive on the validation data",
+    )
     seeds: int = Field(1, ge=1, le=1000, description="trainings of one setting, each of another seed")
     combine: Literal["mean", "median"] = Field("mean", description="what counts of several folds or seeds")
 
@@ -178,7 +217,9 @@ class TrainingConfig(BaseModel):
         description="epochs between checkpoints; 0: never; auto: as often as costs under 5 % of the time",
     )
 
-    @field_validator("widths", "channels", "milestones", "class_weights", "objective", mode="before")
+    @field_validator(
+        "widths", "channels", "milestones", "class_weights", "sampling", "objective", mode="before"
+    )
     @classmethod
     def _lists_as_tuples(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -237,7 +278,8 @@ class TrainingConfig(BaseModel):
         """Validate `values` as a study file gives them.
 
         `model_args.width: 3` (and `dataset_args.*`) sets one argument, so that arguments can be searched;
-        where `model` or `dataset` is your own callable, its keyword arguments may also stand by themselves.
+        where `model`, `dataset`, `loss`, `optimizer` or `schedule` is your own callable, its keyword
+        arguments may also stand by themselves.
 
         Raises:
             ConfigError: naming the field, the value and what is allowed.
@@ -252,9 +294,9 @@ class TrainingConfig(BaseModel):
 
 
 # Settings that say how a trial is measured, so that two trials that differ in one cannot be compared.
-_SAME_FOR_ALL = ("folds", "seeds", "combine")
+_SAME_FOR_ALL = ("folds", "seeds", "combine", "positive_class", "beta")
 # Settings that change what the metric `loss` measures, so that two trials' losses are not the same quantity.
-_DEFINE_THE_LOSS = ("loss", "label_smoothing", "class_weights", "huber_delta")
+_DEFINE_THE_LOSS = ("loss", "loss_args", "label_smoothing", "class_weights", "huber_delta")
 
 
 def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task) -> None:
@@ -269,9 +311,11 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task)
         ConfigError: as `TrainingConfig.read`.
     """
     settings, extra = _collect_arguments(dict.fromkeys(searched) | dict(fixed))
-    for field in ("model", "dataset"):
-        if isinstance(path := fixed.get(field), str) and is_import_path(path):
-            load_callable(path, field)
+    for field in (*_OWN, "objective"):
+        named = fixed.get(field)
+        for path in named if isinstance(named, list | tuple) else [named]:
+            if isinstance(path, str) and is_import_path(path):
+                load_callable(path, field)
     if extra:
         raise ConfigError("; ".join(_unknown(name, TrainingConfig.model_fields) for name in extra))
     try:
@@ -295,10 +339,10 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task)
 
 
 def _collect_arguments(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Move the arguments of a user's own model and data set into `model_args` and `dataset_args`."""
+    """Move the arguments of what is the user's own into `model_args`, `dataset_args` and their like."""
     settings = {name: value for name, value in values.items() if name in TrainingConfig.model_fields}
     extra = [name for name in values if name not in settings]
-    for field in ("model", "dataset"):
+    for field in _OWN:
         arguments = dict(settings.get(f"{field}_args") or {})
         prefix = f"{field}_args."
         arguments |= {name.removeprefix(prefix): values[name] for name in extra if name.startswith(prefix)}

@@ -13,6 +13,7 @@ from objectives.datasets.records import Task
 
 CURVE_POINTS = 101
 SCATTER_POINTS = 1000
+_HOW = metrics.How()
 
 
 def document(
@@ -22,7 +23,7 @@ def document(
     targets: Tensor,
     loss: float,
     classes: tuple[str, ...] = (),
-    top_k: int = 5,
+    how: metrics.How = _HOW,
 ) -> dict[str, Any]:
     """Return the evaluation of `scores` against `targets` (see metrics.py for their shapes).
 
@@ -30,10 +31,16 @@ def document(
         split: "validation" or "test".
         loss: mean training loss on the same data.
         classes: names of the K classes.
+        how: what the metrics are measured by; its threshold is already a number, or None.
     """
     scores, targets = scores.detach().cpu(), targets.detach().cpu()
-    names = [name for name, metric in metrics.METRICS.items() if metric.task == task]
-    values = {"loss": loss, **metrics.compute(names, scores, targets, top_k)}
+    names = [
+        name
+        for name, metric in metrics.METRICS.items()
+        if metric.task == task and (how.positive is not None or name not in metrics.POSITIVE)
+    ]
+    names += [metric.name for metric in how.own]
+    values = {"loss": loss, **metrics.compute(names, scores, targets, how)}
     result: dict[str, Any] = {
         "split": split,
         "task": task,
@@ -42,6 +49,8 @@ def document(
     }
     if task == "regression":
         return result | _residuals(scores, targets)
+    if how.positive is not None:
+        result["positive"] = {"class": classes[how.positive], "threshold": how.threshold, "beta": how.beta}
     return result | _classes(scores, targets, classes)
 
 

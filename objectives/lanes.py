@@ -312,7 +312,7 @@ def measure(stack: Stack) -> list[dict[str, float]]:
         if stack.first.task == "regression":
             pairs = [in_own_units(*each) for each in zip(stack.setups[lanes], outputs, targets, strict=True)]
             scores, targets = (torch.stack(column) for column in zip(*pairs, strict=True))
-        values = metrics.compute_lanes(names, scores, targets, stack.first.config.top_k)
+        values = metrics.compute_lanes(names, scores, targets, stack.first.how)
         found += [{"loss": mean} | named for mean, named in zip(losses, values, strict=True)]
     return found
 

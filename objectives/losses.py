@@ -6,7 +6,9 @@ Dimensions: B batch, K classes, O outputs of the model, L lanes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError
+from objectives.imports import is_import_path, load_callable
 
 
 class Loss:
@@ -156,6 +159,53 @@ class Huber(Loss):
         return outputs[:, 0].float()
 
 
+class Own(Loss):
+    """A callable of the user's: of (outputs [B, K], targets [B]), or ([B], [B]) for a regression.
+
+    A class, as `torch.nn:SmoothL1Loss`, is first called with the arguments. Scores are a softmax.
+    """
+
+    def __init__(self, config: TrainingConfig, task: Task, classes: int) -> None:
+        super().__init__(classes if task == "classification" else 1)
+        self._named, self._task = config.loss, task
+        made = load_callable(config.loss, "loss")
+        arguments = dict(config.loss_args)
+        self._each: Callable[[Tensor, Tensor], Tensor] | None = None
+        if isinstance(made, type) or "reduction" in inspect.signature(made).parameters:
+            self._each = self._bound(made, arguments | {"reduction": "none"})
+        self._mean = self._bound(made, arguments)
+        if self._mean is None:
+            raise ConfigError(f"loss: {config.loss} cannot be called with {arguments}")
+        if config.mixup and self._each is None:
+            raise ConfigError(f"mixup: {config.loss} must take reduction='none', for a loss of each sample")
+
+    @staticmethod
+    def _bound(made: Any, arguments: dict[str, Any]) -> Any:
+        try:
+            return made(**arguments) if isinstance(made, type) else functools.partial(made, **arguments)
+        except TypeError:
+            return None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._call(self._mean, outputs, targets).mean()
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._call(self._each or self._mean, outputs, targets)
+
+    def _call(self, function: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+        try:
+            result = function(outputs if self._task == "classification" else outputs[:, 0], targets)
+            return torch.as_tensor(result)
+        except Exception as error:
+            raise ConfigError(
+                f"loss: {self._named} fails on outputs {list(outputs.shape)} and targets "
+                f"{list(targets.shape)}: {type(error).__name__}: {error}"
+            ) from error
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs.float().softmax(1) if self._task == "classification" else outputs[:, 0].float()
+
+
 class LaneLoss:
     """The losses of L lanes at once: alike but for the label smoothing and class weights of each.
 
@@ -245,6 +295,10 @@ def build(config: TrainingConfig, task: Task, classes: int, labels: Tensor, devi
         ConfigError: the loss is not one for this task, or the class weights are not K numbers.
     """
     name = config.loss
+    if is_import_path(name):
+        if config.class_weights != "none" or config.label_smoothing:
+            raise ConfigError(f"class_weights, label_smoothing: {name} is your own loss; hand it loss_args")
+        return Own(config, task, classes)
     if name == "auto":
         name = "cross_entropy" if task == "classification" else "mse"
     if task == "regression":

@@ -7,25 +7,78 @@ target's own units for regression; `targets` are [N].
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError
+from objectives.imports import is_import_path, load_callable
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A named number. `maximize` says which way is better; `task` None means it needs no predictions."""
+    """A named number. `maximize` says which way is better; `task` None means it needs no predictions.
+
+    `own` is a function of the user's, called with scores and targets.
+    """
 
     name: str
     maximize: bool
     task: Task | None
+    own: Callable[[Tensor, Tensor], Any] | None = None
+
+
+@dataclass(frozen=True)
+class How:
+    """What the metrics of one configuration are measured by.
+
+    `positive` is the class (from 0) that the metrics `..._positive` are about. A sample is predicted to be of
+    it from `threshold` on; None: where it has the largest score; "best": the threshold whose F-beta is the
+    largest on the scores at hand. `own` are metrics of the user's.
+    """
+
+    top_k: int = 5
+    positive: int | None = None
+    beta: float = 1.0
+    threshold: float | Literal["best"] | None = None
+    own: tuple[Metric, ...] = ()
+
+    @classmethod
+    def of(cls, config: TrainingConfig, classes: tuple[str, ...], task: Task) -> How:
+        """As `config` says for a data set of these `classes`.
+
+        Raises:
+            ConfigError: the positive class is none of them, or must be named.
+        """
+        named = [find(name, task) for name in config.objectives or ()]
+        positive = None
+        if config.positive_class is not None:
+            name = str(config.positive_class)
+            if name not in classes:
+                raise ConfigError(
+                    f"positive_class: {config.dataset} has no class {name!r}; {_there_are(name, classes)}"
+                )
+            positive = classes.index(name)
+        elif len(classes) == 2:
+            positive = 1
+        needing = [metric.name for metric in named if metric.name in POSITIVE]
+        if needing or config.threshold is not None:
+            if task == "regression":
+                raise ConfigError("threshold: it is for classes; a regression has none")
+            if positive is None:
+                what = f"objective: {needing[0]}" if needing else "threshold"
+                raise ConfigError(
+                    f"{what} is about one class; name it with positive_class, of {', '.join(classes)}"
+                )
+        threshold = None if config.threshold == "largest" else config.threshold
+        own = tuple(metric for metric in named if metric.own is not None)
+        return cls(config.top_k, positive, config.beta, threshold, own)
 
 
 def _names(task: Task | None, higher: str, lower: str) -> list[Metric]:
@@ -40,7 +93,8 @@ METRICS: dict[str, Metric] = {
         *_names(
             "classification",
             "accuracy top_k precision precision_micro precision_weighted recall recall_micro recall_weighted "
-            "f1 f1_micro f1_weighted auc average_precision",
+            "f1 f1_micro f1_weighted auc average_precision balanced_accuracy mcc "
+            "precision_positive recall_positive fbeta_positive average_precision_positive",
             "log_loss calibration_error",
         ),
         *_names("regression", "r2", "mae mse rmse"),
@@ -48,6 +102,7 @@ METRICS: dict[str, Metric] = {
     ]
 }
 LOSS = Metric("loss", False, None)  # measured with every evaluation, whatever the task
+POSITIVE = frozenset(name for name in METRICS if name.endswith("_positive"))
 COSTS = frozenset(name for name, metric in METRICS.items() if metric.task is None)
 
 
@@ -59,34 +114,54 @@ def find(name: str, task: Task) -> Metric:
     """
     if name == "loss":
         return LOSS
+    if is_import_path(name):  # a class of torchmetrics, say, is called without arguments
+        found = load_callable(name, "objective")
+        maximize = getattr(found, "higher_is_better", None) is not False
+        own = found() if isinstance(found, type) else found
+        return Metric(name.rpartition(":")[2], maximize, task, own)
     metric = METRICS.get(name)
     if metric is not None and metric.task in (None, task):
         return metric
     known = ["loss", *(other.name for other in METRICS.values() if other.task in (None, task))]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
     why = "there is no metric" if metric is None else f"no {task} has the metric"
-    raise ConfigError(f"objective: {why} {name!r}; {hint}")
+    raise ConfigError(f"objective: {why} {name!r}; {_there_are(name, known)}")
 
 
-def compute(names: Iterable[str], scores: Tensor, targets: Tensor, top_k: int = 5) -> dict[str, float]:
+def _there_are(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+def compute(names: Iterable[str], scores: Tensor, targets: Tensor, how: How = How()) -> dict[str, float]:
     """Compute the named metrics; the device is waited for once.
 
     precision, recall and f1 are macro averages unless the name says micro or weighted. auc and
     average_precision are macro averages of one class against the rest. calibration_error is the expected
-    calibration error with 15 bins (Guo et al. 2017). log_loss is in nats.
+    calibration error with 15 bins (Guo et al. 2017). log_loss is in nats. balanced_accuracy is the mean of
+    the classes' recalls, mcc Matthews' correlation.
+
+    Raises:
+        ConfigError: a metric of the user's own raised, or did not return a number.
     """
     names = list(names)
     if not names:
         return {}
+    own = {metric.name: metric for metric in how.own}
+    if how.threshold == "best" and POSITIVE.intersection(names):
+        how = replace(how, threshold=best_threshold(scores, targets, how))
     one = _classification if scores.ndim == 2 else _regression
-    values = [one(name, scores, targets, top_k) for name in names]
+    values = [
+        _own(own[name], scores, targets) if name in own else one(name, scores, targets, how) for name in names
+    ]
     numbers = torch.stack([value.double() for value in values]).tolist()
     return dict(zip(names, numbers, strict=True))
 
 
 def compute_lanes(
-    names: Iterable[str], scores: Tensor, targets: Tensor, top_k: int = 5
+    names: Iterable[str],
+    scores: Tensor,
+    targets: Tensor,
+    how: How = How(),
 ) -> list[dict[str, float]]:
     """`compute` for each of L lanes, of scores [L, N, K] or [L, N] and targets [L, N]; as one if it can."""
     names = list(names)
@@ -101,7 +176,7 @@ def compute_lanes(
             squares = (scores - targets).square().mean(1)
             together[name] = (squares.sqrt() if name == "rmse" else squares).double()
     rest = [name for name in names if name not in together]
-    one_by_one = [compute(rest, *lane, top_k) for lane in zip(scores, targets, strict=True)]
+    one_by_one = [compute(rest, *lane, how) for lane in zip(scores, targets, strict=True)]
     columns = dict(
         zip(together, torch.stack(list(together.values())).tolist() if together else [], strict=True)
     )
@@ -111,17 +186,61 @@ def compute_lanes(
     ]
 
 
-def _classification(name: str, scores: Tensor, targets: Tensor, top_k: int) -> Tensor:
+def best_threshold(scores: Tensor, targets: Tensor, how: How) -> float:
+    """The threshold on the positive class's score whose F-beta is the largest on `scores`."""
+    import torchmetrics.functional.classification as tm
+
+    assert how.positive is not None
+    curve: Any = tm.binary_precision_recall_curve(
+        scores[:, how.positive].contiguous(), (targets == how.positive).long(), validate_args=False
+    )
+    precision, recall, thresholds = (part.double() for part in curve)
+    square = how.beta**2
+    scaled = (1 + square) * precision * recall / (square * precision + recall).clamp_min(1e-12)
+    return float(thresholds[int(scaled[: len(thresholds)].argmax())])
+
+
+def is_positive(scores: Tensor, how: How) -> Tensor:
+    """Whether each sample [N] is predicted to be of the positive class."""
+    assert how.positive is not None
+    if how.threshold is None or how.threshold == "best":
+        return scores.argmax(1).eq(how.positive)
+    return scores[:, how.positive].ge(how.threshold)
+
+
+def _own(metric: Metric, scores: Tensor, targets: Tensor) -> Tensor:
+    assert metric.own is not None
+    try:
+        return torch.as_tensor(metric.own(scores, targets)).detach().reshape(()).to(scores.device)
+    except Exception as error:
+        raise ConfigError(
+            f"objective: {metric.name} of scores {list(scores.shape)} and targets {list(targets.shape)} must "
+            f"return one number: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _classification(name: str, scores: Tensor, targets: Tensor, how: How) -> Tensor:
     import torchmetrics.functional.classification as tm
 
     classes = scores.shape[1]
+    if name in POSITIVE:
+        assert how.positive is not None
+        truth = (targets == how.positive).long()
+        if name == "average_precision_positive":
+            own = scores[:, how.positive].contiguous()
+            return _tensor(tm.binary_average_precision(own, truth, validate_args=False))
+        guess = is_positive(scores, how).long()
+        if name == "fbeta_positive":
+            return _tensor(tm.binary_fbeta_score(guess, truth, how.beta, validate_args=False))
+        share = tm.binary_precision if name == "precision_positive" else tm.binary_recall
+        return _tensor(share(guess, truth, validate_args=False))
     if name == "log_loss":
         return F.nll_loss(scores.double().clamp(1e-15, 1).log(), targets)
     if name == "accuracy":
         counts = tm.multiclass_stat_scores(scores, targets, classes, average="micro", validate_args=False)
         return counts[0].double() / len(targets)  # exact, so that a target of 0.95 can be met
     if name == "top_k":
-        k = min(top_k, classes)
+        k = min(how.top_k, classes)
         return _tensor(
             tm.multiclass_accuracy(scores, targets, classes, average="micro", top_k=k, validate_args=False)
         )
@@ -129,6 +248,10 @@ def _classification(name: str, scores: Tensor, targets: Tensor, top_k: int) -> T
         return _tensor(tm.multiclass_auroc(scores, targets, classes, validate_args=False))
     if name == "average_precision":
         return _tensor(tm.multiclass_average_precision(scores, targets, classes, validate_args=False))
+    if name == "balanced_accuracy":
+        return _tensor(tm.multiclass_recall(scores, targets, classes, average="macro", validate_args=False))
+    if name == "mcc":
+        return _tensor(tm.multiclass_matthews_corrcoef(scores, targets, classes, validate_args=False))
     if name == "calibration_error":
         return _tensor(tm.multiclass_calibration_error(scores, targets, classes, validate_args=False))
     kind, _, average = name.partition("_")
@@ -140,7 +263,7 @@ def _classification(name: str, scores: Tensor, targets: Tensor, top_k: int) -> T
     return _tensor(functions[kind](scores, targets, classes, average=average or "macro", validate_args=False))
 
 
-def _regression(name: str, scores: Tensor, targets: Tensor, top_k: int) -> Tensor:
+def _regression(name: str, scores: Tensor, targets: Tensor, how: How) -> Tensor:
     import torchmetrics.functional as tm
 
     if name == "mae":

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from objectives.config import TrainingConfig
+from objectives.errors import ConfigError
+from objectives.imports import is_import_path, load_callable
 
 
 def build(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimiser that `config` describes for the parameters of `model`."""
     kind, options = _kind(config)
+    if is_import_path(config.optimizer):
+        return _own(kind, config, model)
     if config.fused and "fused" in inspect.signature(kind).parameters and _can_fuse(model, config):
         options["fused"] = True
     groups = parameter_groups(model, config.weight_decay, config.decay_all)
@@ -41,10 +45,29 @@ def weights(model: nn.Module) -> Iterable[nn.Parameter]:
     return (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2)
 
 
+def _own(kind: Any, config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the user's own optimiser; weight decay, where it is asked for, is handed over by group."""
+    groups = parameter_groups(model, config.weight_decay, config.decay_all)
+    if not config.weight_decay:
+        groups = [{"params": group["params"]} for group in groups]
+    try:
+        optimizer = kind(groups, lr=config.lr, **config.optimizer_args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer: {config.optimizer} cannot be made: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(f"optimizer: {config.optimizer} is not a torch.optim.Optimizer")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(f"optimizer: {config.optimizer} wants a closure, which this loop does not give")
+    return optimizer
+
+
 def _kind(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     optim = torch.optim
     name = config.optimizer
     options: dict[str, Any] = {}
+    if is_import_path(name):
+        return load_callable(name, "optimizer"), options
     if name in ("momentum", "nesterov"):
         options = {"momentum": config.momentum, "nesterov": name == "nesterov" and config.momentum > 0}
     elif name in ("adam", "adamw"):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 
 from objectives.config import TrainingConfig
+from objectives.errors import ConfigError
+from objectives.imports import is_import_path, load_callable
 
 
 def build(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
@@ -22,7 +24,7 @@ def build(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     length = max(config.epochs * steps_per_epoch - warmup, 1)
-    after = _SHAPES[config.schedule]
+    after = _own(config, length) if is_import_path(config.schedule) else _SHAPES[config.schedule]
 
     def rate(step: int) -> float:
         if step < warmup:
@@ -77,6 +79,30 @@ class Plateau:
         """Go on from `state`."""
         self.factor, self.best = state["factor"], state["best"]
         self.bad_epochs = int(state["bad_epochs"])
+
+
+def _own(config: TrainingConfig, length: int) -> Callable[[TrainingConfig, int, int, int], float]:
+    """A scheduler of torch, run beforehand over all epochs, or a function of (step, steps)."""
+    named, arguments = config.schedule, config.schedule_args
+    made = load_callable(named, "schedule")
+    scheduler = isinstance(made, type) and issubclass(made, torch.optim.lr_scheduler.LRScheduler)
+    try:
+        if not scheduler:
+            float(made(0, length, **arguments))
+            return lambda config, step, length, per_epoch: config.lr * float(made(step, length, **arguments))
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
+        own = made(optimizer, **arguments)
+        rates = []
+        for _ in range(config.epochs):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            own.step()
+    except Exception as error:
+        raise ConfigError(
+            f"schedule: {named} cannot be used with {arguments}: {type(error).__name__}: {error}"
+            + ("; for a plateau say schedule: plateau" if "metrics" in str(error) else "")
+        ) from error
+    return lambda config, step, length, per_epoch: rates[min(step // per_epoch, len(rates) - 1)]
 
 
 def _constant(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:

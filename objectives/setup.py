@@ -17,7 +17,7 @@ from objectives.datasets.load import Prepared, prepare
 from objectives.datasets.records import AnySamples, Samples, Task
 from objectives.errors import ConfigError
 from objectives.losses import Loss
-from objectives.metrics import LOSS, Metric, find
+from objectives.metrics import LOSS, How, Metric, find
 from objectives.models.build import build, probe, takes_channels_last
 from objectives.protocol import Trial
 
@@ -48,6 +48,7 @@ class Setup:
     penalised: list[nn.Parameter]  # weights under an L1 or L2 penalty
     objectives: tuple[Metric, ...]
     monitor: Metric  # decides best epoch, early stopping, plateau and target
+    how: How  # the metrics are measured
 
     @property
     def steps_per_epoch(self) -> int:
@@ -108,6 +109,7 @@ def assemble(
         penalised=list(optimizers.weights(model)) if config.l1 or config.l2 else [],
         objectives=objectives,
         monitor=monitor,
+        how=How.of(config, data.classes, task),
     )
     setup.learning_rate = schedules.build(config, setup.steps_per_epoch)
     return setup
@@ -186,7 +188,27 @@ def training_batches(config: TrainingConfig, data: Prepared, model: nn.Module, s
     size = len(data.train) if config.batch_size == "full" else config.batch_size
     if has_batch_norm and min(size, len(data.train)) == 1:
         raise ConfigError("batch_size: the model has a batch norm, which needs batches of at least 2 samples")
-    return _batches(config, data, data.train, size, seed, join_last=has_batch_norm)
+    return _batches(config, data, data.train, size, seed, has_batch_norm, shares(config, data))
+
+
+def shares(config: TrainingConfig, data: Prepared) -> Tensor | None:
+    """How likely a sample of each class [K] is drawn; None where every sample is taken once.
+
+    Raises:
+        ConfigError: they are asked for a regression, are not K numbers, or none is above 0.
+    """
+    if config.sampling == "uniform":
+        return None
+    if data.task == "regression":
+        raise ConfigError("sampling: it is by class; a regression has none")
+    if config.sampling == "balanced":
+        return 1 / torch.bincount(data.train.targets.cpu(), minlength=len(data.classes)).double()
+    if len(config.sampling) != len(data.classes) or min(config.sampling) < 0 or not any(config.sampling):
+        raise ConfigError(
+            f"sampling: {len(data.classes)} weights from 0 are needed, one for each class, not all 0; "
+            f"got {list(config.sampling)}"
+        )
+    return torch.tensor(config.sampling, dtype=torch.float64)
 
 
 def _batches(
@@ -196,9 +218,10 @@ def _batches(
     size: int,
     seed: int = 0,
     join_last: bool = False,
+    shares: Tensor | None = None,
 ) -> Batches:
     if isinstance(samples, Samples):
-        return MemoryBatches(samples, size, seed, join_last, config.channels_last is True)
+        return MemoryBatches(samples, size, seed, join_last, config.channels_last is True, shares)
     return LoaderBatches(
         samples,
         size,
@@ -208,4 +231,5 @@ def _batches(
         seed,
         join_last,
         config.channels_last is True,
+        shares,
     )

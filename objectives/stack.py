@@ -18,6 +18,7 @@ from objectives import schedules, seeds
 from objectives.datasets.batches import group_shares
 from objectives.datasets.prepare import Scaling
 from objectives.datasets.records import Samples
+from objectives.imports import is_import_path
 from objectives.losses import LaneLoss
 from objectives.models.size import count_flops, count_parameters
 from objectives.models.stacked import Drop, build_of, difference, stack_of
@@ -36,6 +37,8 @@ def obstacle(setup: Setup) -> str | None:
     config, data, model = setup.config, setup.data, setup.model
     if not isinstance(data.train, Samples) or not isinstance(data.validation, Samples):
         return "the data come through a DataLoader"
+    if own := next((name for name in ("loss", "optimizer") if is_import_path(getattr(config, name))), None):
+        return f"the {own} is your own"
     if config.amp != "none" or config.compile:
         return "`amp` and `compile` are for one model"
     if setup.device.type == "cpu" and not _small(setup):
@@ -60,7 +63,7 @@ def lane_key(setup: Setup) -> tuple[Any, ...]:
         (type(setup.loss), setup.loss.outputs),
         (config.dataset, config.validation_fraction, config.test_fraction, config.train_limit),
         (config.batch_size, config.accumulate, config.eval_batch_size, getattr(setup.loss, "delta", None)),
-        (tuple(names_per_epoch(setup)), config.top_k),
+        (tuple(names_per_epoch(setup)), setup.how),
     )
 
 

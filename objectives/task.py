@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives import device as devices
-from objectives import evaluation, members
+from objectives import evaluation, members, metrics
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
 from objectives.datasets.load import load
@@ -65,9 +66,8 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
         weights, document = Path(directory, "model.pt"), Path(directory, "evaluation.json")
         model = one_model(setups)
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, weights)
-        document.write_text(
-            json.dumps(evaluate_on(setups, "validation", [setup.validation for setup in setups]))
-        )
+        batches = [setup.validation for setup in setups]
+        document.write_text(json.dumps(evaluate_on(setups, "validation", batches, chosen_threshold(setups))))
         trial.artifact(weights)
         trial.artifact(document)
     done = summary(setup, runs[0].progress, time.perf_counter() - started)
@@ -140,11 +140,29 @@ def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor], task: Task) -> dict
     setups = members.assemble_all(trial, TrainingConfig.read(trial.config), task)
     one_model(setups).load_state_dict(dict(checkpoint))
     batches = [evaluation_batches(setup.config, setup.data, setup.data.test) for setup in setups]
-    return evaluate_on(setups, "test", batches)
+    return evaluate_on(setups, "test", batches, chosen_threshold(setups))
 
 
-def evaluate_on(setups: Sequence[Setup], split: str, batches: Sequence[Batches]) -> dict[str, Any]:
+def chosen_threshold(setups: Sequence[Setup]) -> metrics.How:
+    """How to measure, with a threshold `best` chosen on the validation predictions."""
+    how = setups[0].how
+    if how.threshold != "best":
+        return how
+    _, scores, truth = predictions(setups, [setup.validation for setup in setups])
+    return replace(how, threshold=metrics.best_threshold(scores, truth, how))
+
+
+def evaluate_on(
+    setups: Sequence[Setup], split: str, batches: Sequence[Batches], how: metrics.How
+) -> dict[str, Any]:
     """Return the evaluation document of each model on its `batches`, all predictions together."""
+    first = setups[0]
+    loss, scores, truth = predictions(setups, batches)
+    return evaluation.document(split, first.task, scores, truth, loss, first.data.classes, how)
+
+
+def predictions(setups: Sequence[Setup], batches: Sequence[Batches]) -> tuple[float, Tensor, Tensor]:
+    """The mean loss of each model on its `batches`, and all their scores and targets in own units."""
     losses, scores, truth = [], [], []
     for setup, part in zip(setups, batches, strict=True):
         outputs, targets = predict(setup, part)
@@ -152,16 +170,7 @@ def evaluate_on(setups: Sequence[Setup], split: str, batches: Sequence[Batches])
         own_scores, own_truth = in_own_units(setup, outputs, targets)
         scores.append(own_scores)
         truth.append(own_truth)
-    first = setups[0]
-    return evaluation.document(
-        split,
-        first.task,
-        torch.cat(scores),
-        torch.cat(truth),
-        statistics.fmean(losses),
-        first.data.classes,
-        first.config.top_k,
-    )
+    return statistics.fmean(losses), torch.cat(scores), torch.cat(truth)
 
 
 def summary(setup: Setup, progress: Progress, seconds: float) -> dict[str, Any]:

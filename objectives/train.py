@@ -196,7 +196,7 @@ def measure(setup: Setup, batches: Batches, names: Iterable[str]) -> dict[str, f
     outputs, targets = predict(setup, batches)
     loss = setup.loss(outputs, targets)
     scores, truth = in_own_units(setup, outputs, targets)
-    values = metrics.compute((name for name in names if name != "loss"), scores, truth, setup.config.top_k)
+    values = metrics.compute((name for name in names if name != "loss"), scores, truth, setup.how)
     return {"loss": loss.item(), **values}
 
 

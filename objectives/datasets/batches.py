@@ -30,9 +30,12 @@ class Batches:
         seed: of the order in which training batches are drawn.
         targets: of the samples [N], in the order of the data.
         join_last: add a last batch of one sample to the one before it (batch norm needs two).
+        shares: of each class [K], by which an epoch's samples are drawn with replacement; None: each once.
     """
 
-    def __init__(self, targets: Tensor, batch_size: int, seed: int, join_last: bool) -> None:
+    def __init__(
+        self, targets: Tensor, batch_size: int, seed: int, join_last: bool, shares: Tensor | None = None
+    ) -> None:
         count = len(targets)
         starts = list(range(0, count, batch_size))
         if join_last and count % batch_size == 1 and len(starts) > 1:
@@ -41,6 +44,7 @@ class Batches:
         self.bounds = list(zip(starts, [*starts[1:], count], strict=True))
         self._seed = seed
         self._labels = targets
+        self._drawn_by = None if shares is None else shares.double()[targets.cpu()]
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -49,6 +53,8 @@ class Batches:
     def order(self, epoch: int) -> Tensor:
         """The order [N] of the samples in `epoch`: it depends on the seed and the epoch alone."""
         generator = seeds.generator(seeds.derive(self._seed, "order", epoch))
+        if self._drawn_by is not None:
+            return torch.multinomial(self._drawn_by, self.samples, replacement=True, generator=generator)
         return torch.randperm(self.samples, generator=generator)
 
     def weights(self, epoch: int, of_class: Tensor | None) -> list[float]:
@@ -59,7 +65,7 @@ class Batches:
         return [float(each[start:end].sum()) for start, end in self.bounds]
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
-        """Yield every sample once, in the order of `epoch`."""
+        """Yield the samples in the order of `epoch`."""
         raise NotImplementedError
 
     def in_order(self) -> Iterator[Batch]:
@@ -89,8 +95,9 @@ class MemoryBatches(Batches):
         seed: int = 0,
         join_last: bool = False,
         channels_last: bool = False,
+        shares: Tensor | None = None,
     ) -> None:
-        super().__init__(samples.targets, batch_size, seed, join_last)
+        super().__init__(samples.targets, batch_size, seed, join_last, shares)
         self._inputs, self._targets, self._scaling = samples.stored, samples.targets, samples.scaling
         self._channels_last = channels_last and samples.stored.ndim == 4
         if self._channels_last:
@@ -124,8 +131,9 @@ class LoaderBatches(Batches):
         seed: int = 0,
         join_last: bool = False,
         channels_last: bool = False,
+        shares: Tensor | None = None,
     ) -> None:
-        super().__init__(samples.targets, batch_size, seed, join_last)
+        super().__init__(samples.targets, batch_size, seed, join_last, shares)
         self._reads = SeededReads(samples)
         self._target_type = samples.targets.dtype
         self._scaling = scaling

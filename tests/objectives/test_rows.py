@@ -16,7 +16,7 @@ import yaml
 
 from objectives import classifier, config, regressor
 from objectives.config import TrainingConfig
-from objectives.metrics import METRICS
+from objectives.metrics import METRICS, POSITIVE
 from objectives.standalone import LocalTrial
 from tests.support.command import look, run_hpo
 
@@ -42,7 +42,9 @@ CLASSIFICATION: Options = LEARNING | {
     "loss": ["cross_entropy", "binary_cross_entropy", "hinge"],
     "class_weights": ["none", "balanced"],
     "objective": [
-        name for name, metric in METRICS.items() if metric.task == "classification" and metric.maximize
+        name
+        for name, metric in METRICS.items()
+        if metric.task == "classification" and metric.maximize and name not in POSITIVE
     ],
     "patience": [None, 3],
     "converged_epochs": [None, None, 3],
@@ -70,6 +72,14 @@ IMAGES = CLASSIFICATION | {
     "channels_last": [False, True],
     "amp": ["none", "none", "none", "bf16"],
 }
+OWN: Options = {  # what is about one class, and parts by import path
+    "objective": sorted(POSITIVE),
+    "threshold": ["largest", "best", 0.4],
+    "sampling": ["uniform", "balanced"],
+    "loss": ["cross_entropy", "torch.nn.functional:cross_entropy", "torch.nn:MultiMarginLoss"],
+    "optimizer": ["adam", "torch.optim:RAdam"],
+    "schedule": ["cosine", "torch.optim.lr_scheduler:ExponentialLR"],
+}
 REGRESSION = LEARNING | {
     "loss": ["mse", "huber"],
     "model": ["linear", "mlp"],
@@ -89,6 +99,18 @@ STUDIES: dict[str, tuple[Any, Options, dict[str, Any]]] = {
             "loader_workers": 0,
         },
     ),
+    "own": (
+        classifier,
+        OWN,
+        {
+            "dataset": "breast_cancer",
+            "positive_class": "malignant",
+            "beta": 2.0,
+            "epochs": 2,
+            "hidden": 8,
+            "schedule_args": {"gamma": 0.9},
+        },
+    ),
     "numbers": (regressor, REGRESSION, {"dataset": "diabetes", "epochs": 4, "hidden": 8}),
 }
 RATES = {"sgd": 0.05, "adagrad": 0.05, "adadelta": 1.0}
@@ -101,7 +123,7 @@ def design(options: Options) -> list[dict[str, Any]]:
         point = {name: values[i % len(values)] for name, values in options.items()}
         if point.get("batch_size") == 1:
             point["batch_norm"] = False
-        if point["schedule"] == "multistep":
+        if point.get("schedule") == "multistep":
             point["milestones"] = [1]
         point["lr"] = RATES.get(point["optimizer"], 0.01)
         points.append({name: value for name, value in point.items() if value is not None})
