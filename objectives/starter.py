@@ -20,19 +20,21 @@ def objective(trial: Any) -> float:
     valid_x, valid_y = digits("validation")
     model = network(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=config["lr"])
-    accuracy, done = 0.0, trial.checkpoint.latest or 0
+    accuracy, done = 0.0, 0
     if (state := trial.checkpoint.load()) is not None:  # of an attempt whose machine was lost
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        accuracy, done = state["accuracy"], state["epoch"]
     for epoch in range(done + 1, config["epochs"] + 1):
         for x, y in DataLoader(TensorDataset(train_x, train_y), 64, shuffle=True):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model.train()(x), y)
-            torch.autograd.backward(loss)
+            loss.backward()
             optimizer.step()
         accuracy = share_right(model, valid_x, valid_y)
         trial.report(accuracy, epoch)
-        trial.checkpoint.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, epoch)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        trial.checkpoint.save(state | {"accuracy": accuracy, "epoch": epoch}, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
     return accuracy

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from objectives import classifier, regressor
+from objectives import classifier, regressor, starter
 from objectives.checkpoints import Saver
 from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
@@ -112,6 +112,16 @@ def test_a_finished_run_that_is_resumed_does_not_train_on() -> None:
     again = LocalTrial({**QUICK, "checkpoint_every": 1}, on_check=failing_after(0, AssertionError("trained")))
     again.checkpoint = trial.checkpoint
     assert classifier.objective(again) == value
+
+
+def test_the_first_objective_hands_in_what_its_last_epoch_came_to() -> None:
+    """What `hpo init` writes, killed between its last checkpoint and its result."""
+    trial = LocalTrial({"lr": 0.003, "hidden": 16, "dropout": 0.0, "epochs": 2})
+    value = starter.objective(trial)
+    again = LocalTrial(trial.config)
+    again.checkpoint = trial.checkpoint
+    assert starter.objective(again) == value > 0.1
+    assert again.reports == {}
 
 
 def test_an_interruption_while_reporting_keeps_the_epoch_and_reports_it_later() -> None:
