@@ -56,14 +56,30 @@ class TrainingConfig(BaseModel):
     dataset: str = Field(
         "digits",
         description="digits, breast_cancer, wine, diabetes (bundled); mnist, fashionmnist, kmnist, cifar10 "
-        "(torchvision); image_folder; or module:callable / file.py:callable that returns a Dataset",
+        "(torchvision); image_folder; table, text (a CSV or Parquet file); "
+        "or module:callable / file.py:callable that returns a Dataset",
     )
     dataset_args: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of your own data set"
     )
     data_root: str = Field("data", description="directory of torchvision's files, or of an image folder")
     download: bool = Field(False, description="download torchvision's files where they are missing")
+    file: str | None = Field(None, description="CSV or Parquet file of dataset: table or text")
+    target_column: str | None = Field(None, description="what is to be predicted; of a text `label` if unset")
+    text_column: str = Field("text", description="of dataset: text")
+    columns: tuple[str, ...] = Field((), description="to predict from; all others if unset")
+    categorical: tuple[str, ...] = Field((), description="columns of numbers that are names of categories")
+    encoding: Literal["one_hot", "embedding"] = Field("one_hot", description="of categories")
+    tokens: Literal["words", "characters"] = Field("words", description="what a text is cut into")
+    max_length: int = Field(256, ge=1, description="words of a text that are read")
+    vocabulary: int = Field(20_000, ge=1, description="words that are known: the most frequent in training")
+    min_count: int = Field(1, ge=1, description="of a word in the training data, to be known")
     image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels")
+    split: Literal["random", "time"] = Field(
+        "random", description="time: validation is later than training, the test set later than both"
+    )
+    time_column: str | None = Field(None, description="numbers or dates, of split: time")
+    split_by: str | None = Field(None, description="column whose rows of one value stay in one part")
     split_seed: int = Field(0, ge=0, description="seed of the split; the same for all trials of a study")
     validation_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="of what is not test data")
     test_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="where the data set has no test set")
@@ -88,7 +104,9 @@ class TrainingConfig(BaseModel):
     mixup: float = Field(0.0, ge=0.0, description="alpha of mixup's Beta distribution; 0 is off")
 
     # ----------------------------------------------------------------------------------------- model
-    model: str = Field("mlp", description="linear, mlp, cnn, or module:callable of your own")
+    model: str = Field(
+        "mlp", description="linear, mlp, cnn; of texts bag, rnn, lstm, gru; or module:callable"
+    )
     model_args: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of your own model"
     )
@@ -100,6 +118,14 @@ class TrainingConfig(BaseModel):
     batch_norm: bool = Field(False, description="batch normalisation after every hidden layer")
     init: Initialisation = Field("default", description="of weights; default is PyTorch's own")
     init_std: float = Field(0.01, gt=0.0, description="standard deviation of init: normal")
+    embedding: int = Field(32, ge=1, description="numbers of a word; of a category at most half their count")
+    word_vectors: str | None = Field(
+        None, description="text file of GloVe's or word2vec's form to start from"
+    )
+    freeze_embedding: bool = Field(False, description="leave word_vectors as they are")
+    nearest: tuple[str, ...] = Field(
+        (), description='words, or sums ("king - man + woman"), whose nearest words the evaluation tells'
+    )
     blocks: int = Field(2, ge=1, le=20, description="convolution blocks of a CNN; channels double at each")
     channels: int | tuple[int, ...] = Field(16, description="channels of the first block, or of every block")
     kernel_size: int = Field(3, ge=1, description="side of a convolution's kernel, pixels (odd)")
@@ -218,7 +244,16 @@ class TrainingConfig(BaseModel):
     )
 
     @field_validator(
-        "widths", "channels", "milestones", "class_weights", "sampling", "objective", mode="before"
+        "widths",
+        "channels",
+        "milestones",
+        "class_weights",
+        "sampling",
+        "objective",
+        "columns",
+        "categorical",
+        "nearest",
+        mode="before",
     )
     @classmethod
     def _lists_as_tuples(cls, value: Any) -> Any:
@@ -259,6 +294,8 @@ class TrainingConfig(BaseModel):
             raise ValueError("batch_norm needs batches of at least 2 samples; batch_size is 1")
         if self.schedule == "multistep" and not self.milestones:
             raise ValueError("schedule: multistep needs milestones, a list of epochs")
+        if self.split == "time" and (not self.time_column or self.split_by):
+            raise ValueError("split: time needs time_column, a column of numbers or dates, and no split_by")
         if self.warmup_epochs >= self.epochs > 0 and self.warmup_epochs > 0:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be smaller than epochs ({self.epochs})"
@@ -294,7 +331,7 @@ class TrainingConfig(BaseModel):
 
 
 # Settings that say how a trial is measured, so that two trials that differ in one cannot be compared.
-_SAME_FOR_ALL = ("folds", "seeds", "combine", "positive_class", "beta")
+_SAME_FOR_ALL = ("folds", "seeds", "combine", "positive_class", "beta", "split", "split_by", "time_column")
 # Settings that change what the metric `loss` measures, so that two trials' losses are not the same quantity.
 _DEFINE_THE_LOSS = ("loss", "loss_args", "label_smoothing", "class_weights", "huber_delta")
 
@@ -357,9 +394,14 @@ def _collect_arguments(values: dict[str, Any]) -> tuple[dict[str, Any], list[str
     return settings, extra
 
 
+def near(name: str, known: Sequence[str], otherwise: str = "") -> str:
+    """A hint to somebody who wrote `name` where one of `known` was wanted."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {found[0]!r}?" if found else otherwise or f"there are {', '.join(known)}"
+
+
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "see docs/training.md for the settings there are"
+    hint = near(name, list(known), "see docs/training.md for the settings there are")
     return f"unknown training setting {name!r}; {hint}"
 
 

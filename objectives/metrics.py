@@ -6,8 +6,7 @@ target's own units for regression; `targets` are [N].
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from objectives.config import TrainingConfig
+from objectives.config import TrainingConfig, near
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError
 from objectives.imports import is_import_path, load_callable
@@ -62,7 +61,7 @@ class How:
             name = str(config.positive_class)
             if name not in classes:
                 raise ConfigError(
-                    f"positive_class: {config.dataset} has no class {name!r}; {_there_are(name, classes)}"
+                    f"positive_class: {config.dataset} has no class {name!r}; {near(name, classes)}"
                 )
             positive = classes.index(name)
         elif len(classes) == 2:
@@ -124,12 +123,7 @@ def find(name: str, task: Task) -> Metric:
         return metric
     known = ["loss", *(other.name for other in METRICS.values() if other.task in (None, task))]
     why = "there is no metric" if metric is None else f"no {task} has the metric"
-    raise ConfigError(f"objective: {why} {name!r}; {_there_are(name, known)}")
-
-
-def _there_are(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    raise ConfigError(f"objective: {why} {name!r}; {near(name, known)}")
 
 
 def compute(names: Iterable[str], scores: Tensor, targets: Tensor, how: How = How()) -> dict[str, float]:

@@ -134,8 +134,10 @@ def build_model(
 ) -> nn.Module:
     """Build the model on `device` with the initial weights of `seed`."""
     seeds.seed_everything(seeds.derive(seed, "model"))
-    model = build(config, data.sample_shape, loss.outputs)
-    probe(model, data.sample_shape, loss.outputs)
+    if config.mixup and data.dtype == torch.int64:
+        raise ConfigError(f"mixup: {config.dataset} has whole numbers, which cannot be mixed")
+    model = build(config, data.sample_shape, loss.outputs, data.inputs)
+    probe(model, data.sample_shape, loss.outputs, data.dtype)
     return model.to(device)
 
 

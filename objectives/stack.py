@@ -37,6 +37,8 @@ def obstacle(setup: Setup) -> str | None:
     config, data, model = setup.config, setup.data, setup.model
     if not isinstance(data.train, Samples) or not isinstance(data.validation, Samples):
         return "the data come through a DataLoader"
+    if data.dtype == torch.int64 or getattr(data.inputs, "embed", False):
+        return "the inputs are, or hold, whole numbers"
     if own := next((name for name in ("loss", "optimizer") if is_import_path(getattr(config, name))), None):
         return f"the {own} is your own"
     if config.amp != "none" or config.compile:

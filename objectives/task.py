@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from objectives import device as devices
 from objectives import evaluation, members, metrics
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
-from objectives.datasets.load import load
+from objectives.datasets.load import LOADING, load
+from objectives.datasets.prepare import Whole
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError, DataError
 from objectives.lanes import Run
 from objectives.metrics import Metric
+from objectives.models import text
 from objectives.models.size import count_parameters
 from objectives.protocol import Trial
 from objectives.seeds import digest
@@ -33,17 +36,18 @@ from objectives.train import in_own_units, keeps_best, predict, train
 
 log = logging.getLogger(__name__)
 
-_OF_DATA = ("dataset", "dataset_args", "data_root", "image_size", "storage")
 
-
-def run(trial: Trial, task: Task) -> float | tuple[float, ...]:
+def run(
+    trial: Trial, task: Task, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> float | tuple[float, ...]:
     """Train as `trial.config` says; return the objective's value(s) at the epoch that counts.
 
+    `defaults` stand in for settings that the trial lacks.
     With `folds` or `seeds` it trains several times, and what counts is their mean or median (see members.py).
     Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records what
     it began with and where as the attribute `origin`, how long it took and what it needed as `training`.
     """
-    config = TrainingConfig.read(trial.config)
+    config = TrainingConfig.read({**defaults, **trial.config})
     with devices.explained_memory_errors(trial.device, config.batch_size):
         return _run(trial, config, task)
 
@@ -101,7 +105,7 @@ def find_data(fixed: Mapping[str, Any], task: Task) -> str:
     """
     if "dataset" not in fixed:
         return "the data set is one of the parameters; it was not looked for"
-    named = {name: value for name, value in fixed.items() if name.split(".")[0] in _OF_DATA}
+    named = {name: value for name, value in fixed.items() if name.split(".")[0] in LOADING}
     try:
         load(TrainingConfig.read({**named, "download": False}), task)
     except DataError:
@@ -135,9 +139,14 @@ def check_directions(trial: Trial, objectives: tuple[Metric, ...]) -> None:
             )
 
 
-def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+def evaluate(
+    trial: Trial,
+    checkpoint: Mapping[str, Tensor],
+    task: Task,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Evaluate the weights `checkpoint` on the test set; the service calls this once, for the winner."""
-    setups = members.assemble_all(trial, TrainingConfig.read(trial.config), task)
+    setups = members.assemble_all(trial, TrainingConfig.read({**defaults, **trial.config}), task)
     one_model(setups).load_state_dict(dict(checkpoint))
     batches = [evaluation_batches(setup.config, setup.data, setup.data.test) for setup in setups]
     return evaluate_on(setups, "test", batches, chosen_threshold(setups))
@@ -158,7 +167,11 @@ def evaluate_on(
     """Return the evaluation document of each model on its `batches`, all predictions together."""
     first = setups[0]
     loss, scores, truth = predictions(setups, batches)
-    return evaluation.document(split, first.task, scores, truth, loss, first.data.classes, how)
+    found = evaluation.document(split, first.task, scores, truth, loss, first.data.classes, how)
+    words, vectors = first.data.inputs, getattr(first.model, "embedding", None)
+    if isinstance(words, Whole) and words.words and isinstance(vectors, nn.Embedding):
+        found["words"] = text.nearest(vectors.weight, words.words, first.config.nearest)
+    return found
 
 
 def predictions(setups: Sequence[Setup], batches: Sequence[Batches]) -> tuple[float, Tensor, Tensor]:

@@ -251,7 +251,7 @@ def cost(name: str, setup: Setup, progress: Progress) -> float:
     if name == "parameters":
         return float(count_parameters(setup.model))
     if name == "flops":
-        return float(count_flops(setup.model, setup.data.sample_shape, setup.device))
+        return float(count_flops(setup.model, setup.data.sample_shape, setup.device, setup.data.dtype))
     if name == "seconds_per_epoch":
         return statistics.median(progress.epoch_seconds)
     return float(devices.peak_memory(setup.device))

@@ -99,6 +99,7 @@ class MemoryBatches(Batches):
     ) -> None:
         super().__init__(samples.targets, batch_size, seed, join_last, shares)
         self._inputs, self._targets, self._scaling = samples.stored, samples.targets, samples.scaling
+        self._padded = samples.padded
         self._channels_last = channels_last and samples.stored.ndim == 4
         if self._channels_last:
             self._inputs = self._inputs.permute(0, 2, 3, 1).contiguous()
@@ -115,6 +116,8 @@ class MemoryBatches(Batches):
 
     def _ready(self, inputs: Tensor) -> Tensor:
         inputs = inputs.permute(0, 3, 1, 2) if self._channels_last else inputs
+        if self._padded:
+            return inputs[:, : max(int((inputs != 0).any(0).sum()), 1)]
         return inputs if self._scaling is None else self._scaling.apply(inputs)
 
 
@@ -138,7 +141,7 @@ class LoaderBatches(Batches):
         self._target_type = samples.targets.dtype
         self._scaling = scaling
         self._target_scaling = target_scaling
-        self._device = scaling.shift.device
+        self._device = scaling.device
         self._format = torch.channels_last if channels_last and len(samples.sample_shape) == 3 else None
         # A daemonic process may not have children of its own.
         self._workers = 0 if multiprocessing.current_process().daemon else workers

@@ -20,7 +20,7 @@ from objectives.imports import load_callable, located
 
 
 class Converted(Dataset[tuple[Tensor, Any]]):
-    """A user's data set with inputs as tensors: uint8 stays, everything else becomes float32."""
+    """A user's data set with inputs as tensors: bytes stay, whole numbers become int64, all else float32."""
 
     def __init__(self, name: str, source: Any) -> None:
         self._name = name
@@ -50,6 +50,8 @@ def as_tensor(item: Any) -> Tensor:
     tensor = torch.as_tensor(item)
     if tensor.ndim == 2:  # a grey image without its channel
         tensor = tensor[None]
+    if tensor.dtype in (torch.int8, torch.int16, torch.int32, torch.int64):
+        return tensor.long()
     return tensor if tensor.dtype == torch.uint8 else tensor.float()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +9,25 @@ from typing import Any, TypeVar
 
 import torch
 
-from objectives.config import TrainingConfig
-from objectives.datasets import bundled, custom, folder, placement, vision
-from objectives.datasets.prepare import Scaling, learn_targets
-from objectives.datasets.records import AnySamples, DataSet, Task, check
+from objectives.config import TrainingConfig, near
+from objectives.datasets import bundled, custom, folder, placement, tables, vision
+from objectives.datasets.prepare import Scaling, Whole, learn_targets
+from objectives.datasets.records import AnySamples, DataSet, Table, Task, check
 from objectives.datasets.split import split
 from objectives.errors import ConfigError, DataError
 from objectives.imports import is_import_path, locate
 
 Kept = TypeVar("Kept")
+
+# The settings that say what is loaded, and those that say what becomes of it.
+LOADING = (
+    *("dataset", "dataset_args", "data_root", "image_size", "storage", "file", "target_column"),
+    *("text_column", "columns", "categorical", "tokens", "max_length", "split", "time_column", "split_by"),
+)
+PREPARING = (
+    *("split_seed", "validation_fraction", "test_fraction", "train_limit", "preparation", "encoding"),
+    *("vocabulary", "min_count"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Prepared:
     task: Task
     classes: tuple[str, ...]
     sample_shape: tuple[int, ...]
+    dtype: torch.dtype  # of a model's inputs
+    table: Table | None
     train: AnySamples
     validation: AnySamples
     test: AnySamples
@@ -82,16 +93,7 @@ def prepare(config: TrainingConfig, task: Task, device: torch.device, fold: int 
         DataError: the data is missing, unreadable, or not for this task.
         ConfigError: no data set has that name.
     """
-    key = (
-        _raw_key(config, task),
-        config.split_seed,
-        config.validation_fraction,
-        config.test_fraction,
-        config.train_limit,
-        config.preparation,
-        config.storage,
-        str(device),
-    )
+    key = (_raw_key(config, task), *(getattr(config, name) for name in PREPARING), str(device))
     if fold is None:
         return _prepared.get(key, lambda: _prepare(config, task, device))
     folds = config.folds or 1
@@ -107,15 +109,8 @@ def load(config: TrainingConfig, task: Task) -> DataSet:
 
 
 def _raw_key(config: TrainingConfig, task: Task) -> tuple[Any, ...]:
-    return (
-        task,
-        config.dataset,
-        repr(sorted(config.dataset_args.items())),
-        locate("."),  # where the paths of the data set and its arguments begin
-        locate(config.data_root),
-        config.image_size,
-        config.storage,
-    )
+    # Where the paths of the data set and its arguments begin is one of it.
+    return (task, locate("."), *(repr(getattr(config, name)) for name in LOADING))
 
 
 def _load(config: TrainingConfig, task: Task) -> DataSet:
@@ -126,12 +121,13 @@ def _load(config: TrainingConfig, task: Task) -> DataSet:
         data = folder.load(root, config.image_size)
     elif name in bundled.NAMES:
         data = bundled.load(name)
+    elif name in tables.NAMES:
+        data = tables.load(config, task)
     elif name in vision.CLASSES:
         data = vision.load(name, root, config.download)
     else:
-        known = (*bundled.NAMES, *vision.CLASSES, "image_folder")
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, or module:callable"
+        known = (*bundled.NAMES, *vision.CLASSES, "image_folder", *tables.NAMES)
+        hint = near(name, known, f"there are {', '.join(known)}, or module:callable")
         raise ConfigError(f"dataset: there is no data set {name!r}; {hint}")
     if data.task != task:
         other = "objectives.regressor" if data.task == "regression" else "objectives.classifier"
@@ -146,15 +142,18 @@ def _prepare(
     parts = split(
         data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit, fold
     )
-    inputs = placement.learn_scaling(parts.train, config.preparation)
+    inputs = placement.learn_inputs(parts.train, config, data.table)
     targets = None if task == "classification" else learn_targets(parts.train.targets)
     place = placement.choose(config, parts, device, inputs, targets)
+    train = place(parts.train)
     return Prepared(
         name=data.name,
         task=task,
         classes=data.classes,
-        sample_shape=data.train.sample_shape,
-        train=place(parts.train),
+        sample_shape=train.sample_shape,
+        dtype=torch.int64 if isinstance(inputs, Whole) else torch.float32,
+        table=data.table,
+        train=train,
         validation=place(parts.validation),
         test=place(parts.test),
         inputs=inputs.to(device),

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from objectives.config import Preparation, TrainingConfig
-from objectives.datasets.prepare import Moments, Scaling, learn
+from objectives.config import TrainingConfig
+from objectives.datasets.prepare import (
+    Columns,
+    Moments,
+    Scaling,
+    Whole,
+    learn,
+    learn_columns,
+    learn_words,
+    unscaled,
+)
 from objectives.datasets.reading import Randomness, SeededReads, read
-from objectives.datasets.records import AnySamples, DataSet, LazySamples, Samples
+from objectives.datasets.records import AnySamples, DataSet, LazySamples, Samples, Table
 from objectives.datasets.split import Split
 
 HOST_SHARE = 0.25  # of the free memory that one process may fill with data; runners share a machine
@@ -73,8 +82,15 @@ def _told(name: str, part: str, random: Randomness, always: bool) -> str:
     return told
 
 
-def learn_scaling(samples: AnySamples, kind: Preparation) -> Scaling:
-    """Learn the scaling from training `samples`, reading them once where they are not in memory."""
+def learn_inputs(samples: AnySamples, config: TrainingConfig, table: Table | None) -> Scaling:
+    """Learn how inputs are prepared from training `samples`, read once where they are not in memory."""
+    kind = config.preparation
+    if table is not None and isinstance(samples, Samples):
+        if table.words:
+            return learn_words(samples.stored, table.words, config.vocabulary, config.min_count)
+        return learn_columns(samples.stored, table.values, kind, config.encoding == "embedding")
+    if samples.dtype == torch.int64:
+        return unscaled()
     if isinstance(samples, Samples):
         return learn(samples.inputs, kind)
     moments, reads = Moments(), SeededReads(samples)
@@ -92,7 +108,8 @@ def choose(
         _bytes(part) for part in (parts.train, parts.validation, parts.test) if isinstance(part, Samples)
     )
     fits = needed <= free_memory(device)
-    if config.storage == "loader" or (config.storage == "auto" and not fits):
+    held = isinstance(inputs, Columns) or (isinstance(inputs, Whole) and inputs.words)
+    if not held and (config.storage == "loader" or (config.storage == "auto" and not fits)):
         return _behind_loader
     return lambda samples: _on_device(samples, device, inputs, targets)
 
@@ -126,10 +143,13 @@ def _on_device(
         targets = target_scaling.to(device).apply(targets)
     if samples.dtype == torch.uint8 and 4 * _bytes(samples) > SCALED_ONCE:
         return Samples(samples.stored.to(device), targets, there)
-    inputs = torch.empty(samples.stored.shape, dtype=torch.float32, device=device)
-    for start in range(0, len(inputs), chunk):
-        inputs[start : start + chunk] = there.apply(samples.stored[start : start + chunk].to(device))
-    return Samples(inputs, targets)
+    inputs = torch.empty(0, device=device)
+    for start in range(0, len(samples), chunk):
+        ready = there.apply(samples.stored[start : start + chunk].to(device))
+        if not start:
+            inputs = ready.new_empty(len(samples), *ready.shape[1:])
+        inputs[start : start + chunk] = ready
+    return Samples(inputs, targets, padded=isinstance(scaling, Whole) and bool(scaling.words))
 
 
 def _bytes(samples: AnySamples) -> int:

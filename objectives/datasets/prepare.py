@@ -1,4 +1,4 @@
-"""Preparation: inputs scaled by numbers learnt from the training data alone.
+"""Preparation: what is learnt of the inputs, from the training data alone.
 
 Images are scaled per channel, tables per feature. Regression targets are standardised too, and the model's
 outputs are scaled back before anything is measured.
@@ -6,12 +6,16 @@ outputs are scaled back before anything is measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from objectives.config import Preparation
+
+Learnt = TypeVar("Learnt", bound="Scaling")
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,105 @@ class Scaling:
         return values * self.scale + self.shift
 
     def to(self, device: torch.device) -> Scaling:
-        """The same scaling on `device`."""
-        return Scaling(self.shift.to(device), self.scale.to(device))
+        """The same on `device`."""
+        return on(self, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is applied."""
+        return self.shift.device
+
+
+def on(learnt: Learnt, device: torch.device) -> Learnt:
+    """The same with its tensors on `device`."""
+
+    def sent(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(sent, value))
+        return value.to(device) if isinstance(value, Tensor | Scaling) else value
+
+    return replace(learnt, **{field.name: sent(getattr(learnt, field.name)) for field in fields(learnt)})
+
+
+@dataclass(frozen=True)
+class Whole(Scaling):
+    """Whole numbers stay what they are; those of words become numbers of the vocabulary `words`."""
+
+    words: tuple[str, ...] = ()  # by number; 0 is behind the end, 1 any other word
+    lookup: Tensor | None = None  # from the numbers of all words
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """Return `inputs` [N, ...] as int64."""
+        return inputs.long() if self.lookup is None else self.lookup[inputs.long()]
+
+
+@dataclass(frozen=True)
+class Columns(Scaling):
+    """Columns of a table [N, D]: numbers scaled, what is missing filled; categories as 0 and 1, or numbered.
+
+    Behind the scaled numbers come those of `gaps`, 1 where the number is missing; then the categories: with
+    `embed` one number each, 0 for any that the training data lack, else one column for each that they have.
+    """
+
+    numbers: Tensor  # [n] of D
+    fill: Tensor  # [n], the mean
+    gaps: Tensor  # of n, those that miss values in the training data
+    categories: tuple[int, ...]  # of D
+    lookups: tuple[Tensor, ...]  # of each: from its number in the table, plus one, to 0 or 1 to S
+    embed: bool
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many numbers each category may have."""
+        return tuple(int(lookup.max()) + 1 for lookup in self.lookups)
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """Return `inputs` [N, D], NaN where a value is missing, as float32."""
+        numbers = inputs.float()[:, self.numbers]
+        missing = numbers.isnan()
+        parts = [(torch.where(missing, self.fill, numbers) - self.shift) / self.scale]
+        parts.append(missing[:, self.gaps].float())
+        for column, lookup in zip(self.categories, self.lookups, strict=True):
+            named = lookup[(inputs[:, column].float().nan_to_num(-1.0) + 1).long()][:, None]
+            if self.embed:
+                parts.append(named.float())
+            else:
+                parts.append((named == torch.arange(1, int(lookup.max()) + 1, device=named.device)).float())
+        return torch.cat(parts, 1)
+
+
+def learn_columns(inputs: Tensor, values: Sequence[Sequence[str]], kind: Preparation, embed: bool) -> Columns:
+    """Learn from training `inputs` [N, D] whose columns have these `values` (see records.Table)."""
+    numbers = torch.tensor([i for i, own in enumerate(values) if not own], dtype=torch.long)
+    there = inputs[:, numbers]
+    fill = there.nanmean(0).nan_to_num()
+    scaling = learn(torch.where(there.isnan(), fill, there), kind)
+    categories = tuple(i for i, own in enumerate(values) if own)
+    lookups = []
+    for column in categories:
+        seen = torch.unique(inputs[:, column][~inputs[:, column].isnan()]).long()
+        lookup = torch.zeros(len(values[column]) + 1, dtype=torch.long)
+        lookup[seen + 1] = torch.arange(1, len(seen) + 1)
+        lookups.append(lookup)
+    gaps = torch.nonzero(there.isnan().any(0))[:, 0]
+    return Columns(scaling.shift, scaling.scale, numbers, fill, gaps, categories, tuple(lookups), embed)
+
+
+def learn_words(inputs: Tensor, words: Sequence[str], most: int, min_count: int) -> Whole:
+    """Learn the vocabulary of training `inputs` [N, T], numbers of `words`: the most frequent come first."""
+    counts = torch.bincount(inputs.flatten(), minlength=len(words))
+    counts[:2] = 0
+    ranked = counts.argsort(descending=True, stable=True)
+    known = ranked[counts[ranked] >= min_count][:most]
+    lookup = torch.ones(len(words), dtype=torch.long)
+    lookup[0] = 0
+    lookup[known] = torch.arange(2, len(known) + 2)
+    return unscaled(("", "<unknown>", *(words[i] for i in known.tolist())), lookup)
+
+
+def unscaled(words: tuple[str, ...] = (), lookup: Tensor | None = None) -> Whole:
+    """Whole numbers, that nothing scales."""
+    return Whole(torch.zeros(1), torch.ones(1), words, lookup)
 
 
 class Moments:

@@ -29,6 +29,7 @@ class Samples:
     stored: Tensor
     targets: Tensor
     scaling: Scaling | None = None  # still to be applied to what is stored
+    padded: bool = False  # texts: each batch is cut behind its longest
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -77,12 +78,29 @@ AnySamples = Samples | LazySamples
 
 
 @dataclass(frozen=True)
+class Table:
+    """What the numbers of a table or of texts stand for.
+
+    `columns` are named, `values` of each the categories by number, () where it holds numbers. `words` of
+    texts by number, `tokens` what they are. `groups` [N] says which rows stay together, `order` [N] which
+    come first.
+    """
+
+    columns: tuple[str, ...] = ()
+    values: tuple[tuple[str, ...], ...] = ()
+    words: tuple[str, ...] = ()
+    tokens: str = "words"
+    groups: Tensor | None = None
+    order: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A data set as loaded, before it is split.
 
     `test` is the set's own test set where it has one, `validation` likewise.
     `classes` names the classes in the order of their labels; empty for regression. `notes` are sentences
-    for the log of each trial.
+    for the log of each trial. `table` describes a table or texts, where a missing value is NaN.
     """
 
     name: str
@@ -92,6 +110,7 @@ class DataSet:
     validation: AnySamples | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    table: Table | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -120,7 +139,7 @@ def check(data: DataSet) -> DataSet:
             )
         _check_targets(where, samples.targets, data)
         if isinstance(samples, Samples):
-            _check_inputs(where, samples)
+            _check_inputs(where, samples, may_miss=data.table is not None)
     return data
 
 
@@ -141,7 +160,7 @@ def _check_targets(where: str, targets: Tensor, data: DataSet) -> None:
         raise DataError(f"{where} has a target that is NaN or infinite")
 
 
-def _check_inputs(where: str, samples: Samples) -> None:
+def _check_inputs(where: str, samples: Samples, may_miss: bool) -> None:
     inputs = samples.inputs
     if len(inputs) != len(samples.targets):
         raise DataError(f"{where} has {len(inputs)} inputs but {len(samples.targets)} targets")
@@ -150,6 +169,7 @@ def _check_inputs(where: str, samples: Samples) -> None:
             f"{where} has inputs of shape {list(inputs.shape[1:])}; "
             "a sample is [features] or an image [channels, height, width]"
         )
-    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
-        bad = torch.nonzero(~torch.isfinite(inputs.reshape(len(inputs), -1)))[0].tolist()
+    wrong = ~(torch.isfinite(inputs) | inputs.isnan() & may_miss) if inputs.is_floating_point() else None
+    if wrong is not None and bool(wrong.any()):
+        bad = torch.nonzero(wrong.reshape(len(inputs), -1))[0].tolist()
         raise DataError(f"{where} has a value that is NaN or infinite: sample {bad[0]}, feature {bad[1]}")

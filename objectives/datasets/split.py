@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold, TimeSeriesSplit
 from torch import Tensor
 
 from objectives import seeds
-from objectives.datasets.records import AnySamples, DataSet
+from objectives.datasets.records import AnySamples, DataSet, Table
 from objectives.errors import DataError
 
 
@@ -45,18 +47,19 @@ def split(
     labels = data.train.targets if data.task == "classification" else None
     generator = seeds.generator(seeds.derive(seed, "split"))
     rest = torch.arange(len(data.train))
+    cut = _cutter(data, labels, seed, generator)
     if data.test is None:
-        rest, chosen = divide(rest, labels, test, generator)
+        rest, chosen = cut(rest, test)
         test_set = data.train.take(chosen)
     else:
         test_set = data.test
     if fold is not None:
         if data.validation is not None:
             raise DataError(f"folds: {data.name} has a validation part of its own; leave folds out")
-        rest, chosen = cut_out(rest, labels, *fold, generator)
+        rest, chosen = _fold(data, rest, labels, *fold, generator)
         validation_set = data.train.take(chosen)
     elif data.validation is None:
-        rest, chosen = divide(rest, labels, validation, generator)
+        rest, chosen = cut(rest, validation)
         validation_set = data.train.take(chosen)
     else:
         validation_set = data.validation
@@ -65,6 +68,61 @@ def split(
     parts = Split(data.train.take(rest), validation_set, test_set)
     _check_classes(data, parts)
     return parts
+
+
+def _cutter(
+    data: DataSet, labels: Tensor | None, seed: int, generator: torch.Generator
+) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
+    """How a fraction is taken away: the latest samples, whole groups, or a share of each class."""
+    table = data.table or Table()
+
+    def latest(indices: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+        ranked = _by_time(indices, table)
+        count = min(max(round(len(ranked) * fraction), 1), len(ranked) - 1)
+        return ranked[:-count].sort().values, ranked[-count:].sort().values
+
+    def groups(indices: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+        assert table.groups is not None
+        parts = GroupShuffleSplit(1, test_size=fraction, random_state=seed % 2**32)
+        return _first(parts, indices, labels, table.groups[indices], data.name)
+
+    if table.order is not None:
+        return latest
+    if table.groups is not None:
+        return groups
+    return lambda indices, fraction: divide(indices, labels, fraction, generator)
+
+
+def _fold(
+    data: DataSet, indices: Tensor, labels: Tensor | None, fold: int, folds: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Part `fold` of `folds`, and what is trained on: by time, all that is earlier."""
+    table = data.table or Table()
+    if table.order is not None:
+        ranked = _by_time(indices, table)
+        return _first(TimeSeriesSplit(folds), ranked, labels, None, data.name, fold)
+    if table.groups is not None:
+        kind = GroupKFold(folds) if labels is None else StratifiedGroupKFold(folds)
+        return _first(kind, indices, labels, table.groups[indices], data.name, fold)
+    return cut_out(indices, labels, fold, folds, generator)
+
+
+def _by_time(indices: Tensor, table: Table) -> Tensor:
+    assert table.order is not None
+    return indices[table.order[indices].argsort(stable=True)]
+
+
+def _first(
+    parts: Any, indices: Tensor, labels: Tensor | None, groups: Tensor | None, name: str, number: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Division `number` that scikit-learn makes of `indices`, both parts in rising order."""
+    try:
+        truth = None if labels is None else labels[indices].numpy()
+        found = list(parts.split(indices.numpy(), truth, None if groups is None else groups.numpy()))
+    except ValueError as error:
+        raise DataError(f"{name} cannot be split: {error}") from error
+    rest, chosen = found[number]
+    return indices[rest].sort().values, indices[chosen].sort().values
 
 
 def divide(
@@ -127,5 +185,5 @@ def _check_classes(data: DataSet, parts: Split) -> None:
             raise DataError(
                 f"{data.name}: class {data.classes[label]!r} is missing from the {part} data "
                 f"(it has {total} samples in all). Give the class more samples, leave it out, "
-                "or change validation_fraction, test_fraction, folds or train_limit."
+                "or change validation_fraction, test_fraction, folds, train_limit or what it is split by."
             )

@@ -9,27 +9,42 @@ import torch
 from torch import nn
 
 from objectives.config import TrainingConfig
+from objectives.datasets.prepare import Columns, Scaling, Whole
 from objectives.errors import ConfigError, ModelError
 from objectives.imports import is_import_path, load_callable, located
+from objectives.models import text
 from objectives.models.cnn import cnn
-from objectives.models.layers import initialise
+from objectives.models.layers import Embedded, initialise
 from objectives.models.mlp import linear, mlp
 
 
-def build(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def build(
+    config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int, inputs: Scaling | None = None
+) -> nn.Module:
     """Build the model that `config` describes, on the CPU, from torch's global random state.
 
-    A model of the user's own is called with `model_args`, and with `sample_shape` (of one input) and
-    `outputs` where it accepts them.
+    A model of the user's own is called with `model_args`, and with `sample_shape` (of one input), `outputs`
+    and `vocabulary` (how many words there are) where it accepts them. `inputs` is what was learnt of them.
 
     Raises:
         ConfigError: no model has that name, or the user's own cannot be built.
         ModelError: the model does not fit inputs of `sample_shape`.
     """
-    features = math.prod(sample_shape)
+    words = inputs.words if isinstance(inputs, Whole) else ()
     if is_import_path(config.model):
-        model = _own(config, sample_shape, outputs)
-    elif config.model == "linear":
+        return _initialised(_own(config, sample_shape, outputs, len(words)), config)
+    if words or config.model in text.NAMES:
+        if not words or config.model not in text.NAMES:
+            what = "texts" if words else "no texts"
+            raise ConfigError(
+                f"model: {config.dataset} has {what}, and {config.model} is not for them; "
+                f"{', '.join(text.NAMES)} are for texts"
+            )
+        return _initialised(text.TextModel(config, words, outputs), config)
+    embedded = Embedded(inputs, config.embedding) if isinstance(inputs, Columns) and inputs.embed else None
+    features = math.prod(sample_shape) if embedded is None else embedded.width
+    model: nn.Module
+    if config.model == "linear":
         model = linear(features, outputs)
     elif config.model == "mlp":
         widths = config.widths or (config.hidden,) * config.depth
@@ -38,8 +53,13 @@ def build(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -
         model = _cnn(config, sample_shape, outputs)
     else:
         raise ConfigError(
-            f"model: there is no model {config.model!r}; there are linear, mlp, cnn, or module:callable"
+            f"model: there is no model {config.model!r}; there are linear, mlp, cnn, "
+            f"{', '.join(text.NAMES)}, or module:callable"
         )
+    return _initialised(model if embedded is None else nn.Sequential(embedded, model), config)
+
+
+def _initialised(model: nn.Module, config: TrainingConfig) -> nn.Module:
     initialise(model, config.init, config.init_std, config.activation)
     return model
 
@@ -65,11 +85,12 @@ def _cnn(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) ->
     )
 
 
-def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int, vocabulary: int) -> nn.Module:
     make = load_callable(config.model, "model")
     arguments = located(make, config.model_args)
     accepted = inspect.signature(make).parameters
-    for name, value in (("sample_shape", sample_shape), ("outputs", outputs)):
+    given = {"sample_shape": sample_shape, "outputs": outputs, "vocabulary": vocabulary}
+    for name, value in given.items():
         if name in accepted:
             arguments.setdefault(name, value)
     try:
@@ -96,7 +117,9 @@ def takes_channels_last(model: nn.Module, sample_shape: tuple[int, ...], device:
     return True
 
 
-def probe(model: nn.Module, sample_shape: tuple[int, ...], outputs: int) -> None:
+def probe(
+    model: nn.Module, sample_shape: tuple[int, ...], outputs: int, dtype: torch.dtype = torch.float32
+) -> None:
     """Run `model` (on the CPU) once on two samples of zeros, so that a wrong shape is found before training.
 
     Raises:
@@ -106,9 +129,12 @@ def probe(model: nn.Module, sample_shape: tuple[int, ...], outputs: int) -> None
     model.eval()
     try:
         with torch.no_grad():
-            result = model(torch.zeros(2, *sample_shape))
+            result = model(torch.zeros(2, *sample_shape, dtype=dtype))
     except RuntimeError as error:
-        raise ModelError(f"the model cannot take inputs of shape {list(sample_shape)}: {error}") from error
+        whole = " of whole numbers (numbers to calculate with must be float)" if dtype == torch.int64 else ""
+        raise ModelError(
+            f"the model cannot take inputs of shape {list(sample_shape)}{whole}: {error}"
+        ) from error
     finally:
         model.train(training)
     if result.shape != (2, outputs):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from objectives.config import Activation, Initialisation
+from objectives.datasets.prepare import Columns
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -16,6 +18,25 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
 }
+
+
+class Embedded(nn.Module):
+    """Columns as `Columns` with `embed` leaves them [B, D] -> [B, width]: each category becomes a vector.
+
+    It has at most `most` numbers, and at most half as many as there are categories, rounded up.
+    """
+
+    def __init__(self, columns: Columns, most: int) -> None:
+        super().__init__()
+        self.plain = len(columns.numbers) + len(columns.gaps)
+        widths = [min(most, (size + 1) // 2) for size in columns.sizes]
+        self.vectors = nn.ModuleList(map(nn.Embedding, columns.sizes, widths))
+        self.width = self.plain + sum(widths)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = [own(inputs[:, self.plain + i].long()) for i, own in enumerate(self.vectors)]
+        return torch.cat([inputs[:, : self.plain], *parts], 1)
+
 
 # What nn.init.calculate_gain and kaiming_normal_ know; smooth rectifiers are initialised as relu is.
 _KAIMING = {"leaky_relu": "leaky_relu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "linear"}

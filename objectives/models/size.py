@@ -12,7 +12,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def count_flops(model: nn.Module, sample_shape: tuple[int, ...], device: torch.device) -> int:
+def count_flops(
+    model: nn.Module,
+    sample_shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> int:
     """Floating-point operations of one sample's forward pass: a multiplication and an addition are two.
 
     Counts matrix products and convolutions, as torch.utils.flop_counter does.
@@ -21,6 +26,6 @@ def count_flops(model: nn.Module, sample_shape: tuple[int, ...], device: torch.d
     model.eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model(torch.zeros(1, *sample_shape, device=device))
+        model(torch.zeros(1, *sample_shape, dtype=dtype, device=device))
     model.train(training)
     return int(counter.get_total_flops())

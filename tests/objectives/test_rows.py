@@ -13,8 +13,9 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from sklearn.datasets import load_diabetes
 
-from objectives import classifier, config, regressor
+from objectives import classifier, config, regressor, text_classifier
 from objectives.config import TrainingConfig
 from objectives.metrics import METRICS, POSITIVE
 from objectives.standalone import LocalTrial
@@ -85,6 +86,21 @@ REGRESSION = LEARNING | {
     "model": ["linear", "mlp"],
     "objective": ["rmse", "mae", "mse", "loss"],
 }
+TEXTS: Options = {
+    "model": ["bag", "rnn", "lstm", "gru"],
+    "tokens": ["words", "words", "words", "characters"],
+    "min_count": [1, 2],
+    "vocabulary": [20000, 50],
+    "embedding": [8, 16],
+    "depth": [1, 2],
+    "dropout": [0.0, 0.1],
+}
+FILES: Options = {
+    "encoding": ["one_hot", "embedding"],
+    "preparation": ["standardize", "minmax", "none"],
+    "model": ["linear", "mlp", "mlp"],
+}
+LINES = str(Path("objectives/studies/comparisons/lines.csv").absolute())
 STUDIES: dict[str, tuple[Any, Options, dict[str, Any]]] = {
     "tables": (classifier, TABLES, {"epochs": 3, "hidden": 8, "train_limit": 100}),
     "images": (
@@ -111,9 +127,22 @@ STUDIES: dict[str, tuple[Any, Options, dict[str, Any]]] = {
             "schedule_args": {"gamma": 0.9},
         },
     ),
+    "texts": (text_classifier, TEXTS, {"file": LINES, "epochs": 2, "hidden": 8, "max_length": 12}),
+    "files": (
+        regressor,
+        FILES,
+        {"dataset": "table", "file": "patients.csv", "target_column": "target", "categorical": ["sex"]}
+        | {"split": "time", "time_column": "age", "epochs": 3, "hidden": 8},
+    ),
     "numbers": (regressor, REGRESSION, {"dataset": "diabetes", "epochs": 4, "hidden": 8}),
 }
 RATES = {"sgd": 0.05, "adagrad": 0.05, "adadelta": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_diabetes(as_frame=True, scaled=False).frame.to_csv("patients.csv", index=False)
 
 
 def design(options: Options) -> list[dict[str, Any]]:
@@ -125,7 +154,7 @@ def design(options: Options) -> list[dict[str, Any]]:
             point["batch_norm"] = False
         if point.get("schedule") == "multistep":
             point["milestones"] = [1]
-        point["lr"] = RATES.get(point["optimizer"], 0.01)
+        point["lr"] = RATES.get(point.get("optimizer", ""), 0.01)
         points.append({name: value for name, value in point.items() if value is not None})
     return points
 
