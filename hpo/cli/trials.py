@@ -64,23 +64,25 @@ def trials(
 ) -> None:
     """List a study's trials with their parameters, values, attempts and workers."""
     from hpo.studies import answers, reading, selection
-    from storage.history.trials import Part, history_of, read_trials
+    from storage.history.trials import Part, history_of, read_metrics, read_trials
     from storage.queue import tickets
 
     database = open_existing(storage)
     row = reading.get_study(database, study)
     chosen = [name.strip() for name in columns.split(",")] if columns else []
-    names = [(sort or "number").removeprefix("-"), *chosen]
-    names += [condition.name for condition in selection.parse_conditions(where or ())]
     parts = Part.WHOLE if format_ is Format.JSON else Part.LINE
-    if selection.unknown_to_fields(names, row.spec.get("space", {})):
-        parts |= Part.METRICS
-    every = database.read(lambda connection: read_trials(connection, row, with_=parts)).values()
-    found = selection.select(history_of(row, every), where or (), sort=sort, limit=limit)
+    read = database.read(lambda connection: read_trials(connection, row, with_=parts))
+    every = history_of(row, read.values())
+    names = [(sort or "number").removeprefix("-"), *chosen]
+    wanted = selection.metrics_in(every.trials, where or (), names)
+    if wanted and Part.METRICS not in parts:
+        measured = database.read(lambda connection: read_metrics(connection, read, wanted))
+        every = selection.with_metrics(every, {read[i].number: found for i, found in measured.items()})
+    found = selection.select(every, where or (), sort=sort, limit=limit)
     waiting = database.read(lambda connection: tickets.counts(connection, row.id)).shown_in(row.state).waiting
-    nothing = "no trial meets this" if every else f"{study} has no trials yet; {waiting} wait for a worker"
+    nothing = "no trial meets this" if read else f"{study} has no trials yet; {waiting} wait for a worker"
     if chosen:
-        selection.check_names(chosen, every)
+        selection.check_names(chosen, every.trials)
         picked = [{name: selection.look_up(trial, name) for name in chosen} for trial in found]
         print_rows(format_, picked, chosen, nothing)
         return

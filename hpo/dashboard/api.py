@@ -17,16 +17,18 @@ from starlette.routing import Route
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
 from hpo.dashboard.guard import who
-from hpo.dashboard.lists import list_studies, list_trials, study_card
+from hpo.dashboard.lists import list_studies, study_card
 from hpo.dashboard.openapi import Endpoint, document
+from hpo.dashboard.table import conditions_of, list_trials, wish_of
 from hpo.errors import DatabaseError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode
 from hpo.report.records.summary import comparison
 from hpo.studies import answers
 from hpo.studies.reading import read_evaluation, read_log
+from hpo.studies.selection import FIELDS
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
-from storage.history.lists import STUDY_SORTS, TRIAL_SORTS
+from storage.history.lists import STUDY_SORTS
 from storage.history.records import STATES, TrialRecord
 from storage.history.trials import Part, metrics_of, read_trial
 
@@ -115,15 +117,8 @@ def _study(board: Board, request: Request) -> Any:
 
 def _trials(board: Board, request: Request) -> Any:
     query = request.query_params
-    found = list_trials(
-        board.database,
-        board.row(request.path_params["study"]),
-        sort=query.get("sort") or "number",
-        state=query.get("state") or None,
-        page=pages.whole(query, "page", 1),
-        size=_size(request, 100),
-        with_=Part.WHOLE,
-    )
+    wish = wish_of(query, pages.whole(query, "page", 1), _size(request, 100), "number")
+    found = list_trials(board.live(request.path_params["study"]), wish, with_=Part.WHOLE)
     return shapes.Trials(
         [answers.trial(record, found.now) for record in found.trials], found.total, found.page, found.pages
     )
@@ -162,7 +157,7 @@ def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[St
 
 def _chart(board: Board, request: Request) -> Any:
     query = request.query_params
-    options = charts.Options(query.get("metric", "")[:200], query.get("log") == "1")
+    options = charts.Options(query.get("metric", "")[:200], query.get("log") == "1", conditions_of(query))
     return charts.draw_study(board, request.path_params["study"], request.path_params["chart"], options)
 
 
@@ -246,6 +241,7 @@ _PAGING = (
     ("page", "integer", "1, 2, ..."),
     ("size", "integer", f"Rows of a page, at most {MAX_SIZE}."),
 )
+_WHERE = ("where", "string", "Conditions, as in `hpo trials --where`: lr<0.01 optimizer=adam best=10%.")
 _STUDY = "/studies/{study}"
 _TRIAL = _STUDY + "/trials/{trial:number}"
 
@@ -265,12 +261,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(_STUDY, "One study: state, budget, counts, best, spec.", _study, answers.StudyDetail),
     Endpoint(
         _STUDY + "/trials",
-        "Trials, filtered, sorted and paged in SQL.",
+        "Trials, filtered, sorted and paged.",
         _trials,
         shapes.Trials,
         (
+            _WHERE,
             ("state", "string", f"One of {', '.join(STATES)}."),
-            ("sort", "string", f"One of {', '.join(TRIAL_SORTS)} or param:NAME; '-' before it descends."),
+            ("sort", "string", f"{', '.join(FIELDS)}, a parameter or a metric; '-' before it descends."),
             *_PAGING,
         ),
     ),
@@ -297,6 +294,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (
             ("metric", "string", "For `learning`: a named metric instead of what is reported."),
             ("log", "integer", "1: logarithmic value axis."),
+            _WHERE,
         ),
     ),
     Endpoint(_STUDY + "/metrics", "Names of the metrics trials log.", _metrics, shapes.Metrics),

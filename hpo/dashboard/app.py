@@ -30,6 +30,7 @@ from hpo.dashboard.hub import Hub, RetryOnce
 from hpo.dashboard.optunas_dashboard import PREFIXES, OptunaDashboard
 from hpo.dashboard.render import Page, environment, render
 from hpo.dashboard.stream import event_stream
+from hpo.dashboard.table import as_csv, wish_of
 from hpo.dashboard.warmup import prepare, warm_up
 from hpo.errors import DatabaseError, HpoError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode, templates
@@ -98,6 +99,7 @@ def routes() -> list[Route]:
                 board, request.query_params, request.query_params.getlist("study")
             ),
         ),
+        Route("/studies/{study}/trials.csv", _table_file, methods=["GET"]),
         Route("/studies/{study}/trials/{trial:number}/files/{file}", _download, methods=["GET"]),
         Route("/studies/{study}/trials/{trial:number}/log/{attempt:number}", _log_file, methods=["GET"]),
         Route("/studies/{study}/actions/{action}", _act, methods=["POST"]),
@@ -171,6 +173,14 @@ async def _download(request: Request) -> Response:
     study, number = request.path_params["study"], request.path_params["trial"]
     content = await run_in_threadpool(pages.artifact, board, study, number, request.path_params["file"])
     return _attachment(content, f"{study}-{number}-{request.path_params['file']}")
+
+
+async def _table_file(request: Request) -> Response:
+    """The trials that the page's table has, on all its pages."""
+    board: Board = request.app.state.board
+    live = await run_in_threadpool(board.live, request.path_params["study"])
+    wish = wish_of(request.query_params, 1, 1)
+    return _attachment(await run_in_threadpool(as_csv, live, wish), f"{live.row.name}-trials.csv")
 
 
 async def _log_file(request: Request) -> Response:

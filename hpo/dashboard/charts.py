@@ -41,11 +41,17 @@ class Slot:
     id: str
     chart: Chart
     title: str
+    one: bool = True  # the study has one direction
 
     @property
     def size(self) -> str:
         """The width of its place, before anything is known of what it shows."""
         return "full" if callable(self.chart.size) else self.chart.size
+
+    @property
+    def field(self) -> str:
+        """What a filter calls the values it shows."""
+        return "score" if self.one else f"value:{catalogue.find(self.id)[1] + 1}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Options:
 
     metric: str = ""  # "": what the objective reports
     log: bool = False
+    where: str = ""  # only trials that meet these conditions
 
 
 def study_slots(row: StudyRow, parameters: int) -> list[tuple[str, list[Slot]]]:
@@ -71,7 +78,7 @@ def _slots(section: str, many: int, parameters: int) -> Iterator[Slot]:
             name = (chart.address if many == 1 else "") or chart.name + chart.ending(objective, many, "-{}")
             title = chart.title and chart.title + chart.ending(objective, many, ", objective {}")
             parts = [""] if chart.parts is None else [f"-{n}" for n in range(1, chart.parts(parameters) + 1)]
-            yield from (Slot(name + part, chart, title) for part in parts)
+            yield from (Slot(name + part, chart, title, many == 1) for part in parts)
 
 
 def comparison_slots() -> list[Slot]:
@@ -84,7 +91,7 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
     `again` says in how many seconds a newer one may be had.
 
     Raises:
-        NotFoundError: no such study or chart. DatabaseError
+        NotFoundError: no such study or chart. UserError: the conditions cannot be read. DatabaseError
     """
     chart, objective, part = catalogue.find(address)
 
@@ -97,11 +104,12 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
             _make_logarithmic(picture.figure)
         return _result(picture)
 
-    if chart.outline and (rough := board.outlined(name)) is not None:
+    if chart.outline and not options.where and (rough := board.outlined(name)) is not None:
         return {"version": 0, "again": SOON, **draw(rough)}
-    history, version = board.history(name)
-    row = board.live(name).row
-    return _cache.get((row.uid, address, options), version, lambda: draw(history))
+    live = board.live(name)
+    history = live.chosen(options.where)
+    row = live.row
+    return _cache.get((row.uid, address, options), live.version, lambda: draw(history))
 
 
 def _drawn(chart: Chart, history: StudyHistory, objective: int, part: str) -> Picture | None:

@@ -1,21 +1,17 @@
-"""What the lists of studies and of trials show."""
+"""What the list of studies shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Generic, TypeVar
 
 from hpo.errors import UserError
 from hpo.studies.answers import seconds_left
-from storage.database.clock import to_datetime
 from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow, StudyState
 from storage.history import lists
-from storage.history.lists import STUDY_SORTS, TRIAL_SORTS, Progress, progress
-from storage.history.records import STATES, TrialRecord
-from storage.history.trials import Part, read_trials
+from storage.history.lists import STUDY_SORTS, Progress, progress
 
 T = TypeVar("T")
 
@@ -42,18 +38,6 @@ class StudyPage(Generic[T]):
     page: int  # 1-based
     pages: int
     damaged: tuple[str, ...] = ()  # sentences about those that cannot be read
-
-
-@dataclass(frozen=True)
-class TrialPage:
-    """One page of trials."""
-
-    trials: tuple[TrialRecord, ...]
-    total: int  # that match the filter
-    page: int  # 1-based
-    pages: int
-    parameters: tuple[str, ...]
-    now: datetime | None  # by the database's clock, for attempts that run
 
 
 def list_studies(
@@ -103,47 +87,6 @@ def study_card(database: Database, name: str, *, curve: bool = True) -> StudyCar
         UnknownStudyError
     """
     return database.read(lambda connection: card_of(connection, database, name, curve=curve))
-
-
-def list_trials(
-    database: Database,
-    row: StudyRow,
-    *,
-    sort: str = "-number",
-    state: str | None = None,
-    page: int = 1,
-    size: int = 25,
-    with_: Part = Part.LINE,
-) -> TrialPage:
-    """Trials of a study; `sort` is one of `TRIAL_SORTS` or "param:NAME", "-" before it descends.
-
-    Raises:
-        UserError: an unknown order or state.
-    """
-    key = sort.removeprefix("-")
-    if key not in TRIAL_SORTS and not key.startswith("param:"):
-        raise UserError(f"sort must be one of {', '.join(TRIAL_SORTS)} or param:NAME, got {key[:40]!r}")
-    if state is not None and state not in STATES:
-        raise UserError(f"state must be one of {', '.join(STATES)}, got {state[:40]!r}")
-
-    def read(connection: Transaction) -> TrialPage:
-        ids, total = lists.page_of_trials(
-            connection,
-            database.clock,
-            row,
-            state=state,
-            sort=key,
-            descending=sort.startswith("-"),
-            page=page,
-            size=size,
-        )
-        found = read_trials(connection, row, ids, with_=with_)
-        trials = tuple(found[i] for i in ids)
-        names = dict.fromkeys([*row.spec.get("space", {}), *(n for trial in trials for n in trial.params)])
-        now = to_datetime(database.clock.read(connection))
-        return TrialPage(trials, total, page, max(1, -(-total // size)), tuple(names), now)
-
-    return database.read(read)
 
 
 def card_of(connection: Transaction, database: Database, name: str, *, curve: bool = True) -> StudyCard:

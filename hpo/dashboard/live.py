@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hpo.studies import confirmed
+from hpo.studies import confirmed, selection
 from hpo.studies.reading import read_evaluation
 from storage.database.engine import Database, Transaction
 from storage.database.records import Counts, StudyRow
@@ -24,6 +24,8 @@ from storage.history.trials import (
 )
 from storage.queue import studies, tickets
 
+MAX_CHOSEN = 16  # selections of trials kept, each until the study changes
+MAX_METRICS = 8  # kept for filters that ask for them
 SAMPLED = 12  # complete trials that are read whole, to tell what the objective's value is called
 
 
@@ -37,7 +39,7 @@ class LiveStudy:
     def __init__(self, database: Database, row: StudyRow) -> None:
         self.row = row
         self.version = 0  # rises with every change
-        self._database = database
+        self.database = database
         self._lock = threading.Lock()
         self._records: dict[int, TrialRecord] = {}  # by Optuna's trial id
         self._open: set[int] = set()  # trials that have not ended
@@ -46,6 +48,8 @@ class LiveStudy:
         self._history: StudyHistory | None = None
         self._known: tuple[StudyRow, Counts, Confirmation | None] | None = None
         self._evaluation: tuple[int, Mapping[str, Any]] | None = None  # of which trial
+        self._metrics: dict[str, dict[int, Mapping[int, float]]] = {}  # for filters: name, id, step
+        self._chosen: dict[tuple[str, str], StudyHistory] = {}  # by conditions and order, of `_history`
 
     @property
     def known(self) -> StudyHistory | None:
@@ -60,10 +64,11 @@ class LiveStudy:
             DatabaseUnreachableError
         """
         with self._lock:
-            row, counts, confirmation, changed = self._database.read(self._read)
+            row, counts, confirmation, changed = self.database.read(self._read)
             if self._history is None or (row, counts, confirmation) != self._known or changed:
                 self.row, self._known = row, (row, counts, confirmation)
                 self.version += 1
+                self._chosen.clear()
                 self._history = history_of(
                     row,
                     self._records.values(),
@@ -73,10 +78,50 @@ class LiveStudy:
                 )
             return self._history
 
+    def chosen(self, where: str = "", sort: str = "") -> StudyHistory:
+        """As `refresh`, with the trials that meet the conditions alone, sorted as is asked.
+
+        Raises:
+            UserError: what cannot be read, or a name that no trial has. UnknownStudyError,
+            DatabaseUnreachableError
+        """
+        history = self.refresh()
+        if not where and not sort:
+            return history
+        with self._lock:
+            if history is self._history and (where, sort) in self._chosen:
+                return self._chosen[where, sort]
+        wanted = selection.metrics_in(history.trials, [where], [sort.removeprefix("-")] if sort else [])
+        looked = self._measured(history, wanted) if wanted else history
+        by_number = {trial.number: trial for trial in history.trials}
+        kept = tuple(by_number[t.number] for t in selection.select(looked, [where], sort=sort or None))
+        found = dataclasses.replace(history, trials=kept)
+        with self._lock:
+            if history is self._history:
+                self._chosen[where, sort] = found
+                while len(self._chosen) > MAX_CHOSEN:
+                    del self._chosen[next(iter(self._chosen))]
+        return found
+
+    def _measured(self, history: StudyHistory, names: Collection[str]) -> StudyHistory:
+        """The history, each trial with every value of these metrics."""
+        with self._lock:
+            records = dict(self._records)
+            if unread := set(names) - self._metrics.keys():
+                found = self.database.read(lambda connection: read_metrics(connection, records, unread))
+                for name in unread:
+                    self._metrics[name] = {i: named[name] for i, named in found.items() if name in named}
+            for name in list(self._metrics)[: max(0, len(self._metrics) - MAX_METRICS)]:
+                if name not in names:
+                    del self._metrics[name]
+            known = {name: dict(self._metrics[name]) for name in names}
+        of = {r.number: {n: steps[i] for n, steps in known.items() if i in steps} for i, r in records.items()}
+        return selection.with_metrics(history, of)
+
     def _read(self, connection: Transaction) -> tuple[StudyRow, Counts, Confirmation | None, bool]:
         row = studies.get(connection, self.row.name)
         if row.uid != self.row.uid:  # deleted, and another one has its name now
-            self._records, self._open, self._sampled = {}, set(), set()
+            self._records, self._open, self._sampled, self._metrics = {}, set(), set(), {}
             self._history = self._evaluation = None
         touched = self._touched(connection, row) if self._records else None
         if touched is None:
@@ -84,6 +129,10 @@ class LiveStudy:
         found = read_trials(connection, row, touched, with_=Part.WHOLE & ~Part.METRICS)
         for i in self._sampled & found.keys():
             found[i] = dataclasses.replace(found[i], metrics=self._records[i].metrics)
+        if self._metrics and found:
+            for i, metrics in read_metrics(connection, found, list(self._metrics)).items():
+                for name, steps in metrics.items():
+                    self._metrics[name][i] = steps
         new = {i: record for i, record in found.items() if self._records.get(i) != record}
         if new:
             self._records.update(new)
@@ -111,7 +160,7 @@ class LiveStudy:
 
     def _evaluate(self, number: int) -> Mapping[str, Any] | None:
         if self._evaluation is None or self._evaluation[0] != number:
-            found = read_evaluation(self._database, self.row, number)
+            found = read_evaluation(self.database, self.row, number)
             self._evaluation = None if found is None else (number, found)
         return None if self._evaluation is None else self._evaluation[1]
 

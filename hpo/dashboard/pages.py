@@ -8,8 +8,21 @@ from typing import Any
 from hpo.dashboard import actions, charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
-from hpo.dashboard.lists import StudyCard, TrialPage, card_of, list_studies, list_trials, study_card
+from hpo.dashboard.lists import StudyCard, card_of, list_studies, study_card
 from hpo.dashboard.render import Page
+from hpo.dashboard.table import (
+    SIZES,
+    TrialPage,
+    cell,
+    heading,
+    is_left,
+    list_trials,
+    more_columns,
+    moved,
+    quick_filters,
+    usual_columns,
+    wish_of,
+)
 from hpo.errors import NotFoundError, UserError
 from hpo.report.records.confirmation import sentences
 from hpo.report.records.scores import value_name
@@ -20,7 +33,7 @@ from hpo.studies import answers, commands, confirmed, reading
 from hpo.studies.why import why
 from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
-from storage.history.records import STATES, StudyHistory, TrialRecord
+from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import Part, read_trial, read_trials
 from storage.queue.events import Event, of_study
 from storage.queue.launches import Launch, all_launches
@@ -60,14 +73,21 @@ def study(board: Board, query: Query, name: str) -> Page:
     """One study: cards, charts, the table of trials. The charts are asked for by the browser."""
     card = study_card(board.database, name, curve=False)
     row = card.row
-    sort, state = query.get("sort") or "-number", query.get("state") or None
-    table = list_trials(board.database, row, sort=sort, state=state, page=whole(query, "page", 1), size=25)
+    wish = wish_of(query, whole(query, "page", 1), min(whole(query, "size", SIZES[0]), SIZES[-1]))
+    wrong = ""
+    try:
+        table = list_trials(board.live(name), wish)
+    except UserError as error:
+        table, wrong = TrialPage((), 0, 1, 1, None), str(error)
+    usual = usual_columns(row, table.trials)
+    columns = wish.columns or usual
     best = _best(board, card)
     now = card.progress
     confirmation = board.database.read(lambda connection: confirmed.of(connection, row))
     chosen = now.best_number if confirmation is None else confirmation.choose(now.best_number)
     tested = None if chosen is None else row.test_of(chosen)
-    names = _value_names(board, card)
+    known = board.sampled(row, now.best_number)
+    names = [value_name(known, index) for index in range(len(row.spec["directions"]))]
     context = {
         "row": row,
         "objective": answers.shown_objective(row),
@@ -77,10 +97,23 @@ def study(board: Board, query: Query, name: str) -> Page:
         "confirmation": confirmation,
         "how_sure": sentences(confirmation) if confirmation else [],
         "table": table,
-        "sort": sort,
-        "states": STATES,
-        "chosen": {"sort": sort, "state": state or ""},
-        "sections": charts.study_slots(row, _parameters(board, row, table)),
+        "wish": wish,
+        "wrong": wrong,
+        "columns": columns,
+        "others": [key for key in [*usual, *more_columns(known)] if key not in columns],
+        "sizes": SIZES,
+        "quick": quick_filters(wish.where, len(row.spec["directions"]) > 1),
+        "chosen": {
+            "where": wish.where,
+            "sort": "" if wish.sort == "-number" else wish.sort,
+            "columns": ",".join(wish.columns),
+            "size": "" if wish.size == SIZES[0] else wish.size,
+        },
+        "title_of": lambda key: heading(key, names),
+        "is_left": is_left,
+        "cell": cell,
+        "moved": moved,
+        "sections": charts.study_slots(row, _parameters(board, row, table.trials)),
         "best": best,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",
@@ -93,6 +126,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "slices": "parts/study_slices.html",
         "bestparams": "parts/study_best.html",
         "confirmation": "parts/study_confirmation.html",
+        "told": "parts/study_told.html",
         "trials": "parts/study_trials.html",
     }
     return Page("study.html", context, parts, frozenset({study_topic(name)}))
@@ -264,16 +298,11 @@ def _best(board: Board, card: StudyCard) -> TrialRecord | None:
     return found.get(best)
 
 
-def _value_names(board: Board, card: StudyCard) -> list[str]:
-    """What the values are called: told by a few trials while the history is not in memory."""
-    known = board.sampled(card.row, card.progress.best_number)
-    return [value_name(known, index) for index in range(len(card.row.spec["directions"]))]
-
-
-def _parameters(board: Board, row: StudyRow, table: TrialPage) -> int:
+def _parameters(board: Board, row: StudyRow, shown: Sequence[TrialRecord]) -> int:
     """How many parameters there are. An objective may suggest what the study file does not declare: its
     trials tell, all of them once the history is in memory, those in the table before.
     """
     known = board.live(row.name).known
-    told = table.parameters if known is None else (name for trial in known.trials for name in trial.params)
+    trials = shown if known is None else known.trials
+    told = (name for trial in trials for name in trial.params)
     return len({*row.spec["space"], *told})

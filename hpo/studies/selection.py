@@ -6,8 +6,9 @@ import difflib
 import math
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from hpo.errors import UserError
@@ -17,7 +18,10 @@ FIELDS: dict[str, Callable[[TrialRecord], Any]] = {
     "number": lambda trial: trial.number,
     "state": lambda trial: trial.state,
     "value": lambda trial: trial.value,
+    "last_report": lambda trial: trial.last_report,
+    "score": lambda trial: trial.last_report if trial.state == "pruned" else trial.value,
     "steps": lambda trial: trial.steps,
+    "epochs": lambda trial: trial.steps,
     "attempts": lambda trial: trial.attempts,
     "seconds": lambda trial: trial.seconds,
     "worker": lambda trial: trial.worker,
@@ -26,7 +30,9 @@ FIELDS: dict[str, Callable[[TrialRecord], Any]] = {
     "error": lambda trial: trial.error,
     "feasible": lambda trial: trial.feasible,
 }
-"""What every trial has. Other names are parameters, then metrics: their last values, or `min:` or `max:`."""
+"""What every trial has; `score` is what charts count it with, `value:2` its value in the second direction.
+Other names are parameters, then metrics: their last values, or `min:` or `max:`."""
+MAX_CONDITIONS = 60
 
 _CONDITION = re.compile(r"(?P<name>[^<>=!~]+)(?P<sign><=|>=|!=|=|<|>|~)(?P<text>.*)", re.DOTALL)
 _ORDERED: dict[str, Callable[[Any, Any], bool]] = {
@@ -36,6 +42,7 @@ _ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda a, b: a >= b,
 }
 _RANKED = ("best", "front")  # what is told of a trial beside all others
+_OF_METRIC = ("min:", "max:", "metric:")
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,16 @@ class Condition:
             return self.text.casefold() in str(value).casefold()
         if self.sign in _ORDERED:
             number = _number(value)
-            return number is not None and _ORDERED[self.sign](number, float(self.text))
-        alike = any(_alike(value, text) for text in (self.text, *self.text.split(",")))
-        return alike == (self.sign == "=")
+            return number is not None and _ORDERED[self.sign](number, self._number)
+        return any(_alike(value, text) for text in self._texts) == (self.sign == "=")
+
+    @cached_property
+    def _number(self) -> float:
+        return float(self.text)
+
+    @cached_property
+    def _texts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.text, *self.text.split(","))))
 
 
 def parse_conditions(texts: Iterable[str]) -> list[Condition]:
@@ -82,12 +96,28 @@ def parse_conditions(texts: Iterable[str]) -> list[Condition]:
             if condition.sign in _ORDERED and _number(condition.text) is None:
                 raise UserError(f"{word[:80]!r} compares with {condition.text[:40]!r}, which is no number")
             found.append(condition)
+    if len(found) > MAX_CONDITIONS:
+        raise UserError(f"{len(found)} conditions are too many; write at most {MAX_CONDITIONS}")
     return found
 
 
-def unknown_to_fields(names: Iterable[str], parameters: Collection[str]) -> set[str]:
-    """The names that can only be metrics'."""
-    return {name for name in names if name not in FIELDS and name not in _RANKED and name not in parameters}
+def metrics_in(
+    trials: Iterable[TrialRecord], where: Iterable[str] = (), names: Iterable[str] = ()
+) -> set[str]:
+    """The metrics that conditions and names (of columns, or to sort by) ask for.
+
+    Raises:
+        UserError: a condition that cannot be read.
+    """
+    known = {*FIELDS, *_RANKED, *(name for trial in trials for name in trial.params)}
+    asked = {*names, *(condition.name for condition in parse_conditions(where))}
+    plain = {name.partition(":")[2] if name.startswith(_OF_METRIC) else name for name in asked - known}
+    return {name for name in plain if not name.startswith(("param:", "value:"))}
+
+
+def with_metrics(history: StudyHistory, found: Mapping[int, Mapping[str, Any]]) -> StudyHistory:
+    """The history, each trial with these metrics: number -> name -> step -> value."""
+    return replace(history, trials=tuple(replace(t, metrics=found.get(t.number, {})) for t in history.trials))
 
 
 def select(
@@ -124,7 +154,9 @@ def look_up(trial: TrialRecord, name: str) -> Any:
     kind, _, rest = name.partition(":")
     if kind == "param":
         return trial.params.get(rest)
-    steps = trial.metrics.get(rest if kind in ("min", "max", "metric") else name)
+    if kind == "value" and rest in "123456789":
+        return trial.values[int(rest) - 1] if trial.values and int(rest) <= len(trial.values) else None
+    steps = trial.metrics.get(rest if name.startswith(_OF_METRIC) else name)
     if not steps:
         return None
     return {"min": min, "max": max}[kind](steps.values()) if kind in ("min", "max") else steps[max(steps)]
@@ -132,7 +164,7 @@ def look_up(trial: TrialRecord, name: str) -> Any:
 
 def check_names(names: Iterable[str], trials: Collection[TrialRecord]) -> None:
     """Raise UserError for a name that no trial knows; a study without trials knows every name."""
-    wanted = [name for name in names if name not in FIELDS]
+    wanted = [name for name in names if name not in FIELDS and not re.fullmatch("value:[1-9]", name)]
     if not wanted or not trials:
         return
     known = {*FIELDS, *(name for trial in trials for name in (*trial.params, *trial.metrics))}
@@ -165,7 +197,9 @@ def _alike(value: Any, text: str) -> bool:
     if isinstance(value, bool):
         return text.casefold() in (("true", "yes", "1") if value else ("false", "no", "0"))
     number, other = _number(value), _number(text)
-    return number == other if number is not None and other is not None else str(value) == text
+    if number is not None and other is not None:
+        return number == other
+    return str(value) == text or (value == "null" and text == "None")
 
 
 def _number(value: Any) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -93,11 +93,15 @@ def report_counts(connection: Connection, mine: Mine) -> dict[int, int]:
     return dict(tuples(connection, query.group_by(reports.c.trial_id)))
 
 
-def named_metrics(connection: Connection, mine: Mine) -> dict[int, dict[str, dict[int, float]]]:
-    """Every named metric by its step."""
+def named_metrics(
+    connection: Connection, mine: Mine, names: Collection[str] | None = None
+) -> dict[int, dict[str, dict[int, float]]]:
+    """Every named metric by its step, or those of these `names`."""
     found: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
     columns = (metric.c.trial_id, metric.c.name, metric.c.step, metric.c.value)
     query = sa.select(*columns).where(mine(metric.c.trial_id)).order_by(metric.c.step)
+    if names is not None:
+        query = query.where(metric.c.name.in_(names))
     for trial_id, name, step, value in connection.execute(query).all():
         if value is not None:
             found[trial_id].setdefault(name, {})[step] = value

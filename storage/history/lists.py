@@ -11,16 +11,15 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.errors import DamagedStudyError
-from storage.database.optuna_tables import TrialState, params, reports, trials, values
+from storage.database.optuna_tables import trials, values
 from storage.database.records import Counts, StudyRow, StudyState, TicketState
-from storage.database.tables import attempt, study, ticket
-from storage.history.trials import leader, ranked, state_column
+from storage.database.tables import study, ticket
+from storage.history.trials import count_trials, leader, ranked
 from storage.queue import optuna_rows, studies, tickets
 from storage.queue.seconds import used
 
 T = TypeVar("T")
 STUDY_SORTS = ("created", "name", "state", "done", "running", "failed")
-TRIAL_SORTS = ("number", "state", "value", "epochs", "seconds", "attempts")
 
 
 @dataclass(frozen=True)
@@ -133,62 +132,10 @@ def page_of_studies(
 
 
 def page_of_trials(
-    connection: Connection,
-    clock: Clock,
-    row: StudyRow,
-    *,
-    state: str | None,
-    sort: str,
-    descending: bool,
-    page: int,
-    size: int,
+    connection: Connection, row: StudyRow, *, descending: bool, page: int, size: int
 ) -> tuple[list[int], int]:
-    """Optuna's ids of the trials on one page (1-based) in this order, and how many there are.
-
-    `sort` is one of `TRIAL_SORTS` or "param:NAME"; trials without what is sorted by come last.
-    """
-    shown = state_column()
-    joined = trials.outerjoin(ticket, ticket.c.trial_id == trials.c.trial_id)
-    query = sa.select(trials.c.trial_id).where(trials.c.study_id == row.optuna_study_id)
-    counted = query
-    if state is not None:
-        query = query.where(shown == state)
-        counted = query.select_from(joined)
-    total = connection.scalar(sa.select(sa.func.count()).select_from(counted.subquery())) or 0
-    column, joined = _trial_order(joined, sort, shown, clock)
-    order = [column.desc() if descending else column.asc()]
-    if sort != "number":
-        order = [column.is_(None), *order]
-    query = query.select_from(joined).order_by(*order, trials.c.number.desc())
-    return list(connection.scalars(query.limit(size).offset((page - 1) * size))), int(total)
-
-
-def _trial_order(joined: Any, sort: str, shown: Any, clock: Clock) -> tuple[Any, Any]:
-    """The column to sort by, and the tables with what it needs joined to them."""
-    if sort == "number":
-        return trials.c.number, joined
-    if sort == "state":
-        return shown, joined
-    if sort == "value":
-        on = (values.c.trial_id == trials.c.trial_id) & (values.c.objective == 0)
-        final = sa.case((trials.c.state == TrialState.COMPLETE, values.c.value))
-        return final, joined.outerjoin(values, on)
-    if sort.startswith("param:"):
-        on = (params.c.trial_id == trials.c.trial_id) & (params.c.param_name == sort.removeprefix("param:"))
-        return params.c.param_value, joined.outerjoin(params, on)
-    if sort == "epochs":
-        found = (
-            sa.select(reports.c.trial_id, sa.func.count().label("n")).group_by(reports.c.trial_id).subquery()
-        )
-        return found.c.n, joined.outerjoin(found, found.c.trial_id == trials.c.trial_id)
-    worked = sa.func.coalesce(attempt.c.ended_at, clock.now()) - attempt.c.started_at
-    spent = (
-        sa.select(
-            attempt.c.trial_id,
-            sa.func.count().label("attempts"),
-            sa.func.sum(worked).label("seconds"),
-        )
-        .group_by(attempt.c.trial_id)
-        .subquery()
-    )
-    return spent.c[sort], joined.outerjoin(spent, spent.c.trial_id == trials.c.trial_id)
+    """Optuna's ids of the trials on one page (1-based), by number, and how many there are."""
+    order = trials.c.number.desc() if descending else trials.c.number
+    query = sa.select(trials.c.trial_id).where(trials.c.study_id == row.optuna_study_id).order_by(order)
+    found = connection.scalars(query.limit(size).offset((page - 1) * size))
+    return list(found), count_trials(connection, row)

@@ -18,7 +18,7 @@ from storage.database.optuna_tables import (
     values,
 )
 from storage.database.optuna_tables import trials as optuna_trials
-from storage.database.records import AttemptState, Counts, StudyRow, TicketState
+from storage.database.records import AttemptState, Counts, StudyRow
 from storage.database.tables import ticket
 from storage.history import columns
 from storage.history.columns import Mine
@@ -178,19 +178,21 @@ def changed_since(
 
 
 def metrics_of(
-    connection: Connection, row: StudyRow, numbers: Collection[int]
+    connection: Connection, row: StudyRow, numbers: Collection[int], names: Collection[str] | None = None
 ) -> dict[int, dict[str, dict[int, float]]]:
-    """Named metrics of these trials: number -> name -> step -> value."""
+    """Named metrics of these trials: number -> name -> step -> value; `names`: of these alone."""
     wanted = ids_of(connection, row, numbers)
-    found = read_metrics(connection, wanted.values())
+    found = read_metrics(connection, wanted.values(), names)
     return {number: found[trial_id] for number, trial_id in wanted.items()}
 
 
-def read_metrics(connection: Connection, ids: Collection[int]) -> dict[int, dict[str, dict[int, float]]]:
-    """Named metrics of the trials of these ids (Optuna's): id -> name -> step -> value."""
+def read_metrics(
+    connection: Connection, ids: Collection[int], names: Collection[str] | None = None
+) -> dict[int, dict[str, dict[int, float]]]:
+    """Named metrics of the trials of these ids (Optuna's): id -> name -> step -> value; or `names` alone."""
     found: dict[int, dict[str, dict[int, float]]] = {trial_id: {} for trial_id in ids}
     for chunk in chunks(ids):
-        found.update(columns.named_metrics(connection, _among(chunk)))
+        found.update(columns.named_metrics(connection, _among(chunk), names))
     return found
 
 
@@ -227,24 +229,6 @@ def history_of(
     number = history.chosen.number
     return dataclasses.replace(
         history, winner_evaluation=winner_evaluation(number), test_evaluation=row.test_of(number)
-    )
-
-
-def state_column() -> Any:
-    """A trial's state as people see it, of Optuna's trials outer-joined with our tickets.
-
-    Optuna's RUNNING is ours only while somebody holds the lease, or foreign, where no attempt of ours was at
-    it; else the trial is parked or waits. Its FAIL may be a setting that diverged.
-    """
-    elsewhere = sa.and_(optuna_trials.c.state == TrialState.RUNNING, ~columns.tried())
-    return sa.case(
-        (optuna_trials.c.state == TrialState.COMPLETE, "complete"),
-        (optuna_trials.c.state == TrialState.PRUNED, "pruned"),
-        (optuna_rows.diverged(), "diverged"),
-        (optuna_trials.c.state == TrialState.FAIL, "failed"),
-        (sa.or_(ticket.c.state == TicketState.RUNNING, elsewhere), "running"),
-        (ticket.c.state == TicketState.PARKED, "parked"),
-        else_="waiting",
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from hpo.dashboard import lists as listing
-from hpo.dashboard.live import outline
+from hpo.dashboard.live import LiveStudy, outline
+from hpo.dashboard.table import Wish, list_trials
 from hpo.errors import UserError
 from hpo.search.diverged import is_diverged, is_worthless
 from hpo.settings import Settings
@@ -158,10 +158,11 @@ def test_every_reader_shows_it_by_its_name(database: Database, party: Opener) ->
     assert whole.trials[0].finished is not None
     assert whole.trials[0].values is None
     assert [trial.state for trial in outline(database, study).trials] == states
-    page = listing.list_trials(database, study, sort="number")
+    live = LiveStudy(database, study)
+    page = list_trials(live, Wish(sort="number"))
     assert [(line.state, line.error) for line in page.trials[:1]] == [("diverged", WHY)]
     for state in ("diverged", "failed"):
-        assert [line.state for line in listing.list_trials(database, study, state=state).trials] == [state]
+        assert [line.state for line in list_trials(live, Wish(f"state={state}")).trials] == [state]
     shown = database.read(lambda c: answers.study(c, database, study.name)).trials
     assert (shown.diverged, shown.failed, shown.complete, shown.waiting) == (1, 1, 1, 1)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from hpo.dashboard import lists as listing
+from hpo.dashboard.live import LiveStudy
+from hpo.dashboard.table import Wish, list_trials
 from hpo.report.records.summary import summarize
 from hpo.settings import Settings
 from hpo.spec import parse_spec
@@ -83,7 +84,7 @@ def test_trials_of_plain_optuna_are_shown_and_never_counted(runner: BrokeredRunn
     assert found.trials[3].state == "running"
     assert found.trials[0].worker == "foreign"
     for state in ("complete", "running", "waiting"):
-        listed = listing.list_trials(database, row, state=state).trials
+        listed = list_trials(LiveStudy(database, row), Wish(f"state={state}")).trials
         assert {trial.state for trial in listed} <= {state}
     assert summarize(found).counts["complete"] == 5
     assert any("Outside the budget: 3 foreign trials" in sentence for sentence in summarize(found).sentences)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hpo.dashboard import lists
 from hpo.dashboard.live import LiveStudy
+from hpo.dashboard.table import Wish, list_trials
 from hpo.studies import answers
 from hpo.studies.reading import history
 from storage.database.engine import Database
@@ -36,7 +36,7 @@ def took() -> Took:
 
 def told(database: Database, study: StudyRow) -> list[float | None]:
     """The first trial's time as each reader tells it: the table, the whole history, the one in memory."""
-    page = lists.list_trials(database, study, sort="number")
+    page = list_trials(LiveStudy(database, study), Wish(sort="number"))
     return [
         page.trials[0].seconds_until(page.now),
         history(database, study.name).trials[0].seconds,
@@ -87,7 +87,7 @@ def test_the_table_counts_what_runs_and_sorts_by_time_worked(
             one.writer.fail("ValueError: no")
         database.clock.offset += pause
     database.clock.offset += 5
-    page = lists.list_trials(database, study, sort="-seconds")
+    page = list_trials(LiveStudy(database, study), Wish(sort="-seconds"))
     assert [(trial.number, trial.seconds_until(page.now), trial.state) for trial in page.trials] == [
         (0, took(20), "complete"),
         (1, took(5), "running"),

@@ -134,7 +134,9 @@ def test_trials_are_sorted_filtered_and_paged(viewer: TestClient) -> None:
     assert numbers("state=failed") == [3]
     assert numbers("state=pruned") == [4]
     assert numbers("state=running") == [10]
-    assert numbers("sort=-epochs&size=1") == [9]
+    assert numbers("sort=-steps&size=1") == [0]
+    assert numbers("where=value>0.4+x!=0.7&sort=-number") == [9, 8, 6, 5]
+    assert viewer.get("/api/v1/studies/digits/trials?where=x<<1").status_code == 400
     assert numbers("page=9") == []
 
 

@@ -234,6 +234,65 @@ def test_a_click_on_a_point_leads_to_its_trial(browser: Browser, base: str) -> N
     expect(page).to_have_url(re.compile("/studies/digits/trials/0$"))
 
 
+def test_one_selection_for_the_whole_page(browser: Browser, base: str) -> None:
+    """A box in a chart becomes a filter in the address; table and charts follow, nothing is loaded again nor
+    does the page jump; a sort keeps it; what is wrong is said; going back brings back what was; a trial under
+    the pointer is shown in the charts, and with its parameters. Opened elsewhere the address shows the same.
+    """
+    opened = Opened(browser, base)
+    page = opened.go("/studies/digits?columns=number,x,value")
+    opened.draw_everything()  # so that nothing moves under the pointer
+    page.evaluate("window.neverReloaded = true")
+    page.locator("#slice-1").scroll_into_view_if_needed()
+    drag(page, "slice-1", (0.25, 0.99), (0.75, 0.1))
+    rows = page.locator("#trials tbody tr")
+    expect(rows).to_have_count(4)
+    expect(page.locator("#told")).to_contain_text("4 trials meet this")
+    until(page, "document.getElementById('slice-1').data?.flatMap(trace => trace.x).length === 4")
+    assert page.locator("#selection input[name=where]").input_value().startswith("x>=0.2")
+    place = page.evaluate("scrollY")
+    assert place > 0
+    page.locator("#trials thead a", has_text="Trial").evaluate("link => link.click()")
+    expect(page.locator("#trials [aria-sort=ascending]")).to_have_text("Trial")
+    expect(rows.first).to_contain_text("4")
+    assert page.evaluate("scrollY") == place
+    shared = page.url
+    page.locator("#slice-1").scroll_into_view_if_needed()
+    page.locator("#trials tbody tr[data-trial='6']").dispatch_event("mouseover")
+    expect(page.locator("#lit")).to_contain_text("trial 6")
+    expect(page.locator("#slice-1 .hoverlayer")).to_contain_text("trial 6")
+    box = page.locator("#selection input[name=where]")
+    box.fill("nix=1")
+    box.press("Enter")
+    expect(page.locator("#told [role=alert]")).to_contain_text("no trial of this study has 'nix'")
+    page.go_back()
+    expect(rows.first).to_contain_text("4")
+    page.get_by_role("link", name="clear").click()
+    expect(rows).to_have_count(11)
+    assert page.evaluate("window.neverReloaded")
+    assert [text for text in opened.complaints if "400" not in text] == []
+    other = Opened(browser, base, VIEW_TOKEN).go(shared.removeprefix(base))
+    expect(other.locator("#trials tbody tr")).to_have_count(4)
+    expect(other.locator("#trials thead th")).to_have_text(["Trial", "x", "Accuracy"])
+
+
+def drag(page: Page, plot: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Box a stretch of a chart, in its axes' own units."""
+    spots = page.evaluate(
+        """([id, ...spots]) => {
+             const plot = document.getElementById(id), { xaxis, yaxis } = plot._fullLayout;
+             const { left, top } = plot.getBoundingClientRect();
+             const right = left + xaxis._offset, down = top + yaxis._offset;
+             return spots.map(([x, y]) => [right + xaxis.l2p(x), down + yaxis.l2p(y)]);
+           }""",
+        [plot, start, end],
+    )
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    page.mouse.move(*spots[1], steps=4)
+    page.mouse.up()
+
+
 def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> None:
     opened = Opened(browser, base)
     page = opened.go("/studies/digits")

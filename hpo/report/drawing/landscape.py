@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from hpo.report import text
 from hpo.report.drawing import theme
-from hpo.report.drawing.theme import finish, frame, parameter_axis, plain, short
+from hpo.report.drawing.theme import finish, frame, meaning, parameter_axis, plain, short
 from hpo.report.records.landscape import Contour, Parallel, Path, Slice, SlicePoint
 from hpo.report.records.parameters import Axis, Importances
 
@@ -126,6 +127,7 @@ def slice_figure(record: Slice, title: str) -> go.Figure:
             name="best",
             marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
         )
+    theme.link(figure, x=meaning(record.parameter), y={})
     finish(figure, title, None, record.axis, showlegend=False)
     figure.update_xaxes(parameter_axis(record.parameter))
     frame(figure, [point.value for point in record.points], record.direction)
@@ -160,12 +162,12 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
         lines = [line for line in record.lines if line.rank == rank]
         xs: list[float | None] = []
         ys: list[float | None] = []
-        hover: list[str] = []
+        numbers: list[list[Any]] = []
         for line in lines:
             heights = [OFF if unit is None else unit for unit in line.units] + [_height(line.value, record)]
             xs += [*map(float, range(columns)), None]
             ys += [*short(heights, 3), None]
-            hover += [f"trial {line.number}: {text.number(line.value)}"] * columns + [""]
+            numbers += [[line.number, text.number(line.value)]] * columns + [[None, None]]
         if lines:
             figure.add_scatter(
                 x=xs,
@@ -174,9 +176,11 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
                 name=f"best: trial {lines[0].number}" if rank == "best" else name,
                 line={"color": colour, "width": width, "dash": dash},
                 opacity=opacity,
-                text=hover,
-                hovertemplate="%{text}<extra></extra>",
+                customdata=numbers,
+                hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
             )
+    ends = {"low": record.low, "high": record.high}
+    theme.link(figure, columns=[*map(meaning, record.parameters), ends])
     finish(figure, title, margin={"t": 84, "b": 72, "l": 40, "r": 60})
     _draw_axes(figure, record)
     figure.update_xaxes(
@@ -278,6 +282,7 @@ def contour_figure(record: Contour, title: str) -> go.Figure:
         customdata=[[number, text.number(value)] for number, _, _, value in record.points],
         hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
     )
+    theme.link(figure, x=meaning(record.x), y=meaning(record.y))
     finish(figure, title)
     figure.update_xaxes(parameter_axis(record.x), showgrid=False)
     figure.update_yaxes(parameter_axis(record.y), showgrid=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -35,6 +36,7 @@ def history_figure(history: History, title: str) -> go.Figure:
             figure.add_scatter(
                 x=[point.number for point in points],
                 y=short([point.value for point in points if point.value is not None]),
+                customdata=[point.number for point in points],
                 mode="markers",
                 name=f"{state} (last report)" if state == "pruned" else state,
                 marker=_state_marker(state, len(history.points)),
@@ -47,6 +49,7 @@ def history_figure(history: History, title: str) -> go.Figure:
             figure.add_scatter(
                 x=numbers,
                 y=[bottom] * len(numbers),
+                customdata=numbers,
                 mode="markers",
                 name="infinite" if state == "complete" else f"{state} (no value)",
                 marker=_state_marker(state, len(history.points)),
@@ -54,8 +57,12 @@ def history_figure(history: History, title: str) -> go.Figure:
             )
     if history.best:
         figure.add_scatter(
-            **_steps(history.best), name="best so far", line={"color": theme.RED, "width": 2.5}
+            **_steps(history.best),
+            customdata=[int(number) for number in history.best.x],
+            name="best so far",
+            line={"color": theme.RED, "width": 2.5},
         )
+    theme.link(figure, x={"name": "number", "whole": True}, y={})
     finish(figure, title, "Trial number", history.axis, showlegend=True)
     if max((point.number for point in history.points), default=0) <= 12:
         figure.update_xaxes(dtick=1)
@@ -124,6 +131,7 @@ def pareto_figure(record: Pareto, title: str) -> go.Figure:
     rest = [point for point in record.points if not point.on_front and point.feasible]
     broken = [point for point in record.points if not point.feasible]
     front = list(record.front)
+    shown: dict[str, Any] = {}
     for column, (a, b) in enumerate(pairs, start=1):
         first = column == 1
         ordered = sorted(front, key=lambda point: (point.values[a], point.values[b]))
@@ -159,6 +167,9 @@ def pareto_figure(record: Pareto, title: str) -> go.Figure:
         )
         figure.update_xaxes(title_text=plain(record.axes[a], 80), row=1, col=column)
         figure.update_yaxes(title_text=plain(record.axes[b], 80), row=1, col=column)
+        place = "" if first else str(column)
+        shown |= {f"x{place}": {"name": f"value:{a + 1}"}, f"y{place}": {"name": f"value:{b + 1}"}}
+    theme.link(figure, **shown)
     return finish(figure, title)
 
 
@@ -192,6 +203,7 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
                 hovertemplate="trial %{customdata[0]}, attempt %{customdata[1]}, %{customdata[2]}"
                 f"<extra>{state}</extra>",
             )
+    theme.link(figure)
     height = 170 + 34 * max(2, len(lanes))
     finish(
         figure,

@@ -179,6 +179,21 @@ def finish(
     return figure
 
 
+def link(figure: go.Figure, **axes: Any) -> None:
+    """Say that the points' `customdata` (or its first entry) are numbers of trials, and what axes show, so
+    that a page can lead from a point to its trial and make a filter of a box: axis -> `meaning`.
+    """
+    figure.layout.meta = {"trials": True, **axes}
+
+
+def meaning(axis: Axis) -> dict[str, Any]:
+    """A parameter's axis, for `link`; a user's text is escaped, as everywhere in a figure."""
+    name = html.escape(axis.name, quote=False)
+    if axis.kind == "categorical":
+        return {"name": name, "choices": [html.escape(choice, quote=False) for choice in axis.choices]}
+    return {"name": name, "low": axis.low, "high": axis.high, "log": axis.log, "whole": axis.kind == "int"}
+
+
 def frame(figure: go.Figure, values: Sequence[float], direction: Direction) -> None:
     """Cut the value axis where a few diverged trials would flatten all others."""
     if not values:

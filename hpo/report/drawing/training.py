@@ -34,8 +34,10 @@ def learning_figure(record: LearningCurves, title: str) -> go.Figure:
                 name=f"best: trial {curve.number}",
                 line={"color": theme.BEST_COLOUR, "width": 3},
                 marker={"symbol": theme.BEST_MARKER, "size": 9, "maxdisplayed": 12},
+                customdata=[curve.number] * len(curve.steps),
                 hovertemplate=f"trial {curve.number}, %{{x}}: %{{y}}<extra>best</extra>",
             )
+    theme.link(figure)
     finish(figure, title, record.step_name.capitalize(), record.axis)
     values = [value for curve in record.curves for value in curve.values]
     frame(figure, values, record.direction)

@@ -1,0 +1,234 @@
+// The charts of a page: asked for when they come into view, drawn, kept up to date; what a person does in one
+// is told to the page as an event: trial:open, trial:hover, trial:leave, trial:box.
+const $ = (id) => document.getElementById(id);
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const narrow = window.matchMedia("(max-width: 720px)");
+
+export const charts = new Map(); // element -> {content, dirty, seen, busy, ...}
+export const filter = { where: $("selection")?.elements.where.value ?? "" }; // as it was last asked for
+const library = document.querySelector("script[data-plotly]");
+const plotly = new Promise((resolve, reject) => { // it loads while the first chart's data are on their way
+  if (window.Plotly) resolve();
+  library?.addEventListener("load", resolve);
+  library?.addEventListener("error", () => reject(new Error("the script that draws it did not load")));
+});
+let templates;
+const themes = () => (templates ??= getJson("/assets/templates.json").catch((error) => { templates = null; throw error; }));
+let first; // the chart that is drawn before the others are asked for
+let ahead; // the data of the topmost chart, on their way while the browser still reads the library
+const config = { responsive: true, displaylogo: false, displayModeBar: false };
+
+export async function getJson(url) {
+  const answer = await fetch(url, { headers: { Accept: "application/json" } });
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(content.error ?? `the server answered ${answer.status}`), { status: answer.status });
+  return content;
+}
+
+function layoutOf(figure, templates) {
+  const layout = structuredClone(figure.layout);
+  layout.template = templates[dark.matches ? "dark" : "light"];
+  layout.autosize = true;
+  if (layout.meta?.columns || layout.meta?.y) layout.dragmode = $("zooms")?.checked === false ? "select" : "zoom";
+  if (narrow.matches) {
+    layout.font = { size: 11 };
+    layout.margin = { ...layout.margin, l: Math.min(layout.margin.l ?? 60, 48), r: 10 };
+    layout.dragmode = false; // a finger scrolls the page
+  }
+  return layout;
+}
+
+function note(plot, text) {
+  const line = document.createElement("p");
+  line.className = "nothing";
+  line.textContent = text;
+  plot.replaceChildren(line);
+}
+
+async function paint(plot, chart) {
+  const [templates] = await Promise.all([themes(), plotly]);
+  const { figure, caption, title, min_width: minWidth } = chart.content;
+  const box = plot.closest(".chart");
+  box.querySelector("figcaption").textContent = caption;
+  if (title) box.querySelector("h3").textContent = decoded(title);
+  if (!figure) {
+    if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
+    chart.wired = false;
+    note(plot, "Nothing to show yet.");
+    return;
+  }
+  if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
+  const height = figure.layout.height ?? 380;
+  if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
+  plot.style.minWidth = minWidth ? `${minWidth}px` : "";
+  const layout = layoutOf(figure, templates);
+  layout.uirevision = "kept"; // what a person zoomed or hid stays as it is
+  layout.selections = [];
+  layout.selectionrevision = filter.where;
+  await Plotly.react(plot, figure.data, layout, config);
+  chart.places = undefined;
+  if (!chart.wired) wire(plot);
+  chart.wired = true;
+}
+
+export function decoded(title) { // what plotly gets of a user's text is escaped
+  return new DOMParser().parseFromString(title, "text/html").documentElement.textContent;
+}
+
+// The trial a point stands for; undefined where it stands for none.
+const numberOf = (plot, point) => (plot.layout.meta?.trials && [point.customdata].flat()[0]) ?? undefined;
+
+function wire(plot) {
+  const tell = (kind, detail) => plot.dispatchEvent(new CustomEvent(`trial:${kind}`, { bubbles: true, detail }));
+  const tellOf = (kind) => (event) => {
+    const number = numberOf(plot, event.points[0]);
+    if (number !== undefined) tell(kind, number);
+  };
+  plot.on("plotly_click", tellOf("open"));
+  plot.on("plotly_hover", tellOf("hover"));
+  plot.on("plotly_unhover", () => tell("leave"));
+  plot.on("plotly_selected", (event) => { if (event?.range) tell("box", event.range); });
+}
+
+// Show a trial wherever else it is drawn and in view.
+export function light(number, except) {
+  for (const [plot, chart] of charts) {
+    if (plot === except || !chart.seen || !plot.layout?.meta?.trials || !plot.data) continue;
+    chart.places ??= new Map(plot.data.flatMap((trace, curveNumber) => (trace.customdata ?? [])
+      .map((data, pointNumber) => [[data].flat()[0], { curveNumber, pointNumber }])));
+    const place = chart.places.get(number);
+    const { xaxis = "x", yaxis = "y" } = plot.data[place?.curveNumber] ?? {};
+    if (place) Plotly.Fx.hover(plot, [place], xaxis + yaxis, true);
+    else Plotly.Fx.unhover(plot);
+  }
+}
+
+function addressOf(plot) {
+  const url = new URL(plot.dataset.chart, location.href);
+  const section = plot.closest("section");
+  const metric = section?.querySelector("[data-metric]")?.value;
+  if (metric) url.searchParams.set("metric", metric);
+  if (filter.where) url.searchParams.set("where", filter.where);
+  if ("mayLog" in plot.dataset && section?.querySelector("[data-log]")?.checked) url.searchParams.set("log", "1");
+  return url;
+}
+
+export function askAhead(plot) {
+  const { href } = addressOf(plot);
+  ahead = { href, content: getJson(href) };
+  ahead.content.catch(() => {}); // told where the chart is drawn
+  themes().catch(() => {});
+}
+
+function contentOf({ href }) {
+  const known = ahead?.href === href ? ahead.content : getJson(href);
+  ahead = undefined;
+  return known;
+}
+
+export async function refresh(plot) {
+  const chart = charts.get(plot);
+  if (!chart || chart.busy || !chart.dirty || !chart.seen) return;
+  chart.busy = true;
+  chart.dirty = false;
+  const before = first;
+  let drawn;
+  first ??= new Promise((resolve) => { drawn = resolve; });
+  try {
+    await before;
+    const address = addressOf(plot); // a person may pick something else before the answer is there
+    const content = await contentOf(address);
+    if (chart.content?.version !== content.version || chart.asked !== address.href) {
+      chart.content = content;
+      chart.asked = address.href;
+      await paint(plot, chart);
+    }
+    plot.dataset.drawn = content.version ?? 1;
+    if (content.again) setTimeout(() => { chart.dirty = true; refresh(plot); }, content.again * 1000);
+  } catch (error) {
+    chart.failed = error.status !== 400; // then a person must mend something first
+    if (!chart.content) note(plot, `This chart could not be had: ${error.message}.`);
+  } finally {
+    drawn?.();
+    chart.busy = false;
+    if (chart.failed) setTimeout(() => { chart.failed = false; chart.dirty = true; refresh(plot); }, 3000);
+    else if (chart.dirty) setTimeout(() => refresh(plot), 500);
+  }
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const chart = charts.get(entry.target);
+    if (!chart) continue;
+    chart.seen = entry.isIntersecting;
+    if (chart.seen) refresh(entry.target);
+  }
+}, { rootMargin: "300px" });
+
+export function adopt(plot) {
+  plot.style.height = `${plot.dataset.height}px`;
+  charts.set(plot, { dirty: true, seen: false });
+  watcher.observe(plot);
+}
+
+export function release(plot) {
+  watcher.unobserve(plot);
+  charts.delete(plot);
+  if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
+}
+
+export function chartsChanged() {
+  for (const [plot, chart] of charts) {
+    chart.dirty = true;
+    refresh(plot);
+  }
+  document.querySelectorAll("[data-charts]").forEach(loadGroup);
+}
+
+// A group whose charts are known only to the server: a trial's metrics and evaluation.
+const groups = new Map();
+export async function loadGroup(group) {
+  if (groups.get(group)) return;
+  groups.set(group, true);
+  try {
+    const content = await getJson(group.dataset.charts);
+    for (const item of content.charts) {
+      let plot = $(item.id);
+      if (!plot) {
+        const box = document.createElement("figure");
+        box.className = `chart ${item.size}`;
+        const heading = document.createElement("h3");
+        const frame = document.createElement("div");
+        frame.className = "frame";
+        plot = document.createElement("div");
+        plot.id = item.id;
+        plot.className = "plot";
+        frame.append(plot);
+        box.append(heading, frame, document.createElement("figcaption"));
+        group.append(box);
+        charts.set(plot, { dirty: false, seen: false });
+        heading.textContent = decoded(item.title);
+      }
+      const chart = charts.get(plot);
+      const text = JSON.stringify(item);
+      if (chart.text !== text) {
+        chart.text = text;
+        chart.content = { ...item, title: "" };
+        await paint(plot, chart);
+        plot.dataset.drawn = "1";
+      }
+    }
+    group.dataset.drawn = content.charts.length;
+  } catch (error) {
+    note(group.appendChild(document.createElement("div")), `These charts could not be had: ${error.message}.`);
+  } finally {
+    groups.set(group, false);
+  }
+}
+
+export function repaint() {
+  for (const [plot, chart] of charts) if (chart.content?.figure) paint(plot, chart);
+}
+
+dark.addEventListener("change", repaint);
+narrow.addEventListener("change", repaint);
