@@ -21,18 +21,22 @@ class Settings:
             empty: `hpo-artifacts` beside the SQLite file, or in the working directory.
         lease: seconds for which a silent worker's trial is still its own (HPO_LEASE); renewed at a third.
         grace: seconds between SIGTERM and the end of a worker's runners (HPO_GRACE).
+        news: seconds for which a worker whose study has ended tries to tell of it (HPO_NEWS).
     """
 
     storage: str = DEFAULT_STORAGE
     artifacts: str = ""
     lease: float = 15.0
     grace: float = 20.0
+    news: float = 120.0
 
     def __post_init__(self) -> None:
         if not 0.3 <= self.lease <= 3600:
             raise UserError(f"HPO_LEASE must be between 0.3 and 3600 seconds, got {self.lease:g}")
         if not 0 <= self.grace <= 3600:
             raise UserError(f"HPO_GRACE must be between 0 and 3600 seconds, got {self.grace:g}")
+        if not 0 <= self.news <= 86_400:
+            raise UserError(f"HPO_NEWS must be between 0 and 86400 seconds, got {self.news:g}")
 
     @property
     def heartbeat(self) -> float:
@@ -51,6 +55,7 @@ class Settings:
             artifacts=artifacts or os.environ.get("HPO_ARTIFACTS", ""),
             lease=_seconds("HPO_LEASE", cls.lease),
             grace=_seconds("HPO_GRACE", cls.grace),
+            news=_seconds("HPO_NEWS", cls.news),
         )
 
     def artifact_url(self) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
-from hpo.cli.output import assigned, print_json, print_rows, say
+from hpo.cli.output import assigned, print_json, print_rows, say, shown_lines
 from hpo.cli.queries import open_existing
 from hpo.errors import NotFoundError, UserError
+
+if TYPE_CHECKING:
+    from storage.database.engine import Database, Transaction
+    from storage.queue.events import Event
+
+LOOK = 0.5  # seconds between two looks at what happens
 
 token_app = typer.Typer(help="Named tokens for the dashboard and its API.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
@@ -72,14 +80,28 @@ def revoke(name: NameArgument, storage: StorageOption = None) -> None:
 
 
 @app.command()
-def events(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
-    """List who did what to a study, oldest first; also of one that was deleted, that it was."""
+def events(
+    study: StudyArgument,
+    since: Annotated[
+        int | None,
+        typer.Option("--since", metavar="CURSOR", help="Only those after the event of this id; 0: all."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the study has ended; JSON is a line an event.")
+    ] = False,
+    storage: StorageOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """List what happened to a study and who did what, oldest first; of one that was deleted, that it was."""
     from hpo.studies import answers
     from hpo.studies.reading import get_study
     from storage.queue.events import of_study
 
     database = open_existing(storage)
-    found = database.read(lambda connection: of_study(connection, study))
+    if follow:
+        _follow(database, study, since or 0, format_)
+        return
+    found = database.read(lambda connection: of_study(connection, study, since=since))
     if not found:
         get_study(database, study)
     shown = answers.plain(found)
@@ -88,3 +110,36 @@ def events(study: StudyArgument, storage: StorageOption = None, format_: FormatO
         return
     rows = [{**item, "details": assigned(item["details"])} for item in shown]
     print_rows(format_, rows, ("at", "who", "what", "details", "study"), f"nothing was done to {study} yet")
+
+
+def _follow(database: Database, study: str, since: int, format_: Format) -> None:
+    """Events as they come, until the study has ended or is no more. The id of the last one is the cursor."""
+    from hpo.studies.answers import plain
+    from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
+    from storage.queue.events import of_study
+    from storage.queue.studies import get
+
+    def look(connection: Transaction) -> tuple[list[Event], bool]:
+        new = of_study(connection, study, since=since)
+        try:
+            return new, get(connection, study).state.ended
+        except UnknownStudyError:
+            if not new and not of_study(connection, study, limit=1):
+                raise
+            return new, True
+
+    over = told = False
+    while not over:
+        try:
+            found, over = database.read(look)
+        except DatabaseUnreachableError as error:
+            if not told:
+                say(f"{error}; waiting for it")
+            found, told = [], True
+        for event in found:
+            since = event.id
+            item = plain(event)
+            line = f"{item['at']}  {item['who']}  {item['what']}  {assigned(item['details'])}"
+            print(json.dumps(item) if format_ is Format.JSON else shown_lines(line), flush=True)
+        if not over:
+            time.sleep(LOOK)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hpo.dashboard.board import Board
 from hpo.worker.neighbours import bury_dead, neighbours
+from hpo.worker.notifier import Notifier
 from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError
 from storage.queue import workers
@@ -20,9 +21,11 @@ log = logging.getLogger(__name__)
 async def keep_house(board: Board) -> None:
     """Every third of a lease end what has expired, as a worker does; ends when cancelled."""
     witness = Witness(board.database, board.lease, board.lease / 3)
+    notifier = Notifier(board.database, board.lease / 3)
     while True:
         await asyncio.sleep(board.lease / 3)
         await asyncio.to_thread(look_after, board.database, witness)
+        await asyncio.to_thread(notifier.look)
 
 
 def look_after(database: Database, witness: Witness) -> None:

@@ -59,6 +59,17 @@ def number(value: Any) -> float:
     return result
 
 
+def share(value: Any) -> float | None:
+    """`30 %` or 0.3 as 0.3; None as it is."""
+    if value is None:
+        return None
+    text = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?) ?%", value.strip()) if isinstance(value, str) else None
+    found = float(text[1]) / 100 if text else number(value)
+    if not 0 <= found <= 1:
+        raise problem(f"must be a share from 0 % to 100 %, got {shown(value)}")
+    return found
+
+
 def _flag(value: Any) -> Any:
     if not isinstance(value, bool):
         raise problem(f"must be true or false, got {shown(value)}")

@@ -24,10 +24,12 @@ from hpo.spec.fields import (
     at_most,
     check_json,
     check_name,
+    share,
 )
 from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
 from hpo.spec.keeping import Keep, short_form
 from hpo.spec.limits import check_limit
+from hpo.spec.notifying import Channel, channels
 from hpo.spec.objective import check_objective, parse_objective
 from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
@@ -50,7 +52,7 @@ MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_EPOCHS = 1_000_000_000
 MAX_SECONDS = 10 * 365 * 86_400
-NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "confirm", "notes"})
+NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "confirm", "notify", "proposals", "notes"})
 
 _TEXT_OR_NUMBER = {"type": ["string", "number", "boolean"]}
 _ARGUMENT_SCHEMA = {"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "minItems": 1, "items": _TEXT_OR_NUMBER}]}
@@ -224,6 +226,14 @@ class StudySpec(Section):
         description="Train the best settings again when the search has ended, before the test set is seen;"
         " true: as `hpo confirm` does. One direction only.",
     )
+    notify: Annotated[tuple[Channel, ...], BeforeValidator(channels)] = Field(
+        default=(), description="Who is told of its end, a new best, failures, a lost worker, the budget."
+    )
+    proposals: Annotated[float | None, BeforeValidator(share)] = Field(
+        default=None,
+        description="Share of the trials that may be points which people and programs enqueue while it runs,"
+        " like 30 %; absent: all.",
+    )
     notes: Text = Field(default="", description="Free text for people; not part of the study's identity.")
 
     @model_validator(mode="before")
@@ -269,8 +279,7 @@ class StudySpec(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of what makes two specs the same study: all but budget, retry, keep, limits, confirm
-        and notes.
+        """SHA-256 (hex) of what makes two specs the same study: all but `NOT_IDENTITY`.
 
         Fields at their default do not enter it, so a field added later leaves old digests alone.
         """

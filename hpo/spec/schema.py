@@ -12,6 +12,12 @@ def json_schema() -> dict[str, Any]:
     schema = StudySpec.model_json_schema()
     properties, definitions = schema["properties"], schema["$defs"]
     properties["confirm"]["anyOf"].insert(0, {"type": "boolean"})
+    properties["proposals"]["anyOf"].append({"type": "string"})
+    one = [{"type": "string"}, {"$ref": "#/$defs/Channel"}]
+    properties["notify"]["items"] = {"anyOf": one}
+    properties["notify"] = {"anyOf": [*one, properties["notify"]]} | {
+        name: properties["notify"].pop(name) for name in ("description", "default", "title")
+    }
     _allow_one_direction(schema)
     _allow_a_command(schema)
     for owner, key in ((properties, "sampler"), (properties, "pruner")):

@@ -21,7 +21,7 @@ from storage.database.engine import Database, Transaction
 from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import StudyRow, StudyState
 from storage.history.records import StudyHistory
-from storage.queue import optuna_rows, outcomes, studies, tickets
+from storage.queue import notices, optuna_rows, outcomes, studies, tickets
 from storage.queue import seconds as seconds_of
 
 
@@ -304,14 +304,20 @@ def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> Study
     """What a study keeps, may use and confirms can change at any time; the newest file says it. What is gone
     stays gone.
     """
-    newest = spec.model_dump(mode="json", include={"keep", "limits", "confirm"})
-    changes = {name: value for name, value in newest.items() if row.spec.get(name) != value}
+    newest = spec.model_dump(mode="json", include={"keep", "limits", "confirm", "notify", "proposals"})
+    changes = {
+        name: value
+        for name, value in newest.items()
+        if row.spec.get(name, [] if name == "notify" else None) != value
+    }
     if not changes:
         return row
 
     def verb(connection: Transaction) -> None:
         studies.remember(connection, row.id, "spec", {**row.spec, **changes})
         note(connection, database, row, "change", **changes)
+        if "notify" in changes:
+            notices.settle(connection, row.id, changes["notify"])
 
     database.write_once(verb)
     return database.read(lambda connection: studies.get(connection, row.name))

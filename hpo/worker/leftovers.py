@@ -31,7 +31,8 @@ def importing_hpo() -> dict[str, str]:
 
 
 def _is_secret(name: str) -> bool:
-    return name in ("HPO_STORAGE", "HPO_TOKEN", "HPO_DASHBOARD_TOKEN") or name.startswith("PG")
+    named = ("HPO_STORAGE", "HPO_TOKEN", "HPO_DASHBOARD_TOKEN", "HPO_DASHBOARD_VIEW_TOKEN")
+    return name in named or name.startswith(("PG", "HPO_NOTIFY_"))
 
 
 def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:

@@ -31,6 +31,7 @@ from hpo.worker.lease_keeper import Beat, LeaseKeeper
 from hpo.worker.leftovers import end_orphans
 from hpo.worker.limits import Idleness, Limits
 from hpo.worker.load import machine_load
+from hpo.worker.notifier import Notifier
 from hpo.worker.nursery import Nursery
 from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.repeats import ServedRepeats
@@ -149,6 +150,9 @@ class Worker:
                 wake=signals.wake_fd,
             )
             keeper.start()
+            commands = self._code if self._allow_commands else None
+            notifier = Notifier(self._database, self._settings.heartbeat, commands)
+            notifier.start()
             try:
                 while self._children or self._draining is None:
                     self._give_work()
@@ -159,7 +163,13 @@ class Worker:
                     for child in self._children.values():
                         child.end_if_hung()
                     self._usage.look(self._children.values())
+                notifier.finish(
+                    self._study,
+                    self._settings.news,
+                    lambda: signals.terminated is not None or signals.interrupts > 0,
+                )
             finally:
+                notifier.stop()
                 self._leave(keeper)
         return self._outcome or Outcome(ExitCode.DONE, self._draining or "the study has ended")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-HEAD = "0010"  # the newest of `migrations/versions`, so that only who migrates must read the scripts
+HEAD = "0011"  # the newest of `migrations/versions`, so that only who migrates must read the scripts
 VERSION_TABLE = "hpo_version"  # `alembic_version` is Optuna's
 _LOCK_KEY = 0x68706F  # "hpo"; the advisory lock of PostgreSQL
 _LOCK_SECONDS = 60.0

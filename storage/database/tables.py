@@ -78,7 +78,10 @@ study = Table(
     Column("budget_epochs", Integer),  # distinct steps that trials report in all
     Column("budget_patience", Integer),  # trials in a row without a better result
     Column("stale", Integer, nullable=False, server_default="0"),  # how many there were, where that ends it
-    Column("best_value", Float(53)),  # of complete, feasible trials; kept for the same
+    Column("best_value", Float(53)),  # of complete, feasible trials of one direction; None: not known yet
+    Column(
+        "failing", Integer, nullable=False, server_default="0"
+    ),  # attempts that failed since the last result
     Column("maximize", Integer, nullable=False),  # 1 when the first direction is maximize
     Column("retry_lost", Integer, nullable=False),
     Column("retry_failed", Integer, nullable=False),
@@ -150,6 +153,8 @@ ticket = Table(
     Column("trial_id", Integer),  # Optuna's; None until the first attempt has chosen parameters
     Column("trial_number", Integer),
     Column("retry_of", Integer),  # number of the failed trial that this ticket's new trial repeats
+    Column("asked_by", String(300)),  # who proposed `point` while the search ran; None: nobody did
+    Column("asked_why", Text),
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
     Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
     Column(
@@ -280,6 +285,12 @@ token = Table(  # of the dashboard; the tokens themselves are nowhere
     Column("may", String(16), nullable=False),  # view | act
     Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE")),  # None: every study
     Column("created_at", Float(53), nullable=False),
+    # What its holder may give studies, and has given; None: as much as they like.
+    *(Column(what, Float(53)) for what in ("trials", "epochs", "seconds")),
+    *(
+        Column(f"spent_{what}", Float(53), nullable=False, server_default="0")
+        for what in ("trials", "epochs", "seconds")
+    ),
 )
 
 event = Table(  # who did what; without a key into the study, whose end it outlives
@@ -294,4 +305,17 @@ event = Table(  # who did what; without a key into the study, whose end it outli
     Column("at", Float(53), nullable=False),
     Index(None, "study_uid", "id"),
     Index(None, "study", "id"),
+)
+
+notice = Table(  # who is told of a study's events, and how far
+    "hpo_notice",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", Integer, ForeignKey("hpo_study.id", ondelete="CASCADE"), nullable=False),
+    Column("channel", Text, nullable=False),  # JSON: where to, as the study file says it
+    Column("told", Integer, nullable=False),  # id of the last event that arrived there, or need not
+    Column("holder", String(32)),  # who sends just now, and until when that is their right
+    Column("held_until", Float(53)),
+    Column("not_before", Float(53)),  # the other side was away
+    Index(None, "study_id"),
 )

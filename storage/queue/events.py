@@ -21,6 +21,14 @@ from storage.database.clock import Clock, to_datetime
 from storage.database.tables import event, study
 
 DELETE = "delete"
+# What nobody does, but happens: told by whoever sees it first, in the transaction in which it does.
+END = "end"
+BEST = "best"
+FAILED = "failed"  # a trial
+FAILING = "failing"  # so many attempts failed one after the other
+LOST = "lost"  # an attempt: its worker or runner died or went silent
+NEARLY = "nearly"  # the budget is nearly spent
+ITSELF = "hpo"  # who does these
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,32 @@ def add(
     )
 
 
-def of_study(connection: Connection, name: str, *, limit: int | None = None) -> list[Event]:
-    """The events of the study of that name, oldest first: the newest `limit`. Beside them the ends of those
-    that had the name before; where there is none any more, all that is remembered under it.
+def of_study(
+    connection: Connection, name: str, *, limit: int | None = None, since: int | None = None
+) -> list[Event]:
+    """The events of the study of that name, oldest first: the newest `limit`, or the first of those after the
+    one whose id is `since`. Beside them the ends of those that had the name before; where there is none any
+    more, all that is remembered under it.
     """
     uid = connection.scalar(sa.select(study.c.uid).where(study.c.name == name))
     wanted: sa.ColumnElement[bool] = event.c.study == name
     if uid is not None:
         wanted = (event.c.study_uid == uid) | (wanted & (event.c.what == DELETE))
-    rows = connection.execute(sa.select(event).where(wanted).order_by(event.c.id.desc()).limit(limit)).all()
-    return [
-        Event(row.id, row.study, to_datetime(row.at), row.what, row.who, json.loads(row.details))
-        for row in reversed(rows)
-    ]
+    query = sa.select(event).where(wanted).limit(limit)
+    if since is not None:
+        return [read(row) for row in connection.execute(query.where(event.c.id > since).order_by(event.c.id))]
+    rows = connection.execute(query.order_by(event.c.id.desc())).all()
+    return [read(row) for row in reversed(rows)]
 
 
 def forget(connection: Connection, study_uid: str) -> None:
     """What is remembered of a study that is deleted now, but for what its deletion adds."""
     connection.execute(event.delete().where(event.c.study_uid == study_uid))
+
+
+def read(row: Any) -> Event:
+    """An event from its row."""
+    return Event(row.id, row.study, to_datetime(row.at), row.what, row.who, json.loads(row.details))
 
 
 @cache

@@ -19,10 +19,10 @@ from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError
 from storage.database.optuna_tables import TrialState, reports
 from storage.database.records import AttemptState, Lease, StudyState, TicketState
-from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket
+from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket, worker
 from storage.files import kept_files
 from storage.history.trials import leader
-from storage.queue import blame, locks, optuna_rows, seconds
+from storage.queue import blame, events, locks, optuna_rows, seconds
 
 _LONGEST_BACKOFF = 60.0  # seconds
 
@@ -36,6 +36,7 @@ BY_BUDGET = (ALL_DONE, TARGET_REACHED, SECONDS_SPENT, EPOCHS_SPENT, PATIENCE_SPE
 BY_HAND = "stopped by hand"
 FOR_GOOD = (*BY_BUDGET, BY_HAND)  # no later result lets a study that is stopping so go on
 FAILING = "nothing but failures"  # ... on so many workers
+STORM = 5  # attempts that fail one after the other, whoever made them
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,21 @@ def deliver(
     connection.execute(leave, {"its_ticket": lease.ticket_id, "state": state})
     blame.succeeded(connection, ending.ticket)
     its = ending.study
-    if its.state == StudyState.RUNNING and its.budget_target is None and its.budget_patience is None:
+    if its.failing:
+        connection.execute(study.update().where(study.c.id == its.id).values(failing=0))
+    value = None
+    if values is not None and state is TicketState.COMPLETE and len(values) == 1 and math.isfinite(values[0]):
+        value = values[0]
+    plain = its.state == StudyState.RUNNING and its.budget_target is None and its.budget_patience is None
+    if value is not None and not (plain and _is_no_better(its, value)):
+        value = value if optuna_rows.is_feasible(connection, ending.ticket.trial_id) else None
+    better = value is not None and _is_best(connection, clock, ending, value)
+    if plain:
         if not _goes_on(connection, its):
             conclude(connection, clock, its.id)
         return
-    counts = values is not None and state is TicketState.COMPLETE and math.isfinite(values[0])
-    feasible = counts and optuna_rows.is_feasible(connection, ending.ticket.trial_id)
-    value = values[0] if values is not None and feasible else None
     _learn_from(connection, its, value)
-    _lose_patience(connection, ending, value)
+    _lose_patience(connection, ending, better)
     conclude(connection, clock, its.id)
 
 
@@ -91,6 +98,7 @@ def fail(
     _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=more)
     if not more and row.trial_id is not None:
         optuna_rows.mark(connection, row.trial_id, optuna_rows.BROKE)
+    _tell_failure(connection, clock, ending, more)
     if blames and blame.failed(connection, row, error):
         bad = blame.bad_starts(connection, row.study_id)
         if bad >= blame.BAD_STARTS:
@@ -109,7 +117,7 @@ def diverge(
     if row.trial_id is not None:
         optuna_rows.mark(connection, row.trial_id, optuna_rows.DIVERGED)
         kept_files.release_weights(connection, row.trial_id)
-    _lose_patience(connection, ending, None)
+    _lose_patience(connection, ending, False)
     conclude(connection, clock, row.study_id)
 
 
@@ -131,6 +139,8 @@ def lose(connection: Connection, clock: Clock, lease: Lease, why: str) -> None:
     row = ending.ticket
     more = row.lost < ending.study.retry_lost
     _again_or_give_up(connection, clock, row, failed=row.failed, lost=row.lost + 1, more=more)
+    name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
+    _tell(connection, clock, ending, events.LOST, worker=name, why=why)
     conclude(connection, clock, row.study_id)
 
 
@@ -176,6 +186,8 @@ def conclude(
     _end_parked(connection, study_id, TicketState.PRUNED)
     seconds.stop(connection, clock, row)
     why = row.ended_why or ALL_DONE
+    if row.repeats_of is None:
+        events.add(connection, clock, study_id, events.END, events.ITSELF, {"why": why})
     connection.execute(
         study.update()
         .where(study.c.id == study_id)
@@ -368,19 +380,51 @@ def _end_at_target(connection: Connection, row: sa.Row[Any], value: float | None
         _stop(connection, row, TARGET_REACHED)
 
 
-def _lose_patience(connection: Connection, ending: _Ending, value: float | None) -> None:
-    """One more trial has a result, `value` where it is complete and feasible: better than all, or not.
+def _is_no_better(row: sa.Row[Any], value: float) -> bool:
+    """Whether the study is known to have a result as good as that, of one direction."""
+    known = row.best_value
+    return known is not None and (value <= known if row.maximize else value >= known)
 
-    One that was parked counted then.
-    """
+
+def _is_best(connection: Connection, clock: Clock, ending: _Ending, value: float) -> bool:
+    """Whether the feasible result of a trial that is complete is better than all before it, which is told."""
+    row = ending.study
+    if _is_no_better(row, value):
+        return False
+    better = True
+    if row.best_value is None:  # the first one; or nobody has kept it so far
+        best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize", ours=True)
+        better = best is None or best.id == ending.ticket.trial_id
+        value = value if better or best is None else best.value
+    connection.execute(study.update().where(study.c.id == row.id).values(best_value=value))
+    if better:
+        _tell(connection, clock, ending, events.BEST, value=value)
+    return better
+
+
+def _tell_failure(connection: Connection, clock: Clock, ending: _Ending, more: bool) -> None:
+    failing = ending.study.failing + 1
+    connection.execute(study.update().where(study.c.id == ending.study.id).values(failing=failing))
+    if not more:
+        _tell(connection, clock, ending, events.FAILED)
+    if failing == STORM:
+        _tell(connection, clock, ending, events.FAILING, failures=failing)
+
+
+def _tell(connection: Connection, clock: Clock, ending: _Ending, what: str, **details: Any) -> None:
+    """An event of the trial that ends; of repeats nobody is told."""
+    if ending.study.repeats_of is None:
+        told = {"trial": ending.ticket.trial_number, **details}
+        events.add(connection, clock, ending.study.id, what, events.ITSELF, told)
+
+
+def _lose_patience(connection: Connection, ending: _Ending, better: bool) -> None:
+    """One more trial has a result: better than all, or not. One that was parked counted then."""
     row = ending.study
     if row.budget_patience is None:
         return
-    known = row.best_value
-    better = value is not None and (known is None or (value > known if row.maximize else value < known))
     stale = 0 if better else row.stale + (ending.ticket.stop_at is None)
-    changed = {"stale": stale, "best_value": value if better else known}
-    connection.execute(study.update().where(study.c.id == row.id).values(changed))
+    connection.execute(study.update().where(study.c.id == row.id).values(stale=stale))
     if stale >= row.budget_patience:
         _stop(connection, row, PATIENCE_SPENT)
 

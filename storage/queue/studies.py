@@ -18,7 +18,7 @@ from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import Lease, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, is_queued, metric, study, ticket
 from storage.history import history_rows
-from storage.queue import events, locks, optuna_rows, outcomes, tickets
+from storage.queue import events, locks, notices, optuna_rows, outcomes, tickets
 from storage.queue import seconds as seconds_of
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
         )
         row = get(connection, new.name)
         events.add(connection, database.clock, row.id, "create", database.who)
+        notices.settle(connection, row.id, new.spec.get("notify") or ())
         asked, rest = new.points[: new.enqueued], new.points[new.enqueued :]
         tickets.add(connection, row.id, asked, first=0, priority=tickets.ENQUEUED)
         tickets.add(connection, row.id, rest, first=len(asked), cells=new.cells)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hpo.errors import ExitCode
 from tests.end_to_end.workplace import Workplace
+from tests.support.receiver import Receiver
 
 ODD_ONES_FAIL = """
     def objective(trial):
@@ -51,3 +54,27 @@ def test_the_time_may_be_over_first(place: Workplace) -> None:
     place.look("create", place.study("s").name).check()
     late = place.look("wait", "s", "--timeout", "0.1s").check(ExitCode.TIMEOUT)
     assert "the time is over: s is " in late.err
+
+
+def test_events_go_on_from_a_cursor_and_a_receiver_that_is_away_is_waited_for(place: Workplace) -> None:
+    """Each change once, whenever the reader breaks off; of a run alone every event arrives, none twice."""
+    receiver = Receiver()
+    spec = place.study("s", notify={"webhook": "HPO_NOTIFY_URL", "retry": 0.1}, budget={"trials": 3})
+    place.look("create", spec.name).check()
+    first = place.look("events", "s", "--format", "json").check().json
+    assert [event["what"] for event in first] == ["create"]
+    follow = ("events", "s", "--follow", "--format", "json", "--since", str(first[-1]["id"]))
+    options = {"env": {"HPO_NOTIFY_URL": receiver.url}}
+    with place.start(*follow) as reader, place.start("run", spec.name, "--no-report", **options) as run:
+        run.wait_for("receivers of news cannot be reached")
+        receiver.start()
+        run.wait(120).check()
+        seen = [json.loads(line) for line in reader.wait().check().out.splitlines()]
+    receiver.stop()
+    assert [event["what"] for event in seen] == [*["best"] * (len(seen) - 1), "end"]
+    assert receiver.events == [event["what"] for event in seen]
+    assert [int(one.rpartition("-")[2]) for one in receiver.ids] == [event["id"] for event in seen]
+    assert first + seen == place.look("events", "s", "--format", "json").check().json
+    middle = place.look("events", "s", "--format", "json", "--since", str(seen[0]["id"])).check().json
+    assert middle == seen[1:]
+    place.look("events", "nothing", "--follow").check(ExitCode.NOT_FOUND)
