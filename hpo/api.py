@@ -214,9 +214,9 @@ class Study:
         row = self._row()
         return self._database.read(lambda connection: audit(connection, row))
 
-    def enqueue(self, point: Mapping[str, Any]) -> int:
-        """Have a point tried next; returns its ticket's number."""
-        return creation.enqueue(self._database, self._row(), point)[0]
+    def enqueue(self, point: Mapping[str, Any], *, by: str | None = None, why: str | None = None) -> int:
+        """Have a point tried next; returns its ticket's number. Who asks for it and why stay with it."""
+        return creation.enqueue(self._database, self._row(), point, by, why)[0]
 
     def extend(
         self,

@@ -299,6 +299,12 @@ def create(
 def enqueue(
     study: StudyArgument,
     point: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters of the point.")],
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="WHO", help="Who proposes it; default: you.")
+    ] = None,
+    why: Annotated[
+        str | None, typer.Option("--why", metavar="TEXT", help="The reason, kept with it.")
+    ] = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -312,7 +318,7 @@ def enqueue(
     database = open_storage(Settings.from_environment(storage), create=False)
     row = get_study(database, study)
     values = read_point(point)
-    number, when = enqueue_point(database, row, values)
+    number, when = enqueue_point(database, row, values, by, why)
     if format_ is Format.JSON:
         print_json({"study": row.name, "ticket": number, "point": values})
     else:

@@ -127,7 +127,8 @@ def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Acti
     point = form.get("point", "")
     if not isinstance(point, Mapping):
         point = read_point(str(point).replace(",", " ").split())
-    number, when = creation.enqueue(database, row, point)
+    why = form.get("why")
+    number, when = creation.enqueue(database, row, point, why=str(why) if why else None)
     return ActionResult(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
 
 

@@ -143,6 +143,8 @@ class Trial:
     foreign: Annotated[bool, Says("Plain Optuna ran it, or somebody added it: outside the budget.")]
     feasible: Annotated[bool, Says("Whether it breaks no constraint; else it is never the best.")]
     error: Annotated[str | None, Says("The last line of what ended the last attempt.")]
+    asked_by: Annotated[str | None, Says("Who proposed its point while the search ran; null: nobody.")]
+    asked_why: str | None
 
 
 @dataclass(frozen=True)
@@ -419,4 +421,6 @@ def _trial(record: TrialRecord, now: datetime | None = None) -> dict[str, Any]:
         "foreign": record.foreign,
         "feasible": record.feasible,
         "error": record.error,
+        "asked_by": record.asked_by,
+        "asked_why": record.asked_why,
     }

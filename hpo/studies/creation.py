@@ -23,6 +23,9 @@ from storage.database.records import StudyRow, StudyState
 from storage.history.records import StudyHistory
 from storage.queue import notices, optuna_rows, outcomes, studies, tickets
 from storage.queue import seconds as seconds_of
+from storage.queue.events import operator
+
+MAX_REASON = 2000  # characters
 
 
 def create(
@@ -120,24 +123,30 @@ def find(database: Database, name: str) -> StudyRow | None:
         return None
 
 
-def enqueue(database: Database, row: StudyRow, point: Mapping[str, Any]) -> tuple[int, str]:
+def enqueue(
+    database: Database, row: StudyRow, point: Mapping[str, Any], by: str | None = None, why: str | None = None
+) -> tuple[int, str]:
     """Have a point tried next; returns its ticket's number, and what must be done before, if anything.
 
-    The budget stays exact.
+    The budget stays exact. `by`, who proposes it (default: who acts), and `why` stay with the trial.
 
     Raises:
         SpecError: the point does not fit the space.
-        UserError: every ticket is taken, or the study has ended for want of budget.
+        UserError: every ticket is taken, or the study has ended for want of budget; too long a reason.
+        ProposalsSpentError: as many points came from outside as its `proposals` allow.
     """
+    for name, said, most in (("by", by, 200), ("why", why, MAX_REASON)):
+        if said is not None and not (len(said.strip()) > 0 and len(said) <= most and "\0" not in said):
+            raise UserError(f"{name} must have 1 to {most} characters, got {len(said)}")
     spec = StudySpec.model_validate(row.spec)
     if spec.sampler.name == "grid":
         raise UserError(f"{row.name} is a grid; it visits every cell anyway")
     checked = check_point(spec, point)
 
     def verb(connection: Transaction) -> int | None:
-        given = studies.enqueue(connection, row.id, checked)
+        given = studies.enqueue(connection, row.id, checked, by or database.who or operator(), why)
         if given is not None:
-            note(connection, database, row, "enqueue", ticket=given, point=checked)
+            note(connection, database, row, "enqueue", ticket=given, point=checked, by=by, why=why)
         return given
 
     number = database.write_once(verb)

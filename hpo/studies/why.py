@@ -48,6 +48,10 @@ def _chosen(row: StudyRow, record: TrialRecord, ticket: TicketRow) -> str:
     given = [name for name in record.params if name in ticket.point]
     if ticket.is_cell:
         return f"It is cell {ticket.number} of the grid, and depends on no other trial."
+    if given and record.asked_by is not None:
+        because = f', because: "{record.asked_why}"' if record.asked_why else ", and said no reason"
+        what = "it" if len(given) == len(record.params) else ", ".join(given)
+        return f"{record.asked_by} proposed {what}{because}."
     if given and len(given) == len(record.params):
         return "Its point was given: enqueued, or named in the study file."
     before = f"Given were {', '.join(given)}; for the rest: " if given else ""

@@ -190,7 +190,7 @@ def _enqueue(
     database: Database, study: ServedStudy, point: Mapping[str, Any], connection: Transaction
 ) -> int | None:
     checked = study.checked(point)
-    number = studies.enqueue(connection, study.row.id, checked)
+    number = studies.enqueue(connection, study.row.id, checked, database.who or "")
     if number is not None:
         steering.note(connection, database, study.row, "enqueue", ticket=number, point=checked)
     return number

@@ -27,6 +27,10 @@ class NoTablesError(StorageError):
     """The database has no studies yet: nothing has created our tables."""
 
 
+class ProposalsSpentError(StorageError):
+    """A study takes no more points from outside."""
+
+
 class UnknownStudyError(StorageError):
     """No study of that name in this database."""
 

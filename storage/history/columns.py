@@ -134,6 +134,7 @@ def attempts_of(connection: Connection, mine: Mine) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = defaultdict(list)
     query = (
         sa.select(attempt, ticket.c.number.label("ticket"), worker.c.name.label("worker"))
+        .add_columns(ticket.c.asked_by, ticket.c.asked_why)
         .join(ticket, attempt.c.ticket_id == ticket.c.id)
         .outerjoin(worker, attempt.c.worker_id == worker.c.id)
         .where(mine(attempt.c.trial_id))

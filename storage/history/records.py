@@ -62,6 +62,8 @@ class TrialRecord:
     counted: int | None = None  # how many reports there are, where not all of them were read
     constraints: Mapping[str, float] = field(default_factory=dict)  # name -> kept when at most 0
     foreign: bool = False  # plain Optuna ran it, or somebody added it: outside the budget
+    asked_by: str | None = None  # who proposed its point while the search ran; None: nobody did
+    asked_why: str | None = None
 
     @property
     def broken(self) -> tuple[str, ...]:

@@ -299,6 +299,8 @@ def _with_attempts(record: TrialRecord, attempts: list[Any] | None) -> TrialReco
         started=to_datetime(first.started_at),
         finished=to_datetime(last.ended_at) if record.state in ENDED else None,
         error=_last_error(attempts) if record.state != "complete" else None,
+        asked_by=last.asked_by,
+        asked_why=last.asked_why,
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.engine import Database
-from storage.database.errors import StudyExistsError, UnknownStudyError
+from storage.database.errors import ProposalsSpentError, StudyExistsError, UnknownStudyError
 from storage.database.records import Lease, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, is_queued, metric, study, ticket
 from storage.history import history_rows
@@ -212,15 +212,24 @@ def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, in
     return len(running), len(waiting) + parked
 
 
-def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> int | None:
+def enqueue(
+    connection: Connection, study_id: int, point: Mapping[str, Any], by: str, why: str | None = None
+) -> int | None:
     """Give a point to the next blank ticket, ahead of the others; returns the ticket's number.
+
+    `by` and `why` stay with it. Those that ask at once get no more together than `proposals` allows.
 
     None when the study's budget has ended it, or every ticket is taken: the budget stays exact, so the
     study must be extended first. A study without a budget of trials gets a new ticket.
+
+    Raises:
+        ProposalsSpentError: as many points came from outside as may.
     """
     row = _hold(connection, study_id)
     if row.ended_why in outcomes.BY_BUDGET:
         return None
+    _demand_room(connection, row)
+    asked = {"asked_by": by[:300], "asked_why": why}
     blank = connection.execute(
         sa.select(ticket.c.id, ticket.c.number)
         .where(
@@ -236,15 +245,32 @@ def enqueue(connection: Connection, study_id: int, point: Mapping[str, Any]) -> 
     if blank is None and row.budget_trials is None:
         number = tickets.next_number(connection, study_id)
         tickets.add(connection, study_id, [point], first=number, priority=tickets.ENQUEUED)
+        its = (ticket.c.study_id == study_id) & (ticket.c.number == number)
+        connection.execute(ticket.update().where(its).values(asked))
         return number
     if blank is None:
         return None
     connection.execute(
         ticket.update()
         .where(ticket.c.id == blank.id)
-        .values(point=json.dumps(point), priority=tickets.ENQUEUED)
+        .values(point=json.dumps(point), priority=tickets.ENQUEUED, **asked)
     )
     return int(blank.number)
+
+
+def _demand_room(connection: Connection, row: sa.Row[Any]) -> None:
+    """Whether one more point may come from outside. The caller holds the study's row."""
+    share = json.loads(row.spec).get("proposals")
+    if share is None:
+        return
+    mine = sa.select(sa.func.count(), sa.func.count(ticket.c.asked_by)).where(ticket.c.study_id == row.id)
+    there, had = connection.execute(mine).one()
+    total = row.budget_trials or there + 1
+    if had + 1 > round(share * total, 6):
+        raise ProposalsSpentError(
+            f"{row.name} has had its {had} proposals: `proposals` in its study file allows {share:.4g} of "
+            f"its {total} trials; the rest is the sampler's"
+        )
 
 
 def extend(

@@ -126,7 +126,7 @@ def test_extending_a_study_never_counts_twice(database: Database) -> None:
 def test_an_enqueued_point_is_not_taken_twice(database: Database) -> None:
     study = make_study(database, 3)
     with lost_on_the_way(database):
-        number = database.write_once(lambda c: studies.enqueue(c, study.id, {"x": 0.25}))
+        number = database.write_once(lambda c: studies.enqueue(c, study.id, {"x": 0.25}, "ada"))
     points = database.read(lambda c: list(c.scalars(sa.select(ticket.c.point).order_by(ticket.c.number))))
     assert (points.count(None), number) == (2, 0)
 

@@ -38,7 +38,7 @@ def test_two_claims_get_two_tickets(database: Database, party: Opener) -> None:
 
 def test_tickets_are_claimed_in_order_and_asked_points_first(database: Database, party: Opener) -> None:
     study = make_study(database, [{"x": 0.1}, None, None], enqueued=1)
-    database.write(lambda connection: studies.enqueue(connection, study.id, {"x": 0.9}))
+    database.write(lambda connection: studies.enqueue(connection, study.id, {"x": 0.9}, "ada"))
     one = party(study)
     assert [one.claim(runner).point for runner in range(3)] == [{"x": 0.1}, {"x": 0.9}, {}]
 
@@ -172,7 +172,7 @@ def test_retry_gives_failed_tickets_a_new_trial(database: Database, party: Opene
 def test_an_enqueued_point_never_adds_to_a_spent_budget(database: Database, party: Opener) -> None:
     study = make_study(database, 1)
     party(study).finish_one()
-    assert database.write(lambda connection: studies.enqueue(connection, study.id, {"x": 0.5})) is None
+    assert database.write(lambda connection: studies.enqueue(connection, study.id, {"x": 0.5}, "ada")) is None
 
 
 def test_a_lost_attempt_is_tried_again_after_a_growing_pause(database: Database, party: Opener) -> None:

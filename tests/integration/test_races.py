@@ -305,7 +305,7 @@ ENDS: dict[str, Callable[[Any, Database, Party, StudyRow], Any]] = {
     "stop": lambda c, database, _, study: studies.set_state(c, database.clock, study.id, StudyState.STOPPING),
     "retry": lambda c, database, _, study: studies.retry_failed(c, database.clock, study.id),
     "extend": lambda c, database, _, study: studies.extend(c, database.clock, study.id, [None], cells=False),
-    "enqueue": lambda c, _, __, study: studies.enqueue(c, study.id, {"x": 0.5}),
+    "enqueue": lambda c, _, __, study: studies.enqueue(c, study.id, {"x": 0.5}, "ada"),
     "claim": lambda c, database, one, study: tickets.claim_next(
         c, database.clock, study.id, one.id, 1, "cpu", LEASE
     ),

@@ -54,3 +54,37 @@ def test_it_makes_no_study_another_one() -> None:
     lean, fat = spec(keep="best 1"), spec(keep="best all")
     assert lean.digest == fat.digest == spec().digest
     assert spec_differences(lean, fat) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (
+            "https://hooks.example.org/T0/secret",
+            "notify.0.webhook must be the name of an environment variable",
+        ),
+        ("HPO_STORAGE", "like HPO_NOTIFY_URL, got 'HPO_STORAGE'"),
+        ({"command": "rm -rf"}, "notify.0.command must be a list of words"),
+        ({"webhook": "HPO_NOTIFY_A", "command": ["x"]}, "needs a webhook or a command, and not both"),
+        ({"webhook": "HPO_NOTIFY_A", "on": ["epoch"]}, "must be a list of end, best, failing, lost, nearly"),
+        ([{}] * 11, "notify has 11 receivers; at most 10"),
+    ],
+)
+def test_a_webhook_is_named_never_written_down(written: Any, told: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        spec(notify=written)
+    assert told in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "share"), [("30 %", 0.3), ("12.5%", 0.125), (0, 0.0), (1, 1.0), (None, None)]
+)
+def test_a_share_of_proposals_and_who_is_told_make_no_study_another_one(
+    written: Any, share: float | None
+) -> None:
+    changed = spec(proposals=written, notify="HPO_NOTIFY_URL")
+    assert changed.proposals == share
+    assert changed.digest == spec().digest
+    with pytest.raises(SpecError, match="must be a share from 0 % to 100 %"):
+        spec(proposals="130 %")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from hpo.report import text
@@ -205,6 +206,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
             text.joined(_best_sentence(history, facts), _how_sure(history)),
             _counts_sentence(facts),
             _foreign_sentence(history),
+            _proposals_sentence(history),
             _constraints_sentence(history),
             _pruning_sentence(history, facts),
             _test_sentence(history),
@@ -242,6 +244,25 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
     if over_seconds:
         sentence += f", found after {text.duration(over_seconds.x[-1])} of {text.duration(facts.seconds)}"
     return sentence + "."
+
+
+def _proposals_sentence(history: StudyHistory) -> str:
+    """How points that somebody proposed did beside the others, by the best and the median of each."""
+    asked = [trial for trial in history.trials if trial.asked_by is not None]
+    if not asked or len(history.directions) > 1:
+        return ""
+    own = [trial for trial in history.trials if trial.asked_by is None and not trial.foreign]
+    who = ", ".join(f"{name} {n}" for name, n in Counter(trial.asked_by for trial in asked).most_common(5))
+    better = max if history.directions[0] == "maximize" else min
+
+    def reached(trials: list[TrialRecord]) -> str:
+        values = [trial.value for trial in trials if may_win(trial) and trial.value is not None]
+        if not values:
+            return "none completed"
+        return f"best {text.number(better(values), 5)}, median {text.number(median(values), 5)}"
+
+    proposed = "1 trial was" if len(asked) == 1 else f"{len(asked):,} trials were"
+    return f"{proposed} proposed ({who}): {reached(asked)}; of the other {len(own):,}: {reached(own)}."
 
 
 def _how_sure(history: StudyHistory) -> str:
