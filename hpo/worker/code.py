@@ -42,15 +42,15 @@ class CodeGuard:
         if self._differing and not self._allow:
             raise self._error(self._differing)
 
-    def mark(self, connection: Transaction, trial_id: int | None) -> None:
-        """Say on the trial that its code is not the study's; a repeat (None) has nothing to say it on."""
-        if self.marks and trial_id is not None:
+    def mark(self, connection: Transaction, trial_id: int) -> None:
+        """Say on the trial that its code is not the study's; a repeat (below 0) has nothing to say it on."""
+        if self.marks and trial_id > 0:
             optuna_rows.set_attribute(connection, "user", trial_id, MARK, json.dumps(self.marks))
 
     def agree(
         self,
         connection: Transaction,
-        trial_id: int | None,
+        trial_id: int,
         state: TicketState,
         code: Mapping[str, Any] | None,
     ) -> CodeDiffersError | None:

@@ -15,7 +15,7 @@ from hpo.studies import confirming
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.errors import StorageError, UnknownStudyError
-from storage.database.records import AttemptState, Lease
+from storage.database.records import RESULTS, AttemptState, Lease
 from storage.files import retention
 from storage.queue import studies, tickets
 from storage.queue.optuna_rows import Trial
@@ -39,7 +39,7 @@ class Housekeeper:
 
     def let_go(self, study: ServedStudy, trial: Trial, state: AttemptState, lease: Lease) -> None:
         """An attempt has ended: remove what was kept for its trial to go on, and weights that are beaten."""
-        brings = state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED)
+        brings = state in RESULTS
         if brings and study.row.id not in self._pruning:  # one look serves all that end before it
             self._pruning.add(study.row.id)
             self._work.put(partial(self._prune, study))

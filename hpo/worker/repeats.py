@@ -7,7 +7,6 @@ which of its words are written.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -39,11 +38,10 @@ from hpo.spec import StudySpec, resolve
 from hpo.studies.confirmed import race
 from hpo.worker import writes
 from hpo.worker.desk import Desk
-from hpo.worker.events import Ended
 from hpo.worker.study import Held, ServedStudy
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Database, Transaction
-from storage.database.records import AttemptState, Claim, KeptFile, Repeat, StudyRow, TicketState
+from storage.database.records import AttemptState, Claim, Repeat, StudyRow
 from storage.history.known import KnownTrials, read_whole
 from storage.queue import optuna_rows, repeats, studies
 from storage.queue.attempts import Write
@@ -172,32 +170,14 @@ def _members(text: str) -> tuple[float, ...]:
 
 def _end(database: Database, desk: Desk, held: Held, again: Again, message: Finish) -> Pending:
     """The last write of an attempt at a repeat."""
-    study, guard, state = desk.study, desk.guard, message.state
-    if state not in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
-        return writes.end_without_result(database, desk, held, message)
     values: tuple[float, ...] = ()
-    if state is AttemptState.COMPLETE:
-        if message.values is None or len(message.values) != 1 or math.isnan(message.values[0]):
-            raise ValueError(f"{message.values} is no result of a trial that is complete")
-        values = again.values or tuple(message.values)
+    if message.state is AttemptState.COMPLETE:
+        values = again.values or tuple(message.values or ())
         if len(values) != again.repeat.seeds:
             raise ValueError(f"{again.repeat.seeds} trainings were to be done, and {len(values)} were")
-    error = None if message.error is None else writes.storable(message.error)
 
-    verb = partial(
-        repeats.deliver,
-        clock=database.clock,
-        study_id=study.row.id,
-        lease=held.lease,
-        state=TicketState(state.value),
-        values=values,
-        peak_memory=message.peak_memory,
-        error=error,
-        weights=None if message.weights is None else KeptFile(*message.weights),
-        agree=lambda c: (
-            None if guard is None else guard.agree(c, None, TicketState(state.value), message.code)
-        ),
-        race=partial(race, its=study.row, ending=held.lease.ticket_id),
-    )
-    ended = Ended(held.lease, state, message.values, error)
-    return Pending(desk, held, (Write(held.lease, verb, ends=state),), Then.END, message, end=ended)
+    def say(connection: Transaction) -> None:
+        repeats.say(connection, held.lease.ticket_id, values)
+        race(connection, desk.study.row, held.lease.ticket_id)
+
+    return writes.end(database, desk, held, message, say)

@@ -39,7 +39,7 @@ from hpo.worker.events import Ended
 from hpo.worker.study import Held, ServedStudy
 from storage.database.clock import Clock
 from storage.database.engine import Database, Transaction
-from storage.database.records import AttemptState, Claim, KeptFile, StudyState, TicketState
+from storage.database.records import RESULTS, AttemptState, Claim, KeptFile, StudyState, TicketState
 from storage.files import kept_files
 from storage.history.counted import counted
 from storage.queue import attempts, optuna_rows, outcomes, rungs, studies
@@ -292,32 +292,35 @@ def _take_over(desk: Desk, held: Held, message: TakeOver) -> Pending:
 
 def _end(database: Database, desk: Desk, held: Held, message: Finish) -> Pending:
     """The attempt's last write."""
-    lease, state = held.lease, message.state
-    values = None if message.values is None else tuple(message.values)
-    error = None if message.error is None else storable(message.error)
-    ended = Ended(lease, state, values, error)
-    if state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED):
-        if held.error is not None:
-            raise held.error
-        is_parked, reached = _at_a_rung(desk, held, message)
-        if is_parked:
-            state = AttemptState.PARKED
-            ended = Ended(lease, state, values)
-        verb = _result(database, desk, held, message, TicketState(state.value), values, error, reached)
-        return Pending(desk, held, (Write(lease, verb, ends=state),), Then.END, message, end=ended)
-    return end_without_result(database, desk, held, message)
+    is_parked, reached = _at_a_rung(desk, held, message)
+    write = partial(rungs.write, clock=database.clock, study_id=desk.study.row.id, reached=reached)
+    return end(database, desk, held, message, write, is_parked=is_parked)
 
 
-def end_without_result(database: Database, desk: Desk, held: Held, message: Finish) -> Pending:
-    """The last write of an attempt that failed or gives its ticket back.
+def end(
+    database: Database,
+    desk: Desk,
+    held: Held,
+    message: Finish,
+    beside: Callable[[Transaction], None],
+    *,
+    is_parked: bool = False,
+) -> Pending:
+    """The last write of an attempt at a trial or a repeat; `beside`: writes more with a result.
 
     Raises:
         ValueError: it cannot end so.
     """
     lease, clock, state = held.lease, database.clock, message.state
     error = None if message.error is None else storable(message.error)
+    values = None if message.values is None else tuple(message.values)
     verb: Callable[[Transaction], Any]
-    if state is AttemptState.FAILED:
+    if state in RESULTS:
+        if held.error is not None:
+            raise held.error
+        state = AttemptState.PARKED if is_parked else state
+        verb = _result(database, desk, held, message, TicketState(state.value), values, error, beside)
+    elif state is AttemptState.FAILED:
         fail = outcomes.set_aside if message.set_aside else outcomes.fail
         verb = partial(
             fail, clock=clock, lease=lease, error=error or "it failed", peak_memory=message.peak_memory
@@ -326,7 +329,7 @@ def end_without_result(database: Database, desk: Desk, held: Held, message: Fini
         verb = partial(outcomes.release, clock=clock, lease=lease, why=error or "drained")
     else:
         raise ValueError(f"an attempt cannot end as {state}")
-    ended = Ended(lease, state, error=error, set_aside=message.set_aside)
+    ended = Ended(lease, state, values, None if is_parked else error, message.set_aside)
     return Pending(desk, held, (Write(lease, verb, ends=state),), Then.END, message, end=ended)
 
 
@@ -336,7 +339,7 @@ def _at_a_rung(desk: Desk, held: Held, message: Finish) -> tuple[bool, list[rung
     It is where the pruner had told it to stop. A result that was kept does not say so; its reports do.
     """
     parking, trial = desk.study.parking, held.trial
-    if parking is None or trial is None or message.state is AttemptState.DIVERGED:
+    if parking is None or trial is None or message.state not in (AttemptState.COMPLETE, AttemptState.PRUNED):
         return False, []
     pruned = message.state is AttemptState.PRUNED
     if not message.reports:
@@ -353,13 +356,13 @@ def _result(
     state: TicketState,
     values: tuple[float, ...] | None,
     error: str | None,
-    reached: list[rungs.Rung],
+    beside: Callable[[Transaction], None],
 ) -> Callable[[Transaction], Any]:
     trial, study, guard = held.trial, desk.study, desk.guard
     if trial is None or guard is None:
         raise ValueError("a result before its trial has begun")
     _check_values(state, values, len(study.row.spec["directions"]))
-    steps = sorted({*message.reports, *message.metrics})
+    steps = sorted({*message.reports, *message.metrics}) if trial.id > 0 else ()
     return partial(
         attempts.deliver,
         clock=database.clock,
@@ -373,7 +376,7 @@ def _result(
             Report(held.lease, trial.id, step, message.reports.get(step), message.metrics.get(step, {}))
             for step in steps
         ],
-        reached=lambda connection: rungs.write(connection, database.clock, study.row.id, reached),
+        beside=beside,
         constraints=partial(_constraints, study=study, trial=trial, message=message),
         weights=None if message.weights is None else (study.row.id, KeptFile(*message.weights)),
         agree=lambda connection: guard.agree(connection, trial.id, state, message.code),

@@ -64,6 +64,9 @@ class AttemptState(StrEnum):
     CANCELLED = "cancelled"  # ended by a person
 
 
+RESULTS = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED)
+
+
 class WorkerState(StrEnum):
     """State of a worker."""
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.optuna_tables import TrialState, system_attributes, trials, values
-from storage.database.records import AttemptState, StudyRow, StudyState, TicketState
+from storage.database.records import RESULTS, AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, ticket
 from storage.queue import outcomes, repeats
 from storage.queue.optuna_rows import ADDED
@@ -150,15 +150,14 @@ def _of_repeats(connection: Connection, row: StudyRow) -> list[Check]:
     if its is None:
         return []
     found = connection.execute(sa.select(ticket).where(ticket.c.study_id == its.id)).all()
-    results = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.DIVERGED)
     brought = Counter(
         connection.scalars(
             sa.select(attempt.c.ticket_id)
             .join(ticket, attempt.c.ticket_id == ticket.c.id)
-            .where(ticket.c.study_id == its.id, attempt.c.state.in_(results))
+            .where(ticket.c.study_id == its.id, attempt.c.state.in_(RESULTS))
         )
     )
-    odd = sum(brought[t.id] != (t.state in results) or t.trial_id is not None for t in found)
+    odd = sum(brought[t.id] != (t.state in RESULTS) or t.trial_id is not None for t in found)
     refused = sum(t.rejected for t in found)
     told = f"{len(found)} repeats, {odd} are not; {refused} stale writes rejected"
     return [Check("each repeat with a result has one, and is no trial", odd == 0, told)]

@@ -219,7 +219,7 @@ def deliver(
     error: str | None = None,
     reports: Sequence[Report] = (),
     constraints: Callable[[Connection], Mapping[str, float]] = lambda _connection: {},
-    reached: Callable[[Connection], None] = lambda _connection: None,
+    beside: Callable[[Connection], None] = lambda _connection: None,
     weights: tuple[int, KeptFile] | None = None,
     agree: Callable[[Connection], Objection | None] = lambda _connection: None,
 ) -> Objection | None:
@@ -231,14 +231,14 @@ def deliver(
         connection: of a transaction that holds the lease, and its study.
         clock: the database's.
         lease: of the attempt.
-        trial_id: Optuna's.
+        trial_id: Optuna's; below 0 it is a repeat, of which Optuna's tables have nothing.
         state: complete, pruned, parked or diverged.
         values: one a direction; None for a pruned trial without a report, and for a diverged one.
         peak_memory: bytes.
         error: how a diverged trial said so.
         reports: what was reported or logged and not written yet.
         constraints: finds their values by name, when everything else is written.
-        reached: writes the rungs of such reports.
+        beside: writes what else is to be known of it: the rungs of such reports, what a repeat came to.
         weights: (study id, file) to keep with a trial that kept no model.
         agree: looks whether the result may count; what it returns is returned, and nothing is written.
     """
@@ -246,15 +246,16 @@ def deliver(
     if objection is not None:
         return objection
     write_reports(connection, reports)
-    reached(connection)
+    beside(connection)
     if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
         study_id, file = weights
         kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
     if state is TicketState.DIVERGED:
         outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
         return None
-    optuna_rows.set_constraints(connection, trial_id, constraints(connection))
-    if state is not TicketState.PARKED:
+    if trial_id > 0:
+        optuna_rows.set_constraints(connection, trial_id, constraints(connection))
+    if trial_id > 0 and state is not TicketState.PARKED:
         final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
         optuna_rows.finish(connection, trial_id, final, values)
     outcomes.deliver(connection, clock, lease, state, values, peak_memory)

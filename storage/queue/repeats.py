@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.errors import UnknownStudyError
-from storage.database.records import Claim, KeptFile, Lease, Repeat, StudyRow, StudyState, TicketState
+from storage.database.records import Claim, Repeat, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, attempt, is_queued, repeat, study, ticket
 from storage.files import kept_files
 from storage.queue import locks, outcomes, tickets
@@ -167,49 +167,6 @@ def take_over(connection: Connection, claim: Claim, step: int | None) -> None:
         .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
         .values(resumed_from=step)
     )
-
-
-def deliver(
-    connection: Connection,
-    clock: Clock,
-    study_id: int,
-    lease: Lease,
-    state: TicketState,
-    values: Sequence[float],
-    peak_memory: float | None = None,
-    error: str | None = None,
-    weights: KeptFile | None = None,
-    agree: Callable[[Connection], Exception | None] = lambda _connection: None,
-    race: Callable[[Connection], None] = lambda _connection: None,
-) -> Exception | None:
-    """Record what a repeat came to, and its end. The caller holds its lease, and the row of the repeats.
-
-    Args:
-        connection: of that transaction.
-        clock: the database's.
-        study_id: of the row of the repeats.
-        lease: of the attempt.
-        state: complete, pruned or diverged.
-        values: one a training; none of one that was pruned or diverged.
-        peak_memory: bytes.
-        error: how a diverged one said so.
-        weights: a file to keep with one that kept no model.
-        agree: looks whether the result may count; what it returns is returned, and nothing is written.
-        race: drops what need not be trained any more, once the result is there.
-    """
-    objection = agree(connection)
-    if objection is not None:
-        return objection
-    say(connection, lease.ticket_id, values)
-    race(connection)
-    trial_id = artifacts_of(lease.ticket_id)
-    if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
-        kept_files.record(connection, clock, study_id, trial_id, lease.attempt, weights)
-    if state is TicketState.DIVERGED:
-        outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
-    else:
-        outcomes.deliver(connection, clock, lease, state, None, peak_memory)
-    return None
 
 
 def drop(connection: Connection, its_id: int, trials: Collection[int]) -> None:
