@@ -1,7 +1,8 @@
-"""Whether a result can be relied on: confirm."""
+"""Whether a result can be relied on: confirm; and what pruning cost: regret, unprune."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,8 +20,10 @@ from hpo.cli.app import (
     StudyArgument,
     app,
 )
-from hpo.cli.output import cell, print_json, print_table, say
+from hpo.cli.output import cell, print_json, print_rows, print_table, say
+from hpo.cli.queries import open_existing
 from hpo.cli.running import CommandsOption, MismatchOption, work
+from hpo.cli.trials import TrialArgument, find_trial
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -94,6 +97,68 @@ def confirm(
         if not found.done:
             say(f"not all is trained; `hpo confirm {row.name}` carries on")
     return outcome
+
+
+@app.command()
+def regret(
+    study: StudyArgument,
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", help="How many pruned trials to run on.")
+    ] = 20,
+    top: Annotated[int, typer.Option("--top", metavar="K", help="What counts as among the best.")] = 5,
+    runners: RunnersOption = None,
+    gpus: GpusOption = "all",
+    per_gpu: PerGpuOption = 1,
+    code: CodeOption = None,
+    storage: StorageOption = None,
+    allow_mismatch: MismatchOption = False,
+    allow_commands: CommandsOption = False,
+    quiet: QuietOption = False,
+    format_: FormatOption = Format.TABLE,
+) -> int:
+    """Run a sample of the pruned trials to their end: how often did pruning throw away one of the best?
+
+    Those whose checkpoints `keep: pruned 10%` has kept go on from them, others train anew with the same seed.
+    """
+    from hpo.settings import Settings
+    from hpo.studies import answers, reading
+    from hpo.studies import regret as regrets
+    from hpo.wiring import open_storage
+    from hpo.worker.devices import plan
+
+    for name, value in (("--sample", sample), ("--top", top)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+    settings = Settings.from_environment(storage)
+    database = open_storage(settings, create=False)
+    row = reading.get_study(database, study)
+    its = regrets.ask(database, row, sample)
+    outcome: int = ExitCode.DONE
+    if not its.state.ended:
+        here = partial(work, allow_mismatch=allow_mismatch, allow_commands=allow_commands, quiet=quiet)
+        outcome = here(database, settings, its, code or Path.cwd(), plan(gpus, per_gpu, runners)).exit_code
+    found = regrets.of(database, row, top)
+    if format_ is Format.JSON:
+        print_json(answers.plain(found))
+        return outcome
+    names = ("trial", "epochs", "reported", "value", "among")
+    print_rows(format_, [vars(one) for one in found.trials], names, "none has come to its end yet")
+    print(regrets.sentence(found))
+    if not found.done:
+        say(f"not all of the sample is trained; `hpo regret {row.name}` carries on")
+    return outcome
+
+
+@app.command()
+def unprune(name: TrialArgument, storage: StorageOption = None) -> None:
+    """Queue a copy of a pruned trial that goes on from its checkpoint, to its end."""
+    from hpo.studies.regret import unprune as carry_on
+    from hpo.studies.steering import unless_going
+
+    database = open_existing(storage)
+    row, record = find_trial(database, name)
+    number = carry_on(database, row, record.number)
+    say(f"{row.name}/{number} goes on where {name} was pruned{unless_going(database, row)}")
 
 
 def print_confirmation(name: str, found: Confirmation) -> None:

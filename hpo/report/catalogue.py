@@ -56,6 +56,7 @@ from hpo.report.records.training import (
     Residuals,
     best_metrics,
     evaluations,
+    foresight,
     learning_curves,
 )
 from storage.history.records import Direction, StudyHistory
@@ -282,6 +283,19 @@ STUDY: tuple[Chart, ...] = (
         objectives="one",
         log=True,
         metric=True,
+    ),
+    Chart(
+        name="foresight",
+        title="Rank correlation with the result",
+        section="learning",
+        record=lambda history, _: foresight(history),
+        draw=metrics_figure,
+        caption=lambda _: (
+            "How well the order at a step foretells the order in the end: 1 is wholly, 0 not at all. With "
+            "the pruned trials it would mostly be higher. `hpo regret` says what pruning cost."
+        ),
+        size="half",
+        objectives="one",
     ),
     Chart(
         name="importances",

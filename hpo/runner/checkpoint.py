@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 15.0  # seconds: training waits so long for a store that is away, then goes on without
 
 
-def newest_readable(store: ArtifactStore, trial: str, before_attempt: int) -> Saved | None:
-    """The newest checkpoint of earlier attempts that is whole and holds nothing but plain state.
+def newest_readable(store: ArtifactStore, trial: str, before_attempt: int | None = None) -> Saved | None:
+    """The newest checkpoint of earlier attempts (None: of all) that is whole and holds plain state alone.
 
     A file whose digest fits may still have been put there by somebody else: code in it is refused, and
     the checkpoint before it is used.

@@ -84,6 +84,7 @@ class Task:
     lost: bool  # attempts before it died before they got any further
     delivered: int  # attempts up to this number have delivered what they found: they were parked
     beginning: Beginning | None  # None: an earlier attempt's trial goes on; ask with `TakeOver`
+    origin: str | None = None  # directory of a trial whose checkpoint it goes on from, until it has its own
 
 
 @dataclass(frozen=True)

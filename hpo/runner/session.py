@@ -122,6 +122,8 @@ class Session:
             if self._delivered_kept(task):
                 return
             resumed = newest_readable(self.store, task.folder, task.attempt)
+            if resumed is None and task.origin is not None:
+                resumed = newest_readable(self.store, task.origin)
             try:
                 beginning = self._taken_over(None if resumed is None else resumed.step)
             except (ValueError, TypeError, SpecError) as error:  # a point of plain Optuna's `enqueue_trial`

@@ -13,30 +13,22 @@ import numpy as np
 from storage.history.records import Estimate
 
 ENOUGH = 4  # common seeds before a setting is dropped
-DROPPED_AT = 0.01  # one-sided level of the paired test that drops one
+DROPPED_BELOW = 0.1  # probability to be the best
 SURE = 0.9  # of intervals
-TIED_AT = 0.05  # two-sided level of Welch's test that tells two settings apart
+TIED_AT = 0.05  # two-sided level of the paired test that tells two settings apart
 _DRAWS = 10_000
 
 Values = Mapping[int, Mapping[tuple[int, int], float]]  # setting -> seed -> value
 
 
 def losers(values: Values) -> set[int]:
-    """Settings that can no longer win: those that a one-sided paired t test finds worse than the leader.
+    """Settings that are not worth a further training: each is the best with a small probability alone.
 
-    The rule is the t-race of Birattari et al. (2002) and irace (Lopez-Ibanez et al., 2016), at a level of 1 %
-    for each comparison, since it is made after every round.
+    To drop is to save, not to judge: what was dropped may still be as good as the winner (`tied`).
     """
     ripe = {one: found for one, found in values.items() if len(found) >= ENOUGH}
-    if not ripe:
-        return set()
-    leader = max(ripe, key=lambda one: (_mean(ripe[one]), -one))
-    lost = set()
-    for one, found in ripe.items():
-        ahead = _ahead(ripe[leader], found)
-        if one != leader and len(ahead) >= ENOUGH and _chance(ahead) < DROPPED_AT:
-            lost.add(one)
-    return lost
+    leader, chances = winner(ripe, set()), _chances(ripe)
+    return {one for one in ripe if one != leader and chances[one] < DROPPED_BELOW}
 
 
 def winner(values: Values, dropped: set[int]) -> int | None:
@@ -45,12 +37,12 @@ def winner(values: Values, dropped: set[int]) -> int | None:
     return max(left, key=lambda one: (left[one], -one)) if left else None
 
 
-def tied(values: Values, best: int, dropped: set[int]) -> set[int]:
-    """Settings that a paired t test over their common seeds cannot tell from the best one."""
+def tied(values: Values, best: int, out: set[int]) -> set[int]:
+    """Settings that a paired t test over their common seeds cannot tell from the best one; none of `out`."""
     return {
         one
         for one, found in values.items()
-        if one != best and one not in dropped and found and _chance(_ahead(values[best], found)) > TIED_AT / 2
+        if one != best and one not in out and found and _chance(_ahead(values[best], found)) > TIED_AT / 2
     }
 
 
@@ -71,11 +63,14 @@ def _chance(ahead: np.ndarray) -> float:
     return float(stats.t.sf(mean / error, len(ahead) - 1))
 
 
-def estimates(values: Values, dropped: set[int]) -> dict[int, Estimate]:
-    """Each setting's mean, interval and probability to be the best; those without a value are left out."""
+def estimates(values: Values, out: set[int]) -> dict[int, Estimate]:
+    """Each setting's mean, interval and probability to be the best; those without a value are left out.
+
+    `out`: settings that cannot be the best whatever their mean.
+    """
     from scipy import stats
 
-    chances = _chances({one: found for one, found in values.items() if found and one not in dropped})
+    chances = _chances({one: found for one, found in values.items() if found and one not in out})
     answer = {}
     for one, found in values.items():
         if not found:

@@ -43,6 +43,11 @@ def repeat_seed(study_seed: int, group: int) -> int:
     return bits(study_seed, group, "repeat", 63)
 
 
+def in_sample(study_seed: int, ticket: int) -> float:
+    """Where in [0, 1) a ticket stands in the order in which those that are pruned are run to their end."""
+    return float(bits(study_seed, ticket, "regret", 53)) * 2.0**-53
+
+
 def sampler_seed(study_seed: int, ticket: int) -> int:
     """The seed of the Optuna sampler that chooses this ticket's point: 0 <= seed < 2**32."""
     return bits(study_seed, ticket, "sampler", 32)

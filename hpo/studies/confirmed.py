@@ -37,8 +37,8 @@ def judged(
     values, out = values_of(found, sign)
     dropped = {one.trial_number for one in found if one.state is TicketState.CANCELLED} | out
     best = confirming.winner(values, dropped)
-    ties = set() if best is None else confirming.tied(values, best, dropped)
-    known = confirming.estimates(values, dropped)
+    ties = set() if best is None else confirming.tied(values, best, out)
+    known = confirming.estimates(values, out)
     done = all(one.state.ended for one in found)
     settings = []
     for number in dict.fromkeys(one.trial_number for one in found):
@@ -50,12 +50,12 @@ def judged(
         state = "open"
         if number in out:
             state = "ended early"
-        elif number in dropped:
-            state = "dropped"
         elif number == best:
             state = "best"
         elif number in ties:
             state = "tied"
+        elif number in dropped:
+            state = "dropped"
         elif estimate is not None:
             state = "beaten"
         is_first = trial is not None and first is not None and trial.params == first.params

@@ -17,7 +17,7 @@ from storage.history.records import StudyHistory, TrialRecord, may_win, why_no_b
 from storage.history.trials import ids_of
 from storage.queue import repeats
 
-SIDE_BY_SIDE = 5  # seeds that our own objectives train at once
+SIDE_BY_SIDE = (4, 6)  # seeds that our own objectives train at once: enough for a first look, then more
 _LANES = ("objectives.classifier", "objectives.regressor")
 
 
@@ -56,7 +56,7 @@ def ask(database: Database, row: StudyRow, *, top: int | None = None, seeds: int
                     ids[trial.number],
                     trial.number,
                     repeat_seed(row.seed, len(sizes)),
-                    min(at_once, seeds - sum(sizes)),
+                    min(at_once[bool(sizes)], seeds - sum(sizes)),
                 )
                 wanted.append((len(sizes), again, trial.params))
                 sizes.append(again.seeds)
@@ -70,9 +70,8 @@ def ask(database: Database, row: StudyRow, *, top: int | None = None, seeds: int
 
 
 def open_(database: Database, row: StudyRow) -> StudyRow | None:
-    """The row that workers serve while a study's best settings are trained again; None when they are not."""
-    its = database.read(lambda connection: repeats.find(connection, row.id))
-    return None if its is None or its.state.ended else its
+    """The row that workers serve while trials of a study are trained again; None when none are."""
+    return database.read(lambda connection: repeats.going(connection, row.id))
 
 
 def go_on(database: Database, name: str) -> StudyRow | None:
@@ -107,8 +106,8 @@ def candidates(history: StudyHistory, top: int) -> list[TrialRecord]:
     return found
 
 
-def _at_once(spec: StudySpec) -> int:
-    """Seeds that one repeat trains: several where the objective trains them side by side, as lanes."""
+def _at_once(spec: StudySpec) -> tuple[int, int]:
+    """Seeds that a first and a later repeat train: several where the objective trains them as lanes."""
     named = (spec.objective or "").partition(":")[0]
     own = {"seeds", "folds"} & {*spec.fixed, *spec.space}
-    return SIDE_BY_SIDE if named in _LANES and not own and spec.trial_timeout is None else 1
+    return SIDE_BY_SIDE if named in _LANES and not own and spec.trial_timeout is None else (1, 1)

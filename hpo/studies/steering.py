@@ -44,9 +44,7 @@ def stop(database: Database, row: StudyRow) -> StudyState:
     Raises:
         UserError: the study has ended, and nothing confirms it.
     """
-    its = database.read(lambda connection: repeats.find(connection, row.id)) if row.state.ended else None
-    if its is not None and not its.state.ended:
-        return _set(database, its, "stop", StudyState.STOPPING)
+    row = _served(database, row)
     _demand_going(row, "stop")
     return _set(database, row, "stop", StudyState.STOPPING)
 
@@ -54,11 +52,13 @@ def stop(database: Database, row: StudyRow) -> StudyState:
 def cancel(database: Database, row: StudyRow) -> int:
     """End at once; returns how many running trials were ended. Their workers stop at the next heartbeat.
 
-    Trials that wait for another attempt end too, also those of a study that has been stopped.
+    Trials that wait for another attempt end too, also those of a study that has been stopped. Of a study that
+    has ended, its confirmation ends: what of it ran waits until it is asked for again.
 
     Raises:
         UserError: the study has ended, and no trial waits.
     """
+    row = _served(database, row)
 
     def verb(connection: Transaction) -> tuple[int, int]:
         going = not studies.get(connection, row.name).state.ended
@@ -137,9 +137,9 @@ def delete(database: Database, row: StudyRow) -> None:
     Raises:
         HpoError: the study is gone, but its files could not be removed.
     """
-    its = database.read(lambda connection: repeats.find(connection, row.id))
+    its = database.read(lambda connection: repeats.every(connection, row.id))
     studies.delete(database, row)
-    for uid in [row.uid, *([] if its is None else [its.uid])]:
+    for uid in [row.uid, *(one.uid for one in its)]:
         folder = checkpoints.study_key(uid, row.first_name)
         try:
             open_artifacts(row.artifacts).remove(folder)
@@ -181,6 +181,12 @@ def how_to_go_on(row: StudyRow) -> str:
     if row.ended_why == outcomes.PATIENCE_SPENT:
         return f"`hpo extend {row.name} --patience N` gives it more than {row.budget_patience}"
     return f"`hpo extend {row.name} --trials +N` gives it more"
+
+
+def _served(database: Database, row: StudyRow) -> StudyRow:
+    """The study; once it has ended, what of it is trained again, if anything is."""
+    found = database.read(lambda connection: repeats.going(connection, row.id)) if row.state.ended else None
+    return found or row
 
 
 def _demand_going(row: StudyRow, verb: str) -> None:

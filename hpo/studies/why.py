@@ -35,6 +35,8 @@ def why(connection: Transaction, row: StudyRow, record: TrialRecord) -> str:
         if record.foreign or not record.attempts:
             return "hpo did not choose this point: plain Optuna ran the trial, or somebody added it."
         return "Its ticket was tried again since, so what the sampler knew at the first time is not kept."
+    if ticket.copies is not None:
+        return f"It is a copy of trial {ticket.retry_of}, which was pruned, and goes on from its checkpoint."
     sentences = [_chosen(row, record, ticket)]
     if ticket.retry_of is not None:
         sentences.append(f"The ticket was tried before, as trial {ticket.retry_of}.")

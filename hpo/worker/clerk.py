@@ -214,6 +214,8 @@ class Clerk:
                 self._asker.go_on(pending)
             case Then.RUN:
                 self._dispatch.run(pending)
+            case Then.PRUNE if held.claim.copies is not None:
+                pending.answer_with(False)
             case Then.PRUNE if desk.study.has_own_pruner:
                 self._asker.prune(pending)
             case Then.PRUNE:
@@ -274,7 +276,7 @@ class Clerk:
         self._over(desk, held, pending.end)
         pending.answer_with(None)
         if held.trial is not None:
-            self._housekeeper.let_go(desk.study, held.trial, AttemptState(pending.end.state), held.lease)
+            self._housekeeper.let_go(desk.study, held.trial, AttemptState(pending.end.state), held.claim)
 
     def _over(self, desk: Desk, held: Held, ended: Ended) -> None:
         held.is_over = True

@@ -209,6 +209,7 @@ class Dispatch:
             lost=bool(claim.lost),
             delivered=claim.parked,
             beginning=beginning,
+            origin=study.origin_of(claim),
         )
 
     def _started(self, desk: Desk, held: Held, resumed_from: int | None) -> None:

@@ -15,7 +15,7 @@ from hpo.studies import confirming
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.errors import StorageError, UnknownStudyError
-from storage.database.records import RESULTS, AttemptState, Lease
+from storage.database.records import RESULTS, AttemptState, Claim, Lease
 from storage.files import retention
 from storage.queue import studies, tickets
 from storage.queue.optuna_rows import Trial
@@ -37,14 +37,15 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
         self._thread.start()
 
-    def let_go(self, study: ServedStudy, trial: Trial, state: AttemptState, lease: Lease) -> None:
+    def let_go(self, study: ServedStudy, trial: Trial, state: AttemptState, claim: Claim) -> None:
         """An attempt has ended: remove what was kept for its trial to go on, and weights that are beaten."""
+        stays = state is AttemptState.PRUNED and study.keeps_checkpoint(claim.number)
         brings = state in RESULTS
         if brings and study.row.id not in self._pruning:  # one look serves all that end before it
             self._pruning.add(study.row.id)
             self._work.put(partial(self._prune, study))
-        if brings or state is AttemptState.FAILED:
-            self._work.put(partial(self._tidy, study, trial, lease, surely=brings))
+        if not stays and (brings or state is AttemptState.FAILED):
+            self._work.put(partial(self._tidy, study, trial, claim.lease, surely=brings))
 
     def sweep(self, study: ServedStudy) -> None:
         """A study has ended: remove what attempts that died half-way have left. Once."""
@@ -53,7 +54,9 @@ class Housekeeper:
             self._work.put(partial(self._sweep, study))
 
     def _sweep(self, study: ServedStudy) -> None:
-        retention.sweep(self._database, study.store, study.row, partial(self._best_kept, study))
+        retention.sweep(
+            self._database, study.store, study.row, partial(self._best_kept, study), study.keeps_checkpoint
+        )
         if study.row.repeats_of is None and study.spec.confirm is not None:
             with suppress(HpoError):  # deleted, or goes on: whoever ends it next asks
                 confirming.go_on(self._database, study.row.name)

@@ -77,6 +77,8 @@ class Parking:
     def stops(self, claim: Claim, done: int) -> bool:
         """Whether a trial that has done so many epochs is to be parked."""
         _, ladder = self._ladder(claim)
+        if claim.copies is not None:
+            return False
         stop = claim.stop_at or first_stop(self._sampler, claim.number, ladder)
         return stop <= done < ladder.epochs[-1]
 

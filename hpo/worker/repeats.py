@@ -42,8 +42,9 @@ from hpo.worker.study import Held, ServedStudy
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Database, Transaction
 from storage.database.records import AttemptState, Claim, Repeat, StudyRow
+from storage.files import checkpoints
 from storage.history.known import KnownTrials, read_whole
-from storage.queue import optuna_rows, repeats, studies
+from storage.queue import attempts, optuna_rows, repeats, studies
 from storage.queue.attempts import Write
 from storage.queue.optuna_rows import Trial
 
@@ -102,6 +103,13 @@ class ServedRepeats(ServedStudy):
     def repeats_trial(self, claim: Claim) -> int | None:
         return self.held[claim.lease.ticket_id].repeat.trial_number
 
+    def origin_of(self, claim: Claim) -> str | None:
+        """Where the trial left the checkpoint that it goes on from, where it does."""
+        its = self.held[claim.lease.ticket_id].repeat
+        if its.from_epoch is None:
+            return None
+        return checkpoints.trial_key(self.of.uid, self.of.first_name, its.trial_number)
+
     def begins_with(self, claim: Claim) -> Beginning | None:
         """What its first attempt begins with; None for one that looks for a checkpoint."""
         anew = claim.lease.attempt == 1 and self.held[claim.lease.ticket_id].repeat.from_epoch is None
@@ -139,7 +147,7 @@ def of_message(database: Database, desk: Desk, held: Held, message: Numbered) ->
         case Finish():
             return _end(database, desk, held, again, message)
         case TakeOver(step=step):
-            take_over = partial(repeats.take_over, claim=held.claim, step=step)
+            take_over = partial(attempts.take_over, claim=held.claim, checkpoint_step=step)
             return pending((Write(lease, take_over),), Then.RUN, answer=study.beginning_of(held.claim))
         case Suggest(name=name):
             raise ValueError(f"trial {again.trial.number} had no parameter {name}, so its repeats have none")
@@ -178,6 +186,7 @@ def _end(database: Database, desk: Desk, held: Held, again: Again, message: Fini
 
     def say(connection: Transaction) -> None:
         repeats.say(connection, held.lease.ticket_id, values)
-        race(connection, desk.study.row, held.lease.ticket_id)
+        if desk.study.row.repeats == repeats.CONFIRM:
+            race(connection, desk.study.row, held.lease.ticket_id)
 
     return writes.end(database, desk, held, message, say)

@@ -41,7 +41,7 @@ from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.files.artifacts import ArtifactStore
-from storage.history.attempts import AttemptRow, attempts_of
+from storage.history.attempts import AttemptRow, attempts_of, ticket_of
 from storage.history.records import TrialRecord
 
 ORIGIN = "origin"  # attribute in which our objectives say what they began with
@@ -114,7 +114,9 @@ def replay(
     heard = _Heard(record)
     with tempfile.TemporaryDirectory(prefix="hpo-replay-") as aside:
         store = ArtifactStore(aside)
-        task = Task(0, "trial", 1, training_seed(row.seed, record.ticket), True, False, 0, None)
+        held = database.read(lambda connection: ticket_of(connection, row, record.number))
+        number = record.ticket if held is None or held.copies is None else held.copies
+        task = Task(0, "trial", 1, training_seed(row.seed, number), True, False, 0, None)
         trial = RunningTrial(
             task,
             _beginning(spec, record),

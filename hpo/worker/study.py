@@ -20,7 +20,7 @@ from hpo.asked import sampling_code
 from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
-from hpo.search.draws import training_seed
+from hpo.search.draws import in_sample, training_seed
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
@@ -150,7 +150,17 @@ class ServedStudy:
 
     def seed_of(self, claim: Claim) -> int:
         """What a claim's training starts from."""
-        return training_seed(self.row.seed, claim.number)
+        return training_seed(self.row.seed, claim.number if claim.copies is None else claim.copies)
+
+    def origin_of(self, claim: Claim) -> str | None:
+        """Where the trial that this one is a copy of left its checkpoint."""
+        if claim.copies is None or claim.retry_of is None:
+            return None
+        return checkpoints.trial_key(self.row.uid, self.row.first_name, claim.retry_of)
+
+    def keeps_checkpoint(self, ticket: int) -> bool:
+        """Whether a ticket's trial keeps it when it is pruned; decided by the number alone."""
+        return in_sample(self.row.seed, ticket) < self.spec.keep.pruned
 
     def repeats_trial(self, claim: Claim) -> int | None:
         """The number of the trial whose setting is trained again; None: a claim is a trial's own."""

@@ -191,6 +191,7 @@ class Claim:
     stop_at: int | None = None  # epoch at which it is parked next, once it was promoted
     parked: int = 0  # the newest of its attempts that was parked; 0: none
     worked: float = 0.0  # seconds of all that were
+    copies: int | None = None  # number of the ticket whose pruned trial, `retry_of`, it carries to its end
     none_waits: int = 0  # up to this id no trial of Optuna's waits, once the claim is committed
 
     @property

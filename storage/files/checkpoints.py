@@ -102,6 +102,16 @@ def newest(
     return None
 
 
+def last_step(store: ArtifactStore, trial: str) -> int | None:
+    """The step of a trial's newest checkpoint, as its name says; None where it has none.
+
+    Raises:
+        ArtifactError: the store cannot tell now.
+    """
+    names = (key.rpartition("/")[2] for key in stored(store, trial))
+    return max((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), default=None)
+
+
 def stored(store: ArtifactStore, trial: str) -> list[str]:
     """Keys of a trial's checkpoints, of every attempt.
 

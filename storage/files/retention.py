@@ -75,8 +75,16 @@ def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int,
         log.warning("left for later: %s", error)
 
 
-def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callable[[], int | None]) -> None:
+def sweep(
+    database: Database,
+    store: ArtifactStore,
+    row: StudyRow,
+    best: Callable[[], int | None],
+    keeps: Callable[[int], bool] = lambda _ticket: False,
+) -> None:
     """What is left when a study ends: prune, and remove files of attempts that died half-way.
+
+    `keeps`: whether a ticket's trial keeps its checkpoints though it was pruned.
 
     Files are listed before rows are read: what an attempt stores meanwhile is not in the list, and
     what an attempt recorded before it ended has its row. This never fails.
@@ -86,7 +94,7 @@ def sweep(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
     hasty = store.with_patience(IMPATIENT_SECONDS)
     try:
         found = hasty.all_files(folder)
-        needed, open_trials, running = database.read(lambda connection: _in_use(connection, row.id))
+        needed, open_trials, running = database.read(lambda connection: _in_use(connection, row.id, keeps))
         for key in found:
             name = key.removeprefix(f"{folder}/")
             if key in needed:
@@ -119,19 +127,22 @@ def _removed(store: ArtifactStore, key: str) -> bool:
     return True
 
 
-def _in_use(connection: Connection, study_id: int) -> tuple[set[str], set[int], set[tuple[int, int]]]:
+def _in_use(
+    connection: Connection, study_id: int, keeps: Callable[[int], bool]
+) -> tuple[set[str], set[int], set[tuple[int, int]]]:
     """Paths that rows name; numbers of trials that may go on; (trial, attempt) of attempts that run."""
     needed = kept_files.paths_of(connection, study_id)
-    going_on = connection.scalars(
-        sa.select(ticket.c.trial_number).where(
-            ticket.c.study_id == study_id,
-            ticket.c.state.in_([state for state in TicketState if not state.ended]),
-            ticket.c.trial_number.is_not(None),
+    open_ = [state for state in TicketState if not state.ended or state is TicketState.PRUNED]
+    rows = connection.execute(
+        sa.select(ticket.c.number, ticket.c.trial_number, ticket.c.retry_of, ticket.c.state).where(
+            ticket.c.study_id == study_id, ticket.c.state.in_(open_), ticket.c.trial_number.is_not(None)
         )
-    )
+    ).all()
+    going_on = {r.trial_number for r in rows if r.state != TicketState.PRUNED or keeps(r.number)}
+    going_on |= {r.retry_of for r in rows if r.state != TicketState.PRUNED}  # a copy's origin
     running = connection.execute(
         sa.select(attempt.c.trial_number, attempt.c.number)
         .join(ticket, attempt.c.ticket_id == ticket.c.id)
         .where(ticket.c.study_id == study_id, attempt.c.state == AttemptState.RUNNING)
     )
-    return needed, set(going_on), {(row.trial_number, row.number) for row in running}
+    return needed, going_on, {(row.trial_number, row.number) for row in running}

@@ -53,16 +53,20 @@ class TicketRow:
     is_cell: bool  # the point is a grid's cell
     retry_of: int | None  # number of the failed trial that the ticket had before
     saw: Mapping[str, Any]  # which trials a sampler knew when it chose (`hpo.worker.study`); {}: none
+    copies: int | None  # number of the ticket whose pruned trial, `retry_of`, it carries to its end
 
 
 def ticket_of(connection: Connection, row: StudyRow, trial: int) -> TicketRow | None:
     """The ticket whose newest trial has this number; None when there is none."""
     where = (ticket.c.study_id == row.id) & (ticket.c.trial_number == trial)
-    found = connection.execute(sa.select(ticket).where(where)).first()
+    old = ticket.alias()
+    its = (old.c.study_id == row.id) & (old.c.trial_number == ticket.c.retry_of)
+    both = sa.select(ticket, old.c.number.label("copies")).outerjoin(old, its)
+    found = connection.execute(both.where(where)).first()
     if found is None:
         return None
     point, saw = (json.loads(held) if held else {} for held in (found.point, found.sampler_saw))
-    return TicketRow(found.number, point, bool(found.cell), found.retry_of, saw)
+    return TicketRow(found.number, point, bool(found.cell), found.retry_of, saw, found.copies)
 
 
 def attempts_of(connection: Connection, row: StudyRow, trial: int) -> list[AttemptRow]:

@@ -146,15 +146,15 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
 
 def _of_repeats(connection: Connection, row: StudyRow) -> list[Check]:
     """That each repeat brought one result at most and became no trial; nothing where nobody asked for any."""
-    its = repeats.find(connection, row.id)
-    if its is None:
+    its = [one.id for one in repeats.every(connection, row.id)]
+    if not its:
         return []
-    found = connection.execute(sa.select(ticket).where(ticket.c.study_id == its.id)).all()
+    found = connection.execute(sa.select(ticket).where(ticket.c.study_id.in_(its))).all()
     brought = Counter(
         connection.scalars(
             sa.select(attempt.c.ticket_id)
             .join(ticket, attempt.c.ticket_id == ticket.c.id)
-            .where(ticket.c.study_id == its.id, attempt.c.state.in_(RESULTS))
+            .where(ticket.c.study_id.in_(its), attempt.c.state.in_(RESULTS))
         )
     )
     odd = sum(brought[t.id] != (t.state in RESULTS) or t.trial_id is not None for t in found)

@@ -176,11 +176,10 @@ def take_over(
     """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
 
     Reports, metrics and rungs after the checkpoint, and constraints, are dropped: a stale step 10 would
-    hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped.
+    hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped. A repeat has none.
     """
-    assert claim.trial_id is not None
     after = -1 if checkpoint_step is None else checkpoint_step
-    if not keep_reports:
+    if not keep_reports and claim.trial_id is not None:
         optuna_rows.forget_after(connection, claim.trial_id, after)
         later = (metric.c.trial_id == claim.trial_id) & (metric.c.step > after)
         connection.execute(metric.delete().where(later))

@@ -19,12 +19,14 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.errors import UnknownStudyError
-from storage.database.records import Claim, Repeat, StudyRow, StudyState, TicketState
-from storage.database.tables import artifact, attempt, is_queued, repeat, study, ticket
+from storage.database.records import AttemptState, Repeat, StudyRow, StudyState, TicketState
+from storage.database.tables import artifact, attempt, is_queued, metric, repeat, study, ticket
 from storage.files import kept_files
-from storage.queue import locks, outcomes, tickets
+from storage.history.known import read_whole
+from storage.queue import locks, optuna_rows, outcomes, studies, tickets
+from storage.queue.optuna_rows import Trial
 
-CONFIRM = "confirm"
+CONFIRM, REGRET = KINDS = ("confirm", "regret")  # what trials are trained again for
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ def find(connection: Connection, study_id: int, kind: str = CONFIRM) -> StudyRow
     its = (study.c.repeats_of == study_id) & (study.c.repeats == kind)
     row = connection.execute(sa.select(study).where(its)).first()
     return None if row is None else StudyRow.of(row)
+
+
+def every(connection: Connection, study_id: int) -> list[StudyRow]:
+    """The rows of `find`, of every kind."""
+    return [row for kind in KINDS if (row := find(connection, study_id, kind)) is not None]
+
+
+def going(connection: Connection, study_id: int) -> StudyRow | None:
+    """The row of those of a study's repeats that are trained now; None where none are."""
+    return next((its for its in every(connection, study_id) if not its.state.ended), None)
 
 
 def add(
@@ -160,15 +172,6 @@ def listed(connection: Connection, its_id: int, ending: int | None = None) -> li
     ]
 
 
-def take_over(connection: Connection, claim: Claim, step: int | None) -> None:
-    """Note which checkpoint the attempt goes on from (None: from the beginning)."""
-    connection.execute(
-        attempt.update()
-        .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
-        .values(resumed_from=step)
-    )
-
-
 def drop(connection: Connection, its_id: int, trials: Collection[int]) -> None:
     """Cancel what waits of these trials (by number), and release the weights that their repeats left.
 
@@ -187,6 +190,52 @@ def drop(connection: Connection, its_id: int, trials: Collection[int]) -> None:
     ).all()
     connection.execute(ticket.update().where(ticket.c.id.in_(ids)).values(state=TicketState.CANCELLED))
     kept_files.release_weights_of(connection, its_id, theirs.with_only_columns(-repeat.c.ticket_id))
+
+
+def carry_on(
+    connection: Connection, clock: Clock, row: StudyRow, trial: int, epochs: int = 0
+) -> Trial | None:
+    """Queue a copy of a pruned trial, on a further ticket, that goes on where it was pruned, to its end.
+
+    The budget grows by that ticket; what it knows until then is the copy's, too. A study that has come to
+    all its trials, or was stopped, runs again. None: no trial of that number was pruned, or it has a copy.
+    `epochs`: of a budget of them, reserved beyond it.
+    """
+    its = locks.hold_study(connection, row.id)
+    of_it = ticket.c.study_id == row.id
+    pruned = of_it & (ticket.c.trial_number == trial) & (ticket.c.state == TicketState.PRUNED)
+    old = connection.execute(sa.select(ticket).where(pruned)).first()
+    there = sa.select(ticket.c.id).where(of_it, ticket.c.retry_of == trial)
+    if its is None or old is None or connection.execute(there).first() is not None:
+        return None
+    (known,) = read_whole(connection, [old.trial_id])
+    made = optuna_rows.insert_trial(connection, row.optuna_study_id, known.params, known.distributions)
+    optuna_rows.upsert_reports(connection, [(made.id, *one) for one in known.intermediate_values.items()])
+    for key, value in known.user_attrs.items():
+        optuna_rows.set_attribute(connection, "user", made.id, key, json.dumps(value))
+    logged = sa.select(sa.literal(made.id), metric.c.name, metric.c.step, metric.c.value)
+    names = ["trial_id", "name", "step", "value"]
+    connection.execute(metric.insert().from_select(names, logged.where(metric.c.trial_id == old.trial_id)))
+    number = tickets.next_number(connection, row.id)
+    tickets.add(connection, row.id, [None], first=number, priority=tickets.ENQUEUED)
+    link = {"trial_id": made.id, "trial_number": made.number, "retry_of": trial, "epochs": epochs}
+    changed = ticket.update().where(of_it, ticket.c.number == number).values(link).returning(ticket.c.id)
+    _was_tried(connection, clock, connection.execute(changed).scalar_one(), made, old)
+    more = study.c.budget_trials + 1  # none stays none
+    connection.execute(study.update().where(study.c.id == row.id).values(budget_trials=more))
+    if its.state != StudyState.PAUSED:
+        studies.set_state(connection, clock, row.id, StudyState.RUNNING)
+    return made
+
+
+def _was_tried(connection: Connection, clock: Clock, ticket_id: int, made: Trial, old: sa.Row[Any]) -> None:
+    """Note as a copy's attempt 0 what was done for it before: else it looks like a foreign trial."""
+    last = (attempt.c.ticket_id == old.id) & (attempt.c.number == old.attempt)
+    its = connection.execute(sa.select(attempt.c.worker_id, attempt.c.runner, attempt.c.device).where(last))
+    new = {"ticket_id": ticket_id, "number": 0, "trial_id": made.id, "trial_number": made.number}
+    how = {"state": AttemptState.RELEASED, "error": f"pruned as trial {old.trial_number}"}
+    when = {"started_at": clock.now(), "ended_at": clock.now()}
+    connection.execute(attempt.insert().values(**its.one()._mapping, **new, **how, **when))
 
 
 def artifacts_of(ticket_id: int) -> int:

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -188,9 +189,11 @@ def _can_resume(connection: Connection, row: sa.Row[Any]) -> bool:
 def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, int]:
     """End the study now, with every trial that runs, or waits or is parked: returns how many did.
 
-    Their workers notice at the next beat, and end what runs. Tickets without a trial stay in the queue.
+    Their workers notice at the next beat, and end what runs. Tickets without a trial stay in the queue, and
+    repeats return there.
     """
-    _hold(connection, study_id)
+    its = _hold(connection, study_id)
+    end = outcomes.cancel if its.repeats_of is None else partial(outcomes.release, why="cancelled")
     parked = outcomes.cancel_parked(connection, study_id)
     set_state(connection, clock, study_id, StudyState.STOPPING)
     rows = connection.execute(
@@ -205,7 +208,7 @@ def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, in
     ).all()
     running = [row for row in rows if row.state == TicketState.RUNNING]
     for row in running:
-        outcomes.cancel(connection, clock, Lease(row.id, row.attempt))
+        end(connection, clock, Lease(row.id, row.attempt))
     waiting = [row for row in rows if row.state == TicketState.QUEUED]
     for row in waiting:
         outcomes.give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)

@@ -382,6 +382,13 @@ _PARKED = sa.select(
 ).where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.state == AttemptState.PARKED)
 
 
+_COPIED = sa.select(ticket.c.number).where(
+    ticket.c.study_id == _ITS_STUDY,
+    ticket.c.trial_number == sa.bindparam("trial"),
+    ticket.c.state == TicketState.PRUNED,
+)
+
+
 def next_number(connection: Connection, study_id: int) -> int:
     """The number the next ticket of the study gets. The caller holds the study's row."""
     newest = connection.scalar(sa.select(sa.func.max(ticket.c.number)).where(ticket.c.study_id == study_id))
@@ -389,7 +396,9 @@ def next_number(connection: Connection, study_id: int) -> int:
 
 
 def _claim(connection: Connection, row: sa.Row[Any], none_waits: int = 0) -> Claim:
-    parked, worked = 0, 0.0
+    parked, worked, copies = 0, 0.0, None
+    if row.retry_of is not None:
+        copies = connection.scalar(_COPIED, {"its_study": row.study_id, "trial": row.retry_of})
     if row.stop_at is not None:
         parked, worked = connection.execute(_PARKED, {"ticket": row.id}).one()
     return Claim(
@@ -405,5 +414,6 @@ def _claim(connection: Connection, row: sa.Row[Any], none_waits: int = 0) -> Cla
         stop_at=row.stop_at,
         parked=parked,
         worked=worked,
+        copies=copies,
         none_waits=none_waits,
     )

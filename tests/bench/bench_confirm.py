@@ -1,7 +1,7 @@
 """Does a confirmed result hold? `python -m tests.bench.bench_confirm --searches 10 --trials 100`.
 
 Each search draws random settings of a ready study file and trains them one after another, as trials are. Its
-five best, and the first, are then confirmed as `hpo confirm` does: five fresh seeds at once as lanes, dropped
+five best, and the first, are then confirmed as `hpo confirm` does: fresh seeds at once as lanes, dropped
 by the same race, judged by the same functions. The truth is the mean of 30 further seeds of each. In one
 thread; times are CPU seconds, which other work disturbs least.
 
@@ -72,7 +72,7 @@ def search(spec: StudySpec, seed: int, trials: int, top: int = 5, seeds: int = 1
     confirmed = time.process_time() - began
     winner = confirming.winner(found, dropped)
     assert winner is not None
-    estimate = confirming.estimates(found, dropped)[winner]
+    estimate = confirming.estimates(found, set())[winner]
     assert estimate.low is not None
     assert estimate.high is not None
     truth = {number: _truth(configs[number], seed + 1) for number in chosen}
@@ -85,7 +85,7 @@ def search(spec: StudySpec, seed: int, trials: int, top: int = 5, seeds: int = 1
         half=(estimate.high - estimate.low) / 2,
         covered=estimate.low <= truth[winner] <= estimate.high,
         named=best == winner,
-        tied=best in confirming.tied(found, winner, dropped),
+        tied=best in confirming.tied(found, winner, set()),
         share=confirmed / searched,
         trainings=sum(map(len, found.values())),
     )
@@ -97,15 +97,18 @@ def _confirmed(
     """What each setting had with each seed, and those that were dropped, round by round."""
     found: dict[int, dict[tuple[int, int], float]] = {number: {} for number in chosen}
     dropped: set[int] = set()
-    for group, done in enumerate(range(0, seeds, SIDE_BY_SIDE)):
-        first = repeat_seed(seed, group)
+    done = group = 0
+    while done < seeds:
+        first, many = repeat_seed(seed, group), min(SIDE_BY_SIDE[bool(group)], seeds - done)
         for number in chosen:
             if number not in dropped:
-                values = _trained(configs[number], first, min(SIDE_BY_SIDE, seeds - done))
+                values = _trained(configs[number], first, many)
                 found[number].update({(first, place): value for place, value in enumerate(values)})
                 if not values:
                     dropped.add(number)
+                    found[number].clear()
         dropped |= confirming.losers({n: own for n, own in found.items() if n not in dropped})
+        done, group = done + many, group + 1
     return found, dropped
 
 

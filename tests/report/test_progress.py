@@ -204,6 +204,18 @@ def test_learning_curves_of_1000_trials_are_capped_and_keep_the_best() -> None:
     assert "of 1,000 curves shown" in record.note
 
 
+def test_an_epoch_that_orders_trials_as_the_end_does_is_told_from_one_that_does_not() -> None:
+    """Trials that were pruned, and steps that few came to, are left out."""
+    trials = [trial(n, float(n), reports={1: -float(n), 2: float(n % 8), 3: n / 2}) for n in range(16)]
+    record = training.foresight(study(*trials, trial(16, None, "pruned", reports={1: 99.0})))
+    assert record is not None
+    every, better = record.curves
+    assert (every.name, every.steps) == ("all complete trials", (1, 2, 3))
+    assert every.values == pytest.approx((-1.0, 0.5, 1.0), abs=0.02)
+    assert better.values == pytest.approx((-1.0, 1.0, 1.0))
+    assert training.foresight(study(*trials[:7])) is None
+
+
 def test_the_value_is_named_after_the_metric_that_equals_the_reports() -> None:
     named = study(trial(0, 0.5, reports={1: 0.5}, metrics={"loss": {1: 0.7}, "accuracy": {1: 0.5}}))
     assert scores.value_axis(named) == "accuracy (higher is better)"

@@ -26,6 +26,8 @@ MAX_METRICS = 12
 MAX_CLASSES = 40  # of the confusion matrix
 MAX_RATE_CURVES = 10  # one a class
 MAX_SCATTER = 1000
+MAX_RANKED = 50  # steps
+MIN_RANKED = 8  # trials that reported at a step, before their ranks there are compared
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,30 @@ def metrics_by_unit(history: StudyHistory, trial: TrialRecord) -> tuple[Metrics,
         prefix = next((p for p in ("train_", "val_", "validation_") if curve.name.startswith(p)), "")
         groups.setdefault(curve.name.removeprefix(prefix), []).append(curve)
     return tuple(Metrics(unit, step_name(history), tuple(curves)) for unit, curves in groups.items())
+
+
+def foresight(history: StudyHistory) -> Metrics | None:
+    """Spearman's rank correlation of what complete trials reported at each step with what they came to, of
+    all and of the better half: where that is low, a pruner that looks there prunes by luck.
+    """
+    from scipy.stats import spearmanr
+
+    sign = -1 if history.directions[0] == "maximize" else 1
+    done = [t for t in history.trials if t.state == "complete" and t.value is not None]
+    done = [trial for trial in done if math.isfinite(trial.value or 0.0)]
+    done.sort(key=lambda trial: sign * (trial.value or 0.0))
+    curves = []
+    for name, trials in (("all complete trials", done), ("the better half", done[: len(done) // 2])):
+        found = {}
+        for step in thin(sorted({step for trial in trials for step in trial.reports}), MAX_RANKED):
+            pairs = [
+                (t.reports[step], t.value) for t in trials if math.isfinite(t.reports.get(step, math.nan))
+            ]
+            if len(pairs) >= MIN_RANKED and min(map(len, map(set, zip(*pairs, strict=True)))) > 1:
+                found[step] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+        if len(found) > 1:
+            curves.append(MetricCurve(name, *_finite(found)))
+    return Metrics("", step_name(history), tuple(curves)) if curves else None
 
 
 def _finite(series: Mapping[int, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
