@@ -148,6 +148,8 @@ def run(
             say("; ".join([*places(study, code), f"database {database.shown_url}"]))
         for note in notes(study, code) if created else ():
             say(f"note: {note}")
+        if created and not quiet and (why := row.spec.get("chosen")):
+            say(f"chosen: {why}")
         if created and (other := _beside(database, settings, row.name, code)) is not None:
             here = f"this run begins another one in {database.shown_url}"
             say(f"note: {other} has a study {row.name}, too; {here}")
@@ -246,9 +248,10 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
     """Validate a study file and import its objective, or find its program, without creating anything."""
     from hpo.asked import notes, places
     from hpo.runner.session import find_objective
+    from hpo.search.auto import chosen
     from hpo.spec import load_spec
 
-    study = load_spec(spec, set_ or ())
+    study = chosen(load_spec(spec, set_ or ()))
     folder = spec.absolute().parent
     find_objective(study, folder)
     if "custom" in (study.sampler.name, study.pruner.name):
@@ -259,6 +262,8 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
     for note in notes(study, folder):
         say(f"note: {note}")
     say("; ".join(places(study, folder)))
+    if study.chosen:
+        say(f"chosen: {study.chosen}")
     size = f"{study.tickets} trials" if study.tickets is not None else "no limit of trials"
     print(f"{spec.name} is a valid study: {study.study}, {study.sampler.name}, {size}")
 

@@ -35,7 +35,7 @@ def make_pruner(spec: StudySpec) -> BasePruner:
 
 def _made(pruner: options.AnyPruner) -> BasePruner:
     match pruner:
-        case options.NoPruner() | options.CustomPruner():  # a study's own is asked elsewhere
+        case options.NoPruner() | options.AutoPruner() | options.CustomPruner():  # own: asked elsewhere
             return NopPruner()
         case options.MedianPruner():
             return MedianPruner(**_against_others(pruner))

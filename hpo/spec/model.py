@@ -52,7 +52,9 @@ MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_EPOCHS = 1_000_000_000
 MAX_SECONDS = 10 * 365 * 86_400
-NOT_IDENTITY = frozenset({"budget", "retry", "keep", "limits", "confirm", "notify", "proposals", "notes"})
+NOT_IDENTITY = frozenset(
+    {"budget", "retry", "keep", "limits", "confirm", "notify", "proposals", "notes", "chosen"}
+)
 
 _TEXT_OR_NUMBER = {"type": ["string", "number", "boolean"]}
 _ARGUMENT_SCHEMA = {"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "minItems": 1, "items": _TEXT_OR_NUMBER}]}
@@ -169,11 +171,14 @@ class StudySpec(Section):
         description="What to do with each of the objective's values, in the order it returns them."
     )
     sampler: Annotated[SamplerSpec, BeforeValidator(named)] = Field(
-        default=TpeSampler(name="tpe"), description="How points are chosen; a bare name takes its defaults."
+        default=TpeSampler(name="tpe"),
+        description="How points are chosen; a bare name takes its defaults. auto, or absent: chosen when the"
+        " study is created.",
     )
     pruner: Annotated[PrunerSpec, BeforeValidator(named)] = Field(
         default=NoPruner(name="none"),
-        description="How hopeless trials end early; a bare name takes its defaults.",
+        description="How hopeless trials end early; a bare name takes its defaults. auto, or absent like the"
+        " sampler: chosen when the study is created.",
     )
     budget: Budget = Field(default=Budget(), description="What ends the study. Only a grid may leave it out.")
     retry: Retry = Field(default=Retry(), description="How often a trial is attempted again.")
@@ -235,6 +240,11 @@ class StudySpec(Section):
         " like 30 %; absent: all.",
     )
     notes: Text = Field(default="", description="Free text for people; not part of the study's identity.")
+    chosen: Text = Field(
+        default="",
+        description="Which sampler and pruner were chosen where the file names none, and why; written when"
+        " the study is created.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -324,7 +334,7 @@ def _check_names(spec: StudySpec) -> None:
 def _check_directions(spec: StudySpec) -> None:
     if len(spec.directions) == 1:
         return
-    if spec.pruner.name != "none":
+    if spec.pruner.name not in ("none", "auto"):
         raise problem("cannot prune with several directions; use none", "pruner")
     for name in ("target", "patience"):
         if getattr(spec.budget, name) is not None:

@@ -24,6 +24,12 @@ class _Sampler(Section):
     )
 
 
+class AutoSampler(_Sampler):
+    """Chosen when the study is created, by what is known of its trials; a file that names none says this."""
+
+    name: Literal["auto"] = Field(description="Which sampler.")
+
+
 class GridSampler(_Sampler):
     """Every distinct active combination once, in the order of the file, the last parameter fastest."""
 
@@ -160,6 +166,12 @@ class CustomSampler(_Sampler):
         description="module[:callable] or path/to/file.py:callable, relative to the study file, that makes it"
         " of a seed; `make` is the callable where none is named."
     )
+
+
+class AutoPruner(Section):
+    """Chosen with the sampler when the study is created; a file that names neither says this."""
+
+    name: Literal["auto"] = Field(description="Which pruner.")
 
 
 class NoPruner(Section):
@@ -320,6 +332,7 @@ AnySampler = (
     | Nsga2Sampler
     | Nsga3Sampler
     | CustomSampler
+    | AutoSampler
 )
 AnyPruner = (
     NoPruner
@@ -331,6 +344,7 @@ AnyPruner = (
     | ThresholdPruner
     | WilcoxonPruner
     | CustomPruner
+    | AutoPruner
 )
 SamplerSpec = Annotated[AnySampler, Field(discriminator="name")]
 PrunerSpec = Annotated[AnyPruner, Field(discriminator="name")]

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 
 from hpo.errors import UserError
+from hpo.search.auto import as_stored, chosen
 from hpo.search.space import check_point, distribution, grid_points
 from hpo.settings import Settings
 from hpo.spec import Budget, StudySpec, spec_differences
@@ -37,13 +38,14 @@ def create(
 ) -> StudyRow:
     """Store a new study with its tickets: as many as its budget of trials, or a grid's cells.
 
-    Points to try first are the spec's own, then those of `warm`. With a `history` (trials that ended
-    elsewhere) its trials are the study's budget, and the study is finished.
+    What the spec leaves open is chosen now. Points to try first are the spec's own, then those of `warm`.
+    With a `history` (trials that ended elsewhere) its trials are the study's budget, and it is finished.
 
     Raises:
         UserError: the name is taken.
         BadArtifactUrlError: the artifact store cannot be used.
     """
+    spec = chosen(spec)
     taken = () if warm is None else warm.points
     points = [] if history else _points(spec, taken)
     open_artifacts(settings.artifact_url())  # a store that cannot be used is told before the first trial
@@ -88,6 +90,7 @@ def create_or_continue(
             row = find(database, spec.study)
             if row is None:
                 raise
+    spec = as_stored(spec, StudySpec.model_validate(row.spec))
     _demand_same(spec, row)
     return _with_newest_of(spec, database, row), False
 

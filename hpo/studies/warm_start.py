@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from hpo.errors import UserError
+from hpo.search.auto import chosen
 from hpo.search.prior import LEARNING, MAX_PRIOR
 from hpo.search.space import distribution
 from hpo.spec import StudySpec
@@ -45,6 +46,7 @@ def warm_start(database: Database, spec: StudySpec, other: str, top: int) -> War
         raise UserError(f"{spec.study} is a grid, which visits every cell anyway: leave --from out")
     if top < 0:
         raise UserError(f"--top must be 0 or more, got {top}")
+    spec = chosen(spec)
     history = reading.history(database, other, evaluated=False)
     theirs = StudySpec.model_validate(history.spec)
     points, notes = _best_points(spec, history, top)

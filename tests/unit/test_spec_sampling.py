@@ -21,7 +21,7 @@ def test_a_bare_sampler_name_takes_its_defaults(name: str) -> None:
     [
         (
             "tep",
-            "must be one of grid, random, tpe, rungs, gp, cmaes, qmc, nsga2, nsga3, custom, got 'tep';",
+            "must be one of grid, random, tpe, rungs, gp, cmaes, qmc, nsga2, nsga3, custom, auto, got 'tep';",
         ),
         ({"seed": 3}, "sampler.name is required: one of grid, random"),
         (

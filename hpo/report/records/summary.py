@@ -211,9 +211,16 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
             _pruning_sentence(history, facts),
             _test_sentence(history),
             _failure_sentence(history),
+            _chosen_sentence(history),
         )
         if sentence
     ]
+
+
+def _chosen_sentence(history: StudyHistory) -> str:
+    """What nobody asked for, and why it was taken."""
+    why = history.spec.get("chosen")
+    return f"Chosen by hpo: {why}." if why else ""
 
 
 def _best_sentence(history: StudyHistory, facts: Summary) -> str:

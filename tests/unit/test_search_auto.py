@@ -1,0 +1,94 @@
+"""What a study gets whose file names no sampler or pruner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.errors import UserError
+from hpo.report.records.summary import summarize
+from hpo.search.auto import chosen
+from hpo.settings import Settings
+from hpo.spec import parse_spec
+from hpo.studies import reading
+from hpo.studies.creation import create_or_continue
+from hpo.wiring import open_storage
+
+OURS: dict[str, Any] = {
+    "study": "left-open",
+    "objective": "objectives.classifier",
+    "direction": "maximize",
+    "budget": {"trials": 60},
+    "space": {"lr": {"type": "float", "low": 1e-4, "high": 1, "log": True}},
+    "fixed": {"dataset": "digits", "epochs": 20},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sampler", "pruner"),
+    [
+        ({}, "rungs", "asha"),
+        ({"sampler": "auto", "pruner": "auto"}, "rungs", "asha"),
+        ({"fixed": {"dataset": "digits", "epochs": 8}}, "tpe", "none"),
+        ({"fixed": {"dataset": "digits"}}, "tpe", "none"),
+        ({"objective": "mine.py"}, "tpe", "none"),
+        ({"budget": {"trials": 19}}, "tpe", "none"),
+        ({"budget": {"epochs": 1000}}, "rungs", "asha"),
+        ({"direction": None, "directions": ["maximize", "minimize"]}, "tpe", "none"),
+        ({"pruner": "none"}, "tpe", "none"),
+        ({"pruner": {"name": "asha", "max_epochs": 20}}, "tpe", "asha"),
+        ({"pruner": {"name": "hyperband", "max_epochs": 20, "mode": "promote"}}, "rungs", "hyperband"),
+        ({"sampler": "random"}, "random", "none"),
+        ({"sampler": "random", "pruner": "auto"}, "random", "asha"),
+        ({"sampler": "grid", "pruner": "auto", "space": {"a": {"type": "int", "low": 1, "high": 9}}},
+         "grid", "none"),
+    ],
+)  # fmt: skip
+def test_what_is_chosen(changed: dict[str, Any], sampler: str, pruner: str) -> None:
+    """Promotion where trials are known to report and to go on; what the file names stays."""
+    content = {name: value for name, value in {**OURS, **changed}.items() if value is not None}
+    spec = chosen(parse_spec(content))
+    assert (spec.sampler.name, spec.pruner.name) == (sampler, pruner)
+    named = changed.get("sampler", "auto") != "auto" and changed.get("pruner") != "auto"
+    assert bool(spec.chosen) is not named
+    assert chosen(spec) == spec
+    if pruner == "asha" and "pruner" not in changed:
+        assert spec.pruner.model_dump(include={"min_epochs", "max_epochs", "mode"}) == {
+            "min_epochs": 1,
+            "max_epochs": 20,
+            "mode": "promote",
+        }
+
+
+def test_a_study_keeps_what_was_chosen_and_says_why(tmp_path: Path) -> None:
+    """The file finds its study again, as does one that names what was chosen; another choice is refused."""
+    settings = Settings(storage=f"sqlite:///{tmp_path}/h.db", artifacts=str(tmp_path))
+    database = open_storage(settings)
+    row, created = create_or_continue(
+        database, parse_spec({**OURS, "sampler": {"name": "auto", "seed": 3}}), settings
+    )
+    assert created
+    assert (row.seed, row.spec["sampler"]["name"], row.spec["pruner"]["mode"]) == (3, "rungs", "promote")
+    for same in (
+        {"sampler": {"name": "auto", "seed": 3}},
+        {"sampler": row.spec["sampler"], "pruner": row.spec["pruner"]},
+    ):
+        assert create_or_continue(database, parse_spec({**OURS, **same}), settings) == (row, False)
+    for other in ({"sampler": "auto"}, {"sampler": {"name": "tpe", "seed": 3}}):
+        with pytest.raises(UserError, match="another study named left-open"):
+            create_or_continue(database, parse_spec({**OURS, **other}), settings)
+    history = reading.history(database, row.name)
+    assert "rungs and asha" in row.spec["chosen"]
+    assert f"Chosen by hpo: {row.spec['chosen']}." in summarize(history).sentences or not history.trials
+
+
+def test_a_study_from_before_goes_on_as_it_was(tmp_path: Path) -> None:
+    """A file that names none has the digest that it had, and finds the study that it made then: with TPE."""
+    settings = Settings(storage=f"sqlite:///{tmp_path}/h.db", artifacts=str(tmp_path))
+    database = open_storage(settings)
+    before = parse_spec({**OURS, "sampler": "tpe", "pruner": "none"})
+    assert before.digest == parse_spec(OURS).digest
+    row, _ = create_or_continue(database, before, settings)
+    assert create_or_continue(database, parse_spec(OURS), settings) == (row, False)
