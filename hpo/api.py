@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from hpo.errors import HpoError, UserError
 from hpo.objective import CELL, is_importing, own_objective
 from hpo.settings import Settings
 from hpo.spec import StudySpec, load_spec, parse_spec
-from hpo.studies import answers, creation, reading, steering, tables
+from hpo.studies import answers, confirmed, confirming, creation, reading, steering, tables
 from hpo.studies.evaluation import evaluate, weights_of
 from hpo.studies.steering import how_to_go_on
 from hpo.studies.warm_start import warm_start
@@ -23,7 +24,7 @@ from hpo.wiring import open_storage, speaking, telling
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.history.audit import Audit, audit
-from storage.history.records import StudyHistory, TrialRecord, why_no_best
+from storage.history.records import Confirmation, StudyHistory, TrialRecord, why_no_best
 
 if TYPE_CHECKING:
     import optuna
@@ -129,14 +130,40 @@ class Study:
         Raises:
             HpoError: a sentence that says why it goes on no more, or that no trial completed.
         """
-        _demand_no_import()
         row = self._row()
+        serve = partial(
+            self._serve,
+            objective,
+            runners=runners,
+            code=code,
+            allow_mismatch=allow_mismatch,
+            allow_commands=allow_commands,
+        )
+        if not row.state.ended:
+            serve(trials=trials)
+        elif confirming.go_on(self._database, self.name) is None:
+            raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
+        if confirming.go_on(self._database, self.name) is not None:
+            serve()
+        self._demand_result()
+        return self
+
+    def _serve(
+        self,
+        objective: Callable[[Any], Any] | None,
+        *,
+        trials: int | None = None,
+        runners: int,
+        code: str | os.PathLike[str],
+        allow_mismatch: bool,
+        allow_commands: bool,
+    ) -> None:
+        """Work here at what the study has: its trials; once it has ended, what is trained again."""
+        _demand_no_import()
+        row, path = self._row(), self.spec.objective_path
         own = None if objective is None else own_objective(objective)
-        path = self.spec.objective_path
         if own is None and path is not None and path.module == CELL:
             raise UserError(f"{self.name} is a study of a function: say which, study.run({_called(row)})")
-        if row.state.ended:
-            raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
         optimizing.work(
             self._database,
             row,
@@ -148,8 +175,50 @@ class Study:
             allow_commands=allow_commands,
             tell=optimizing.teller(),
         )
-        self._demand_result()
-        return self
+
+    def confirm(
+        self,
+        objective: Callable[[Any], Any] | None = None,
+        *,
+        top: int | None = None,
+        seeds: int | None = None,
+        runners: int = 1,
+        code: str | os.PathLike[str] = ".",
+        allow_mismatch: bool = False,
+        allow_commands: bool = False,
+    ) -> Confirmation:
+        """Train the best settings, and the first, again here with fresh seeds, as `hpo confirm` does.
+
+        Args:
+            objective: as of `run`, and so are the others.
+            top: how many of the best; None: as the study file says, else 5.
+            seeds: trainings of each, at most; None: likewise, else 10.
+            runners: trainings at once.
+            code: directory of the objective.
+            allow_mismatch: train although the code differs.
+            allow_commands: run the study's command.
+
+        Raises:
+            UserError: the study runs still, has several directions, or no result to confirm.
+        """
+        its = confirming.ask(self._database, self._row(), top=top, seeds=seeds)
+        if not its.state.ended:
+            self._serve(
+                objective,
+                runners=runners,
+                code=code,
+                allow_mismatch=allow_mismatch,
+                allow_commands=allow_commands,
+            )
+        found = self.confirmation
+        assert found is not None
+        return found
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """What trainings with fresh seeds say of the best settings; None where nobody asked."""
+        row = self._row()
+        return self._database.read(lambda connection: confirmed.of(connection, row))
 
     def _demand_result(self) -> None:
         found = self.history()
@@ -272,6 +341,7 @@ def optimize(
     space: Mapping[str, Any] | None = None,
     sampler: str | Mapping[str, Any] | None = None,
     pruner: str | Mapping[str, Any] | None = None,
+    confirm: bool | Mapping[str, Any] | None = None,
     runners: int = 1,
     storage: str | None = None,
     allow_mismatch: bool = False,
@@ -288,6 +358,7 @@ def optimize(
         space: parameters by name as in a study file; None: the objective suggests for itself.
         sampler: as in a study file: a name, or a mapping with `name` and options.
         pruner: likewise.
+        confirm: train the best again when the search has ended, as in a study file: True, or a mapping.
         runners: trials at once; more than one need a function that other processes can import from a file.
         storage: SQLAlchemy URL; default: HPO_STORAGE, else `sqlite:///hpo.db` here.
         allow_mismatch: go on although the function was changed; marked on each trial.
@@ -314,6 +385,7 @@ def optimize(
         "space": space,
         "sampler": sampler,
         "pruner": pruner,
+        "confirm": confirm,
     }
     spec = parse_spec({name: value for name, value in asked.items() if value is not None}, "hpo.optimize")
     settings = Settings.from_environment(storage)
@@ -321,9 +393,10 @@ def optimize(
         database = open_storage(settings)
         row, _, count = creation.create_or_extend(database, spec, settings)
         found = Study(database, row.name)
-        if row.state.ended and row.budget_trials != creation.tickets_ended(database, row):
+        confirms = confirming.go_on(database, row.name) is not None
+        if not confirms and row.state.ended and row.budget_trials != creation.tickets_ended(database, row):
             print(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}", file=sys.stderr)
-        elif row.state.ended or count == 0:
+        elif not confirms and (row.state.ended or count == 0):
             found._demand_result()
         else:
             found.run(objective, trials=count, runners=runners, allow_mismatch=allow_mismatch)

@@ -27,6 +27,7 @@ from hpo.runner.channel import Mailbox
 from hpo.runner.messages import Abandon, Boot
 from hpo.settings import Settings
 from hpo.spec import StudySpec
+from hpo.studies.confirming import open_
 from hpo.studies.reading import get_study
 from hpo.wiring import open_storage, told
 from hpo.worker.child import Child
@@ -156,6 +157,8 @@ def _work(request: Request) -> tuple[int, str]:
     settings = Settings.from_environment(request.storage)
     database = open_storage(settings, create=False)
     row = get_study(database, request.study)
+    if row.state.ended:
+        row = open_(database, row) or row
     lines = Lines(database, write=lambda text: _tell(line=text))
 
     def on_event(runner: int, message: Any) -> None:

@@ -91,6 +91,19 @@ def test_a_function_of_a_cell_is_searched_with_to_the_total_and_kept(
         hpo.optimize(cell(CELL), trials=6, direction="maximize")
 
 
+def test_the_best_of_a_function_is_trained_again_when_its_search_has_ended(here: Path) -> None:
+    """In this process, too, as `hpo run` does where the study file has `confirm`."""
+    objective = cell(CELL.replace("return loss(x)\n", "return loss(x) + trial.seed % 100 / 1000\n"))
+    study = hpo.optimize(objective, trials=2, confirm={"top": 1, "seeds": 2})
+    found = study.confirmation
+    assert found is not None
+    assert found.done
+    assert 2 <= found.trainings <= 4
+    assert study.confirm(objective, top=1, seeds=2) == found
+    with pytest.raises(UserError, match="is finished: all trials done"):
+        study.run(objective)
+
+
 @pytest.mark.parametrize(
     ("asked", "kind", "said"),
     [
