@@ -51,6 +51,16 @@ class Objective:
         return self._export("find_data")
 
     @property
+    def export(self) -> Callable[[Any, Any, Path], Any] | None:
+        """The module's `export(trial, checkpoint, path)`: one model for others; None if it has none."""
+        return self._export("export")
+
+    @property
+    def refit(self) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] | None:
+        """The module's `refit(config, training)`: settings to train it again on all data; or None."""
+        return self._export("refit")
+
+    @property
     def check(self) -> Callable[[Mapping[str, Any], Collection[str]], Any] | None:
         """The module's `check(fixed, searched)`, which raises what is wrong; None if it has none."""
         return self._export("check")

@@ -201,6 +201,9 @@ class TrainingConfig(BaseModel):
 
     # --------------------------------------------------------------------------- when training ends
     epochs: int = Field(20, ge=1, description="passes over the training data, at most")
+    refit_epochs: int | None = Field(
+        None, ge=1, description="train on training and validation data together, and end after so many epochs"
+    )
     patience: int | None = Field(None, ge=1, description="stop after this many epochs without improvement")
     min_delta: float = Field(0.0, ge=0.0, description="an improvement must be larger than this")
     target: float | None = Field(None, description="stop when the monitored metric reaches this")

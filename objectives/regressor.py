@@ -6,6 +6,7 @@ As a study file's objective: `objective: objectives.regressor`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -33,3 +34,11 @@ def find_data(fixed: Mapping[str, Any]) -> str:
 def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor]) -> dict[str, Any]:
     """Evaluate the weights of `model.pt` on the test set."""
     return task.evaluate(trial, checkpoint, "regression")
+
+
+def export(trial: Trial, checkpoint: Mapping[str, Tensor], path: Path) -> None:
+    """Save the weights of `model.pt` with all that prepares its inputs, as .pt2 or .onnx."""
+    task.export(trial, checkpoint, path, "regression")
+
+
+refit = task.refit

@@ -72,7 +72,7 @@ class Progress:
             recent = self.train_losses[-config.converged_epochs - 1 :]
             if max(recent) - min(recent) < config.converged_tolerance:
                 return "converged"
-        return "epochs" if self.epoch >= config.epochs else None
+        return "epochs" if self.epoch >= (config.refit_epochs or config.epochs) else None
 
 
 def _better(value: float, than: float, by: float, maximize: bool) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives import device as devices
-from objectives import evaluation, members, metrics
+from objectives import evaluation, members, metrics, winner
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
 from objectives.datasets.load import LOADING, load
@@ -146,10 +146,42 @@ def evaluate(
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluate the weights `checkpoint` on the test set; the service calls this once, for the winner."""
-    setups = members.assemble_all(trial, TrainingConfig.read({**defaults, **trial.config}), task)
-    one_model(setups).load_state_dict(dict(checkpoint))
+    setups = trained(trial, checkpoint, task, defaults)
     batches = [evaluation_batches(setup.config, setup.data, setup.data.test) for setup in setups]
     return evaluate_on(setups, "test", batches, chosen_threshold(setups))
+
+
+def trained(
+    trial: Trial, checkpoint: Mapping[str, Tensor], task: Task, defaults: Mapping[str, Any]
+) -> list[Setup]:
+    """The parts of the trial's trainings, their models with the weights `checkpoint`."""
+    setups = members.assemble_all(trial, TrainingConfig.read({**defaults, **trial.config}), task)
+    one_model(setups).load_state_dict(dict(checkpoint))
+    return setups
+
+
+def export(
+    trial: Trial,
+    checkpoint: Mapping[str, Tensor],
+    path: Path,
+    task: Task,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Save the weights `checkpoint` as one model from raw inputs to scores, .pt2 or .onnx (winner.py)."""
+    setups = trained(trial, checkpoint, task, defaults)
+    winner.save(setups, chosen_threshold(setups).threshold, path)
+
+
+def refit(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that train the winner again on all but the test data.
+
+    Args:
+        config: the winner's.
+        training: its attribute `training`, which knows how many epochs counted.
+    """
+    left_out = ("folds", "patience", "target", "converged_epochs", "keep", "checkpoint_every")
+    kept = {name: value for name, value in config.items() if name not in left_out}
+    return kept | {"keep": "last", "checkpoint_every": 0, "refit_epochs": training["counted_epoch"]}
 
 
 def chosen_threshold(setups: Sequence[Setup]) -> metrics.How:

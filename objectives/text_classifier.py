@@ -6,6 +6,7 @@ As objectives/classifier.py, but that `dataset` is text and `model` bag where th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -36,3 +37,11 @@ def find_data(fixed: Mapping[str, Any]) -> str:
 def evaluate(trial: Trial, checkpoint: Mapping[str, Tensor]) -> dict[str, Any]:
     """Evaluate the weights of `model.pt` on the test set; with the nearest words of its embedding."""
     return task.evaluate(trial, checkpoint, "classification", DEFAULTS)
+
+
+def export(trial: Trial, checkpoint: Mapping[str, Tensor], path: Path) -> None:
+    """Save the weights of `model.pt` with all that prepares its inputs, as .pt2 or .onnx."""
+    task.export(trial, checkpoint, path, "classification", DEFAULTS)
+
+
+refit = task.refit

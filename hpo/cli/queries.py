@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
+from hpo.cli.app import CodeOption, Format, FormatOption, StorageOption, StudyArgument, app
 from hpo.cli.output import (
     assigned,
     cell,
@@ -129,6 +129,13 @@ def best(
         Path | None,
         typer.Option("--checkpoint", metavar="OUT", help="Write the winner's state dict to this file."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="OUT", help="Write one model, preparation included: model.pt2 or model.onnx."
+        ),
+    ] = None,
+    code: CodeOption = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -146,6 +153,11 @@ def best(
         if several:
             raise UserError("a study with several directions has no single winner; pick a trial")
         _write_checkpoint(database, reading.get_study(database, study), winners[0], checkpoint)
+    if export is not None:
+        from hpo.studies import evaluation
+
+        number = evaluation.export(database, reading.get_study(database, study), code or Path.cwd(), export)
+        say(f"trial {number} written to {export}")
     if params:
         chosen = [dict(trial.params) for trial in winners]
         print_json(chosen if several else chosen[0])
@@ -153,7 +165,7 @@ def best(
         short = answers.plain([answers.best(trial) for trial in winners])
         sure = {"confirmation": history.confirmation, "test": (history.test_evaluation or {}).get("metrics")}
         print_json(short if several else short[0] | answers.plain(sure))
-    elif checkpoint is None:
+    elif checkpoint is None and export is None:
         print_best(history)
 
 

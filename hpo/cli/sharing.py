@@ -107,6 +107,69 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY|MODEL", help="A study, or a .pt2 file of `hpo best --export`.")
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file; a folder of pictures.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A CSV or Parquet file; default: CSV to the screen.")
+    ] = None,
+    code: CodeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Predict new data by the winner: the class and the probability of each, or the value."""
+    import tempfile
+
+    from hpo.files import write_whole
+    from hpo.studies import evaluation, reading
+    from objectives.errors import TrainingError
+    from objectives.winner import predict_file
+
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(study)
+        if model.suffix != ".pt2":
+            model = Path(directory, "model.pt2")
+            database = open_existing(storage)
+            evaluation.export(database, reading.get_study(database, study), code or Path.cwd(), model)
+        try:
+            found = predict_file(model, source)
+        except TrainingError as error:
+            raise UserError(str(error)) from error
+    if output is None:
+        print(found.to_csv(index=False), end="")
+        return
+    parquet = output.suffix.lower() in (".parquet", ".pq")
+    write_whole(
+        output, found.to_parquet(index=False) if parquet else found.to_csv(index=False), "predictions"
+    )
+    say(f"{len(found)} predictions written to {output}")
+
+
+@app.command()
+def refit(
+    study: StudyArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The weights (.pt), or one model: .pt2 or .onnx.")
+    ],
+    code: CodeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Train the winner again on training and validation data together, as many epochs as counted.
+
+    Nothing is written into the study.
+    """
+    from hpo.studies import evaluation, reading
+
+    database = open_existing(storage)
+    row = reading.get_study(database, study)
+    number = evaluation.export(database, row, code or Path.cwd(), output, refit=True)
+    say(f"trial {number}, trained again on all but the test data, written to {output}")
+
+
+@app.command()
 def replay(
     name: Annotated[
         str,

@@ -1,23 +1,27 @@
-"""Measure the winner on the test set, once: the only time anything sees it."""
+"""The winner: measured on the test set, once, the only time anything sees it; written for others to use."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.files import write_whole
 from hpo.objective import load_objective
 from hpo.search.draws import training_seed
 from hpo.spec import StudySpec, resolve
 from hpo.studies import reading
 from hpo.studies.steering import note
-from hpo.weights import read_state
+from hpo.weights import dump_state, read_state
 from hpo.wiring import open_artifacts
+from objectives.errors import TrainingError
+from objectives.standalone import LocalTrial
 from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
@@ -60,11 +64,7 @@ def evaluate(
     if spec.objective_path is None:
         return None
     history = reading.history(database, row.name, evaluated=False)
-    if len(spec.directions) > 1:
-        raise UserError("a study with several directions has no single winner to evaluate")
-    winner = history.chosen
-    if winner is None:
-        raise HpoError(f"{row.name} {why_no_best(history)}; so there is no winner to evaluate")
+    winner = _chosen(history)
     if history.test_evaluation is not None and not again:
         return history.test_evaluation
     if spec.confirm is not None and not history.is_confirmed:
@@ -76,6 +76,82 @@ def evaluate(
     objective = load_objective(spec.objective_path, code)
     if objective.evaluate is None:
         return None
+    trial, state = _with_weights(database, row, spec, winner)
+    try:
+        found = dict(objective.evaluate(trial, state))
+        json.dumps(found)
+    except (Exception, SystemExit) as error:
+        raise HpoError(
+            f"evaluate of {spec.objective} failed on trial {winner.number}: {type(error).__name__}: {error}"
+        ) from error
+    result = {"trial": winner.number, "evaluation": found}
+
+    def verb(connection: Transaction) -> None:
+        studies.remember(connection, row.id, "test_evaluation", result)
+        note(connection, database, row, "evaluate", trial=winner.number)
+
+    database.write_once(verb)
+    return found
+
+
+def export(database: Database, row: StudyRow, code: Path, out: Path, *, refit: bool = False) -> int:
+    """Write the winner to `out`: its weights (.pt), or what its objective's `export` makes of them.
+
+    `refit` trains it again first, as its objective's `refit` says: on all but the test data.
+
+    Returns:
+        The winner's number.
+
+    Raises:
+        UserError: the objective has no such function beside it, or there are several directions.
+        HpoError: there is no winner, its weights are not there, or the function raised.
+    """
+    spec = StudySpec.model_validate(row.spec)
+    winner = _chosen(reading.history(database, row.name, evaluated=False))
+    use_threads(spec.threads)
+    path = spec.objective_path
+    objective = None if path is None else load_objective(path, code)
+    weights = out.suffix == ".pt"
+    for name, needed in (("export", not weights), ("refit", refit)):
+        if needed and (objective is None or getattr(objective, name) is None):
+            takes = "(trial, checkpoint, path)" if name == "export" else "(config, training)"
+            raise UserError(f"the objective {row.spec['objective']} has no {name}{takes} beside it")
+    trial, state = _with_weights(database, row, spec, winner)
+    with tempfile.TemporaryDirectory() as directory:
+        made = Path(directory, f"model{out.suffix}")
+        try:
+            if refit and objective is not None and objective.refit is not None:
+                config = dict(objective.refit(trial.config, trial.user_attrs.get("training") or {}))
+                again = LocalTrial(config, trial.seed, trial.device)
+                objective.call(again)
+                trial, state = (
+                    replace(trial, config=config),
+                    read_state(again.read_artifact(kept_files.MODEL)),
+                )
+            if objective is not None and objective.export is not None and not weights:
+                objective.export(trial, state, made)
+        except TrainingError as error:
+            raise UserError(str(error)) from error
+        except (Exception, SystemExit) as error:
+            raise HpoError(
+                f"{spec.objective} failed on trial {winner.number}: {type(error).__name__}: {error}"
+            ) from error
+        write_whole(out, dump_state(state) if weights else made.read_bytes(), "model")
+    return winner.number
+
+
+def _chosen(history: StudyHistory) -> TrialRecord:
+    if len(history.directions) > 1:
+        raise UserError("a study with several directions has no single winner")
+    if history.chosen is None:
+        raise HpoError(f"{history.name} {why_no_best(history)}; so there is no winner")
+    return history.chosen
+
+
+def _with_weights(
+    database: Database, row: StudyRow, spec: StudySpec, winner: TrialRecord
+) -> tuple[WinnerTrial, Any]:
+    """What the functions beside an objective are handed of the winner, and its state."""
     kept = _kept(database, row, winner)
     if kept is None:
         raise HpoError(
@@ -91,21 +167,7 @@ def evaluate(
         attempt=winner.attempts,
         user_attrs=winner.user_attrs,
     )
-    try:
-        found = dict(objective.evaluate(trial, read_state(kept[0])))
-        json.dumps(found)
-    except (Exception, SystemExit) as error:
-        raise HpoError(
-            f"evaluate of {spec.objective} failed on trial {winner.number}: {type(error).__name__}: {error}"
-        ) from error
-    result = {"trial": winner.number, "evaluation": found}
-
-    def verb(connection: Transaction) -> None:
-        studies.remember(connection, row.id, "test_evaluation", result)
-        note(connection, database, row, "evaluate", trial=winner.number)
-
-    database.write_once(verb)
-    return found
+    return trial, read_state(kept[0])
 
 
 def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from objectives.config import TrainingConfig, near
 from objectives.datasets import bundled, custom, folder, placement, tables, vision
 from objectives.datasets.prepare import Scaling, Whole, learn_targets
 from objectives.datasets.records import AnySamples, DataSet, Table, Task, check
-from objectives.datasets.split import split
+from objectives.datasets.split import split, together
 from objectives.errors import ConfigError, DataError
 from objectives.imports import is_import_path, locate
 
@@ -26,7 +26,7 @@ LOADING = (
 )
 PREPARING = (
     *("split_seed", "validation_fraction", "test_fraction", "train_limit", "preparation", "encoding"),
-    *("vocabulary", "min_count"),
+    *("vocabulary", "min_count", "refit_epochs"),
 )
 
 
@@ -142,6 +142,8 @@ def _prepare(
     parts = split(
         data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit, fold
     )
+    if config.refit_epochs:
+        parts = replace(parts, train=together(data, parts))
     inputs = placement.learn_inputs(parts.train, config, data.table)
     targets = None if task == "classification" else learn_targets(parts.train.targets)
     place = placement.choose(config, parts, device, inputs, targets)

@@ -79,12 +79,8 @@ class Columns(Scaling):
     gaps: Tensor  # of n, those that miss values in the training data
     categories: tuple[int, ...]  # of D
     lookups: tuple[Tensor, ...]  # of each: from its number in the table, plus one, to 0 or 1 to S
+    sizes: tuple[int, ...]  # of each: S + 1
     embed: bool
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many numbers each category may have."""
-        return tuple(int(lookup.max()) + 1 for lookup in self.lookups)
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return `inputs` [N, D], NaN where a value is missing, as float32."""
@@ -92,12 +88,12 @@ class Columns(Scaling):
         missing = numbers.isnan()
         parts = [(torch.where(missing, self.fill, numbers) - self.shift) / self.scale]
         parts.append(missing[:, self.gaps].float())
-        for column, lookup in zip(self.categories, self.lookups, strict=True):
+        for column, lookup, size in zip(self.categories, self.lookups, self.sizes, strict=True):
             named = lookup[(inputs[:, column].float().nan_to_num(-1.0) + 1).long()][:, None]
             if self.embed:
                 parts.append(named.float())
             else:
-                parts.append((named == torch.arange(1, int(lookup.max()) + 1, device=named.device)).float())
+                parts.append((named == torch.arange(1, size, device=named.device)).float())
         return torch.cat(parts, 1)
 
 
@@ -108,14 +104,17 @@ def learn_columns(inputs: Tensor, values: Sequence[Sequence[str]], kind: Prepara
     fill = there.nanmean(0).nan_to_num()
     scaling = learn(torch.where(there.isnan(), fill, there), kind)
     categories = tuple(i for i, own in enumerate(values) if own)
-    lookups = []
+    lookups, sizes = [], []
     for column in categories:
         seen = torch.unique(inputs[:, column][~inputs[:, column].isnan()]).long()
         lookup = torch.zeros(len(values[column]) + 1, dtype=torch.long)
         lookup[seen + 1] = torch.arange(1, len(seen) + 1)
         lookups.append(lookup)
+        sizes.append(len(seen) + 1)
     gaps = torch.nonzero(there.isnan().any(0))[:, 0]
-    return Columns(scaling.shift, scaling.scale, numbers, fill, gaps, categories, tuple(lookups), embed)
+    return Columns(
+        scaling.shift, scaling.scale, numbers, fill, gaps, categories, tuple(lookups), tuple(sizes), embed
+    )
 
 
 def learn_words(inputs: Tensor, words: Sequence[str], most: int, min_count: int) -> Whole:

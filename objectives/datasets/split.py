@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGro
 from torch import Tensor
 
 from objectives import seeds
-from objectives.datasets.records import AnySamples, DataSet, Table
+from objectives.datasets.records import AnySamples, DataSet, LazySamples, Samples, Table
 from objectives.errors import DataError
 
 
@@ -68,6 +68,22 @@ def split(
     parts = Split(data.train.take(rest), validation_set, test_set)
     _check_classes(data, parts)
     return parts
+
+
+def together(data: DataSet, parts: Split) -> AnySamples:
+    """The training and the validation samples, to train the winner again.
+
+    Raises:
+        DataError: they are two data sets that are not in memory.
+    """
+    train, validation = parts.train, parts.validation
+    if isinstance(train, Samples) and isinstance(validation, Samples):
+        stored = torch.cat([train.stored, validation.stored])
+        return replace(train, stored=stored, targets=torch.cat([train.targets, validation.targets]))
+    if isinstance(train, LazySamples) and isinstance(validation, LazySamples) and data.validation is None:
+        indices = torch.cat([part.indices for part in (train, validation) if part.indices is not None])
+        return replace(train, targets=torch.cat([train.targets, validation.targets]), indices=indices)
+    raise DataError(f"{data.name}: its validation part is a data set of its own that is not in memory")
 
 
 def _cutter(

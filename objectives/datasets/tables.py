@@ -95,15 +95,15 @@ def read(path: Path) -> pd.DataFrame:
     return frame.rename(columns=str)
 
 
-def encode(frame: pd.DataFrame, table: Table, text_column: str) -> Tensor:
-    """What a model takes of the rows of `frame`, as it was trained on `table` (a text: on its words).
+def encode(frame: pd.DataFrame, table: Table, text_column: str, length: int) -> Tensor:
+    """What a model takes of the rows of `frame`, as it was trained on `table`; of a text `length` words.
 
     Raises:
         ConfigError: a column is missing.
     """
     if table.words:
         texts = _column(frame, "text_column", text_column).fillna("").astype(str).tolist()
-        return _numbered(texts, table.words, table.tokens, None)
+        return _numbered(texts, table.words, table.tokens, length, length)
     _known(frame, "columns", table.columns)
     columns = []
     for name, values in zip(table.columns, table.values, strict=True):
@@ -151,10 +151,10 @@ def _tokens(texts: list[str], config: TrainingConfig) -> tuple[Tensor, tuple[str
     return _numbered(texts, named, config.tokens, config.max_length), named
 
 
-def _numbered(texts: list[str], words: Sequence[str], tokens: str, most: int | None) -> Tensor:
+def _numbered(texts: list[str], words: Sequence[str], tokens: str, most: int, least: int = 1) -> Tensor:
     number = {word: i for i, word in enumerate(words) if i > 1}
     rows = [[number.get(word, 1) for word in words_of(text, tokens)[:most]] for text in texts]
-    result = torch.zeros(len(rows), max(map(len, rows), default=1) or 1, dtype=torch.int64)
+    result = torch.zeros(len(rows), max(least, *map(len, rows)), dtype=torch.int64)
     for row, own in zip(result, rows, strict=True):
         row[: len(own)] = torch.tensor(own, dtype=torch.int64)
     return result
