@@ -173,12 +173,14 @@ def why(
         row = reading.get_study(database, name)
         chosen = list(reading.history(database, name, evaluated=False).trials)
     again = {one.number: asked_again(database, row, one) for one in chosen}
-    other = [number for number, same in again.items() if same is False]
-    asked = sum(same is not None for same in again.values())
+    other = [number for number, found in again.items() if found not in (None, "the same")]
+    asked = sum(found is not None for found in again.values())
     if "/" not in name:
         print(f"{asked - len(other)} of {asked} points are drawn again from what was known then")
+    elif again[record.number] == "changed":
+        print("What is stored of the trials it knew then is not what it knew: a result was changed since.")
     elif asked:
-        end = "another" if other else "the same"
+        end = again[record.number]
         print(f"Asked again with the trials it knew then, the sampler draws {end} point.")
     if other and "/" not in name:
         print(f"others are drawn for {', '.join(map(str, other))}")

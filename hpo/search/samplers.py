@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -88,7 +89,7 @@ def _made(spec: StudySpec, ticket: int) -> BaseSampler:
     seed = sampler_seed(sampler.seed, ticket)
     match sampler:
         case options.TpeSampler():
-            return TPESampler(
+            return RatedTpe(
                 seed=seed,
                 n_startup_trials=sampler.n_startup_trials,
                 n_ei_candidates=sampler.n_ei_candidates,
@@ -136,6 +137,34 @@ def needs_stored_trial(spec: StudySpec) -> bool:
     are stored all at once.
     """
     return spec.sampler.name in ("cmaes", "nsga2", "nsga3", "custom")
+
+
+class RatedTpe(TPESampler):
+    """Optuna's, which remembers how it rated the point it chose, and the runner-up.
+
+    A rating says how many times as likely a point is among the good trials as among the others.
+    """
+
+    rated: Mapping[str, Any] = {}  # "rating", "runner_up" (a point), "its_rating"; {}: not chosen together
+
+    def _compute_acquisition_func(self, samples: Any, *mixtures: Any) -> Any:
+        found = super()._compute_acquisition_func(samples, *mixtures)
+        if len(samples) > 1 and len(found) > 1:
+            first, second = np.argsort(-found, kind="stable")[:2]
+            point = {name: float(drawn[second]) for name, drawn in samples.items()}
+            self.rated = {
+                "rating": float(np.exp(min(found[first], 99))),
+                "runner_up": point,
+                "its_rating": float(np.exp(min(found[second], 99))),
+            }
+        return found
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Any:
+        chosen = super()._sample(study, trial, search_space)
+        if self.rated and len(search_space) > 1:
+            point = {n: search_space[n].to_external_repr(v) for n, v in self.rated["runner_up"].items()}
+            self.rated = {**self.rated, "runner_up": point}
+        return chosen
 
 
 class TicketSampler(BaseSampler):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Sequence
+import functools
+import hashlib
+import operator
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NoReturn
 
 from optuna.distributions import BaseDistribution
@@ -13,6 +16,17 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+
+
+def known_as(trial: FrozenTrial) -> int:
+    """64 bits that stand for a trial's number, state and values: what a sampler knew has a digest of all."""
+    held = repr((trial.number, trial.state.name, trial.values)).encode()
+    return int.from_bytes(hashlib.sha256(held).digest()[:8], "big")
+
+
+def digest(marks: Iterable[int]) -> str:
+    """Of what `known_as` made of finished trials, in whatever order: 16 hexadecimal digits."""
+    return f"{functools.reduce(operator.xor, marks, 0):016x}"
 
 
 class StudyView(BaseStorage):

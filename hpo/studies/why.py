@@ -65,7 +65,7 @@ def _chosen(row: StudyRow, record: TrialRecord, ticket: TicketRow) -> str:
     if not ticket.saw:
         return f"{before}{name} drew this point; what it had seen is not kept."
     knew = _seen(ticket.saw) + _still_random(sampler, ticket.saw)
-    return f"{before}{name} drew this point after seeing {knew}."
+    return f"{before}{name} drew this point after seeing {knew}.{_rated(ticket.saw.get('rated'))}"
 
 
 def _seen(saw: Mapping[str, Any]) -> str:
@@ -74,7 +74,9 @@ def _seen(saw: Mapping[str, Any]) -> str:
     which = f" ({', '.join(map(str, running[:_SHOWN]))}{more})" if running else ""
     of_them = f", {saw['diverged']} of them diverged," if saw.get("diverged") else ""
     prior = f", and {saw['prior']:,} of another study" if saw.get("prior") else ""
-    return f"{saw['finished']:,} finished{of_them} and {_count(len(running), 'running trial')}{which}{prior}"
+    done = f"{saw['finished']:,} finished"
+    done += f" (digest {saw['digest'][:8]})" if saw.get("digest") and saw["finished"] else ""
+    return f"{done}{of_them} and {_count(len(running), 'running trial')}{which}{prior}"
 
 
 def _still_random(sampler: Mapping[str, Any], saw: Mapping[str, Any]) -> str:
@@ -83,12 +85,26 @@ def _still_random(sampler: Mapping[str, Any], saw: Mapping[str, Any]) -> str:
     return f": at random, until {_count(begins, 'trial')} have finished" if known < begins else ""
 
 
+def _rated(rated: Mapping[str, Any] | None) -> str:
+    if not rated:
+        return ""
+    second = ", ".join(
+        f"{name}={f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, value in rated["runner_up"].items()
+    )
+    return (
+        f" It rated it {rated['rating']:.3g} times as likely among the good trials as among the others; the "
+        f"runner-up, {second}, {rated['its_rating']:.3g} times."
+    )
+
+
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> bool | None:
-    """Whether the sampler, asked again with the trials it knew when it chose, draws the same point.
+def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> str | None:
+    """What the sampler, asked again with the trials it knew when it chose, draws: "the same" point or
+    "another"; or "changed": what is stored of them is not what it knew.
 
     What had finished by then is what is finished now and neither ran then nor came later: results never
     change, and a study's trials become visible in the order of their numbers. None where that cannot be
@@ -103,7 +119,7 @@ def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> bool 
     from hpo.search.prior import prior_trials
     from hpo.search.pruners import promotes
     from hpo.search.samplers import suggest
-    from hpo.search.view import StudyView
+    from hpo.search.view import StudyView, digest, known_as
     from hpo.spec import StudySpec
     from storage.history.known import KnownTrials
     from storage.queue import studies
@@ -119,8 +135,11 @@ def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> bool 
     running = set(ticket.saw["running"])
     last = max([*running, -1 if ticket.saw["newest"] is None else ticket.saw["newest"]])
     seen = [_as_then(trial, running) for trial in known.trials() if trial.number <= last]
-    if sum(trial.state.is_finished() for trial in seen) != ticket.saw["finished"]:
+    done = [trial for trial in seen if trial.state.is_finished()]
+    if len(done) != ticket.saw["finished"]:
         return None
+    if ticket.saw.get("digest", "") not in ("", digest(map(known_as, done))):
+        return "changed"
     by_id = {trial._trial_id: trial for trial in seen}
     view = StudyView(
         row.name, row.optuna_study_id, row.spec["directions"], lambda: [*seen], by_id.__getitem__
@@ -128,7 +147,7 @@ def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> bool 
     prior = prior_trials(spec, database.read(lambda connection: studies.prior(connection, row.id)))
     asking = create_trial(state=TrialState.RUNNING)
     drawn = suggest(spec, Study(row.name, view), asking, ticket.number, ticket.point, prior)
-    return drawn == {name: record.params.get(name) for name in drawn}
+    return "the same" if drawn == {name: record.params.get(name) for name in drawn} else "another"
 
 
 def _as_then(trial: FrozenTrial, running: set[int]) -> FrozenTrial:

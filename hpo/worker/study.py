@@ -25,7 +25,7 @@ from hpo.search.prior import prior_trials
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
 from hpo.search.space import check_point, distribution
-from hpo.search.view import StudyView
+from hpo.search.view import StudyView, digest, known_as
 from hpo.spec import StudySpec, resolve
 from hpo.spec.sampling import (
     CustomPruner,
@@ -84,6 +84,7 @@ class ServedStudy:
         self.known = KnownTrials(row.optuna_study_id)
         self.has_looked = False
         self.none_waits = 0  # up to this trial's id plain Optuna has left none waiting (`tickets.claim_next`)
+        self._marks: dict[int, tuple[FrozenTrial, int]] = {}
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch
         self._database = database
@@ -202,15 +203,25 @@ class ServedStudy:
         sampler = self._sampler(claim.number) if self.learns else None
         asking = trial or create_trial(state=TrialState.RUNNING)
         params = suggest(self.spec, study, asking, claim.number, fixed, prior, sampler)
-        return params, self._saw(seen) if self.learns else {}
+        rated = getattr(sampler, "rated", {})
+        return params, {**self._saw(seen), **({"rated": rated} if rated else {})} if self.learns else {}
 
     def _saw(self, seen: Sequence[FrozenTrial]) -> dict[str, Any]:
-        done = [trial.number for trial in seen if trial.state.is_finished()]
+        done = [trial for trial in seen if trial.state.is_finished()]
         running = [trial.number for trial in seen if not trial.state.is_finished()]
-        saw = {"finished": len(done), "newest": max(done, default=None), "running": running}
+        newest = max((trial.number for trial in done), default=None)
+        saw: dict[str, Any] = {"finished": len(done), "newest": newest, "running": running}
+        saw["digest"] = digest(map(self._mark, done))
         if diverged := sum(is_diverged(trial) for trial in seen):
             saw["diverged"] = diverged
         return saw | ({"prior": len(self._prior)} if self._prior else {})
+
+    def _mark(self, trial: FrozenTrial) -> int:
+        """`known_as`, once for each."""
+        held = self._marks.get(trial._trial_id)
+        if held is None or held[0] is not trial:
+            held = self._marks[trial._trial_id] = (trial, known_as(trial))
+        return held[1]
 
     def suggested_one(
         self,

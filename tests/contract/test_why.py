@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -18,6 +20,7 @@ from hpo.studies import creation, reading
 from hpo.studies.why import asked_again, why
 from storage.database.engine import Database
 from storage.database.migrate import open_database
+from storage.database.optuna_tables import values
 from storage.database.records import StudyRow
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener
@@ -90,14 +93,26 @@ def test_every_point_of_a_parallel_search_is_drawn_again_from_what_was_known(
     trials = reading.history(database, "s").trials
     assert len(trials) == 20
     assert {trial.state for trial in trials} == {"complete", "failed", "diverged"}
-    assert [asked_again(database, study, trial) for trial in trials] == [True] * 20
+    assert [asked_again(database, study, trial) for trial in trials] == ["the same"] * 20
 
     told = [database.read(lambda connection, t=trial: why(connection, study, t)) for trial in trials]
     assert told[0].startswith("Given were x; for the rest: TPE drew this point after seeing 0 finished")
-    assert told[3].endswith("2 finished and 1 running trial (2): at random, until 4 trials have finished.")
-    assert told[19] == (
-        "TPE drew this point after seeing 18 finished, 2 of them diverged, and 1 running trial (18)."
-    )
+    assert told[3].endswith(") and 1 running trial (2): at random, until 4 trials have finished.")
+    assert re.fullmatch(
+        r"TPE drew this point after seeing 18 finished \(digest [0-9a-f]{8}\), 2 of them diverged, and "
+        r"1 running trial \(18\)\. It rated it [\d.]+ times as likely among the good trials as among the "
+        r"others; the runner-up, kind=[ab], x=0\.\d+, [\d.]+ times\.",
+        told[19],
+    ), told[19]
+
+
+def test_a_result_that_was_changed_since_is_noticed(database: Database, made: Any, two: Any) -> None:
+    """By the digest of what the sampler knew; those who asked before it was known are as they were."""
+    study = made({"name": "tpe", "seed": 0, "n_startup_trials": 2})
+    two(study, 3)
+    database.write(lambda c: c.execute(sa.update(values).where(values.c.trial_id == 1).values(value=9.0)))
+    trials = reading.history(database, "s").trials
+    assert [asked_again(database, study, one) for one in trials] == ["the same"] * 2 + ["changed"] * 4
 
 
 def test_a_point_that_differs_from_what_was_known_is_noticed(database: Database, made: Any, two: Any) -> None:
@@ -106,7 +121,7 @@ def test_a_point_that_differs_from_what_was_known_is_noticed(database: Database,
     two(study, 2)
     other = study.__class__(**{**vars(study), "spec": {**study.spec, "sampler": {"name": "tpe", "seed": 1}}})
     trials = reading.history(database, "s").trials
-    assert [asked_again(database, other, trial) for trial in trials] == [False] * 4
+    assert [asked_again(database, other, trial) for trial in trials] == ["another"] * 4
 
 
 def test_what_is_learnt_while_a_sampler_chooses_reaches_it_with_the_next_choice(made: Any, two: Any) -> None:
