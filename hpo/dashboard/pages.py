@@ -24,15 +24,19 @@ from hpo.dashboard.table import (
     wish_of,
 )
 from hpo.errors import NotFoundError, UserError
+from hpo.report import text
 from hpo.report.records.confirmation import sentences
+from hpo.report.records.failures import apart, failures, storm
 from hpo.report.records.scores import value_name
 from hpo.report.records.summary import comparison
 from hpo.report.records.training import headline, parse_evaluation
 from hpo.report.sections import comparable
 from hpo.studies import answers, commands, confirmed, reading
 from hpo.studies.why import why
+from storage.database.engine import Transaction
 from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import attempts_of, files_of
+from storage.history.lists import running_ids
 from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import Part, read_trial, read_trials
 from storage.queue.events import Event, of_study
@@ -44,6 +48,9 @@ MAX_COMPARED = 8
 MAX_WORKERS = 200  # on one page
 MAX_LAUNCHES = 50
 MAX_EVENTS = 500
+SMALL = 500  # trials that are read whole for the page's first words
+MAX_RUNNING = 12  # shown as running now
+MAX_FAILURES = 8  # kinds of errors shown
 SHOWN = Part.PARAMS | Part.REPORTS | Part.ATTEMPTS  # of a trial on its page; its charts are asked for later
 Query = Mapping[str, str]
 
@@ -86,6 +93,8 @@ def study(board: Board, query: Query, name: str) -> Page:
     confirmation = board.database.read(lambda connection: confirmed.of(connection, row))
     chosen = now.best_number if confirmation is None else confirmation.choose(now.best_number)
     tested = None if chosen is None else row.test_of(chosen)
+    live = board.live(name)
+    whole_history = live.refresh() if live.known or now.counts.total <= SMALL else None
     known = board.sampled(row, now.best_number)
     names = [value_name(known, index) for index in range(len(row.spec["directions"]))]
     context = {
@@ -114,6 +123,11 @@ def study(board: Board, query: Query, name: str) -> Page:
         "cell": cell,
         "moved": moved,
         "sections": charts.study_slots(row, _parameters(board, row, table.trials)),
+        "running": board.database.read(lambda c: _running(c, row)),
+        "stuck": _why_stuck(board, card),
+        "storm": storm(whole_history) if whole_history else "",
+        "failures": failures(whole_history)[:MAX_FAILURES] if whole_history else (),
+        "apart": apart(whole_history) if whole_history else "",
         "best": best,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",
@@ -123,6 +137,8 @@ def study(board: Board, query: Query, name: str) -> Page:
     }
     parts = {
         "cards": "parts/study_cards.html",
+        "now": "parts/study_now.html",
+        "failed": "parts/study_failed.html",
         "slices": "parts/study_slices.html",
         "bestparams": "parts/study_best.html",
         "confirmation": "parts/study_confirmation.html",
@@ -296,6 +312,30 @@ def _best(board: Board, card: StudyCard) -> TrialRecord | None:
         return None
     found = board.database.read(lambda c: read_trials(c, card.row, [best], with_=Part.PARAMS))
     return found.get(best)
+
+
+def _running(connection: Transaction, row: StudyRow) -> tuple[TrialRecord, ...]:
+    """What runs now."""
+    ids = running_ids(connection, row, MAX_RUNNING)
+    return tuple(read_trials(connection, row, ids, with_=Part.LINE).values())
+
+
+def _why_stuck(board: Board, card: StudyCard) -> str:
+    """Why nothing runs although trials wait; "" where something runs, or nothing is to be done."""
+    row, counts = card.row, card.progress.counts
+    if row.state is not StudyState.RUNNING or counts.running:
+        return ""
+    here = [item for item in every_worker(board) if item.study in (None, row.name)]
+    shut = [item for item in here if item.state == "quarantined"]
+    if any(item.state == "active" for item in here):
+        return "no trial runs at the moment; a worker is here"
+    if shut:
+        return f"{text.count(len(shut), 'worker')} quarantined. {shut[-1].name}: {shut[-1].reason}"
+    last = max((item for item in here), key=lambda item: -item.silent_for, default=None)
+    if last is None:
+        return "waits for its first worker"
+    went = "is lost" if last.state == "lost" else "left"
+    return f"waits for a worker: the last, {last.name}, {went} {text.duration(last.silent_for)} ago"
 
 
 def _parameters(board: Board, row: StudyRow, shown: Sequence[TrialRecord]) -> int:

@@ -131,6 +131,14 @@ def page_of_studies(
     return list(connection.scalars(query)), int(total)
 
 
+def running_ids(connection: Connection, row: StudyRow, limit: int) -> list[int]:
+    """Optuna's ids of the trials that somebody is at, the newest first."""
+    query = sa.select(ticket.c.trial_id).where(
+        ticket.c.study_id == row.id, ticket.c.state == TicketState.RUNNING, ticket.c.trial_id.is_not(None)
+    )
+    return list(connection.scalars(query.order_by(ticket.c.trial_id.desc()).limit(limit)))
+
+
 def page_of_trials(
     connection: Connection, row: StudyRow, *, descending: bool, page: int, size: int
 ) -> tuple[list[int], int]:

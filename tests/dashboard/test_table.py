@@ -5,23 +5,27 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 from starlette.testclient import TestClient
 
 from hpo.dashboard.live import LiveStudy
 from hpo.dashboard.table import Wish, as_csv, list_trials
+from hpo.settings import Settings
+from hpo.studies.creation import create
 from hpo.studies.reading import get_study
 from storage.database.engine import Database
 from storage.database.records import TicketState
-from tests.dashboard.seeded import HOSTILE
+from tests.dashboard.seeded import HOSTILE, make_spec
 from tests.support.shared import Party
 
 HTML = {"Accept": "text/html"}
 
 
 def numbers_of(page: str) -> list[int]:
-    return [int(number) for number in re.findall(r'<tr data-trial="(\d+)"', page)]
+    table = page[page.index('id="trials"') :]
+    return [int(number) for number in re.findall(r'<tr data-trial="(\d+)"', table)]
 
 
 def test_a_page_shows_the_trials_and_columns_that_its_address_asks_for(viewer: TestClient) -> None:
@@ -100,3 +104,29 @@ def test_a_filter_by_a_metric_follows_the_search(database: Database, sqlite_url:
     wish = replace(wish, where="state=pruned min:train_loss<0.005", columns=("number",))
     assert [found.number for found in list_trials(live, wish).trials] == [trial.number]
     assert as_csv(live, wish).decode().split() == ["number", str(trial.number)]
+
+
+def test_a_page_says_why_nothing_runs(viewer: TestClient, database: Database, tmp_path: Path) -> None:
+    """It waits for its first worker; its last one left; every one is quarantined, and why."""
+    settings = Settings(storage=str(database.url), artifacts=str(tmp_path))
+    row = create(database, make_spec("stuck"), settings)
+
+    def told() -> str:
+        page = viewer.get("/studies/stuck", headers=HTML).text
+        found = re.search(r"<h3>Running now</h3>\s*<p[^>]*>([^<]*)", page)
+        return found[1] if found else "it runs"
+
+    assert told() == "waits for its first worker"
+    party = Party(f"sqlite:///{tmp_path / 'hpo.db'}", row, name="box:1")
+    party.begin()
+    assert told() == "it runs"
+    party.writer.fail("Traceback\nRuntimeError: no GPU here")
+    assert told() == "no trial runs at the moment; a worker is here"
+    for _ in range(4):
+        party.begin()
+        party.writer.fail("Traceback\nRuntimeError: no GPU here")
+    assert told().startswith("1 worker quarantined. box:1: its first 5 attempts all failed")
+    page = viewer.get("/studies/stuck", headers=HTML).text
+    assert "All 5 trials failed, most with: RuntimeError: no GPU here." in page
+    assert re.search(r'where=state%3Dfailed\+[^"]*no\+GPU\+here[^"]*">5</a>', page)
+    party.close()

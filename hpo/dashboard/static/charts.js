@@ -58,10 +58,16 @@ async function paint(plot, chart) {
     return;
   }
   if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
-  const height = figure.layout.height ?? 380;
+  const height = "fixed" in plot.dataset ? Number(plot.dataset.height) : figure.layout.height ?? 380;
   if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
   plot.style.minWidth = minWidth ? `${minWidth}px` : "";
   const layout = layoutOf(figure, templates);
+  layout.height = height;
+  if ("fixed" in plot.dataset && layout.yaxis) { // low: what goes without saying makes room
+    layout.xaxis.title = "";
+    layout.yaxis.title = { ...layout.yaxis.title, font: { size: 11 } };
+    layout.margin = { ...layout.margin, b: 28 };
+  }
   layout.uirevision = "kept"; // what a person zoomed or hid stays as it is
   layout.selections = [];
   layout.selectionrevision = filter.where;

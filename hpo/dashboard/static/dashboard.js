@@ -86,7 +86,6 @@ function asked(form) {
   let count;
   if (sure.includes("{failed}")) {
     count = Number(document.querySelector("[data-failed]").dataset.failed);
-    if (!count) { say("No trial has failed."); return null; }
     sure = sure.replace("{failed}", count === 1 ? "the failed trial" : `the ${count.toLocaleString("en")} failed trials`);
   }
   return window.confirm(sure) ? { count } : null;

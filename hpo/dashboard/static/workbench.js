@@ -95,7 +95,7 @@ export function wireWorkbench(openAgain) {
   reopen = openAgain;
   form.addEventListener("submit", (event) => { event.preventDefault(); go(form.elements.where.value.trim()); });
   document.addEventListener("click", (event) => {
-    const link = event.target.closest("#told a[href^='?'], #trials a[href^='?']");
+    const link = event.target.closest("#told a[href^='?'], #trials a[href^='?'], #failed a[href^='?']");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     history.pushState(null, "", link.getAttribute("href"));
