@@ -105,7 +105,9 @@ class TrainingConfig(BaseModel):
 
     # ----------------------------------------------------------------------------------------- model
     model: str = Field(
-        "mlp", description="linear, mlp, cnn; of texts bag, rnn, lstm, gru; or module:callable"
+        "mlp",
+        description="linear, mlp, cnn; one of torchvision's (resnet18); of texts bag, rnn, lstm, gru; "
+        "or module:callable",
     )
     model_args: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of your own model"
@@ -118,6 +120,13 @@ class TrainingConfig(BaseModel):
     batch_norm: bool = Field(False, description="batch normalisation after every hidden layer")
     init: Initialisation = Field("default", description="of weights; default is PyTorch's own")
     init_std: float = Field(0.01, gt=0.0, description="standard deviation of init: normal")
+    pretrained: str = Field(
+        "none", description="weights to start from, but for the head: none, hub (torchvision's), or a file"
+    )
+    frozen_epochs: int | Literal["all"] = Field(
+        0, description="epochs in which only the head, the last linear layer, is trained"
+    )
+    backbone_lr: float = Field(1.0, ge=0.0, description="learning rate of all but the head, as a share of lr")
     embedding: int = Field(32, ge=1, description="numbers of a word; of a category at most half their count")
     word_vectors: str | None = Field(
         None, description="text file of GloVe's or word2vec's form to start from"
@@ -270,7 +279,7 @@ class TrainingConfig(BaseModel):
             raise ValueError("must be at least 1")
         return value
 
-    @field_validator("checkpoint_every")
+    @field_validator("checkpoint_every", "frozen_epochs")
     @classmethod
     def _not_negative(cls, value: Any) -> Any:
         if isinstance(value, int) and value < 0:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from objectives.config import TrainingConfig
 from objectives.errors import ConfigError
 from objectives.imports import is_import_path, load_callable
+from objectives.models.transfer import trained_before
 
 
 def build(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -24,7 +25,7 @@ def build(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
         return _own(kind, config, model)
     if config.fused and "fused" in inspect.signature(kind).parameters and _can_fuse(model, config):
         options["fused"] = True
-    groups = parameter_groups(model, config.weight_decay, config.decay_all)
+    groups = shared(parameter_groups(model, config.weight_decay, config.decay_all), config, model)
     optimizer: torch.optim.Optimizer = kind(groups, lr=config.lr, **options)
     return optimizer
 
@@ -40,6 +41,22 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> 
     ]
 
 
+def shared(groups: list[dict[str, Any]], config: TrainingConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """The `groups`, each as two where the backbone learns otherwise than the head: the head comes first.
+
+    A fused kernel takes a group whose parameters have all been trained as long.
+    """
+    if config.backbone_lr == 1 and not config.frozen_epochs:
+        return groups
+    before = set(trained_before(model))
+    parts = [
+        group | {"params": [own for own in group["params"] if (own in before) is is_before], "share": share}
+        for is_before, share in ((False, 1.0), (True, config.backbone_lr))
+        for group in groups
+    ]
+    return [part for part in parts if part["params"]]
+
+
 def weights(model: nn.Module) -> Iterable[nn.Parameter]:
     """The trained parameters that are neither biases nor of a normalisation."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2)
@@ -47,9 +64,9 @@ def weights(model: nn.Module) -> Iterable[nn.Parameter]:
 
 def _own(kind: Any, config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the user's own optimiser; weight decay, where it is asked for, is handed over by group."""
-    groups = parameter_groups(model, config.weight_decay, config.decay_all)
+    groups = shared(parameter_groups(model, config.weight_decay, config.decay_all), config, model)
     if not config.weight_decay:
-        groups = [{"params": group["params"]} for group in groups]
+        groups = [{name: group[name] for name in ("params", "share") if name in group} for group in groups]
     try:
         optimizer = kind(groups, lr=config.lr, **config.optimizer_args)
     except (TypeError, ValueError) as error:

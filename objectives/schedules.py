@@ -36,9 +36,9 @@ def build(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float
 
 
 def apply(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, each by its share."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 class Plateau:

@@ -19,6 +19,7 @@ from objectives.errors import ConfigError
 from objectives.losses import Loss
 from objectives.metrics import LOSS, How, Metric, find
 from objectives.models.build import build, probe, takes_channels_last
+from objectives.models.transfer import trained_before
 from objectives.protocol import Trial
 
 DEFAULT_OBJECTIVE: dict[Task, str] = {"classification": "accuracy", "regression": "rmse"}
@@ -45,6 +46,7 @@ class Setup:
     batches: Batches
     validation: Batches
     augment: Callable[[Tensor], Tensor] | None  # of a training batch's inputs
+    backbone: list[nn.Parameter]  # all but the head
     penalised: list[nn.Parameter]  # weights under an L1 or L2 penalty
     objectives: tuple[Metric, ...]
     monitor: Metric  # decides best epoch, early stopping, plateau and target
@@ -106,6 +108,7 @@ def assemble(
         batches=training_batches(config, data, model, seed),
         validation=evaluation_batches(config, data, data.validation),
         augment=augment.build(config, data.sample_shape),
+        backbone=trained_before(model),
         penalised=list(optimizers.weights(model)) if config.l1 or config.l2 else [],
         objectives=objectives,
         monitor=monitor,

@@ -39,6 +39,8 @@ def obstacle(setup: Setup) -> str | None:
         return "the data come through a DataLoader"
     if data.dtype == torch.int64 or getattr(data.inputs, "embed", False):
         return "the inputs are, or hold, whole numbers"
+    if config.frozen_epochs or config.backbone_lr != 1:
+        return "a part of the model is frozen, or learns at a rate of its own"
     if own := next((name for name in ("loss", "optimizer") if is_import_path(getattr(config, name))), None):
         return f"the {own} is your own"
     if config.amp != "none" or config.compile:

@@ -23,6 +23,7 @@ from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
 from objectives.metrics import Hits
 from objectives.models.size import count_flops, count_parameters
+from objectives.models.transfer import hold
 from objectives.protocol import Trial
 from objectives.setup import Setup
 from objectives.stopping import Progress
@@ -117,6 +118,7 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: Hits | None = None
     """
     seeds.seed_everything(seeds.derive(setup.seed, "epoch", epoch))
     setup.model.train()
+    hold(setup, epoch)
     config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     step = (epoch - 1) * setup.steps_per_epoch
     total = torch.zeros((), device=setup.device)

@@ -8,11 +8,11 @@ import math
 import torch
 from torch import nn
 
-from objectives.config import TrainingConfig
+from objectives.config import TrainingConfig, near
 from objectives.datasets.prepare import Columns, Scaling, Whole
 from objectives.errors import ConfigError, ModelError
 from objectives.imports import is_import_path, load_callable, located
-from objectives.models import text
+from objectives.models import text, transfer
 from objectives.models.cnn import cnn
 from objectives.models.layers import Embedded, initialise
 from objectives.models.mlp import linear, mlp
@@ -51,16 +51,21 @@ def build(
         model = mlp(features, outputs, widths, config.activation, config.dropout, config.batch_norm)
     elif config.model == "cnn":
         model = _cnn(config, sample_shape, outputs)
+    elif config.model in (known := transfer.names()):
+        return _initialised(transfer.backbone(config, sample_shape, outputs), config)
     else:
         raise ConfigError(
-            f"model: there is no model {config.model!r}; there are linear, mlp, cnn, "
-            f"{', '.join(text.NAMES)}, or module:callable"
+            f"model: there is no model {config.model!r}; "
+            + near(config.model, known, "there are ")
+            + f" linear, mlp, cnn, {', '.join(text.NAMES)}, torchvision's (resnet18) or module:callable"
         )
     return _initialised(model if embedded is None else nn.Sequential(embedded, model), config)
 
 
 def _initialised(model: nn.Module, config: TrainingConfig) -> nn.Module:
     initialise(model, config.init, config.init_std, config.activation)
+    if config.pretrained not in ("none", "hub"):
+        transfer.load_weights(model, config.pretrained)
     return model
 
 
@@ -130,7 +135,7 @@ def probe(
     try:
         with torch.no_grad():
             result = model(torch.zeros(2, *sample_shape, dtype=dtype))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         whole = " of whole numbers (numbers to calculate with must be float)" if dtype == torch.int64 else ""
         raise ModelError(
             f"the model cannot take inputs of shape {list(sample_shape)}{whole}: {error}"

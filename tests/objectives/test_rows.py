@@ -72,6 +72,8 @@ IMAGES = CLASSIFICATION | {
     "storage": ["memory", "auto", "loader"],
     "channels_last": [False, True],
     "amp": ["none", "none", "none", "bf16"],
+    "frozen_epochs": [0, 0, 1],
+    "backbone_lr": [1.0, 0.5],
 }
 OWN: Options = {  # what is about one class, and parts by import path
     "objective": sorted(POSITIVE),
