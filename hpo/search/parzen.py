@@ -3,7 +3,8 @@
 A density each, of the values that good runs have and of those that others have; values are drawn from the
 first, and the one where it exceeds the second most is taken. A density is a mixture: a kernel at each value,
 as wide as the way to its farther neighbour, and one over the whole range. Kernels are logistic, cut off at
-the ends: close to normal, and all they need is a tanh. Where values are many, the old count less.
+the ends: close to normal, and all they need is a tanh. Where values are many, the old count less. A choice is
+drawn from the first density as it is: the best ratio would be the same choice nearly every time.
 """
 
 from __future__ import annotations
@@ -26,10 +27,8 @@ def sets_apart(
 ) -> Any:
     """A value of this parameter; `good` and `others` are values that runs have, the oldest first."""
     if isinstance(held, CategoricalDistribution):
-        place = {choice: index for index, choice in enumerate(held.choices)}
-        of_good, of_others = (_shares([place[one] for one in some], len(place)) for some in (good, others))
-        drawn = rng.choice(len(place), _DRAWN, p=of_good)
-        return held.choices[drawn[np.argmax((of_good / of_others)[drawn])]]
+        shares = _shares([held.choices.index(one) for one in good], len(held.choices))
+        return held.choices[rng.choice(len(shares), p=shares)]
     mixtures = [_Mixture(to_unit(held, some)) for some in (good, others)]
     points = mixtures[0].draw(rng)
     return from_unit(

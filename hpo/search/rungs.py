@@ -5,7 +5,9 @@ not compared by a value but by a quality in ranks: the share of runs that a run 
 at each further rung half of that, half of the share it beats there, and a bonus for having come so far.
 The best tenth are good, the rest and those that are still on their way to a rung are not, and each
 parameter's value is one that sets the good ones apart (`hpo.search.parzen`), by itself: a joint density of
-seven or eight parameters needs more runs than there are, and replays were no better with it.
+seven or eight parameters needs more runs than there are, and replays were no better with it. Now and then a
+parameter is drawn at random, the others as known: a choice that is slow at first comes up beside good values
+of the rest. Points that are random in all of them do not show what it is worth.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from hpo.spec.sampling import RungsSampler as RungsOptions
 
 STARTUP = 9  # runs that have come to a rung before points are drawn by what is known
 GOOD, GOOD_AT_MOST = 0.1, 25  # the best of the runs, a share and a number
-EXPLORE = 0.1  # of the points are random ones
+EXPLORE = 0.15  # of the values are random ones
 BONUS = 0.15  # for each rung after the first
 
 
@@ -52,9 +54,9 @@ def qualities(rungs: Sequence[Mapping[int, float]], *, maximize: bool) -> dict[i
     return found
 
 
-def explores(seed: int, ticket: int) -> bool:
-    """Whether this ticket's point is a random one, whatever is known."""
-    return unit(seed, ticket, "explore") < EXPLORE
+def explores(seed: int, ticket: int, name: str) -> bool:
+    """Whether this ticket's value of a parameter is a random one, whatever is known."""
+    return unit(seed, ticket, f"explore {name}") < EXPLORE
 
 
 def first_stop(sampler: AnySampler, ticket: int, ladder: Ladder) -> int:
@@ -106,9 +108,8 @@ class RungsSampler(BaseSampler):
         """The ticket's value for `param_name`."""
         self._raise_error_if_multi_objective(study)
         if self._known is None:  # once for all parameters of a point
-            asked = explores(self._seed, self._ticket)
-            self._known = ([], []) if asked else self._split(study, trial)
-        if not self._known[0]:
+            self._known = self._split(study, trial)
+        if not self._known[0] or explores(self._seed, self._ticket, param_name):
             return from_unit(param_distribution, unit(self._seed, self._ticket, param_name))
         rng = np.random.default_rng(bits(self._seed, self._ticket, f"rungs {param_name}", 128))
         good, others = (_values(some, param_name, param_distribution) for some in self._known)
