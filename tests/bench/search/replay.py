@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -39,7 +40,7 @@ class Run:
 
 
 class World:
-    """One replay's: which settings are left, and which of their recorded curves each one has."""
+    """One replay's recorded settings, and how often each one was drawn."""
 
     def __init__(self, recorded: Recorded, seed: int) -> None:
         self.task = recorded.task
@@ -48,21 +49,19 @@ class World:
         self.seconds = recorded.seconds
         self._places = Places(recorded)
         rng = np.random.default_rng(seed)
-        self.curves = recorded.curves.copy()
-        self.curves[recorded.top] = recorded.repeats[
-            np.arange(len(recorded.top)), rng.integers(recorded.repeats.shape[1], size=len(recorded.top))
-        ]
-        self._left = np.ones(len(self.curves), bool)
+        self.curves = [curve[None] for curve in recorded.curves]  # of each setting, its trainings
+        for setting, repeats in zip(recorded.top, recorded.repeats, strict=True):
+            self.curves[setting] = rng.permutation(repeats)
+        self._drawn = Counter[int]()
         self.begun = 0
 
     def run(self, point: Mapping[str, Any]) -> Run:
-        """A run of the nearest setting that was recorded and is not used yet; all are again at the end."""
-        if not self._left.any():
-            self._left[:] = True
-        setting = self._places.nearest(point, self._left)
-        self._left[setting] = False
+        """A run of the nearest setting that was recorded: each time another of its trainings, in turn."""
+        setting = self._places.nearest(point)
+        trained = self.curves[setting]
+        self._drawn[setting] += 1
         self.begun += 1
-        return Run(self.begun - 1, setting, self.curves[setting])
+        return Run(self.begun - 1, setting, trained[(self._drawn[setting] - 1) % len(trained)])
 
 
 class Places:
@@ -72,10 +71,9 @@ class Places:
         self._space = {name: distribution(one) for name, one in recorded.task.spec.space.items()}
         self._rows = np.array([self._row(point) for point in recorded.points])
 
-    def nearest(self, point: Mapping[str, Any], among: np.ndarray) -> int:
-        """The number of the nearest of those that are left."""
-        away = ((self._rows - self._row(point)) ** 2).sum(1)
-        return int(np.argmin(np.where(among, away, math.inf)))
+    def nearest(self, point: Mapping[str, Any]) -> int:
+        """The number of the nearest one."""
+        return int(np.argmin(((self._rows - self._row(point)) ** 2).sum(1)))
 
     def _row(self, point: Mapping[str, Any]) -> list[float]:
         row: list[float] = []
