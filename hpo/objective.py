@@ -46,6 +46,16 @@ class Objective:
         return self._export("evaluate")
 
     @property
+    def many(self) -> Callable[[Any], None] | None:
+        """The module's `objective_many(lanes)`, which trains several trials at once; None if it has none."""
+        return self._export("objective_many") if self.lane_key is not None else None
+
+    @property
+    def lane_key(self) -> Callable[[Mapping[str, Any]], Any] | None:
+        """The module's `lane_key(config)`, which trials trained together share; None if it has none."""
+        return self._export("lane_key")
+
+    @property
     def find_data(self) -> Callable[[Mapping[str, Any]], Any] | None:
         """The module's `find_data(fixed)`, which says that its data is here or raises; None: it has none."""
         return self._export("find_data")

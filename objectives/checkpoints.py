@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from objectives.setup import Setup
 
 VERSION = 1
+LEAST_COST = 0.002  # seconds: what a save takes beside other lanes, before it is known
 COST_SHARE = 0.05  # of the time, at most, that automatic checkpoints may take
 
 
@@ -78,15 +79,16 @@ class Saver:
         self._cost = 0.0
         self._saved_at = time.perf_counter()
 
-    def due(self, progress: Progress) -> bool:
-        """Whether the epoch just done should be saved."""
+    def due(self, progress: Progress, lanes: int = 1) -> bool:
+        """Whether the epoch just done should be saved; beside other lanes all saves share the time."""
         if self._every == 0:
             return False
         if progress.stopped is not None:
-            return True
+            return lanes == 1  # its result follows at once
         if isinstance(self._every, int):
             return progress.epoch % self._every == 0
-        return time.perf_counter() - self._saved_at >= self._cost / COST_SHARE
+        cost = self._cost if lanes == 1 else lanes * max(self._cost, LEAST_COST)
+        return time.perf_counter() - self._saved_at >= cost / COST_SHARE
 
     def save(self, setup: Setup, progress: Progress, best: dict[str, Tensor]) -> None:
         """Save the state after `progress.epoch`."""

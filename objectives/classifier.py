@@ -13,12 +13,22 @@ from torch import Tensor
 
 from objectives import task
 from objectives.config import check_study
-from objectives.protocol import Trial
+from objectives.protocol import Lanes, Trial
 
 
 def objective(trial: Trial) -> float | tuple[float, ...]:
     """Train and return the validation accuracy, or what the setting `objective` names."""
     return task.run(trial, "classification")
+
+
+def objective_many(lanes: Lanes) -> None:
+    """Train trials of one `lane_key` together."""
+    task.run_many(lanes, "classification")
+
+
+def lane_key(config: Mapping[str, Any]) -> Any:
+    """What trials must share to be trained together; None where they cannot be, or it does not pay."""
+    return task.lane_key(config, "classification")
 
 
 def check(fixed: Mapping[str, Any], searched: Collection[str] = ()) -> None:

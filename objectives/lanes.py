@@ -17,8 +17,10 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
 from objectives.errors import DivergedError, TrainingError
 from objectives.losses import LaneLoss
-from objectives.protocol import Trial
+from objectives.protocol import Lanes, Trial
 from objectives.setup import Setup, assemble
 from objectives.stack import Stack, lane_key, masks_of, obstacle
 from objectives.standalone import LocalTrial
@@ -69,73 +71,176 @@ class Run:
         return self.ending is not None or self.progress.stopped is not None
 
 
+@dataclass(eq=False)
+class _Group:
+    """Runs that share a `lane_key`; `stack` is None where one is trained as it would be alone."""
+
+    key: Any
+    runs: list[Run]
+    stack: Stack | None = None
+
+    def restack(self) -> None:
+        """Stack the runs anew, from what their setups hold."""
+        self.stack = Stack([run.setup for run in self.runs], [run.best for run in self.runs])
+        self.runs = [self.runs[i] for i in self.stack.order]
+        for run in self.runs:
+            run.lanes = max(run.lanes, len(self.runs))
+
+
 class Together:
     """Runs that go on an epoch at a time: stacked where they fit (`lane_key`), else one after another.
 
     The log says what stood against it.
+
+    Args:
+        runs: to begin with.
+        lanes: what ends one of them ends no other; None: they are one trial's.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        groups: dict[Any, list[Run]] = {}
-        against = {run: obstacle(run.setup) for run in runs if not run.ended} if len(runs) > 1 else {}
-        for run in runs:
-            if not run.ended:
-                why = against.get(run)
-                groups.setdefault(lane_key(run.setup) if run in against and not why else run, []).append(run)
+    def __init__(self, runs: Sequence[Run], lanes: Lanes | None = None) -> None:
+        self._groups: list[_Group] = []
+        self._lanes = lanes
+        self.join(runs)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All that go on."""
+        return [run for group in self._groups for run in group.runs]
+
+    def join(self, runs: Sequence[Run]) -> None:
+        """Let these go on with those there are."""
+        several = self._lanes is not None or len(runs) > 1
+        against = {run: obstacle(run.setup) for run in runs if several and not run.ended}
         for why, count in Counter(filter(None, against.values())).items():
             log.warning("%d of %d trainings are run in turn, not in lanes: %s", count, len(runs), why)
-        self._alone = [group[0] for group in groups.values() if len(group) == 1]
-        self._stacks: list[tuple[Stack, list[Run]]] = []
-        for group in groups.values():
-            if len(group) > 1:
-                stack = Stack([run.setup for run in group], [run.best for run in group])
-                for run in group:
-                    run.lanes = len(group)
-                self._stacks.append((stack, [group[i] for i in stack.order]))
+        came: list[_Group] = []
+        for run in runs:
+            if run.ended:
+                continue
+            key = lane_key(run.setup) if run in against and not against[run] else run
+            group = next((group for group in self._groups if group.key == key), None)
+            if group is None:
+                group = _Group(key, [])
+                self._groups.append(group)
+            if group not in came:
+                came.append(group)
+                for other in group.runs:
+                    self.settle(other)
+            group.runs.append(run)
+        for group in came:
+            if len(group.runs) > 1:
+                group.restack()
 
     def epoch(self) -> list[Run]:
         """Train every run an epoch further, take it in, return all. One that diverges has its `ending`."""
-        for run in self._alone:
-            try:
-                done = one_epoch(run.trial, run.setup, run.progress.epoch + 1)
-                if take_in(run.setup, run.progress, done):
-                    run.best = copy_weights(run.setup.model)
-            except DivergedError as error:
-                run.ending = error
-        for stack, runs in self._stacks:
+        for group in self._groups:
+            if group.stack is None:
+                (run,) = group.runs
+                with nullcontext() if self._lanes is None else self._lanes.only(run.trial):
+                    try:
+                        if take_in(
+                            run.setup, run.progress, one_epoch(run.trial, run.setup, run.progress.epoch + 1)
+                        ):
+                            run.best = copy_weights(run.setup.model)
+                    except DivergedError as error:
+                        run.ending = error
+                continue
             improved = []
-            for lane, (run, done) in enumerate(zip(runs, stacked_epoch(stack, runs), strict=True)):
+            check = None if self._lanes is None else self._lanes.check
+            for lane, (run, done) in enumerate(
+                zip(group.runs, stacked_epoch(group.stack, group.runs, check), strict=True)
+            ):
                 try:
                     if take_in(run.setup, run.progress, done):
                         improved.append(lane)
                 except DivergedError as error:
                     run.ending = error
-            stack.remember(improved)
-        return [*self._alone, *(run for _, runs in self._stacks for run in runs)]
+            group.stack.remember(improved)
+        return self.runs
 
     def settle(self, run: Run) -> None:
         """Put the state of a run into its own setup and `best`, where the stack has it."""
-        for stack, runs in self._stacks:
-            if run in runs:
-                lane = runs.index(run)
-                stack.put_back(lane)
-                run.best = stack.best_weights(lane) if run.progress.best_epoch else {}
+        group = next((group for group in self._groups if run in group.runs), None)
+        if group is not None and group.stack is not None:
+            lane = group.runs.index(run)
+            group.stack.put_back(lane)
+            run.best = group.stack.best_weights(lane) if run.progress.best_epoch else {}
 
     def go_on(self) -> bool:
         """Leave out the runs that have ended, settled; whether there are others."""
-        self._alone = [run for run in self._alone if not run.ended]
-        for number, (stack, runs) in enumerate(self._stacks):
-            left = [lane for lane, run in enumerate(runs) if not run.ended]
-            if len(left) == len(runs):
+        for group in self._groups:
+            left = [lane for lane, run in enumerate(group.runs) if not self._is_over(run)]
+            if len(left) == len(group.runs):
                 continue
-            for run in runs:
+            for run in group.runs:
                 if run.ended and run.ending is None:
                     self.settle(run)
-            if left:
-                stack.keep(left)
-            self._stacks[number] = (stack, [runs[lane] for lane in left])
-        self._stacks = [(stack, runs) for stack, runs in self._stacks if runs]
-        return bool(self._alone or self._stacks)
+            if left and group.stack is not None:
+                group.stack.keep(left)
+            group.runs = [group.runs[lane] for lane in left]
+        self._groups = [group for group in self._groups if group.runs]
+        return bool(self._groups)
+
+    def _is_over(self, run: Run) -> bool:
+        return run.ended or (self._lanes is not None and run.trial not in self._lanes)
+
+
+def train_lanes(lanes: Lanes, begin: Callable[[Trial], Run], finish: Callable[[Run], Any]) -> None:
+    """Train trials together as they come, until none is left; each is told of, saved and ended by itself.
+
+    Args:
+        lanes: what is trained.
+        begin: puts together what a trial trains, resumed where it has a checkpoint.
+        finish: what a trial that has ended returns; called while others go on.
+    """
+    together = Together([], lanes)
+    savers: dict[Run, Saver] = {}
+
+    def save(run: Run) -> None:
+        together.settle(run)
+        savers[run].save(run.setup, run.progress, run.best)
+
+    while lanes:
+        new = []
+        for trial in lanes.joined():
+            with lanes.only(trial):
+                run = begin(trial)
+                savers[run] = Saver(trial, run.setup.config.checkpoint_every)
+                if not run.progress.reported:
+                    report(trial, run.setup, run.progress)
+                new.append(run)
+        together.join(new)
+        for run in together.epoch():
+            if run.trial in lanes:
+                with lanes.only(run.trial):
+                    if run.ending is not None:
+                        raise run.ending
+                    with saved_when_interrupted(run, save, reported=False):
+                        report(run.trial, run.setup, run.progress)
+        for run in together.runs:
+            if run.trial in lanes:
+                with lanes.only(run.trial):
+                    if savers[run].due(run.progress, len(lanes)):
+                        save(run)
+                    with saved_when_interrupted(run, save, reported=True):
+                        if run.setup.reported is not None and not run.ended and run.trial.should_prune():
+                            raise optuna.TrialPruned(f"pruned after epoch {run.progress.epoch}")
+        over = [run for run in (*new, *together.runs) if run.ended and run.trial in lanes]
+        together.go_on()
+        for run in over:
+            lanes.done(run.trial, partial(finish, run))
+        savers = {run: saver for run, saver in savers.items() if run.trial in lanes}
+
+
+@contextmanager
+def saved_when_interrupted(run: Run, save: Callable[[Run], None], *, reported: bool) -> Iterator[None]:
+    """What ends a run in this block, pruning too, finds its last epoch saved: it may go on later."""
+    try:
+        yield
+    except BaseException:
+        run.progress.reported = reported
+        save(run)
+        raise
 
 
 def train(trials: Sequence[Trial], setups: Sequence[Setup]) -> list[Run]:
@@ -171,27 +276,30 @@ def train(trials: Sequence[Trial], setups: Sequence[Setup]) -> list[Run]:
     return runs
 
 
-def stacked_epoch(stack: Stack, runs: Sequence[Run]) -> list[Epoch]:
+def stacked_epoch(stack: Stack, runs: Sequence[Run], check: Callable[[], None] | None = None) -> list[Epoch]:
     """Train every lane an epoch, then measure the validation sets. Each has its share of the time."""
     started = time.perf_counter()
-    losses, accuracies = train_epoch(stack, runs)
+    losses, accuracies = train_epoch(stack, runs, check)
     seconds = (time.perf_counter() - started) / len(runs)
     values = measure(stack)
     return [Epoch(*each) for each in zip(losses, [seconds] * len(runs), values, accuracies, strict=True)]
 
 
-def train_epoch(stack: Stack, runs: Sequence[Run]) -> tuple[list[float], Sequence[float | None]]:
+def train_epoch(
+    stack: Stack, runs: Sequence[Run], check: Callable[[], None] | None = None
+) -> tuple[list[float], Sequence[float | None]]:
     """Train on every sample once; return each lane's mean loss and, of a classifier, accuracy meanwhile."""
     plan = stack.plan([run.progress.epoch + 1 for run in runs])
     trials = {id(run.trial): run.trial for run in runs}.values()
+    checks = [trial.check for trial in trials] if check is None else [check]
     device, accumulate = stack.first.device, stack.first.config.accumulate
     totals = torch.zeros(len(stack), device=device)
     right = torch.zeros(len(stack), device=device) if stack.first.task == "classification" else None
     pending = torch.zeros_like(stack.model.rows) if accumulate > 1 else None
 
     for number, groups in enumerate(stack.groups):
-        for trial in trials:
-            trial.check()
+        for check in checks:
+            check()
         for lanes, start, end, last_of_group in groups:  # lanes whose batch is of one size
             leaves, loss, alike = stack.part(lanes)
             generators = plan.generators[lanes]

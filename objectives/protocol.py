@@ -8,7 +8,8 @@ objective written for plain Optuna needs no change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
@@ -88,3 +89,31 @@ class Trial(Protocol):
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Record a JSON value with the trial."""
+
+
+class Lanes(Protocol):
+    """Trials of one `lane_key` that are trained together, as `objective_many` is handed them.
+
+    What a trial says, and what ends it, goes into `with lanes.only(trial)`: it then ends no other.
+    """
+
+    def __len__(self) -> int:
+        """How many go on."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Those that go on."""
+
+    def __contains__(self, trial: object) -> bool:
+        """Whether it goes on."""
+
+    def joined(self) -> list[Any]:
+        """Those that have not begun: at first all, later whoever has taken a place that was free."""
+
+    def only(self, trial: Any) -> AbstractContextManager[None]:
+        """What is raised in this block ends this trial alone: TrialPruned, an error, an interruption."""
+
+    def done(self, trial: Any, value: float | tuple[float, ...] | Callable[[], Any]) -> None:
+        """The trial's value; or what returns it, to be called in a thread while others are trained."""
+
+    def check(self) -> None:
+        """Call between batches. Drops trials that must stop; raises Interrupted when none is left."""

@@ -17,20 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from objectives import device as devices
-from objectives import evaluation, members, metrics, winner
+from objectives import evaluation, members, metrics, stack, winner
+from objectives.checkpoints import resume
 from objectives.config import TrainingConfig
 from objectives.datasets.batches import Batches
 from objectives.datasets.load import LOADING, load
 from objectives.datasets.prepare import Whole
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError, DataError
-from objectives.lanes import Run
+from objectives.lanes import Run, train_lanes
 from objectives.metrics import Metric
 from objectives.models import text
 from objectives.models.size import count_parameters
-from objectives.protocol import Trial
+from objectives.protocol import Lanes, Trial
 from objectives.seeds import digest
-from objectives.setup import Setup, choose_metrics, evaluation_batches
+from objectives.setup import Setup, assemble, choose_metrics, evaluation_batches
+from objectives.stack import obstacle
+from objectives.standalone import LocalTrial
 from objectives.stopping import Progress
 from objectives.train import in_own_units, keeps_best, predict, train
 
@@ -61,8 +64,49 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
         log.warning(note)
     trial.set_user_attr("origin", origin(trial, setups))
     devices.reset_peak(setup.device)
-    several = len(setups) > 1
-    runs = members.train(trial, setups) if several else [Run(trial, setup, *train(trial, setup))]
+    runs = members.train(trial, setups) if len(setups) > 1 else [Run(trial, setup, *train(trial, setup))]
+    return _result(trial, config, runs, started)
+
+
+def run_many(lanes: Lanes, task: Task) -> None:
+    """Train what comes together, each as `run` trains one."""
+    started: dict[Run, float] = {}
+
+    def begin(trial: Trial) -> Run:
+        now = time.perf_counter()
+        config = TrainingConfig.read(trial.config)
+        check_directions(trial, choose_metrics(config, task)[0])
+        setup = assemble(trial, config, task)
+        trial.set_user_attr("origin", origin(trial, [setup]))
+        run = Run(trial, setup, *resume(trial, setup))
+        started[run] = now
+        return run
+
+    def finish(run: Run) -> float | tuple[float, ...]:
+        return _result(run.trial, run.setup.config, [run], started[run])
+
+    train_lanes(lanes, begin, finish)
+
+
+def lane_key(settings: Mapping[str, Any], task: Task) -> Any:
+    """What settings must share to be trained together; None where they cannot be, or it does not pay.
+
+    Raises:
+        TrainingError: they cannot be used.
+    """
+    config = TrainingConfig.read(settings)
+    if config.folds is not None or config.seeds > 1:
+        return None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    setup = assemble(LocalTrial(settings, device=device), config, task)
+    return None if obstacle(setup) else stack.lane_key(setup)
+
+
+def _result(
+    trial: Trial, config: TrainingConfig, runs: Sequence[Run], started: float
+) -> float | tuple[float, ...]:
+    setups = [run.setup for run in runs]
+    setup = setups[0]
     for run in runs:
         if config.keep == "best" and run.best:
             run.setup.model.load_state_dict(run.best)
@@ -75,7 +119,11 @@ def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[floa
         trial.artifact(weights)
         trial.artifact(document)
     done = summary(setup, runs[0].progress, time.perf_counter() - started)
-    trial.set_user_attr("training", done | members.record(runs) if several else done)
+    if len(runs) > 1:
+        done |= members.record(runs)
+    elif runs[0].lanes > 1:
+        done["lanes"] = runs[0].lanes
+    trial.set_user_attr("training", done)
     values = members.values(runs)
     return values[0] if len(values) == 1 else values
 

@@ -20,6 +20,7 @@ from hpo.worker.events import Ended, Leaving, Reported, Started
 from hpo.worker.lines import Lines, leaving, named
 from storage.database.engine import Database
 from storage.database.errors import StorageError
+from storage.database.records import Lease
 from storage.history.lists import Progress, progress
 
 _REFRESH = 1.0  # seconds between looks at the database
@@ -63,7 +64,7 @@ class LiveView:
         self._database = database
         self._study = study
         self._terminal = terminal
-        self._running: dict[int, tuple[Started, float, Reported | None]] = {}
+        self._running: dict[Lease, tuple[int, Started, float, Reported | None]] = {}
         self._progress: Progress | None = None
         self._began = time.monotonic()
         self._first_done: int | None = None
@@ -93,16 +94,15 @@ class LiveView:
     def on_event(self, runner: int, message: Any) -> None:
         """Keep what the runner is at; print failures above the view."""
         if isinstance(message, Started):
-            self._running[runner] = (message, time.monotonic(), None)
-        elif isinstance(message, Reported) and runner in self._running:
-            started, since, _ = self._running[runner]
-            self._running[runner] = (started, since, message)
+            self._running[message.lease] = (runner, message, time.monotonic(), None)
+        elif isinstance(message, Reported) and message.lease in self._running:
+            self._running[message.lease] = (*self._running[message.lease][:3], message)
         elif isinstance(message, Ended):
-            gone = self._running.pop(runner, None)
+            gone = self._running.pop(message.lease, None)
             if message.state in ("failed", "diverged", "lost") and gone is not None:
                 why = (message.error or "").strip().splitlines()
                 tail = why[-1] if why else ""
-                self._terminal.print(Text(f"{named('trial ', gone[0])} {message.state}: {tail}", style="red"))
+                self._terminal.print(Text(f"{named('trial ', gone[1])} {message.state}: {tail}", style="red"))
         elif isinstance(message, Leaving):
             self._terminal.print(Text(leaving(message), style="yellow"))
 
@@ -126,7 +126,7 @@ class LiveView:
             bar = ProgressBar(total=now.row.budget_trials, completed=now.counts.ended, width=60)
             parts.append(Padding(bar, 0))  # a bar alone does not end its line
             room -= 1
-        running = sorted(self._running.items())
+        running = sorted(self._running.values(), key=lambda one: (one[0], one[1].trial))
         if not running or room < 2:
             return Group(*parts)
         shown = running if len(running) < room else running[: room - 2]
@@ -135,7 +135,7 @@ class LiveView:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("runner", "trial", "epoch", "value", "seconds"):
             table.add_column(column, justify="right", no_wrap=True)
-        for runner, (started, since, last) in shown:
+        for runner, started, since, last in shown:
             table.add_row(
                 str(runner),
                 named("", started),

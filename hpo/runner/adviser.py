@@ -12,6 +12,7 @@ import copy
 import faulthandler
 import json
 import os
+import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from optuna.trial import FrozenTrial
 from hpo.errors import HpoError, ObjectiveError
 from hpo.objective import load_callable
 from hpo.runner.channel import Channel
-from hpo.runner.messages import from_worker
 from hpo.runner.process import die_with_parent
 from hpo.runner.values import told
 from hpo.search.diverged import for_sampler
@@ -190,11 +190,11 @@ def main() -> None:
     die_with_parent()
     faulthandler.enable()
     channel = Channel(int(sys.argv[1]))
-    engaged: Any = from_worker(channel.receive())
+    engaged: Any = pickle.loads(channel.receive())  # noqa: S301 -- its worker's
     adviser: Adviser | None = None
     while True:
         try:
-            question: Any = from_worker(channel.receive())
+            question: Any = pickle.loads(channel.receive())  # noqa: S301 -- its worker's
         except (EOFError, OSError):
             os._exit(0)  # its worker is gone
         try:

@@ -48,8 +48,16 @@ class Link:
     """Says what an attempt has to say, and hears the worker in a thread of its own."""
 
     def __init__(
-        self, channel: Channel, stop: StopFlag, on_end: Callable[[], Any] = lambda: os._exit(1)
+        self,
+        channel: Channel,
+        stop: StopFlag,
+        on_end: Callable[[], Any] = lambda: os._exit(1),
+        first: Link | None = None,
     ) -> None:
+        self.stop = stop
+        self._lanes: list[Link] = [] if first is None else first._lanes  # all of the process
+        self._slot = len(self._lanes)
+        self._lanes.append(self)
         self.orders: queue.SimpleQueue[Boot | Task | Quit] = queue.SimpleQueue()
         self._channel = channel
         self._stop = stop
@@ -62,7 +70,12 @@ class Link:
         self._answers: dict[int, Any] = {}
         self._error: Exception | None = None
         os.register_at_fork(after_in_child=self._forked)
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        if first is None:
+            threading.Thread(target=self._listen, name="listen", daemon=True).start()
+
+    def lane(self) -> Link:
+        """A further lane's, over the same pipe; its stop flag tells of that lane alone."""
+        return Link(self._channel, StopFlag(), first=self)
 
     @property
     def is_leaving(self) -> bool:
@@ -98,7 +111,7 @@ class Link:
     def tell(self, message: ToWorker) -> None:
         """Say something that is no attempt's."""
         self._here()
-        self._channel.send(to_worker(message))
+        self._channel.send(to_worker(message, self._slot))
 
     def post(self, kind: type[M], *fields: Any, serial: int | None = None) -> None:
         """Say something of the attempt, or of the one of `serial` alone, that will be written soon.
@@ -121,10 +134,20 @@ class Link:
             LeaseLostError: the attempt may write no more.
             Interrupted: it must stop, and there is no answer yet.
         """
+        return self.answer(self.question(kind, *fields, serial=serial), serial=serial)
+
+    def question(self, kind: type[M], *fields: Any, serial: int | None = None) -> int:
+        """Ask something, and do not wait: `answer` does, by the number returned. Raises as it does."""
         self._here()
         with self._changed:
             self._demand(serial)
-            number = self._say(kind, *fields)
+            return self._say(kind, *fields)
+
+    def answer(self, number: int, *, serial: int | None = None) -> Any:
+        """The answer to a question, waited for; raises as `ask` does."""
+        self._here()
+        with self._changed:
+            self._demand(serial)
             self._wait(lambda: number in self._answers, serial)
             return self._taken(number)
 
@@ -185,7 +208,7 @@ class Link:
             self._taken(number)
 
     def _say(self, kind: type[M], *fields: Any) -> int:
-        content = to_worker(kind(self._said + 1, self._serial, *fields))
+        content = to_worker(kind(self._said + 1, self._serial, *fields), self._slot)
         self._said += 1
         self._channel.send(content)
         return self._said
@@ -200,6 +223,22 @@ class Link:
         """Whoever speaks for an attempt that is over is a thread that it left behind."""
         if serial is not None and serial != self._serial:
             raise Interrupted("this trial is over")
+
+    def hold(self, until: Callable[[], bool]) -> None:
+        """Wait for something that others tell of by `nudge`.
+
+        Raises:
+            Interrupted: the attempt must stop, at the end of its epoch too.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: until() or self._stop.urgency is not Urgency.NONE)
+            if not until():
+                raise Interrupted(self._stop.urgency.name)
+
+    def nudge(self) -> None:
+        """Have who waits look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _wait(self, until: Callable[[], bool], serial: int | None) -> None:
         """Hold on until something is so, or the attempt may not go on."""
@@ -233,11 +272,11 @@ class Link:
         """Hear the worker; when it is gone, so is this process."""
         while True:
             try:
-                message = from_worker(self._channel.receive())
+                slot, message = from_worker(self._channel.receive())
             except (EOFError, OSError):
                 self._on_end()
                 return
-            self._hear(message)
+            self._lanes[slot]._hear(message)
 
     def _hear(self, message: ToRunner) -> None:
         with self._changed:
@@ -289,6 +328,24 @@ class Voice:
         """
         with self._interrupted_when_lost():
             return self._link.ask(kind, *fields, serial=self._serial)
+
+    def question(self, kind: type[M], *fields: Any) -> int:
+        """Ask something whose answer is waited for later.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            return self._link.question(kind, *fields, serial=self._serial)
+
+    def answer(self, number: int) -> Any:
+        """The answer to a question.
+
+        Raises:
+            Interrupted: the attempt must stop.
+        """
+        with self._interrupted_when_lost():
+            return self._link.answer(number, serial=self._serial)
 
     def check(self) -> None:
         """See whether the attempt may go on.

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from objectives.imports import ObjectivePath
-from storage.database.records import AttemptState
+from storage.database.records import AttemptState, Need
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.spec.command import Command
 
-VERSION = 1  # of these messages; a runner of another one is refused
+VERSION = 2  # of these messages; a runner of another one is refused
 GAVE_UP = 75  # exit status of a runner that had to leave an attempt: its database was away or unusable
 UNHEARD = 64  # so many of an attempt's messages may wait for their commit; then the runner waits
 
@@ -48,6 +48,10 @@ class Served:
     log: int = 50_000_000  # bytes an attempt's log may have
     attribute: int = 1_000_000  # bytes of JSON an attribute may have
     sampling: Mapping[str, str] = field(default_factory=dict)  # digests of a custom sampler's files
+    lanes: int = 1  # trials that a runner may train at once
+    points: Sequence[
+        Mapping[str, Any]
+    ] = ()  # configs drawn from the space, to see whether lanes pay; (): they do
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,13 @@ class Ready:
     """Idle, wants work; first with the fingerprint of the code that it has imported."""
 
     code: dict[str, Any] | None = None
+    lanes: int | None = None  # how many it takes from now on; None: as before
+    note: str | None = None  # what people should know of that
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The lane's trial has waited for others of its kind, and is trained from now on."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,7 @@ class Finish:
     )  # by step: logged since the last report
     weights: tuple[str, str, str, int] | None = None  # the fields of a KeptFile
     constraints: dict[str, float] = field(default_factory=dict)  # of a result, each kept when at most 0
-    set_aside: bool = False  # out of memory beside others: tried again with the device to itself
+    set_aside: Need = Need.NOTHING  # it ended beside others: tried again with so much to itself
     code: dict[str, Any] | None = None  # what a kept result ran on; None: what this runner has
 
 
@@ -339,23 +350,23 @@ QUESTIONS = (  # whoever says one of these waits for the answer
     StopStudy,
     EnqueuePoint,
 )
-ToWorker = Ready | Broken | Numbered
+ToWorker = Ready | Joined | Broken | Numbered
 
 
-def from_worker(content: bytes) -> ToRunner:
-    """Read what a worker wrote."""
-    message: ToRunner = pickle.loads(content)  # noqa: S301 -- its own worker's, over a private pipe
-    return message
+def from_worker(content: bytes) -> tuple[int, ToRunner]:
+    """Read what a worker wrote, and to which lane."""
+    slot, message = pickle.loads(content)  # noqa: S301 -- its own worker's, over a private pipe
+    return slot, message
 
 
-def to_runner(message: ToRunner) -> bytes:
+def to_runner(message: ToRunner, slot: int = 0) -> bytes:
     """Write what a worker says."""
-    return pickle.dumps(message)
+    return pickle.dumps((slot, message))
 
 
-def to_worker(message: ToWorker) -> bytes:
-    """Write what a runner says."""
-    return json.dumps([type(message).__name__, vars(message)], default=_plain).encode()
+def to_worker(message: ToWorker, slot: int = 0) -> bytes:
+    """Write what a runner says of one of its lanes."""
+    return json.dumps([type(message).__name__, vars(message), slot], default=_plain).encode()
 
 
 def plain(value: Any) -> str:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from storage.database.errors import ArtifactError
 from storage.files.artifacts import ArtifactStore
@@ -18,6 +18,7 @@ LOG_NAME = "log.txt"
 LOOK_SECONDS = 0.5  # between two looks at a log's size
 MIRROR_SECONDS = 5.0  # between two uploads of a log that grows
 MIRROR_BYTES_A_SECOND = 1e6  # a large log is sent less often: each upload is all of it
+_OF_ALL = b"This attempt was trained together with others. What all of them printed meanwhile:\n"
 MIRROR_PATIENCE = 15.0  # seconds for a store that is away when the attempt ends
 
 
@@ -58,6 +59,42 @@ def captured(store: ArtifactStore, folder: str, most: int) -> Iterator[None]:
             _open_again()
             if mirror is not None:
                 mirror.close()
+
+
+class SharedLog:
+    """What a process prints that runs several attempts at once: nobody can tell which of them it is of.
+
+    Args:
+        most: bytes of an attempt's log.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._attempts = 0  # at once
+        self._file = TemporaryFile()  # noqa: SIM115 -- as long as the process
+        _flush()
+        os.dup2(self._file.fileno(), 1)
+        os.dup2(self._file.fileno(), 2)
+
+    @contextmanager
+    def part(self, store: ArtifactStore, folder: str) -> Iterator[None]:
+        """Keep what is printed in this block as `<folder>/log.txt`, once it ends; of much the last part."""
+        log = self._file.fileno()
+        if not self._attempts:
+            os.ftruncate(log, 0)
+            os.lseek(log, 0, os.SEEK_SET)
+        self._attempts += 1
+        since = os.fstat(log).st_size
+        try:
+            yield
+        finally:
+            self._attempts -= 1
+            _flush()
+            size = os.fstat(log).st_size
+            said = os.pread(log, self._most, max(since, size - self._most))
+            if said:
+                with suppress(ArtifactError, OSError):
+                    store.put(f"{folder}/{LOG_NAME}", _OF_ALL + said, MIRROR_PATIENCE)
 
 
 def _keep_bounded(log: int, most: int, ended: threading.Event) -> None:

@@ -33,12 +33,17 @@ def work(link: Link, stop: StopFlag) -> int:
     if not isinstance(boot, Boot) or boot.version != VERSION:
         raise HpoError("this runner and its worker are of different versions of hpo; start the worker again")
     devices.keep_to(boot.cores)  # before torch makes threads
+    from hpo.runner import lanes
     from hpo.runner.session import Session
 
     preload(boot.served.objective_path, Path(boot.code))
     try:
         session = Session(boot, link, stop)
-        link.tell(Ready(dict(session.code)))
+        count, note = lanes.places(session)
+        if count > 1:
+            lanes.work(session, count, note)
+            return 0
+        link.tell(Ready(dict(session.code), count, note))
         while not isinstance(order := link.orders.get(), Quit):
             assert not isinstance(order, Boot)
             session.run(order)

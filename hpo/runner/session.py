@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +33,18 @@ from hpo.runner.values import (
     BadValueError,
     NotANumberError,
     ProgramKilledError,
+    TogetherError,
     checked_values,
     says_diverged,
     told,
 )
 from storage.database.errors import ArtifactError, ArtifactsAwayError, DatabaseFaultError, LeaseLostError
-from storage.database.records import AttemptState, TicketState
+from storage.database.records import AttemptState, Need, TicketState
 from storage.files.artifacts import ArtifactStore
 from storage.files.checkpoints import Saved
 
 if TYPE_CHECKING:
+    from hpo.runner.lanes import Pool
     from hpo.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -86,9 +90,16 @@ class Session:
         code = fingerprint(self.objective, folder) if own is None else own[1]
         self.code: Mapping[str, Any] = {**code, **({"sampling": served.sampling} if served.sampling else {})}
         self._is_own = own is not None
+        self._pool: Pool | None = None  # of trials that are trained together
         self._strays = Strays()
         if not self._is_own:
             devices.set_threads(served.threads)
+
+    def lane(self, link: Link, pool: Pool) -> Session:
+        """The session of one lane among several: its trials are trained in the pool."""
+        own = copy.copy(self)
+        own.link, own.stop, own._pool = link, link.stop, pool
+        return own
 
     def run(self, task: Task) -> None:
         """Run one attempt to its end.
@@ -147,6 +158,7 @@ class Session:
             stop=self.stop,
             checkpoint=checkpoint,
             store=self.store,
+            in_lane=self._pool is not None,
         )
         if beginning.stops:
             self._deliver(running, task, TicketState.PRUNED, running.last_report)
@@ -156,11 +168,14 @@ class Session:
                 self.store.put(f"{task.folder}/{task.attempt}/{LOG_NAME}", _PRINTED_THERE.encode(), 0.0)
         kept = nullcontext() if self._is_own else self._captured(task)
         with kept:
-            seed_everything(task.seed)
-            devices.reset_peak_memory(self.boot.device)
+            if self._pool is None:
+                seed_everything(task.seed)
+                devices.reset_peak_memory(self.boot.device)
             self._call(running, task)
 
     def _captured(self, task: Task) -> AbstractContextManager[None]:
+        if self._pool is not None:
+            return self._pool.log.part(self.store, f"{task.folder}/{task.attempt}")
         return captured(self.store, f"{task.folder}/{task.attempt}", self.served.log)
 
     def _taken_over(self, step: int | None, *, finished: bool = False) -> Beginning:
@@ -171,7 +186,8 @@ class Session:
     def _call(self, running: RunningTrial, task: Task) -> None:
         """Call the objective; what comes of it is said."""
         try:
-            returned = self.objective.call(running)
+            call = self.objective.call if self._pool is None else partial(self._pool.enter, self.link)
+            returned = call(running)
             values = checked_values(returned, len(self.served.directions))
         except (Interrupted, LeaseLostError) as reason:
             if self.stop.overdue:
@@ -187,6 +203,11 @@ class Session:
                 self._diverged(running, task, "the last report is nan: this setting diverged")
             else:
                 self._deliver(running, task, TicketState.PRUNED, running.last_report)
+        except TogetherError as error:
+            if error.need:
+                self._failed(str(error), set_aside=error.need)
+            else:
+                self._finish(AttemptState.RELEASED, error=str(error))
         except BadValueError as error:
             self._failed(str(error))
         except NotAnObjectivesError as error:
@@ -214,7 +235,7 @@ class Session:
             os.kill(os.getpid(), signal.SIGKILL)  # as its objective was, and judged as such: lost, not failed
         elif self.boot.shared and not task.alone and devices.out_of_device_memory(error):
             self.needs_restart = True  # what this process still holds would be missing then
-            self._failed(text, set_aside=True)
+            self._failed(text, set_aside=Need.CARD)
         else:
             self.needs_restart = bool(getattr(error, "needs_restart", False))
             if says_diverged(error) or running.is_at_nan:  # after NaN, an error is but its consequence
@@ -293,7 +314,7 @@ class Session:
                 {step: dict(named) for step, named in kept.metrics.items()},
                 _weights(kept.state, newest),
                 dict(kept.constraints),
-                False,
+                Need.NOTHING,
                 None if kept.code is None else dict(kept.code),
             )
         except CodeDiffersError as error:
@@ -303,7 +324,7 @@ class Session:
         results.remove(self.store, task.folder, task.attempt)
         return True
 
-    def _failed(self, error: str, *, set_aside: bool = False) -> None:
+    def _failed(self, error: str, *, set_aside: Need = Need.NOTHING) -> None:
         self._finish(
             AttemptState.FAILED,
             error=error,
@@ -321,7 +342,7 @@ class Session:
         *,
         error: str,
         peak_memory: float | None = None,
-        set_aside: bool = False,
+        set_aside: Need = Need.NOTHING,
     ) -> None:
         """Say that the attempt ends without a result. That its lease is lost already changes nothing."""
         with suppress(LeaseLostError):

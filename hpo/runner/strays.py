@@ -8,6 +8,7 @@ own group, as data loaders do, may serve the next trial, and ends with the runne
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ class Strays:
     def __init__(self) -> None:
         self._is_reaper = is_reaper()
         self._trials = 0  # at once
+        self._lock = threading.Lock()
         self._before: set[Process] = set()
         self._unclaimed: set[Process] = set()  # dead, and nobody waited for them during the last trial
 
@@ -31,16 +33,18 @@ class Strays:
         """What begins in this block, and has a process group of its own, ends with it, or with the last of
         several trials at once: whose it is cannot be told.
         """
-        if not self._trials:
-            self._before = _descendants() if self._is_reaper else set()
-        self._trials += 1
+        with self._lock:
+            if not self._trials:
+                self._before = _descendants() if self._is_reaper else set()
+            self._trials += 1
         try:
             yield
         finally:
-            self._trials -= 1
-            if self._is_reaper and not self._trials:
-                self._end_all()
-                self._bury_unclaimed()
+            with self._lock:
+                self._trials -= 1
+                if self._is_reaper and not self._trials:
+                    self._end_all()
+                    self._bury_unclaimed()
 
     def _end_all(self) -> None:
         until, own = time.monotonic() + _LONGEST, os.getpgrp()

@@ -45,6 +45,7 @@ class RunningTrial(optuna.Trial):
         stop: StopFlag,
         checkpoint: CheckpointStore,
         store: ArtifactStore,
+        in_lane: bool = False,
     ) -> None:
         # Optuna's own constructor would read the trial again and call the sampler.
         trial = copy.copy(beginning.trial)
@@ -67,6 +68,8 @@ class RunningTrial(optuna.Trial):
         self._logged: dict[int, dict[str, float]] = {}
         self._metrics: dict[int, dict[str, float]] = {}  # all that were sent
         self._files_kept = 0
+        self._asks_ahead = in_lane and served.prunes and len(served.directions) == 1
+        self._asked: int | None = None  # the number of that question
         reports = trial.intermediate_values
         self._last_step: int | None = max(reports) if reports else None
         self._named_at_last: set[str] = set()  # metrics the last reported step has
@@ -100,6 +103,8 @@ class RunningTrial(optuna.Trial):
         self._cached_frozen_trial.intermediate_values[at] = number
         self._last_step, self._named_at_last = at, set(self._for_next)
         self._for_next = {}
+        if self._asks_ahead:  # the answers of all lanes come together
+            self._asked = self._link.question(ShouldPrune)
         self._stop.after_report()
 
     def should_prune(self) -> bool:
@@ -117,7 +122,8 @@ class RunningTrial(optuna.Trial):
         if not self._served.prunes:
             self._link.check()
             return False
-        return bool(self._link.ask(ShouldPrune))
+        asked, self._asked = self._asked, None
+        return bool(self._link.ask(ShouldPrune) if asked is None else self._link.answer(asked))
 
     def check(self) -> None:
         """Call between batches.

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from storage.database.records import Need
 from storage.files.room import is_full, told_where
 
 
@@ -21,6 +22,19 @@ class BadValueError(Exception):
 
 class NotANumberError(Exception):
     """The objective returned NaN: the setting diverged."""
+
+
+class TogetherError(Exception):
+    """Several trials were trained as one, and that failed: nobody knows by whose fault.
+
+    Args:
+        why: for people.
+        need: what each needs to itself when it is tried again.
+    """
+
+    def __init__(self, why: str, need: Need) -> None:
+        super().__init__(why)
+        self.need = need
 
 
 class ProgramError(Exception):

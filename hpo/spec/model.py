@@ -25,6 +25,7 @@ from hpo.spec.fields import (
     check_json,
     check_name,
     share,
+    whole,
 )
 from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
 from hpo.spec.keeping import Keep, short_form
@@ -52,6 +53,8 @@ MAX_NAMES = 500  # of parameters, or of fixed values
 MAX_TRIALS = 1_000_000
 MAX_EPOCHS = 1_000_000_000
 MAX_SECONDS = 10 * 365 * 86_400
+MAX_LANES = 1024
+AUTO_LANES, AUTO_LEARNING = 64, 16  # at most, of `auto`; the second where samplers learn from what has ended
 NOT_IDENTITY = frozenset(
     {"budget", "retry", "keep", "limits", "confirm", "notify", "proposals", "notes", "chosen"}
 )
@@ -149,6 +152,15 @@ def _points(value: Any) -> Any:
     return tuple(value)
 
 
+def _lanes(value: Any) -> Any:
+    if value == "auto":
+        return value
+    count = whole(value) if not isinstance(value, str) else 0
+    if not 1 <= count <= MAX_LANES:
+        raise problem(f"must be 1 to {MAX_LANES}, or auto, got {shown(value)}")
+    return count
+
+
 class StudySpec(Section):
     """One search, as its study file describes it. Write `direction` or `directions`, not both; and
     `objective` or `command`."""
@@ -195,6 +207,18 @@ class StudySpec(Section):
     )
     threads: Annotated[Whole, at_least(1), at_most(1024)] = Field(
         default=1, description="CPU threads of a runner; part of the study, because it changes the last bits."
+    )
+    lanes: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(_lanes),
+        WithJsonSchema(
+            {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_LANES}, {"const": "auto"}]}
+        ),
+    ] = Field(
+        default=1,
+        description="Trials that a runner trains at once as one batched model, where the objective exports"
+        " objective_many and lane_key; auto: many where that pays, else 1. Unless 1 it is part of the study:"
+        " sums are added in another order.",
     )
     trial_timeout: Seconds | None = Field(
         default=None,
@@ -305,6 +329,13 @@ class StudySpec(Section):
         return epochs if isinstance(epochs, int) and epochs > 0 else None
 
     @property
+    def most_lanes(self) -> int:
+        """Trials that a runner may train at once: those of `lanes`, no more than the budget has."""
+        drawn = self.sampler.name in ("grid", "random", "qmc")
+        wanted = (AUTO_LANES if drawn else AUTO_LEARNING) if self.lanes == "auto" else self.lanes
+        return min(wanted, self.tickets or wanted)
+
+    @property
     def objective_path(self) -> ObjectivePath | None:
         """The objective's module or file, and its callable; None: it is a command."""
         return None if self.objective is None else parse_objective(self.objective)
@@ -393,6 +424,8 @@ def _check_sampler(spec: StudySpec) -> None:
 def _check_command(spec: StudySpec) -> None:
     if spec.command is None:
         return
+    if spec.lanes != 1:
+        raise problem("needs an objective in Python: a program is one trial; leave it out", "lanes")
     if not spec.space:
         raise problem("is required: a command cannot suggest for itself what is not declared", "space")
     try:

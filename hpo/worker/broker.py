@@ -23,7 +23,7 @@ from hpo.worker.dispatch import Order
 from hpo.worker.housekeeping import Housekeeper
 from storage.database.engine import Database, Patience
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError
-from storage.database.records import AttemptState
+from storage.database.records import AttemptState, Need
 from storage.queue import workers
 
 log = logging.getLogger(__name__)
@@ -67,22 +67,24 @@ class Broker:
         """A runner has been started."""
         self._desks |= {desk}
 
-    def order(self, desk: Desk, alone: bool | None) -> None:
+    def order(self, desk: Desk, alone: bool | None, beside: bool | None = None) -> None:
         """Claim a ticket for an idle runner: an event says what came of it."""
-        self._inbox.put(Order(desk, alone))
+        self._inbox.put(Order(desk, alone, beside))
 
     def hear(self, desk: Desk, message: Numbered) -> None:
         """A runner said something of its attempt."""
         self._inbox.put(Said(desk, message))
 
-    def leave(self, desk: Desk, state: AttemptState, why: str, *, blames: bool = True) -> None:
+    def leave(
+        self, desk: Desk, state: AttemptState, why: str, *, blames: bool = True, need: Need = Need.NOTHING
+    ) -> None:
         """A runner is gone, and everything it said was heard: what it holds ends so.
 
-        `blames`: a failure may be this machine's fault.
+        `blames`: a failure may be this machine's fault. `need`: it is set aside, and counts against nothing.
         """
         self._desks -= {desk}
         self._left += 1
-        self._inbox.put(Left(desk, state, why, blames))
+        self._inbox.put(Left(desk, state, why, blames, need))
 
     def drain(self) -> None:
         """Claim nothing more."""

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
 import psutil
 
 from hpo.runner.channel import ChannelError, Mailbox
-from hpo.runner.messages import Abandon, Boot, Broken, Drain, Quit, Ready, Step
+from hpo.runner.messages import Abandon, Boot, Broken, Drain, Joined, Quit, Ready, Step
 from hpo.worker.broker import Broker
 from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk, read
@@ -43,7 +43,10 @@ class Phase(Enum):
 
 @dataclass(eq=False)
 class Child:
-    """One runner process: a state machine that hears what the runner and the broker say of it."""
+    """One runner process, or a lane of it: a state machine that hears what runner and broker say of it.
+
+    The first lane of a process that has several speaks for the process; each has a phase of its own.
+    """
 
     index: int
     share: Share
@@ -57,13 +60,21 @@ class Child:
     alone: bool = False  # asked for a trial that needs the device to itself
     current: Started | None = None  # while it is WORKING
     current_since: float = 0.0  # monotonic
+    waits: bool = False  # for trials that can be trained with it: no time-out runs yet
     last: Reported | None = None
     last_progress: float = 0.0  # monotonic
     why_killed: str | None = None  # set when the worker itself ends it
     is_over_limits: bool = False  # its trial used too much, which is not this machine's fault
     why_broken: str | None = None  # why it, or who chooses for it, cannot work
     abandoned: float | None = None  # when it was told that its lease is lost; monotonic
+    is_dismissed: bool = False
+    takes: int = 1  # lanes of its process that get a ticket
+    takes_alone: bool = True  # where it takes several: next come trials that need the runner to themselves
+    lanes: list[Child] = field(default_factory=list)  # of its process, itself among them
     _waits_for: int = selectors.EVENT_READ
+
+    def __post_init__(self) -> None:
+        self.lanes = self.lanes or [self]
 
     @classmethod
     def spawn(
@@ -88,7 +99,13 @@ class Child:
         key = (process.pid, process_started(process.pid) or 0.0)
         return cls(index, share, assignment, process, key, made.mark, desk, pidfd)
 
-    def hear(self, message: Ready | Broken | Started | Reported | Ended | NoTicket) -> None:
+    def split(self, count: int) -> None:
+        """Give its process so many lanes."""
+        self.takes = count
+        for slot in range(1, count):
+            self.lanes.append(replace(self, desk=replace(self.desk, slot=slot)))
+
+    def hear(self, message: Ready | Joined | Broken | Started | Reported | Ended | NoTicket) -> None:
         """Something happened to it: where that leads."""
         now = time.monotonic()
         match message, self.phase:
@@ -102,6 +119,10 @@ class Child:
             case Started(), Phase.ASKED:
                 self.phase, self.current, self.last = Phase.WORKING, message, None
                 self.current_since = self.last_progress = now
+                self.waits = self.lanes[0].takes > 1
+            case Joined(), Phase.WORKING:
+                self.current_since = self.last_progress = now
+                self.waits = False
             case Reported(), Phase.WORKING:
                 self.last, self.last_progress = message, now
             case Ended(), Phase.WORKING | Phase.ASKED:
@@ -121,21 +142,27 @@ class Child:
 
     def understand(
         self, content: bytes, broker: Broker, *, allow_mismatch: bool
-    ) -> Ready | Broken | Reported | None:
-        """What it says of itself, and its progress; what it says of its attempt is handed to the broker."""
+    ) -> tuple[Child, Ready | Joined | Broken | Reported] | None:
+        """What a lane says of itself, and its progress; what is of its attempt is handed to the broker."""
         try:
-            message = read(content)
+            slot, message = read(content)
+            if slot >= len(self.lanes):
+                raise ChannelError(f"it has no lane {slot}")
         except ChannelError as error:
             self._end_for(error)
             return None
-        if isinstance(message, Broken):
-            return message
-        if isinstance(message, Ready):
-            if message.code is not None:
-                self.desk.guard = CodeGuard(self.assignment.row, message.code, allow=allow_mismatch)
-            return message
-        broker.hear(self.desk, message)
-        return self._progress(message) if isinstance(message, Step) else None
+        lane = self.lanes[slot]
+        if isinstance(message, Ready | Joined | Broken):
+            if isinstance(message, Ready) and message.lanes is not None:
+                self.takes = min(self.takes, max(1, message.lanes))
+            if isinstance(message, Ready) and message.code is not None:
+                guard = CodeGuard(self.assignment.row, message.code, allow=allow_mismatch)
+                for one in self.lanes:
+                    one.desk.guard = guard
+            return lane, message
+        broker.hear(lane.desk, message)
+        progress = lane._progress(message) if isinstance(message, Step) else None
+        return None if progress is None else (lane, progress)
 
     def _progress(self, message: Step) -> Reported | None:
         value = message.value
@@ -146,8 +173,7 @@ class Child:
         return Reported(self.current.lease, message.step, value)
 
     def _end_for(self, error: ChannelError) -> None:
-        self.why_killed = f"its runner broke its pipe: {error}"
-        self.kill()
+        self.end(f"its runner broke its pipe: {error}", is_over_limits=False)
 
     def ask(self, *, alone: bool) -> None:
         """A ticket is being claimed for it; only when it is free."""
@@ -164,6 +190,21 @@ class Child:
         return self.phase is Phase.IDLE
 
     @property
+    def free_lanes(self) -> list[Child]:
+        """Lanes of its process that wait for work."""
+        return [lane for lane in self.lanes[: self.takes] if lane.free]
+
+    @property
+    def rests(self) -> bool:
+        """Whether no lane of its process is at anything."""
+        return not any(lane.busy or lane.phase is Phase.ENDED for lane in self.lanes)
+
+    @property
+    def at_work(self) -> int:
+        """Lanes of its process that run an attempt."""
+        return sum(lane.current is not None for lane in self.lanes)
+
+    @property
     def never_worked(self) -> bool:
         """Whether it ended by itself where a runner should have gone on to a trial."""
         if self.phase is Phase.LEAVING:
@@ -177,8 +218,11 @@ class Child:
 
     def at(self) -> dict[str, Any]:
         """What it is at, for `hpo workers` and the dashboard."""
-        current, last = self.current, self.last
+        shown = max(self.lanes, key=lambda lane: (lane.current is not None, lane.last_progress))
+        current, last = shown.current, shown.last
+        several = {"lanes": self.at_work} if self.at_work > 1 else {}
         return {
+            **several,
             "device": self.share.shown,
             "trial": None if current is None else current.trial,
             "attempt": None if current is None else current.attempt,
@@ -191,9 +235,12 @@ class Child:
         self.desk.tell(Drain(now))
 
     def dismiss(self) -> None:
-        """Have it leave; only when it is free."""
-        self.phase = Phase.LEAVING
-        self.desk.tell(Quit())
+        """Have it leave; only when it rests."""
+        for lane in self.lanes:
+            lane.phase = Phase.LEAVING
+        if not self.is_dismissed:
+            self.is_dismissed = True
+            self.desk.tell(Quit())
 
     def abandon(self) -> None:
         """Tell it that its lease is lost; it has until KILL_AFTER to notice."""
@@ -232,9 +279,14 @@ class Child:
             with contextlib.suppress(psutil.Error):
                 one.kill()
 
-    def end(self, why: str) -> None:
-        """End it because its trial uses more than its study allows, wherever that is tried."""
-        self.why_killed, self.is_over_limits = why, True
+    def end(self, why: str, *, is_over_limits: bool = True) -> None:
+        """End it because its trial uses more than its study allows, wherever that is tried.
+
+        Of several trials none is known to be it: each is tried alone.
+        """
+        if self.at_work <= 1:
+            for lane in self.lanes:
+                lane.why_killed, lane.is_over_limits = why, is_over_limits
         self.kill()
 
     def end_if_hung(self) -> None:
@@ -245,7 +297,11 @@ class Child:
             if time.monotonic() - self.abandoned > KILL_AFTER:
                 self.kill()
             return
-        self.why_killed = self.overdue or self.why_killed
+        why = self.overdue
+        if why is not None and self._is_quiet and self.at_work > 1:  # any of them may hang
+            self.kill()
+            return
+        self.why_killed = why or self.why_killed
         if self.why_killed is not None:
             self.kill()
 
@@ -254,12 +310,21 @@ class Child:
         """Which of its study's time-outs its trial has passed; None: none."""
         now = time.monotonic()
         total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
+        if self.waits:
+            return None
         worked = 0.0 if self.current is None else self.current.worked
         if total is not None and worked + now - self.current_since > total:
             return f"it took longer than trial_timeout ({total:g} s)"
-        if quiet is not None and now - self.last_progress > quiet:
+        if self._is_quiet:
             return f"no report for longer than report_timeout ({quiet:g} s)"
         return None
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether no lane of its process has reported for too long."""
+        quiet = self.assignment.spec.report_timeout
+        newest = max(lane.last_progress for lane in self.lanes)
+        return quiet is not None and time.monotonic() - newest > quiet
 
     def close(self) -> None:
         """Forget a runner that has ended."""

@@ -25,7 +25,7 @@ from storage.database.errors import (
     LeaseLostError,
     StorageError,
 )
-from storage.database.records import AttemptState
+from storage.database.records import AttemptState, Need
 from storage.queue import attempts, leases, outcomes
 from storage.queue.attempts import Report, Write, end_if_live
 
@@ -48,6 +48,7 @@ class Left:
     state: AttemptState
     why: str
     blames: bool = True  # a failure may be the worker's fault
+    need: Need = Need.NOTHING  # it is set aside
 
 
 @dataclass(frozen=True)
@@ -294,13 +295,21 @@ class Clerk:
                 if held.trial is not None:
                     desk.study.known.drop(held.trial.id)
                 clock, lease = self._database.clock, held.lease
+                aside = partial(
+                    outcomes.set_aside,
+                    clock=clock,
+                    lease=lease,
+                    error=item.why,
+                    need=item.need,
+                    state=item.state,
+                )
                 verb = {
                     AttemptState.FAILED: partial(
                         outcomes.fail, clock=clock, lease=lease, error=item.why, blames=item.blames
                     ),
                     AttemptState.LOST: partial(outcomes.lose, clock=clock, lease=lease, why=item.why),
                 }.get(item.state, partial(outcomes.release, clock=clock, lease=lease, why=item.why))
-                self._patiently(partial(end_if_live, lease=lease, verb=verb))
+                self._patiently(partial(end_if_live, lease=lease, verb=aside if item.need else verb))
                 self._say(desk, Ended(lease, item.state, error=item.why))
         except DatabaseFaultError as error:
             log.warning("a trial is freed when its lease expires: %s", error)

@@ -21,12 +21,14 @@ _KINDS = {kind.__name__: kind for kind in get_args(ToWorker)}
 
 @dataclass(eq=False)
 class Desk:
-    """One runner as the broker sees it. Only the broker's clerk changes `held`."""
+    """One runner, or one lane of it, as the broker sees it. Only the broker's clerk changes `held`."""
 
     runner: int
     mailbox: Mailbox
     study: ServedStudy
     device: str  # as people see it
+    slot: int = 0  # the runner's place for the attempt, its lane
+    runners: int = 1  # of the worker
     guard: CodeGuard | None = None  # once the runner has said what code it has
     held: Held | None = None
     is_left: bool = False  # the runner is gone
@@ -34,7 +36,7 @@ class Desk:
 
     def tell(self, message: ToRunner) -> None:
         """Send a message; a runner that is gone does not hear it."""
-        self.mailbox.send(to_runner(message))
+        self.mailbox.send(to_runner(message, self.slot))
 
     def answer(self, message: Numbered, value: Any) -> None:
         """Answer what the runner asked; an error is raised there."""
@@ -54,18 +56,20 @@ class Desk:
         return self.held
 
 
-def read(content: bytes) -> ToWorker:
-    """What a runner said, checked: it runs a stranger's code.
+def read(content: bytes) -> tuple[int, ToWorker]:
+    """What a runner said, and of which lane, checked: it runs a stranger's code.
 
     Raises:
         ChannelError: it is no message of a runner's.
     """
     try:
-        name, fields = json.loads(content)
+        name, fields, slot = json.loads(content)
         message: ToWorker = _reader(name)(fields)
+        if type(slot) is not int or slot < 0:
+            raise ValueError(f"{slot} is no lane")
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # pydantic's error is a ValueError
         raise ChannelError(f"what it says is no message: {str(error).splitlines()[0]}") from error
-    return message
+    return slot, message
 
 
 @cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +22,7 @@ from hpo.worker.study import Held
 from hpo.worker.writes import Pending
 from storage.database.clock import Clock
 from storage.database.engine import Transaction
-from storage.database.records import Claim, NothingToClaim
+from storage.database.records import Claim, Need, NothingToClaim
 from storage.files import checkpoints
 from storage.queue import tickets
 from storage.queue.optuna_rows import Trial
@@ -35,10 +37,11 @@ _TRAINS_ANEW = (
 
 @dataclass(frozen=True)
 class Order:
-    """Claim a ticket for a runner; `alone` as in `tickets.claim_next`."""
+    """Claim a ticket for a runner; `alone` and `beside` as in `tickets.claim_next`."""
 
     desk: Desk
     alone: bool | None
+    beside: bool | None = None
 
 
 class Dispatch:
@@ -103,8 +106,15 @@ class Dispatch:
         It can be repeated: what a slot has claimed is found again.
         """
         found: list[Any] = []
+        taken: Counter[int] = Counter()  # by runner
+        nothing: dict[int, NothingToClaim] = {}
+        shares = self._shares(orders, connection)
         for order in orders:
             desk = order.desk
+            if desk.runner in nothing or taken[desk.runner] >= shares:
+                left = NothingToClaim(False, "what waits is left to other runners")
+                found.append((nothing.get(desk.runner, left), None, {}))
+                continue
             try:
                 assert desk.guard is not None
                 desk.guard.compare(connection)
@@ -120,10 +130,16 @@ class Dispatch:
                 desk.device,
                 self._lease,
                 order.alone,
+                desk.slot,
                 promote=None if desk.study.parking is None else desk.study.parking.promote,
                 epochs=desk.study.reserves,
                 none_waits=desk.study.none_waits,
+                beside=order.beside,
             )
+            if isinstance(claim, NothingToClaim):
+                nothing[desk.runner] = claim
+            else:
+                taken[desk.runner] += 1
             if isinstance(claim, Claim) and isinstance(desk.study, ServedRepeats):
                 desk.study.claimed(connection, claim)
                 found.append((claim, None, {}))
@@ -134,6 +150,15 @@ class Dispatch:
             else:
                 found.append((claim, None, {}))
         return found
+
+    @staticmethod
+    def _shares(orders: Sequence[Order], connection: Transaction) -> float:
+        """How many tickets a runner with lanes may take at once, so that others get theirs."""
+        several = [order.desk for order in orders if order.beside]
+        if not several or len({desk.runner for desk in several}) == len(several):
+            return math.inf
+        study = several[0].study
+        return tickets.share(connection, study.row.id, several[0].runners)
 
     def _take(self, order: Order, found: Any) -> None:
         """What came of an order."""
@@ -205,7 +230,7 @@ class Dispatch:
             folder=checkpoints.trial_key(study.row.uid, study.row.first_name, trial.number),
             attempt=claim.lease.attempt,
             seed=study.seed_of(claim),
-            alone=claim.alone,
+            alone=claim.alone is Need.CARD,
             lost=bool(claim.lost),
             delivered=claim.parked,
             beginning=beginning,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.database.records import Lease
+from storage.database.records import Lease, Need
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ended:
     state: str
     values: tuple[float, ...] | None = None
     error: str | None = None
-    set_aside: bool = False
+    set_aside: Need = Need.NOTHING
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NoTicket:
     ended: bool
     why: str
     fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
-    alone: bool = False  # what is left needs a device to itself
+    alone: Need = Need.NOTHING  # what that which is left needs to itself
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Self
 from hpo.worker.events import Ended, Leaving, Reported, Started
 from storage.database.engine import Database
 from storage.database.errors import StorageError
+from storage.database.records import Need
 from storage.history.lists import progress
 
 
@@ -93,7 +94,8 @@ def leaving(message: Leaving) -> str:
 
 def _result(message: Ended, last: Reported | None) -> str:
     if message.set_aside:
-        return ": out of memory beside others; tried again with the device to itself"
+        alone = "out of memory beside others; tried again with the device to itself"
+        return f": {alone}" if message.set_aside is Need.CARD else " beside others; tried again alone"
     if message.error:
         lines = message.error.strip().splitlines()
         return f": {lines[-1]}" if lines else ""

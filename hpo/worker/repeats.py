@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -89,7 +89,7 @@ class ServedRepeats(ServedStudy):
     def as_served(self) -> Served:
         """As the study whose trials they repeat, but that none is pruned."""
         plain = super().as_served()
-        return Served(**{**vars(plain), "study": self.of.name, "prunes": False})
+        return replace(plain, study=self.of.name, prunes=False, lanes=1, points=())
 
     def claimed(self, connection: Transaction, claim: Claim) -> None:
         """Learn what a ticket repeats, in the transaction that has claimed it."""

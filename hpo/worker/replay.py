@@ -256,6 +256,9 @@ def _differences(
             found.append(f"{_WORDS[name]}: {str(mine[name])[:12]} here, {str(theirs[name])[:12]} then")
         else:
             found.append(f"{name.replace('_', ' ')} {mine[name]} here, {theirs[name]} then")
+    training = record.user_attrs.get("training")
+    if isinstance(training, Mapping) and "lanes" in training and "members" not in training:
+        found.append(f"then it was one of {training['lanes']} lanes, whose sums are added in another order")
     if last.resumed_from is not None:
         found.append(f"then it went on from a checkpoint of epoch {last.resumed_from}")
     return found

@@ -20,11 +20,11 @@ from hpo.asked import sampling_code
 from hpo.runner.messages import Beginning, Served
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
-from hpo.search.draws import in_sample, training_seed
+from hpo.search.draws import from_unit, in_sample, training_seed, unit
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
-from hpo.search.space import check_point, distribution
+from hpo.search.space import check_point, completed, distribution
 from hpo.search.view import StudyView, digest, known_as
 from hpo.spec import StudySpec, resolve
 from hpo.spec.sampling import (
@@ -49,6 +49,7 @@ from storage.queue.rungs import Rung
 if TYPE_CHECKING:
     from hpo.worker.advice import Advice
 
+_LOOKED_AT = 32  # settings
 Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSON
 
 
@@ -142,7 +143,17 @@ class ServedStudy:
             log=self.spec.limits.log,
             attribute=self.spec.limits.attribute,
             sampling=self._sampling,
+            lanes=self.spec.most_lanes,
+            points=self._points() if self.spec.lanes == "auto" else (),
         )
+
+    def _points(self) -> list[dict[str, Any]]:
+        """Settings drawn at random, by which a runner sees whether lanes pay."""
+        drawn = (
+            completed(self.spec, {}, lambda name, held: from_unit(held, unit(0, number, name)))  # noqa: B023
+            for number in range(_LOOKED_AT)
+        )
+        return [resolve(self.spec, point) for point in drawn]
 
     @cached_property
     def _sampling(self) -> dict[str, str]:

@@ -7,9 +7,9 @@ import selectors
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
 from hpo.worker.usage import Usage
 from storage.database.changes import Changes
 from storage.database.engine import Database, Patience
-from storage.database.records import AttemptState, WorkerState
+from storage.database.records import AttemptState, Need, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +122,7 @@ class Worker:
         self._usage = Usage()
         self._boot_failures: Counter[str] = Counter()  # in a row, by study
         self._imports = Imports(len(shares))
+        self._noted: set[str] = set()  # what runners have told of their lanes
         self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
         self._draining: str | None = None
         self._outcome: Outcome | None = None
@@ -160,7 +161,7 @@ class Worker:
                     self._heed_signals(signals)
                     self._heed_beat(keeper)
                     self._heed_limits()
-                    for child in self._children.values():
+                    for child in self._lanes():
                         child.end_if_hung()
                     self._usage.look(self._children.values())
                 notifier.finish(
@@ -183,8 +184,11 @@ class Worker:
                 self._database, assignment.row, assignment.spec, self._code, self.identity.id
             )
         served = self._served[assignment.uid]
+        told = served.as_served()
+        if self._seat is not None:  # a person's own process trains one after another
+            told = replace(told, lanes=1)
         boot = Boot(
-            served=served.as_served(),
+            served=told,
             device=share.device,
             code=self._code,
             cores=self._cores(runner, assignment),
@@ -192,13 +196,15 @@ class Worker:
         )
 
         def desk(mailbox: Mailbox) -> Desk:
-            return Desk(runner, mailbox, served, share.shown)
+            return Desk(runner, mailbox, served, share.shown, runners=len(self._shares))
 
         spawn = self._seat or partial(Child.spawn, nursery=self._nursery)
         child = spawn(runner, share, assignment, self.identity.id, boot, desk)
         self._children[runner] = child
+        child.split(told.lanes)
         child.watch(self._waiting)
-        self._broker.seat(child.desk)
+        for lane in child.lanes:
+            self._broker.seat(lane.desk)
         keys = (child.process_key for child in self._children.values())
         self._broker.record_runners([key for key in keys if key is not None])
 
@@ -231,8 +237,9 @@ class Worker:
         while self._broker.events:
             desk, event = self._broker.events.popleft()
             child = self._children.get(desk.runner)
-            if child is not None and child.desk is desk:
-                self._on_message(child, event)
+            lane = next((lane for lane in child.lanes if lane.desk is desk), None) if child else None
+            if lane is not None:
+                self._on_message(lane, event)
             else:
                 self._on_event(desk.runner, event)
 
@@ -240,16 +247,20 @@ class Worker:
         messages = child.receive()
         self._heed_broker()  # a runner says nothing of what the broker has not told before
         for content in messages:
-            own = child.understand(content, self._broker, allow_mismatch=self._allow_mismatch)
-            if own is not None:
-                self._on_message(child, own)
+            said = child.understand(content, self._broker, allow_mismatch=self._allow_mismatch)
+            if said is not None:
+                self._on_message(*said)
 
     def _on_message(self, child: Child, message: Any) -> None:
         starting = child.phase is Phase.STARTING
         child.hear(message)
         match message:
-            case Ready() if starting:
-                self._imports.done(child.assignment.uid)
+            case Ready():
+                if starting:
+                    self._imports.done(child.assignment.uid)
+                if message.note is not None and message.note not in self._noted:
+                    self._noted.add(message.note)
+                    log.warning("%s: %s", child.assignment.study, message.note)
             case Started():
                 self._boot_failures.pop(child.assignment.uid, None)
                 self._turns.started(child.index)
@@ -260,7 +271,7 @@ class Worker:
                 self._idleness.found_work()
                 self._turns.may_have_work()
                 if message.set_aside:
-                    self._cards.want(child.index, child.assignment)
+                    self._want(child, message.set_aside)
                     self._left = None if self._left is None else self._left + 1
             case NoTicket():
                 self._on_no_ticket(child, message)
@@ -270,24 +281,36 @@ class Worker:
                     log.warning("runner %d cannot start, others go on: %s", child.index, message.why)
                 else:
                     self._give_up_on(child.assignment, message.why, message.exit_code)
-                child.dismiss()
+                if child.rests:
+                    child.lanes[0].dismiss()
         self._on_event(child.index, message)
 
     def _on_no_ticket(self, child: Child, message: NoTicket) -> None:
+        runner = child.lanes[0]
+        if self._left is not None:
+            self._left += 1
+        if runner.takes > 1 and runner.takes_alone and not message.ended and not message.fault:
+            runner.takes_alone = False  # now for those that can be trained beside others
+            return
         self._idleness.found_nothing()
         self._turns.nothing(child.index)
         if child.alone:
             self._cards.none_waits(child.index, child.assignment)
         elif message.alone:
-            self._cards.want(child.index, child.assignment)
-        if self._left is not None:
-            self._left += 1
+            self._want(child, message.alone)
         if message.fault and message.ended:
             self._quarantined(message.why)
         elif message.fault:
             self._give_up_on(child.assignment, message.why, ExitCode.FAILED)
         elif message.ended and self._study is not None:
             self._drain(message.why)
+
+    def _want(self, child: Child, need: Need) -> None:
+        """A trial waits that needs a card, or a runner, to itself."""
+        if need is Need.CARD and (child.lanes[0].takes == 1 or self._cards.is_shared(child.index)):
+            self._cards.want(child.index, child.assignment)
+        else:
+            child.lanes[0].takes_alone = True
 
     def _bury(self, child: Child) -> None:
         """A runner has ended: free its ticket at once."""
@@ -303,55 +326,66 @@ class Worker:
             served = self._served.pop(uid, None)  # with its history; who comes back to it reads it anew
             if served is not None:
                 served.close()
-        gave_up = child.process.returncode == GAVE_UP
-        why, blame = child.how_it_died()
-        if gave_up:
-            self._broker.leave(child.desk, AttemptState.RELEASED, child.why_broken or _GAVE_UP)
-        elif self._seat is not None:
-            # Interrupted, it has left its trial; without that, its process has died.
-            died = self._draining is None
-            left = AttemptState.LOST if died else AttemptState.RELEASED
-            self._broker.leave(child.desk, left, why if died else "interrupted")
-            self._drain(why)
-        elif child.current is not None:
-            state = AttemptState.FAILED if blame else AttemptState.LOST
-            self._broker.leave(child.desk, state, why, blames=not child.is_over_limits)
-        elif child.phase is Phase.LEAVING:
-            why = child.why_broken or "its runner was not needed any more"
-            self._broker.leave(child.desk, AttemptState.RELEASED, why)
-        else:
-            self._broker.leave(child.desk, AttemptState.LOST, why)
-        if child.current is None and child.never_worked:
+        for lane in child.lanes:
+            self._free(lane)
+        if not child.at_work and child.never_worked:
             self._boot_failures[child.assignment.uid] += 1
             if self._boot_failures[child.assignment.uid] >= _BOOT_TRIES:
                 status = child.process.returncode
                 why = f"runners end before they start a trial (exit status {status}); they say why above"
                 self._give_up_on(child.assignment, why, ExitCode.FAILED)
 
+    def _free(self, child: Child) -> None:
+        """Give back what a lane of a runner that has ended holds."""
+        why, blame = child.how_it_died()
+        leave = partial(self._broker.leave, child.desk)
+        is_guilty = child.why_killed is not None or child.abandoned is not None
+        if child.process.returncode == GAVE_UP:
+            leave(AttemptState.RELEASED, child.why_broken or _GAVE_UP)
+        elif self._seat is not None:
+            # Interrupted, it has left its trial; without that, its process has died.
+            died = self._draining is None
+            left = AttemptState.LOST if died else AttemptState.RELEASED
+            leave(left, why if died else "interrupted")
+            self._drain(why)
+        elif child.current is not None and child.at_work > 1 and not is_guilty:
+            if any(lane.why_killed is not None or lane.abandoned is not None for lane in child.lanes):
+                leave(AttemptState.RELEASED, "its runner was ended because of another of its trials")
+            else:
+                shared = f"{why}, with {child.at_work} trials at once: each goes on alone"
+                leave(AttemptState.LOST, shared, need=Need.RUNNER)
+        elif child.current is not None:
+            state = AttemptState.FAILED if blame else AttemptState.LOST
+            leave(state, why, blames=not child.is_over_limits)
+        elif child.phase is Phase.LEAVING:
+            leave(AttemptState.RELEASED, child.why_broken or "its runner was not needed any more")
+        else:
+            leave(AttemptState.LOST, why)
+
     def _give_work(self) -> None:
         """Every free runner gets an order; a place without one gets a runner."""
         if self._draining is not None:
             for child in self._children.values():
-                if child.free:
+                if child.rests and child.phase is not Phase.STARTING:
                     child.dismiss()
             return
         if self._broker.unsettled:  # a dead runner's lease must not pass to its successor unsettled
             return
         for runner in range(len(self._shares)):
             there = self._children.get(runner)
-            if there is None or there.free:
+            if there is None or there.free_lanes:
                 self._place(runner, there)
 
     def _place(self, runner: int, child: Child | None) -> None:
         """Bring a place on a device to its next ticket: an order, a new process, or the old one's leave."""
         if self._left is not None and self._left <= 0:
-            if not any(other.busy for other in self._children.values()):
+            if not any(lane.busy for lane in self._lanes()):
                 self._drain("the count of trials is reached")
             return
         assignment: Assignment | None
         access = self._cards.access(runner, self._children)
         if access is Access.WAIT or access is Access.LEAVE:
-            if access is Access.LEAVE and child is not None:
+            if access is Access.LEAVE and child is not None and child.rests:
                 child.dismiss()  # with the memory it holds
             return
         if access is Access.ALONE:
@@ -375,15 +409,28 @@ class Worker:
                 self._spawn(runner, assignment)
         elif child.assignment.uid != assignment.uid:
             self._idleness.found_work()
-            child.dismiss()  # threads and objective are those of one study
+            if child.rests:
+                child.dismiss()  # threads and objective are those of one study
         else:
             self._order(child, alone=access is Access.ALONE)
 
     def _order(self, child: Child, *, alone: bool) -> None:
-        if self._left is not None:
-            self._left -= 1
-        child.ask(alone=alone)
-        self._broker.order(child.desk, alone if self._cards.is_shared(child.index) else None)
+        """Order a ticket for each free lane; for the first one only, where that takes one to itself."""
+        free = child.free_lanes
+        beside = None if child.takes == 1 else not child.takes_alone
+        if alone or beside is False:
+            free = [child] if child.rests and child.free else []
+            beside = None if alone else beside
+        for lane in free[: self._left]:
+            if self._left is not None:
+                self._left -= 1
+            lane.ask(alone=alone)
+            asked = alone if self._cards.is_shared(child.index) else None
+            self._broker.order(lane.desk, asked, beside)
+
+    def _lanes(self) -> Iterator[Child]:
+        """Every lane of every runner."""
+        return (lane for child in self._children.values() for lane in child.lanes)
 
     # What makes runners stop
 
@@ -436,13 +483,13 @@ class Worker:
             return
         if self._until is not None and time.time() >= self._until:
             self._drain_running("the time given with --until has come; running trials were given back")
-        elif self._idleness.over and all(child.free for child in self._children.values()):
+        elif self._idleness.over and all(child.free and child.rests for child in self._children.values()):
             self._drain("there was nothing to claim for as long as --idle-timeout says")
 
     def _drain_running(self, why: str = "draining", *, now: bool = False) -> None:
         self._drain(why)
-        self._on_event(-1, Leaving(sum(child.current is not None for child in self._children.values())))
-        for child in self._children.values():
+        self._on_event(-1, Leaving(sum(child.at_work for child in self._children.values())))
+        for child in self._lanes():
             child.drain(now=now)
 
     def _abort(self, why: str, exit_code: int) -> None:
@@ -454,7 +501,8 @@ class Worker:
             child.forget(self._waiting)
             child.close()
             del self._children[child.index]
-            self._broker.leave(child.desk, AttemptState.RELEASED, why)
+            for lane in child.lanes:
+                self._broker.leave(lane.desk, AttemptState.RELEASED, why)
 
     def _heed_beat(self, keeper: LeaseKeeper) -> None:
         beat = keeper.latest
@@ -463,7 +511,7 @@ class Worker:
         if beat.work and beat is not self._last_beat:
             self._turns.may_have_work()
         self._last_beat = beat
-        for child in self._children.values():
+        for child in self._lanes():
             current = child.current
             if current is None or current.lease in beat.held or child.current_since >= beat.asked:
                 continue

@@ -29,7 +29,7 @@ class Usage:
 
     def look(self, runners: Iterable[Child]) -> None:
         """End those that use too much; each says why. A person's own process is not ours to end."""
-        ours = (one for one in runners if one.current is not None and one.process_key is not None)
+        ours = (one for one in runners if one.at_work and one.process_key is not None)
         watched = [one for one in ours if _limits(one).are_watched]
         if not watched or self._now() < self._next:
             return

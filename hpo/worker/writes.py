@@ -321,7 +321,7 @@ def end(
         state = AttemptState.PARKED if is_parked else state
         verb = _result(database, desk, held, message, TicketState(state.value), values, error, beside)
     elif state is AttemptState.FAILED:
-        fail = outcomes.set_aside if message.set_aside else outcomes.fail
+        fail = partial(outcomes.set_aside, need=message.set_aside) if message.set_aside else outcomes.fail
         verb = partial(
             fail, clock=clock, lease=lease, error=error or "it failed", peak_memory=message.peak_memory
         )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -175,6 +175,14 @@ class Lease:
     attempt: int
 
 
+class Need(IntEnum):
+    """What a ticket needs to itself."""
+
+    NOTHING = 0
+    CARD = 1  # it ran out of memory beside others
+    RUNNER = 2  # its runner died, or failed, with several lanes: nobody knows by whose fault
+
+
 @dataclass(frozen=True)
 class Claim:
     """A ticket just leased, with what its new attempt needs to know."""
@@ -186,7 +194,7 @@ class Claim:
     trial_id: int | None  # an earlier attempt's trial goes on
     trial_number: int | None
     retry_of: int | None
-    alone: bool = False  # it ran out of memory beside others and has its card to itself now
+    alone: Need = Need.NOTHING  # what it has to itself now
     lost: int = 0  # attempts lost since its checkpoint last advanced
     stop_at: int | None = None  # epoch at which it is parked next, once it was promoted
     parked: int = 0  # the newest of its attempts that was parked; 0: none
@@ -228,7 +236,7 @@ class NothingToClaim:
     ended: bool  # a worker may leave
     why: str
     fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
-    alone: bool = False  # what is left needs a card to itself
+    alone: Need = Need.NOTHING  # what that which is left needs to itself
 
 
 @dataclass(frozen=True)

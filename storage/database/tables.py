@@ -156,7 +156,7 @@ ticket = Table(
     Column("asked_by", String(300)),  # who proposed `point` while the search ran; None: nobody did
     Column("asked_why", Text),
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
-    Column("alone", Integer, nullable=False, default=0, server_default="0"),  # 1: out of memory beside others
+    Column("alone", Integer, nullable=False, default=0, server_default="0"),  # a Need
     Column(
         "epochs", Integer, nullable=False, default=0, server_default="0"
     ),  # reserved; once it rests, trained

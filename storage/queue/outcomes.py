@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError
 from storage.database.optuna_tables import TrialState, reports
-from storage.database.records import AttemptState, Lease, StudyState, TicketState
+from storage.database.records import AttemptState, Lease, Need, StudyState, TicketState
 from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket, worker
 from storage.files import kept_files
 from storage.history.trials import leader
@@ -122,13 +122,20 @@ def diverge(
 
 
 def set_aside(
-    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
+    connection: Connection,
+    clock: Clock,
+    lease: Lease,
+    error: str,
+    peak_memory: float | None = None,
+    *,
+    need: Need = Need.CARD,
+    state: AttemptState = AttemptState.FAILED,
 ) -> None:
-    """The attempt ran out of the card's memory beside others: it counts against nothing, and the ticket waits
-    for a card of its own.
+    """The attempt ended beside others in a way that may be theirs: it counts against nothing, and the ticket
+    waits for what it needs to itself.
     """
-    row = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory, blames=False).ticket
-    connection.execute(ticket.update().where(ticket.c.id == row.id).values(alone=1))
+    row = _close(connection, clock, lease, state, error, peak_memory, blames=False).ticket
+    connection.execute(ticket.update().where(ticket.c.id == row.id).values(alone=int(need)))
     _requeue(connection, row.id, not_before=None)
     conclude(connection, clock, row.study_id)
 

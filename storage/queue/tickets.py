@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,7 @@ from storage.database.records import (
     Claim,
     Counts,
     Lease,
+    Need,
     NothingToClaim,
     StudyState,
     TicketState,
@@ -32,6 +34,7 @@ Goes = tuple[int, int, int]
 Parked = Callable[[Sequence[int]], Collection[int]]  # trials, by Optuna's ids -> those that are parked
 # Who is parked, and epochs that are left for it -> one that goes on.
 Promote = Callable[[Connection, Parked, float], Goes | None]
+Takes = tuple[Need, ...] | None  # tickets of these needs; None: any
 
 
 _POINTS = sa.func.json_array_elements_text(sa.cast(sa.bindparam("points", type_=sa.Text()), sa.JSON))
@@ -81,11 +84,14 @@ def claim_next(
     promote: Promote | None = None,
     epochs: int = 0,
     none_waits: int = 0,
+    beside: bool | None = None,
 ) -> Claim | NothingToClaim:
     """Lease the next ticket to a new attempt of this runner: one that is promoted, else one that waits.
 
     `alone`: False leaves tickets that need a card to themselves, True takes only those.
     `slot`: the runner's place for the ticket, for a runner that holds several.
+    `beside`: of a runner with lanes: True leaves tickets that need a runner to themselves, False takes only
+    such (and those that need a card, where `alone` does not leave them).
     `promote`: chooses among parked tickets; None: the study parks none. It is asked before the study's row is
     held, and again with it, when none of them moves.
     `epochs`: reserved for a new trial of a study with a budget of them.
@@ -100,17 +106,18 @@ def claim_next(
     answer was lost is found again, not repeated.
     """
     asks = {"its_study": study_id, "its_worker": worker_id, "its_runner": runner, "its_slot": slot}
-    seen = connection.execute(_look(clock.offset, alone), asks).first()
+    takes = _takes(alone, beside)
+    seen = connection.execute(_look(clock.offset, takes), asks).first()
     if seen is None:
         return NothingToClaim(ended=True, why="the study was deleted")
     if seen.mine is not None:
         mine = connection.execute(sa.select(ticket).where(ticket.c.id == seen.mine)).one()
         return _claim(connection, mine)
 
-    def goes_on(alone: bool | None = alone) -> Goes | None:
-        return None if promote is None else _promotion(connection, seen, promote, alone)
+    def goes_on(takes: Takes = takes) -> Goes | None:
+        return None if promote is None else _promotion(connection, seen, promote, takes)
 
-    nothing = _nothing(connection, clock, study_id, worker_id, seen, alone, goes_on)
+    nothing = _nothing(connection, clock, study_id, worker_id, seen, takes, goes_on)
     if nothing is not None:
         return nothing
     row = locks.hold_study(connection, study_id)
@@ -128,10 +135,10 @@ def claim_next(
         promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1], "reserved": goes[2]}
         chosen = connection.execute(_lease_promoted(clock.offset), promoted).first()
     if chosen is None:
-        chosen = _take(connection, clock, taking, alone, begun, shy=bool(seen.bad_attempts))
-    if chosen is None and row.budget_trials is None and alone is not True and not begun:
+        chosen = _take(connection, clock, taking, takes, begun, shy=bool(seen.bad_attempts))
+    if chosen is None and row.budget_trials is None and _takes_new(takes) and not begun:
         add(connection, study_id, [None], first=next_number(connection, study_id))
-        chosen = _take(connection, clock, taking, alone, begun)
+        chosen = _take(connection, clock, taking, takes, begun)
     if chosen is None:
         if begun and goes_on(None) is None:
             outcomes.end_when_epochs_are_spent(connection, study_id)
@@ -157,15 +164,25 @@ def claim_next(
     return _claim(connection, chosen, none_waits)
 
 
-def _promotion(
-    connection: Connection, seen: sa.Row[Any], promote: Promote, alone: bool | None
-) -> Goes | None:
+def _takes(alone: bool | None, beside: bool | None) -> Takes:
+    if beside:
+        return (Need.NOTHING,)
+    if beside is not None:
+        return (Need.RUNNER,) if alone is False else (Need.CARD, Need.RUNNER)
+    return {None: None, False: (Need.NOTHING, Need.RUNNER), True: (Need.CARD,)}[alone]
+
+
+def _takes_new(takes: Takes) -> bool:
+    return takes is None or Need.NOTHING in takes
+
+
+def _promotion(connection: Connection, seen: sa.Row[Any], promote: Promote, takes: Takes) -> Goes | None:
     def parked(trials: Sequence[int]) -> set[int]:
         """Of the best, few: to read who all are would take long with the study's row held."""
         found: set[int] = set()
         for start in range(0, len(trials), _MANY):
-            asked = {"its_study": seen.id, "trials": trials[start : start + _MANY], "needs": alone}
-            found.update(connection.scalars(_PARKED_OF[alone is None], asked))
+            asked = {"its_study": seen.id, "trials": trials[start : start + _MANY]}
+            found.update(connection.scalars(_parked_of(takes), asked))
         return found
 
     return promote(connection, parked, outcomes.room(connection, seen))
@@ -192,7 +209,7 @@ def _nothing(
     study_id: int,
     worker_id: str,
     seen: sa.Row[Any],
-    alone: bool | None,
+    takes: Takes,
     goes_on: Callable[..., Goes | None],
 ) -> NothingToClaim | None:
     """Why there is nothing to claim as far as a look can tell; None where a claim is worth a try."""
@@ -217,12 +234,15 @@ def _nothing(
     if seen.waits is not None or goes_on() is not None:
         return None
     asks = {"its_study": study_id}
-    if alone is False and (
-        connection.execute(_waiting(clock.offset, None), asks).first() is not None
-        or goes_on(None) is not None
-    ):
-        return NothingToClaim(ended=False, why="what is left needs a card to itself", alone=True)
-    if seen.budget_trials is None and alone is not True:
+    if takes is not None and _takes_new(takes):
+        others = tuple(need for need in Need if need not in takes)
+        left = [n for n in others if connection.execute(_waiting(clock.offset, (n,)), asks).first()]
+        if left or goes_on(others) is not None:
+            need = left[0] if left else others[0]
+            return NothingToClaim(
+                ended=False, why=f"what is left needs a {need.name.lower()} to itself", alone=need
+            )
+    if seen.budget_trials is None and _takes_new(takes):
         return None
     if not seen.runs:
         outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
@@ -233,7 +253,7 @@ def _take(
     connection: Connection,
     clock: Clock,
     taking: Mapping[str, Any],
-    alone: bool | None,
+    takes: Takes,
     begun: bool,
     *,
     shy: bool = False,
@@ -243,41 +263,40 @@ def _take(
     That costs a look at the attempts for waiting tickets.
     """
     if shy:
-        found = connection.execute(_lease(clock.offset, alone, begun, shy=True), taking).first()
+        found = connection.execute(_lease(clock.offset, takes, begun, shy=True), taking).first()
         if found is not None:
             return found
-    return connection.execute(_lease(clock.offset, alone, begun), taking).first()
+    return connection.execute(_lease(clock.offset, takes, begun), taking).first()
 
 
 # Statements are made once, as in `storage.queue.locks`.
 _ITS_STUDY = sa.bindparam("its_study", type_=sa.Integer())
 
 
-_PARKED_OF = {
-    either: sa.select(ticket.c.trial_id).where(
+@lru_cache(maxsize=64)
+def _parked_of(takes: Takes) -> sa.Select[Any]:
+    return sa.select(ticket.c.trial_id).where(
         ticket.c.study_id == _ITS_STUDY,
         is_parked,
         ticket.c.trial_id.in_(sa.bindparam("trials", expanding=True)),
-        sa.true() if either else ticket.c.alone == sa.bindparam("needs", type_=sa.Integer()),
+        sa.true() if takes is None else ticket.c.alone.in_([int(need) for need in takes]),
     )
-    for either in (True, False)
-}
 
 
 @lru_cache(maxsize=64)
-def _waiting(offset: float, alone: bool | None) -> sa.Select[Any]:
+def _waiting(offset: float, takes: Takes) -> sa.Select[Any]:
     """The first ticket that may be claimed now."""
     now = Clock(offset).now()
     may_start = sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= now)
     found = sa.select(ticket.c.id).where(ticket.c.study_id == _ITS_STUDY, is_queued, may_start)
-    if alone is not None:
-        found = found.where(ticket.c.alone == int(alone))
+    if takes is not None:
+        found = found.where(ticket.c.alone.in_([int(need) for need in takes]))
     return found.order_by(ticket.c.priority.desc(), ticket.c.number).limit(1)
 
 
 @lru_cache(maxsize=64)
-def _lease(offset: float, alone: bool | None, begun: bool, *, shy: bool = False) -> Any:
-    first = _waiting(offset, alone)
+def _lease(offset: float, takes: Takes, begun: bool, *, shy: bool = False) -> Any:
+    first = _waiting(offset, takes)
     if begun:
         first = first.where(ticket.c.epochs > 0)
     if shy:
@@ -317,7 +336,7 @@ def _leased(offset: float) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _look(offset: float, alone: bool | None) -> sa.Select[Any]:
+def _look(offset: float, takes: Takes) -> sa.Select[Any]:
     """What a claim depends on: study, worker, and whether tickets wait, run and are worked at."""
     running = sa.select(ticket.c.id).where(
         ticket.c.study_id == _ITS_STUDY, ticket.c.state == TicketState.RUNNING
@@ -328,7 +347,7 @@ def _look(offset: float, alone: bool | None) -> sa.Select[Any]:
         ticket.c.slot == sa.bindparam("its_slot"),
     )
     works = running.where(ticket.c.lease_until > Clock(offset).now())
-    waits = _waiting(offset, alone).order_by(None)  # any of them
+    waits = _waiting(offset, takes).order_by(None)  # any of them
     there = {"mine": mine, "waits": waits, "runs": running, "works": works}
     return (
         sa.select(study.c.id, study.c.state.label("study_state"), study.c.ended_why)
@@ -356,6 +375,22 @@ def counts(connection: Connection, study_id: int) -> Counts:
     waiting, given_back = by_state.pop(TicketState.QUEUED, (0, 0))
     others = {state: n for state, (n, _) in by_state.items()}
     return Counts(waiting=waiting, given_back=given_back, **others)
+
+
+def share(connection: Connection, study_id: int, runners: int) -> float:
+    """How many of the waiting tickets are a runner's, if each of so many of every worker took as many.
+
+    Infinite where nothing limits the number of trials; at least 1.
+    """
+    waiting = sa.select(sa.func.count()).where(ticket.c.study_id == study_id, is_queued).scalar_subquery()
+    served = sa.or_(worker.c.study_id.is_(None), worker.c.study_id == study_id)
+    active = sa.select(sa.func.count()).where(worker.c.state == WorkerState.ACTIVE, served).scalar_subquery()
+    row = connection.execute(
+        sa.select(study.c.budget_trials, waiting, active).where(study.c.id == study_id)
+    ).first()
+    if row is None or row[0] is None:
+        return math.inf
+    return float(max(1, -(-row[1] // (runners * max(1, row[2])))))
 
 
 def first_trial(connection: Connection, study_id: int) -> int | None:
@@ -409,7 +444,7 @@ def _claim(connection: Connection, row: sa.Row[Any], none_waits: int = 0) -> Cla
         trial_id=row.trial_id,
         trial_number=row.trial_number,
         retry_of=row.retry_of,
-        alone=bool(row.alone),
+        alone=Need(row.alone),
         lost=row.lost,
         stop_at=row.stop_at,
         parked=parked,

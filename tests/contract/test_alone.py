@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.database.engine import Database
-from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
+from storage.database.records import Claim, Need, NothingToClaim, StudyState, TicketState
 from tests.support.shared import (
     Opener,
     Party,
@@ -110,3 +110,35 @@ def test_a_lone_trial_whose_worker_died_waits_for_a_card_again(database: Databas
     claim = asked(one, True)
     assert isinstance(claim, Claim)
     assert claim.alone
+
+
+def test_what_died_beside_others_gets_a_runner_to_itself_and_counts_against_nothing(
+    database: Database, party: Opener
+) -> None:
+    study = make_study(database, 3)
+    one = party(study)
+    first, _ = one.begin()
+    one.writer.end_beside("its runner died by SIGSEGV, with 3 trials at once")
+    row = ticket_row(database, first.lease)
+    assert (row.state, row.failed, row.lost, row.alone) == (TicketState.QUEUED, 0, 0, Need.RUNNER)
+    assert attempts_of(database, first.lease) == ["lost"]
+    for slot in (1, 2):
+        beside = one.try_claim(slot=slot, beside=True)
+        assert isinstance(beside, Claim)
+        assert beside.lease.ticket_id != first.lease.ticket_id
+    left = one.try_claim(slot=3, beside=True)
+    assert isinstance(left, NothingToClaim)
+    assert left.alone is Need.RUNNER
+    found = one.try_claim(beside=False)
+    assert isinstance(found, Claim)
+    assert (found.lease.ticket_id, found.alone) == (first.lease.ticket_id, Need.RUNNER)
+
+
+def test_a_runner_of_one_place_takes_what_needs_a_runner_to_itself(database: Database, party: Opener) -> None:
+    """On a card that others use, too."""
+    study = make_study(database, 1)
+    one = party(study)
+    one.begin()
+    one.writer.end_beside("its runner died")
+    assert isinstance(asked(one, True), NothingToClaim)
+    assert isinstance(asked(one, False), Claim)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives import lanes
+from objectives import classifier, lanes
 from objectives import train as alone
 from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
+from objectives.errors import DivergedError
 from objectives.setup import Setup, assemble
 from objectives.stack import lane_key, obstacle
 from objectives.standalone import LocalTrial
@@ -330,3 +333,95 @@ def test_the_same_lanes_twice_give_the_same_bits() -> None:
     one, other = (lanes.train(*assembled(own)) for _ in range(2))
     for left, right in zip(one, other, strict=True):
         assert same_tensors(left.best, right.best)
+
+
+class LocalLanes:
+    """The `Lanes` protocol in memory: `waiting` trials take the places of those that have ended."""
+
+    def __init__(self, trials: Sequence[LocalTrial], waiting: Sequence[LocalTrial] = ()) -> None:
+        self.going = dict.fromkeys(trials)
+        self.came, self.waiting, self.places = list(trials), list(waiting), len(trials)
+        self.ends: dict[LocalTrial, Any] = {}  # values, or what was raised
+        self.together: list[int] = []  # at each look for others
+
+    def __len__(self) -> int:
+        return len(self.going)
+
+    def __iter__(self) -> Iterator[LocalTrial]:
+        return iter(list(self.going))
+
+    def __contains__(self, trial: object) -> bool:
+        return trial in self.going
+
+    def joined(self) -> list[LocalTrial]:
+        while self.waiting and len(self.going) < self.places:
+            self.came.append(self.waiting.pop(0))
+            self.going[self.came[-1]] = None
+        came, self.came = self.came, []
+        self.together.append(len(self))
+        return came
+
+    @contextmanager
+    def only(self, trial: LocalTrial) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.end(trial, error)
+
+    def done(self, trial: LocalTrial, value: Any) -> None:
+        self.end(trial, value())
+
+    def end(self, trial: LocalTrial, how: Any) -> None:
+        if trial in self.going:
+            del self.going[trial]
+            self.ends[trial] = how
+
+    def check(self) -> None:
+        for trial in self:
+            with self.only(trial):
+                trial.check()
+
+
+def test_trials_come_and_go_at_an_epochs_end_and_each_is_what_it_would_be_alone() -> None:
+    """One is pruned, one diverges, one is interrupted between batches, and others take their places."""
+    gone = iter(range(30))  # batches
+
+    def interrupted() -> None:
+        if next(gone) > 10:
+            raise KeyboardInterrupt
+
+    own: list[dict[str, Any]] = [
+        {"on_check": interrupted},
+        {"prune": lambda step, value: step == 2},
+        {},
+        {},
+        {},
+        {},
+    ]
+    configs = [{**SMALL, "epochs": 4, "lr": 1e30 if i == 2 else 0.01 + i / 100} for i in range(6)]
+    trials = [LocalTrial(config, seed=i, **own[i]) for i, config in enumerate(configs)]
+    several = LocalLanes(trials[:4], trials[4:])
+    classifier.objective_many(several)
+    ends = [several.ends[trial] for trial in trials]
+    assert [type(end) for end in ends[:3]] == [KeyboardInterrupt, optuna.TrialPruned, DivergedError]
+    assert trials[1].checkpoint.latest == 2, "what is pruned may be promoted: it leaves its state"
+    assert several.together[0] == 4
+    for i in (3, 4, 5):
+        alone_ = LocalTrial(configs[i], seed=i)
+        assert ends[i] == pytest.approx(classifier.objective(alone_), abs=0.03)
+        for epoch, named in alone_.logs.items():
+            assert trials[i].logs[epoch]["train_loss"] == pytest.approx(named["train_loss"], abs=TOLERANCE)
+        assert trials[i].artifacts.keys() == alone_.artifacts.keys()
+    later = LocalTrial(configs[1], seed=1)
+    later.checkpoint = trials[1].checkpoint
+    classifier.objective_many(LocalLanes([later]))
+    assert sorted(later.reports) == [3, 4], "it goes on from there"
+
+
+def test_what_trials_must_share_is_told_by_their_settings() -> None:
+    def key(**own: Any) -> Any:
+        return classifier.lane_key({**SMALL, **own})
+
+    assert key() == key(lr=0.3, optimizer="momentum", momentum=0.5, dropout=0.2) == key(hidden=20)
+    assert len({key(), key(batch_size=32), key(hidden=100), key(depth=2), key(train_limit=100)}) == 5
+    assert key(folds=3) is key(seeds=2) is key(hidden=4000) is None

@@ -131,7 +131,7 @@ class BrokeredRunner:
                 waiting.select(0.05)
                 self.desk.mailbox.flush()
                 try:
-                    messages = [read(content) for content in self.desk.mailbox.receive()]
+                    messages = [read(content)[1] for content in self.desk.mailbox.receive()]
                 except EOFError:
                     return
                 for message in messages:

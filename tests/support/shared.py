@@ -95,13 +95,18 @@ class Party:
         )
 
     def try_claim(
-        self, runner: int = 0, alone: bool | None = None, slot: int = 0, promote: Any = None
+        self,
+        runner: int = 0,
+        alone: bool | None = None,
+        slot: int = 0,
+        promote: Any = None,
+        beside: bool | None = None,
     ) -> Claim | NothingToClaim:
         """Ask for a ticket."""
         clock, study = self.database.clock, self.study.id
         return self.database.write(
             lambda connection: tickets.claim_next(
-                connection, clock, study, self.id, runner, "cpu", LEASE, alone, slot, promote
+                connection, clock, study, self.id, runner, "cpu", LEASE, alone, slot, promote, beside=beside
             )
         )
 

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 
 from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
-from storage.database.records import AttemptState, Claim, KeptFile, Lease, TicketState
+from storage.database.records import AttemptState, Claim, KeptFile, Lease, Need, TicketState
 from storage.files import kept_files
 from storage.queue import attempts, leases, optuna_rows, outcomes
 from storage.queue.attempts import Report, Write
@@ -89,6 +89,10 @@ class Writer:
 
     def fail(self, error: str, peak_memory: float | None = None) -> None:
         self._end(AttemptState.FAILED, outcomes.fail, error=error, peak_memory=peak_memory)
+
+    def end_beside(self, error: str) -> None:
+        aside = partial(outcomes.set_aside, need=Need.RUNNER, state=AttemptState.LOST)
+        self._end(AttemptState.LOST, aside, error=error)
 
     def set_aside(self, error: str, peak_memory: float | None = None) -> None:
         self._end(AttemptState.FAILED, outcomes.set_aside, error=error, peak_memory=peak_memory)

@@ -225,11 +225,11 @@ SAID: list[ToWorker] = [
 
 @pytest.mark.parametrize("message", SAID, ids=lambda message: type(message).__name__)
 def test_a_message_is_read_as_it_was_said(message: ToWorker) -> None:
-    assert read(to_worker(message)) == message
+    assert read(to_worker(message, 3)) == (3, message)
 
 
 def test_nan_and_infinity_are_numbers() -> None:
-    heard = read(to_worker(Step(1, 1, 1, float("inf"), {"loss": float("nan")})))
+    _, heard = read(to_worker(Step(1, 1, 1, float("inf"), {"loss": float("nan")})))
     assert isinstance(heard, Step)
     assert heard.value == float("inf")
     assert heard.metrics["loss"] != heard.metrics["loss"]

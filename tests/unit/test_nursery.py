@@ -128,7 +128,7 @@ def facts(runner: Any, folder: Path, threads: int) -> Any:
         selector.register(mailbox, selectors.EVENT_READ)
         assert selector.select(100)
     (said,) = mailbox.receive()
-    assert isinstance(read(said), Ready), said
+    assert isinstance(read(said)[1], Ready), said
     mailbox.send(to_runner(Quit()))
     assert runner.process.wait() == 0
     return json.loads((folder / f"facts-{runner.process.pid}.json").read_text())

@@ -374,3 +374,14 @@ def test_constraints_are_bounds_and_part_of_what_a_study_is() -> None:
     for wrong in ("0.5", "< 0.5", "<= x", "<= nan", "= 1", 0.5, None):
         with pytest.raises(SpecError, match=r'constraints.loss must be a bound like "<= 0.5"'):
             parse_spec({**base, "constraints": {"loss": wrong}})
+
+
+def test_lanes_are_part_of_a_study_unless_there_is_one() -> None:
+    assert study(lanes=1).digest == study().digest
+    assert len({study(lanes=lanes).digest for lanes in (1, 8, "auto")}) == 3
+    assert (study().most_lanes, study(lanes=8).most_lanes) == (1, 5), "no more than there are trials"
+    many = {"budget": {"trials": 500}, "lanes": "auto"}
+    assert (study(**many).most_lanes, study(**many, sampler="random").most_lanes) == (16, 64)
+    for wrong in (0, 2000, "many", 1.5, True):
+        assert "must be" in complaint(lanes=wrong)
+    assert "a program is one trial" in complaint(lanes=2, objective=None, command=["x", "{x}"])
