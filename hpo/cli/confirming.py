@@ -86,14 +86,15 @@ def confirm(
             allow_commands=allow_commands,
             quiet=quiet,
         ).exit_code
-    found = reading.history(database, study).confirmation
+    history = reading.history(database, study)
+    found = history.confirmation
     assert found is not None
     if found.done and not no_evaluate and found.winner is not None:
         evaluate(database, row, folder)
     if format_ is Format.JSON:
         print_json(answers.plain(found))
     else:
-        print_confirmation(row.name, found)
+        print_confirmation(row.name, found, None if history.best is None else history.best.number)
         if not found.done:
             say(f"not all is trained; `hpo confirm {row.name}` carries on")
     return outcome
@@ -161,7 +162,7 @@ def unprune(name: TrialArgument, storage: StorageOption = None) -> None:
     say(f"{row.name}/{number} goes on where {name} was pruned{unless_going(database, row)}")
 
 
-def print_confirmation(name: str, found: Confirmation) -> None:
+def print_confirmation(name: str, found: Confirmation, best: int | None) -> None:
     """What was reported beside what was confirmed, setting by setting."""
     from hpo.report.records.confirmation import sentences
 
@@ -186,4 +187,4 @@ def print_confirmation(name: str, found: Confirmation) -> None:
         [tuple(cell(each) for each in line) for line in lines],
         title=name,
     )
-    print(" ".join(sentences(found)))
+    print(" ".join(sentences(found, best)))

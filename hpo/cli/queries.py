@@ -233,7 +233,7 @@ def print_best(history: StudyHistory) -> None:
     if found is not None:
         from hpo.report.records.confirmation import sentences
 
-        print(" ".join(sentences(found)))
+        print(" ".join(sentences(found, None if history.best is None else history.best.number)))
 
 
 def _write_checkpoint(database: Database, row: StudyRow, winner: TrialRecord, out: Path) -> None:

@@ -104,7 +104,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "test": headline(parse_evaluation(tested, "test"), names[0]),
         "tested": chosen,
         "confirmation": confirmation,
-        "how_sure": sentences(confirmation) if confirmation else [],
+        "how_sure": sentences(confirmation, now.best_number) if confirmation else [],
         "table": table,
         "wish": wish,
         "wrong": wrong,

@@ -150,13 +150,19 @@ def test_the_first_paragraph_alone_says_how_sure_the_result_is() -> None:
     said = summary.summarize(history).sentences[0]
     assert "Nobody has confirmed that: it is the best of 3 values and so partly luck" in said
     said = summary.summarize(replace(history, confirmation=confirmed())).sentences[0]
-    assert said.split(". ")[1:] == [
-        "Trained again with 10 fresh seeds, the setting of trial 1 comes to 0.8999 on average; with as many "
-        "other seeds it would lie between 0.89 and 0.91 nine times in ten",
+    assert said.split(". ") == [
+        "Use the setting of trial 1",
+        "Trained again with 10 fresh seeds, the setting of trial 1 comes to objective value 0.8999 on "
+        "average; with as many other seeds that would lie between 0.89 and 0.91 nine times in ten",
         "It is the best of the 3 with a probability of 70 %: trial 0 may be as good",
-        "The search had reported 0.9, which was 0.0001 too good, as the luckiest of many is",
-        "The first setting, of trial 2, is worse (0.48).",
+        "The search had taken trial 0 for the best, with 0.95; trained again it comes to 0.895",
+        "The first setting, of trial 2, is worse (0.48)",
+        "In the search: trial 0 is the best of 3: objective value 0.95, found after 10.0 s of 30.0 s.",
     ]
+    only = (replace(confirmed().settings[0], reported=0.96),)
+    alone = replace(confirmed(), settings=only, first_would_do=None)
+    said = summary.summarize(replace(history, trials=history.trials[1:], confirmation=alone)).sentences[0]
+    assert "The search, which had reported 0.96, was 0.0001 too good, as the luckiest of many is." in said
     going = summary.summarize(replace(history, confirmation=confirmed(done=False))).sentences[0]
     assert "trial 1 leads by now, with a mean of 0.8999" in going
 
@@ -172,3 +178,6 @@ def test_a_confirmed_winner_stands_in_the_place_of_the_best_unless_a_better_one_
     late = replace(found, trials=(*found.trials, trial(3, 0.99)))
     assert late.chosen is late.trials[3]
     assert not late.is_confirmed
+    said = summary.summarize(late).sentences[0]
+    assert said.startswith("Trial 3 is the best of 4")
+    assert "Trial 3 came later and is better, but nobody has confirmed it yet. Trained again" in said

@@ -6,8 +6,14 @@ from hpo.report import text
 from storage.history.records import Confirmation, Setting
 
 
-def sentences(found: Confirmation) -> list[str]:
-    """Which setting to use, how sure that is, and by how much the search had overstated it."""
+def sentences(found: Confirmation, best: int | None, name: str = "") -> list[str]:
+    """Which setting to use, what it comes to and how sure that is, and what the search had made of it.
+
+    Args:
+        found: what is known.
+        best: the trial that has the best value of all.
+        name: what the values are.
+    """
     won = None if found.winner is None else found.of(found.winner)
     if won is None or won.estimate is None:
         return ["Its best settings are trained again with fresh seeds; none has come to an end yet."]
@@ -16,20 +22,22 @@ def sentences(found: Confirmation) -> list[str]:
             f"Its best settings are being trained again with fresh seeds: trial {won.trial} leads by now, "
             f"with a mean of {text.number(won.estimate.mean)}."
         ]
-    said = (_value(won), _ties(found, won), _shrinkage(won), _first(found, won))
+    late = best is not None and found.of(best) is None
+    newer = f"Trial {best} came later and is better, but nobody has confirmed it yet." if late else ""
+    said = (newer, _value(won, name), _ties(found, won), _searched(found, won, best), _first(found, won))
     return [sentence for sentence in said if sentence]
 
 
-def _value(won: Setting) -> str:
+def _value(won: Setting, name: str) -> str:
     known = won.estimate
     assert known is not None
     said = (
         f"Trained again with {text.count(known.trainings, 'fresh seed')}, the setting of trial {won.trial} "
-        f"comes to {text.number(known.mean)} on average"
+        f"comes to {f'{name} ' if name else ''}{text.number(known.mean)} on average"
     )
     if known.low is not None:
         said += (
-            f"; with as many other seeds it would lie between {text.number(known.low)} and "
+            f"; with as many other seeds that would lie between {text.number(known.low)} and "
             f"{text.number(known.high)} nine times in ten"
         )
     return said + "."
@@ -48,13 +56,23 @@ def _ties(found: Confirmation, won: Setting) -> str:
     return f"{said}: {'trial' if len(found.tied) == 1 else 'trials'} {names} may be as good."
 
 
-def _shrinkage(won: Setting) -> str:
-    if won.shrinkage is None or won.reported is None:
+def _searched(found: Confirmation, won: Setting, best: int | None) -> str:
+    """What the search had taken for the best, and what that was worth."""
+    top = won if best is None else found.of(best) or won
+    if top.shrinkage is None or top.reported is None or top.estimate is None:
         return ""
-    more, less = text.number(won.reported), text.number(abs(won.shrinkage), 2)
-    if won.shrinkage <= 0:
-        return f"The search had not overstated it ({more})."
-    return f"The search had reported {more}, which was {less} too good, as the luckiest of many is."
+    more, less = text.number(top.reported), text.number(abs(top.shrinkage), 2)
+    worth = (
+        "had not overstated that"
+        if top.shrinkage <= 0
+        else f"was {less} too good, as the luckiest of many is"
+    )
+    if top is won:
+        return f"The search, which had reported {more}, {worth}."
+    return (
+        f"The search had taken trial {top.trial} for the best, with {more}; trained again it comes to "
+        f"{text.number(top.estimate.mean)}."
+    )
 
 
 def _first(found: Confirmation, won: Setting) -> str:

@@ -203,7 +203,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
     return [
         sentence
         for sentence in (
-            text.joined(_best_sentence(history, facts), _how_sure(history)),
+            _result(history, facts),
             _counts_sentence(facts),
             _foreign_sentence(history),
             _proposals_sentence(history),
@@ -215,6 +215,14 @@ def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
         )
         if sentence
     ]
+
+
+def _result(history: StudyHistory, facts: Summary) -> str:
+    """Which setting to use, what it is worth and how sure that is; once confirmed, the search's view last."""
+    best, sure, found = _best_sentence(history, facts), _how_sure(history, facts), history.confirmation
+    if found is None or not history.is_confirmed or found.winner is None:
+        return text.joined(best, sure)
+    return text.joined(f"Use the setting of trial {found.winner}.", sure, f"In the search: t{best[1:]}")
 
 
 def _chosen_sentence(history: StudyHistory) -> str:
@@ -272,10 +280,11 @@ def _proposals_sentence(history: StudyHistory) -> str:
     return f"{proposed} proposed ({who}): {reached(asked)}; of the other {len(own):,}: {reached(own)}."
 
 
-def _how_sure(history: StudyHistory) -> str:
+def _how_sure(history: StudyHistory, facts: Summary) -> str:
     """Whether the best value is more than luck, as far as anybody has looked."""
     if history.confirmation is not None:
-        return " ".join(confirmation.sentences(history.confirmation))
+        best = None if history.best is None else history.best.number
+        return " ".join(confirmation.sentences(history.confirmation, best, facts.value_names[0]))
     complete = sum(may_win(trial) for trial in history.trials)
     if history.best is None or complete < 2 or history.state not in ("finished", "stopped"):
         return ""
