@@ -157,7 +157,7 @@ def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[St
 
 def _chart(board: Board, request: Request) -> Any:
     query = request.query_params
-    options = charts.Options(query.get("metric", "")[:200], query.get("log") == "1", conditions_of(query))
+    options = charts.Options(query.get("metric", "")[:200], query.get("log", "")[:10], conditions_of(query))
     return charts.draw_study(board, request.path_params["study"], request.path_params["chart"], options)
 
 
@@ -293,7 +293,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         shapes.Chart,
         (
             ("metric", "string", "For `learning`: a named metric instead of what is reported."),
-            ("log", "integer", "1: logarithmic value axis."),
+            ("log", "string", "1: logarithmic value axis; distance: of the distance to the best."),
             _WHERE,
         ),
     ),

@@ -21,7 +21,7 @@ from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
 from hpo.report import catalogue
 from hpo.report.chart import Chart, Picture
-from hpo.report.records.scores import shown_note
+from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
 from storage.database.records import StudyRow
@@ -59,7 +59,7 @@ class Options:
     """What a person picked."""
 
     metric: str = ""  # "": what the objective reports
-    log: bool = False
+    log: str = ""  # "1": a logarithmic value axis; "distance": of the distance to the best
     where: str = ""  # only trials that meet these conditions
 
 
@@ -100,8 +100,10 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
             picture = _of_metric(board, row, chart, history, options.metric)
         else:
             picture = _drawn(chart, history, objective, part)
-        if picture and chart.log and options.log:
-            _make_logarithmic(picture.figure)
+        if picture and chart.log and options.log == "distance" and chart.objectives != "several":
+            _show_distance(picture.figure, history.directions[objective])
+        elif picture and chart.log and options.log:
+            _make_logarithmic(picture.figure, both=chart.objectives == "several")
         return _result(picture)
 
     if chart.outline and not options.where and (rough := board.outlined(name)) is not None:
@@ -154,12 +156,9 @@ def _of_metric(
 ) -> Picture | None:
     """The chart of another metric; which way is better is not known, so none is the best."""
     reported = [trial for trial in history.trials if trial.reports]
-    stride = max(1, math.ceil(len(reported) / MAX_METRIC_CURVES))
-    shown = {trial.number for trial in reported[::stride]}
-    best = history.best
-    shown |= {trial.number for trial in reported if trial.state == "running"} | (
-        {best.number} if best else set()
-    )
+    best = best_numbers(history)
+    drawn = sample(reported, MAX_METRIC_CURVES, lambda t: t.state == "running" or t.number in best)
+    shown = {trial.number for trial in drawn}
     found = board.database.read(lambda connection: metrics_of(connection, row, shown))
     trials = tuple(
         dataclasses.replace(trial, reports=found[trial.number][metric])
@@ -168,7 +167,7 @@ def _of_metric(
     )
     record = chart.record(dataclasses.replace(history, trials=trials), 0)
     if record is not None:
-        note = "" if stride == 1 else shown_note(len(trials), len(reported), "curves")
+        note = shown_note(len(drawn), len(reported), "curves")
         record = dataclasses.replace(record, axis=metric, note=note)
     return chart.picture(chart.name, record)
 
@@ -192,8 +191,22 @@ class _SameHistory:
         return id(self.it)
 
 
-def _make_logarithmic(figure: go.Figure) -> None:
-    """Make the value axis logarithmic; its range, if set, is expressed in decades."""
+def _show_distance(figure: go.Figure, direction: str) -> None:
+    """Show how far each value is from the best, on a logarithmic axis."""
+    values = [value for trace in figure.data for value in trace.y if value is not None]
+    best = max(values, default=0.0) if direction == "maximize" else min(values, default=0.0)
+    least = 1e-4 * max((abs(value - best) for value in values), default=0.0)  # below it is rounding
+    for trace in figure.data:
+        far = [None if value is None else abs(value - best) for value in trace.y]
+        trace.y = [value if value is not None and value > least else None for value in far]
+    figure.layout.annotations = ()
+    figure.update_yaxes(type="log", range=None, title_text="distance to the best (log)")
+
+
+def _make_logarithmic(figure: go.Figure, *, both: bool = False) -> None:
+    """Make the value axis logarithmic, or both axes; its range, if set, is expressed in decades."""
+    if both:
+        figure.update_xaxes(type="log")
     low_high = figure.layout.yaxis.range
     figure.update_yaxes(type="log", range=None)
     if low_high and low_high[0] > 0:

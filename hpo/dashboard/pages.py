@@ -48,6 +48,7 @@ MAX_COMPARED = 8
 MAX_WORKERS = 200  # on one page
 MAX_LAUNCHES = 50
 MAX_EVENTS = 500
+MAX_FRONT = 30
 SMALL = 500  # trials that are read whole for the page's first words
 MAX_RUNNING = 12  # shown as running now
 MAX_FAILURES = 8  # kinds of errors shown
@@ -128,6 +129,8 @@ def study(board: Board, query: Query, name: str) -> Page:
         "storm": storm(whole_history) if whole_history else "",
         "failures": failures(whole_history)[:MAX_FAILURES] if whole_history else (),
         "apart": apart(whole_history) if whole_history else "",
+        "front": whole_history.winners[:MAX_FRONT] if whole_history and len(names) > 1 else (),
+        "point_of": commands.point_yaml,
         "best": best,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",

@@ -13,6 +13,9 @@ update      a trial's report and result are committed. Ours: from the server not
             are painted (and from the commit itself, which adds the wait until the next look).
             optuna-dashboard has no push: what one of its polls costs, every 10 s, without drawing anything.
 
+brush       a box is drawn in the history of a page: from the release of the button until the table shows the
+            trials in it (and until the chart does). optuna-dashboard has no such thing.
+
 Beside each wait stands the CPU time its server spent meanwhile, which a busy machine does not change.
 optuna-dashboard gets its best case: a cached storage, which its own command does not give it. What takes it
 longer than `--patience` seconds is told as "> 120 s".
@@ -109,7 +112,7 @@ def tab(chromium: BrowserType, painted: str) -> Iterator[Page]:
     Its being closed ends the browser's processes, however busy a page keeps them.
     """
     browser: Browser = chromium.launch(executable_path=find_chromium(), args=list(CHROMIUM_ARGS))
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()
     page.add_init_script(
         f"""(() => {{
           const look = () => {{
@@ -155,8 +158,40 @@ def measure_ours(
         first_page(page, server, "/studies/big", patience)
         page.goto("about:blank")
         found["warm"] = first_page(page, server, "/studies/big", patience)
+        found["brush"] = measure_brushes(page, server, updates)
         found["update"] = measure_updates(page, server, url, row, updates)
     return found
+
+
+def measure_brushes(page: Page, server: Serving, times: int) -> dict[str, Any]:
+    """A box is drawn in the history: until the table of those trials is painted, and until the chart is."""
+    root = "document.documentElement.dataset"
+    table, chart, spent = [], [], []
+    for index in range(times + 2):  # the first two warm up
+        page.goto("about:blank")
+        first_page(page, server, "/studies/big", 60)
+        wait_until(lambda: page.inner_text("#pulse") == "live", 20)
+        time.sleep(1.5)
+        box = page.locator("#history-1 .nsewdrag").bounding_box()
+        assert box is not None
+        before = server.cpu()
+        page.mouse.move(box["x"] + 40 + 5 * index, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 400, box["y"] + 150, steps=3)
+        page.mouse.up()
+        began = time.perf_counter()
+        wait_until(lambda: page.evaluate(f"{root}.selectMs"), 20, every=0.005)
+        table.append(float(page.evaluate(f"{root}.selectMs")))
+        drawn = "Math.max(...document.getElementById('history-1').data[0].x) < 9000"
+        wait_until(partial(page.evaluate, drawn), 20, every=0.005)
+        chart.append(1000 * (time.perf_counter() - began))
+        spent.append(server.cpu() - before)
+    return {
+        "ms": statistics.median(table[2:]),
+        "max_ms": max(table[2:]),
+        "cpu_s": round(statistics.median(spent[2:]), 2),
+        "chart_ms": round(statistics.median(chart[2:])),
+    }
 
 
 def measure_updates(page: Page, server: Serving, url: str, row: StudyRow, updates: int) -> dict[str, Any]:
@@ -244,11 +279,11 @@ def measure(chromium: BrowserType, options: argparse.Namespace, trials: int) -> 
         "cold": "first page, cold",
         "warm": "first page, warm",
         "update": "update",
+        "brush": "a box, until the table",
     }
     for what, title in rows.items():
-        print(
-            f"{title:24}{shown(ours[what], options.patience):>26}{shown(theirs[what], options.patience):>26}"
-        )
+        other = shown(theirs[what], options.patience) if what in theirs else "has none"
+        print(f"{title:24}{shown(ours[what], options.patience):>26}{other:>26}")
     return {
         "trials": trials,
         "epochs": options.epochs,

@@ -303,7 +303,7 @@ def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> N
     expect(section.locator("[data-metric] option")).to_have_count(3)
     section.locator("[data-metric]").select_option("train_loss")
     expect(section.locator(".ytitle")).to_have_text("train_loss")
-    section.locator("[data-log]").check()
+    section.locator("[data-log]").select_option("log")
     until(page, "document.getElementById('learning').layout?.yaxis?.type === 'log'")
     assert opened.complaints == []
 

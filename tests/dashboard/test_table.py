@@ -130,3 +130,23 @@ def test_a_page_says_why_nothing_runs(viewer: TestClient, database: Database, tm
     assert "All 5 trials failed, most with: RuntimeError: no GPU here." in page
     assert re.search(r'where=state%3Dfailed\+[^"]*no\+GPU\+here[^"]*">5</a>', page)
     party.close()
+
+
+def test_the_axis_shows_the_logarithm_of_the_distance_to_the_best(viewer: TestClient) -> None:
+    found = viewer.get("/api/v1/studies/digits/charts/history-1?log=distance&where=state=complete").json()
+    layout, points = found["figure"]["layout"], found["figure"]["data"][0]
+    assert (layout["yaxis"]["type"], layout["yaxis"]["title"]["text"]) == (
+        "log",
+        "distance to the best (log)",
+    )
+    assert points["customdata"] == [0, 1, 2, 5, 6, 7, 8, 9]
+    assert [None if y is None else round(y, 3) for y in points["y"]] == [
+        0.9,
+        0.8,
+        0.7,
+        0.4,
+        0.3,
+        0.2,
+        0.1,
+        None,
+    ]

@@ -222,11 +222,15 @@ def test_the_value_is_named_after_the_metric_that_equals_the_reports() -> None:
     assert scores.value_name(study(trial(0, 0.5))) == "objective value"
 
 
-def test_a_few_diverged_values_do_not_flatten_the_rest() -> None:
-    losses = [0.1 + n / 100 for n in range(100)] + [1e9]
+def test_the_axis_shows_the_good_half_and_says_how_many_lie_beyond() -> None:
+    losses = [0.1 + n / 100 for n in range(100)] + [1e9, 5e9]
     low, high = landscape.window(losses, "minimize")
     assert low == 0.1
-    assert high == pytest.approx(0.1 + 1.5 * 0.95)
+    assert high == pytest.approx(0.1 + 3 * 0.5)
+    history = study(*(trial(n, loss) for n, loss in enumerate(losses)), directions=("minimize",))
+    figure = history_figure(progress.optimization_history(history), "History")
+    assert [note.text for note in figure.layout.annotations] == ["2 above ↑"]
+    assert landscape.window([0.5] * 9 + [0.4, 90.0], "minimize") == (0.4, pytest.approx(0.7))
     assert landscape.window([0.1, 0.5, 0.9], "maximize") == (0.1, 0.9)
 
 
@@ -240,3 +244,32 @@ def test_a_diverged_trial_is_drawn_apart_from_a_failed_one() -> None:
     ]
     names = [trace.name for trace in history_figure(progress.optimization_history(history), "").data]
     assert {"failed (no value)", "diverged (no value)"} <= set(names)
+
+
+def test_what_comes_every_tenth_time_is_not_hidden_and_the_best_are_kept() -> None:
+    """A sample is random, yet the same each time, and nearly the same when a trial is added."""
+    values = [1.0 if n % 10 == 3 else n / 1e5 for n in range(10_000)]
+    points = progress.optimization_history(study(*(trial(n, v) for n, v in enumerate(values)))).points
+    tenth = sum(point.number % 10 == 3 for point in points)
+    assert 150 < tenth < 350
+    some = scores.sample(range(5000), 500)
+    assert scores.sample(range(5000), 500) == some
+    assert len(set(scores.sample(range(5001), 500)) ^ set(some)) <= 3
+    history = study(*(trial(n, v) for n, v in enumerate(values)), directions=("minimize",))
+    shown = {point.number for point in progress.optimization_history(history).points}
+    assert scores.best_numbers(history) == {n for n in range(56) if n % 10 != 3 and n < 56} & shown
+
+
+def test_the_hypervolume_grows_with_the_front() -> None:
+    """By hand: up to the worst of each direction, which is (0, 5) here."""
+    values = [(0.0, 5.0), (1.0, 4.0), (2.0, 4.5), (0.5, 4.5), (2.0, 3.0)]
+    trials = [trial(n, point) for n, point in enumerate(values)]
+    found = progress.hypervolume(study(*trials, directions=("maximize", "minimize")))
+    assert found is not None
+    assert (found.x, found.value) == ((0.0, 1.0, 2.0, 4.0), (0.0, 1.0, 1.5, 4.0))
+    assert progress.hypervolume(study(*trials)) is None
+
+
+def test_ten_lines_have_ten_looks() -> None:
+    looks = [theme.look(index) for index in range(36)]
+    assert len({look[:2] for look in looks}) == 36

@@ -64,9 +64,9 @@ async function paint(plot, chart) {
   const layout = layoutOf(figure, templates);
   layout.height = height;
   if ("fixed" in plot.dataset && layout.yaxis) { // low: what goes without saying makes room
-    layout.xaxis.title = "";
+    if (layout.meta?.x?.name === "number") layout.xaxis.title = "";
     layout.yaxis.title = { ...layout.yaxis.title, font: { size: 11 } };
-    layout.margin = { ...layout.margin, b: 28 };
+    layout.margin = { ...layout.margin, b: layout.xaxis.title ? 44 : 28 };
   }
   layout.uirevision = "kept"; // what a person zoomed or hid stays as it is
   layout.selections = [];
@@ -115,7 +115,8 @@ function addressOf(plot) {
   const metric = section?.querySelector("[data-metric]")?.value;
   if (metric) url.searchParams.set("metric", metric);
   if (filter.where) url.searchParams.set("where", filter.where);
-  if ("mayLog" in plot.dataset && section?.querySelector("[data-log]")?.checked) url.searchParams.set("log", "1");
+  const scale = section?.querySelector("[data-log]")?.value;
+  if ("mayLog" in plot.dataset && scale) url.searchParams.set("log", scale);
   return url;
 }
 

@@ -119,7 +119,7 @@ document.addEventListener("click", async (event) => {
     say("Copied.");
   } catch {
     const range = document.createRange();
-    range.selectNodeContents(button.parentElement.querySelector("code"));
+    range.selectNodeContents(button.parentElement.querySelector("code") ?? button.closest("tr"));
     getSelection().removeAllRanges();
     getSelection().addRange(range);
     say("Selected; press Ctrl-C.");

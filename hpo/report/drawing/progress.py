@@ -77,12 +77,12 @@ def best_figure(lines: Sequence[BestSoFar], title: str) -> go.Figure:
     longest = max(line.end for line in lines)
     scale, unit = _time_unit(longest) if over == "seconds" else (1.0, "")
     for index, line in enumerate(lines[:MAX_STUDIES]):
-        colour = theme.PALETTE[index % len(theme.PALETTE)]
+        colour, dash, symbol = theme.look(index)
         figure.add_scatter(
             **_steps(line, scale),
             name=plain(line.study),
-            line={"color": colour, "width": 2.5, "dash": theme.DASHES[index % len(theme.DASHES)]},
-            marker={"symbol": theme.MARKERS[index % len(theme.MARKERS)], "size": 8, "color": colour},
+            line={"color": colour, "width": 2.5, "dash": dash},
+            marker={"symbol": symbol, "size": 8, "color": colour},
             showlegend=len(lines) > 1,
         )
     x_titles = {
@@ -101,7 +101,7 @@ def edf_figure(records: Sequence[Edf], title: str) -> go.Figure:
     """Share of trials with a value of at most x, for one or several studies."""
     figure = go.Figure()
     for index, record in enumerate(records[:MAX_STUDIES]):
-        colour = theme.PALETTE[index % len(theme.PALETTE)]
+        colour, dash, _ = theme.look(index)
         figure.add_scatter(
             x=short(record.value),
             y=short([100 * share for share in record.share], 4),
@@ -111,7 +111,7 @@ def edf_figure(records: Sequence[Edf], title: str) -> go.Figure:
                 "color": colour,
                 "width": 2.5,
                 "shape": "hv",
-                "dash": theme.DASHES[index % len(theme.DASHES)],
+                "dash": dash,
             },
             showlegend=len(records) > 1,
             hovertemplate="%{y:.1f} % of trials are at most %{x}<extra></extra>",
@@ -160,7 +160,12 @@ def pareto_figure(record: Pareto, title: str) -> go.Figure:
             mode="lines+markers" if lined else "markers",
             name="Pareto front",
             marker={"color": theme.BLUE, "symbol": "diamond", "size": 10},
-            line={"color": theme.BLUE, "width": 1.5, "dash": "dot"},
+            line={
+                "color": theme.BLUE,
+                "width": 1.5,
+                "dash": "dot",
+                "shape": "vh" if record.directions[a] == "maximize" else "hv",
+            },
             showlegend=first,
             row=1,
             col=column,
@@ -222,7 +227,11 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
         title_text="Runner",
         showgrid=False,
     )
-    figure.update_xaxes(rangemode="tozero")
+    if record.note and record.bars:  # cut: it begins where the first bar does
+        ends = [min(bar.start for bar in record.bars) / scale, max(bar.end for bar in record.bars) / scale]
+        figure.update_xaxes(range=[ends[0], ends[1] + 0.03 * (ends[1] - ends[0])])
+    else:
+        figure.update_xaxes(rangemode="tozero")
     return figure
 
 

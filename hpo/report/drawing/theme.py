@@ -138,6 +138,16 @@ def short(values: Sequence[float], digits: int = 5) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values]
 
 
+def look(index: int) -> tuple[str, str, str]:
+    """Colour, dash and marker of one of several lines: of 36, no two have the same colour and dash."""
+    colours = len(PALETTE)
+    return (
+        PALETTE[index % colours],
+        DASHES[(index + index // colours) % len(DASHES)],
+        MARKERS[index % len(MARKERS)],
+    )
+
+
 def finish(
     figure: go.Figure,
     title: str,
@@ -200,6 +210,11 @@ def frame(figure: go.Figure, values: Sequence[float], direction: Direction) -> N
         figure.update_yaxes(showticklabels=False)
         return
     low, high = window(values, direction)
+    if out := sum(not low <= value <= high for value in values):
+        above = direction == "minimize"
+        words = f"{out:,} above ↑" if above else f"{out:,} below ↓"
+        place = {"x": 1, "y": float(above), "yanchor": "top" if above else "bottom", "xanchor": "right"}
+        figure.add_annotation(text=words, showarrow=False, xref="paper", yref="paper", **place)
     if low == high or (low, high) != (min(values), max(values)):
         pad = 0.05 * ((high - low) or abs(low)) or 1.0
         figure.update_yaxes(range=[low - pad, high + pad])

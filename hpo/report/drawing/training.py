@@ -95,14 +95,14 @@ def metrics_figure(record: Metrics, title: str) -> go.Figure:
     figure = go.Figure()
     curves = record.curves
     for index, curve in enumerate(curves):
-        colour = theme.PALETTE[index % len(theme.PALETTE)]
+        colour, dash, symbol = theme.look(index)
         figure.add_scatter(
             x=list(curve.steps),
             y=short(curve.values),
             mode="lines+markers" if len(curve.steps) <= DOTTED_STEPS else "lines",
             name=plain(curve.name),
-            line={"color": colour, "width": 2, "dash": theme.DASHES[index % len(theme.DASHES)]},
-            marker={"symbol": theme.MARKERS[index % len(theme.MARKERS)], "size": 6},
+            line={"color": colour, "width": 2, "dash": dash},
+            marker={"symbol": symbol, "size": 6},
             showlegend=len(curves) > 1,
             hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
         )
@@ -190,15 +190,15 @@ def residual_figure(record: Residuals, title: str) -> go.Figure:
 def _rates(curves: tuple[RateCurve, ...], area: str) -> go.Figure:
     figure = go.Figure()
     for index, curve in enumerate(curves):
-        colour = theme.PALETTE[index % len(theme.PALETTE)]
+        colour, dash, symbol = theme.look(index)
         shown = "" if curve.area is None else f" ({area} {curve.area:.3f})"
         figure.add_scatter(
             x=short(curve.x, 4),
             y=short(curve.y, 4),
             mode="lines+markers",
             name=plain(curve.name, 20) + shown,
-            line={"color": colour, "width": 2, "dash": theme.DASHES[index // len(theme.PALETTE)]},
-            marker={"symbol": theme.MARKERS[index % len(theme.MARKERS)], "size": 7, "maxdisplayed": 6},
+            line={"color": colour, "width": 2, "dash": dash},
+            marker={"symbol": symbol, "size": 7, "maxdisplayed": 6},
             hovertemplate="%{x:.3f}, %{y:.3f}<extra>%{fullData.name}</extra>",
         )
     return figure

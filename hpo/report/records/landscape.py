@@ -12,7 +12,16 @@ import numpy as np
 from hpo.report import text
 from hpo.report.records import surrogate
 from hpo.report.records.parameters import NOISE, Axis, axes, most_important, placed
-from hpo.report.records.scores import Score, ranked, scores, shown_note, thin, value_axis
+from hpo.report.records.scores import (
+    Score,
+    best_numbers,
+    ranked,
+    sample,
+    scores,
+    shown_note,
+    thin,
+    value_axis,
+)
 from storage.history.records import Direction, StudyHistory, TrialRecord, best_of
 
 MAX_SLICE_POINTS = 800
@@ -115,6 +124,7 @@ def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
     found = scores(history, objective)
     winner = best_of(history.trials, history.directions[objective], objective)
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
+    kept = best_numbers(history, objective)
     made = []
     for name in most_important(history, objective)[:MAX_SLICES]:
         axis = by_name[name]
@@ -125,7 +135,7 @@ def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
                 is_best = winner is not None and score.number == winner.number
                 fits = score.trial.feasible
                 points.append(SlicePoint(score.number, x, score.value, score.pruned, is_best, fits))
-        shown = thin(points, MAX_SLICE_POINTS, lambda point: point.best)
+        shown = sample(points, MAX_SLICE_POINTS, lambda point: point.number in kept)
         if shown:
             note = shown_note(len(shown), len(points))
             direction = history.directions[objective]
@@ -175,7 +185,7 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
         for score in shown
     )
     low, high = window([score.value for score in found], direction)
-    note = shown_note(len(shown), len(found))
+    note = shown_note(len(shown), len(found), how="evenly over their ranks")
     if len(names) > len(chosen):
         note = text.joined(note, f"The {len(chosen)} most important of {len(names)} parameters.")
     return Parallel(chosen, lines, low, high, value_axis(history, objective), direction, note)
@@ -214,7 +224,7 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
         (x.kind == "categorical", y.kind == "categorical"),
     )
     points = [
-        (score.number, x.at(ux), y.at(uy), score.value) for score, ux, uy in thin(known, MAX_SLICE_POINTS)
+        (score.number, x.at(ux), y.at(uy), score.value) for score, ux, uy in sample(known, MAX_SLICE_POINTS)
     ]
     return Contour(
         x,
@@ -310,16 +320,18 @@ def _change(name: str, now: Mapping[str, Any], goal: Mapping[str, Any]) -> str:
 def window(values: Sequence[float], direction: Direction) -> tuple[float, float]:
     """The range worth drawing: all of it, unless a few bad values would flatten the rest.
 
-    The good end is always inside. The bad end is cut half as far again as 95 % of the values reach, when the
-    worst one lies more than ten times as far out as they.
+    The good end is always inside. The bad end is cut three times as far out as the good half of the values
+    reaches (where that is one value: half as far again as 95 % of them), when the worst lies more than ten
+    times as far out as they.
     """
     low, high = min(values), max(values)
     good = high if direction == "maximize" else low
     ordered = sorted(values, key=lambda value: abs(value - good))
-    bulk = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
-    spread = abs(bulk - good)
-    if spread > 0 and abs(ordered[-1] - good) > 10 * spread:
-        cut = 1.5 * spread
+    for share, times in ((0.5, 3.0), (0.95, 1.5)):
+        reach = abs(ordered[math.ceil(share * len(ordered)) - 1] - good)
+        if not 0 < 10 * reach < abs(ordered[-1] - good):
+            continue
+        cut = times * reach
         return (good - cut, good) if direction == "maximize" else (good, good + cut)
     return low, high
 

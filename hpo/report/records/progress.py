@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from hpo.report.records.scores import (
     MAX_POINTS,
     Over,
+    best_numbers,
     final_value,
     is_better,
     origin,
+    sample,
     scores,
     shown_note,
     step_name,
@@ -24,6 +26,7 @@ from storage.history.records import (
     StudyHistory,
     TrialRecord,
     TrialStateName,
+    may_win,
 )
 
 MAX_STEPS = 500  # improvements of one best-so-far line
@@ -179,8 +182,8 @@ def optimization_history(history: StudyHistory, objective: int = 0) -> History:
         elif trial.state in ("failed", "diverged"):
             points.append(HistoryPoint(trial.number, None, trial.state))
     best = best_so_far(history, "trials", objective)
-    improved = set(best.x) if best else set()
-    shown = thin(points, MAX_POINTS, lambda point: point.number in improved)
+    improved = {*(best.x if best else ()), *best_numbers(history, objective)}
+    shown = sample(points, MAX_POINTS, lambda point: point.number in improved)
     return History(
         shown, best, value_axis(history, objective), direction, shown_note(len(shown), len(points))
     )
@@ -216,8 +219,8 @@ def pareto(history: StudyHistory) -> Pareto | None:
             found.append(ParetoPoint(trial.number, finite, trial.number in members, trial.feasible))
     if not found:
         return None
-    front = thin([p for p in found if p.on_front], MAX_FRONT)
-    rest = thin([p for p in found if not p.on_front], MAX_POINTS)
+    front = sample([p for p in found if p.on_front], MAX_FRONT)
+    rest = sample([p for p in found if not p.on_front], MAX_POINTS)
     indices = range(count)
     return Pareto(
         tuple(sorted((*front, *rest), key=lambda p: p.number)),
@@ -226,6 +229,34 @@ def pareto(history: StudyHistory) -> Pareto | None:
         history.directions,
         shown_note(len(front) + len(rest), len(found)),
     )
+
+
+def hypervolume(history: StudyHistory) -> BestSoFar | None:
+    """The area that the front so far dominates, up to the worst value of each of two directions, over trials.
+
+    None for another number of directions, or without a feasible complete trial.
+    """
+    done = [trial for trial in history.trials if may_win(trial)]
+    if len(history.directions) != 2 or not done:
+        return None
+    signs = [1.0 if direction == "maximize" else -1.0 for direction in history.directions]
+    points = [[sign * v for sign, v in zip(signs, t.values or (), strict=True)] for t in done]
+    worst_a, worst_b = (min(axis) for axis in zip(*points, strict=True))
+    front: list[tuple[float, float]] = []
+    steps: list[tuple[float, float]] = []
+    for trial, (a, b) in zip(done, points, strict=True):
+        if any(other_a >= a and other_b >= b for other_a, other_b in front):
+            continue
+        front = sorted([*(p for p in front if not (a >= p[0] and b >= p[1])), (a, b)])
+        widths = [
+            a - before for (a, _), before in zip(front, [worst_a, *(a for a, _ in front)], strict=False)
+        ]
+        area = sum(width * (b - worst_b) for width, (_, b) in zip(widths, front, strict=True))
+        steps.append((float(trial.number), area))
+    shown = thin(steps, MAX_STEPS)
+    x, values = tuple(number for number, _ in shown), tuple(area for _, area in shown)
+    axis, end = "hypervolume (higher is better)", float(history.trials[-1].number)
+    return BestSoFar(history.name, "trials", x, values, end, "maximize", axis, step_name(history))
 
 
 def timeline(history: StudyHistory) -> Timeline | None:

@@ -8,6 +8,7 @@ better one. A pruned trial counts with its last reported value where a record sa
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from storage.history.records import Direction, StudyHistory, TrialRecord
 T = TypeVar("T")
 
 MAX_POINTS = 2000  # points of one picture; more cannot be told apart and make the file heavy
+KEPT = 50  # best trials that are always among them
 Over = Literal["trials", "epochs", "seconds"]
 
 
@@ -137,6 +139,28 @@ def thin(items: Sequence[T], limit: int, keep: Callable[[T], bool] = lambda _: F
     return tuple(item for index, item in enumerate(items) if index in chosen or keep(item))
 
 
-def shown_note(shown: int, total: int, what: str = "trials") -> str:
+def sample(items: Sequence[T], limit: int, keep: Callable[[T], bool] = lambda _: False) -> tuple[T, ...]:
+    """About `limit` items at most: the first, the last, what `keep` names, and of the others some at random,
+    the same each time and when more are added. (What is evenly spaced would hide whatever comes every tenth.)
+    """
+    if len(items) <= limit:
+        return tuple(items)
+    chosen = {0, len(items) - 1, *(index for index, item in enumerate(items) if keep(item))}
+    drawn = sorted(range(len(items)), key=lambda index: zlib.crc32(b"%d" % index))
+    left = max(0, limit - len(chosen))
+    chosen.update([index for index in drawn[: limit + len(chosen)] if index not in chosen][:left])
+    return tuple(items[index] for index in sorted(chosen))
+
+
+def best_numbers(history: StudyHistory, objective: int = 0) -> set[int]:
+    """Numbers of the best `KEPT` trials, which no picture leaves out."""
+    return {
+        score.number for score in ranked(scores(history, objective), history.directions[objective])[:KEPT]
+    }
+
+
+def shown_note(
+    shown: int, total: int, what: str = "trials", how: str = "the best and others at random"
+) -> str:
     """The sentence under a capped picture; empty where everything is shown."""
-    return "" if shown >= total else f"{shown:,} of {total:,} {what} shown, evenly spaced."
+    return "" if shown >= total else f"{shown:,} of {total:,} {what} shown, {how}."

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
 from hpo.report.records.scores import (
+    best_numbers,
+    sample,
     shown_note,
     step_name,
     thin,
@@ -84,7 +86,10 @@ def learning_curves(history: StudyHistory) -> LearningCurves | None:
     if not curves:
         return None
     running = sum(curve.state == "running" for curve in curves)
-    shown = thin(curves, MAX_CURVES, lambda c: c.best or (c.state == "running" and running <= MAX_CURVES))
+    best = best_numbers(history)
+    shown = sample(
+        curves, MAX_CURVES, lambda c: c.number in best or (c.state == "running" and running <= MAX_CURVES)
+    )
     note = shown_note(len(shown), len(curves), "curves")
     return LearningCurves(shown, step_name(history), value_axis(history), history.directions[0], note)
 
