@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +84,7 @@ def start(
 ) -> None:
     """Start workers of a study and return; they outlive this shell. `start` may be left out."""
     from hpo.launch import stored
-    from hpo.launch.base import STORAGE_VARIABLE, Order
+    from hpo.launch.base import Order, hand_over
     from hpo.studies.reading import get_study
 
     passed = tuple(worker_options or ())
@@ -101,10 +100,7 @@ def start(
         worker_arguments=passed,
     )
     database = open_existing(storage)
-    url = database.url
-    if url.get_backend_name() == "sqlite":
-        url = url.set(database=str(Path(str(url.database)).absolute()))
-    os.environ[STORAGE_VARIABLE] = url.render_as_string(hide_password=False)  # the workers' inherit it
+    hand_over(database)
     made = stored.start(database, get_study(database, study), on, order)
     if format_ is Format.JSON:
         print_json({"id": made.id, "study": study, "on": on, "workers": made.workers})

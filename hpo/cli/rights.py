@@ -38,6 +38,16 @@ def add(
     name: NameArgument,
     may: Annotated[Right, typer.Option("--may", help="view: see everything; act: steer, too.")],
     study: Annotated[str | None, typer.Option("--study", help="Only this study; else every one.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=0, help="It may give studies so many in all; else any number."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=0, help="So many epochs of budgets in all.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0, help="So many seconds of budgets in all.")
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Make a token and print it, this once: the database keeps only its digest."""
@@ -50,8 +60,9 @@ def add(
         )
     database = open_existing(storage)
     study_id = None if study is None else get_study(database, study).id
+    limits = {"trials": trials, "epochs": epochs, "seconds": seconds}
     made = database.write_once(
-        lambda connection: tokens.add(connection, database.clock, name, may.value, study_id)
+        lambda connection: tokens.add(connection, database.clock, name, may.value, study_id, limits)
     )
     if made is None:
         raise UserError(f"there is a token named {name} already; `hpo token revoke {name}` ends it")
@@ -66,7 +77,9 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
     from storage.queue import tokens
 
     found = answers.plain(open_existing(storage).read(tokens.all_tokens))
-    print_rows(format_, found, ("name", "may", "study", "created"), "no token has been made")
+    print_rows(
+        format_, found, ("name", "may", "study", "limits", "spent", "created"), "no token has been made"
+    )
 
 
 @token_app.command("revoke")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,6 +14,7 @@ import typer
 from hpo.cli.app import CodeOption, Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, print_rows, print_table, say
 from hpo.cli.queries import open_existing
+from hpo.cli.running import CommandsOption
 from hpo.cli.trials import find_trial
 from hpo.errors import ExitCode, UserError
 
@@ -277,6 +279,39 @@ def dashboard(
         open_browser=open_,
         tls=None if tls_cert is None or tls_key is None else Tls(tls_cert, tls_key),
     )
+
+
+@app.command()
+def mcp(
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve http://127.0.0.1:PORT/mcp instead of standard streams.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="For --http.")] = 8765,
+    view: Annotated[bool, typer.Option("--view", help="Look only; without a token.")] = False,
+    code: CodeOption = None,
+    allow_commands: CommandsOption = False,
+    storage: StorageOption = None,
+) -> None:
+    """Let an agent search, by the Model Context Protocol: create, run, look, steer, confirm, report.
+
+    HPO_TOKEN holds a token (`hpo token add`) whose rights and limits count; without one all may be done.
+    Over HTTP each request brings its own token, and one is made for this start.
+    """
+    from hpo.settings import Settings
+    from hpo.wiring import open_storage
+
+    try:
+        from hpo.dashboard import mcp_server
+    except ModuleNotFoundError as error:
+        raise UserError(f"hpo mcp needs the package {error.name}: pip install 'hpo[mcp]'") from error
+    settings = Settings.from_environment(storage)
+    served = mcp_server.Served(
+        open_storage(settings), settings, (code or Path.cwd()).absolute(), allow_commands
+    )
+    if http:
+        mcp_server.serve_http(served, port, say)
+    else:
+        mcp_server.serve_stdio(served, os.environ.get("HPO_TOKEN"), view=view)
 
 
 @app.command()

@@ -26,8 +26,10 @@ class ActionResult:
     gone: bool = False
 
 
-def act(board: Board, study: str, action: str, form: Mapping[str, Any], who: str) -> ActionResult:
-    """Do one action of `ACTIONS` for somebody.
+def act(
+    board: Board, study: str, action: str, form: Mapping[str, Any], who: str, token: str | None = None
+) -> ActionResult:
+    """Do one action of `ACTIONS` for somebody, within the limits of the token of that name.
 
     Raises:
         NotFoundError: no such study or action. UserError: it does not fit the study. DatabaseError
@@ -35,7 +37,7 @@ def act(board: Board, study: str, action: str, form: Mapping[str, Any], who: str
     verb = ACTIONS.get(action)
     if verb is None:
         raise NotFoundError(f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
-    return verb(board.database.acting_as(who), board.row(study), form)
+    return verb(board.database.acting_as(who, token), board.row(study), form)
 
 
 QUESTIONS = {  # what is asked before; {failed} is how many trials have failed

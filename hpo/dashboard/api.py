@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
-from hpo.dashboard.guard import who
+from hpo.dashboard.guard import token_of, who
 from hpo.dashboard.lists import list_studies, study_card
 from hpo.dashboard.openapi import Endpoint, document
 from hpo.dashboard.table import conditions_of, list_trials, wish_of
@@ -226,7 +226,8 @@ def _compare_chart(board: Board, request: Request) -> Any:
 
 def _act(board: Board, request: Request) -> Any:
     form = request.scope["hpo.body"]
-    said = actions.act(board, request.path_params["study"], request.path_params["action"], form, who(request))
+    study, action = request.path_params["study"], request.path_params["action"]
+    said = actions.act(board, study, action, form, who(request), token_of(request))
     return shapes.Done(said.message)
 
 

@@ -24,7 +24,7 @@ from hpo.dashboard import actions, api, pages
 from hpo.dashboard.access import Access, Role
 from hpo.dashboard.assets import asset
 from hpo.dashboard.board import Board
-from hpo.dashboard.guard import Guard, path_of, session_of, who
+from hpo.dashboard.guard import Guard, path_of, session_of, token_of, who
 from hpo.dashboard.housekeeping import keep_house
 from hpo.dashboard.hub import Hub, RetryOnce
 from hpo.dashboard.optunas_dashboard import PREFIXES, OptunaDashboard
@@ -155,7 +155,7 @@ async def _act(request: Request) -> Response:
             yes = {"csrf": session.csrf if session else "", **asked[1]}
             back = f"/studies/{quote(study, safe='')}"
             return _message(request, study, asked[0], 200, back=back, yes=yes)
-    said = await run_in_threadpool(actions.act, board, study, action, form, who(request))
+    said = await run_in_threadpool(actions.act, board, study, action, form, who(request), token_of(request))
     target = "/" if said.gone else f"/studies/{quote(study, safe='')}"
     return _message(request, "Done", said.message, 200, back=target)
 

@@ -38,15 +38,8 @@ class Board:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def granted(self, found: Session) -> Session | None:
-        """A named token's session with the rights of this moment; None: it was revoked, or never was.
-
-        Raises:
-            DatabaseUnreachableError
-        """
-        grant = self.database.read(lambda connection: tokens.find(connection, found.digest))
-        if grant is None:
-            return None
-        return replace(found, role=Role(grant.may), name=grant.name, study=grant.study)
+        """As `granted`."""
+        return granted(self.database, found)
 
     def quiet_for(self) -> float:
         """Seconds since somebody last asked for something."""
@@ -106,3 +99,15 @@ class Board:
         """The history as it is now, and its version in this process. Raises NotFoundError, DatabaseError."""
         live = self.live(name)
         return live.refresh(), live.version
+
+
+def granted(database: Database, found: Session) -> Session | None:
+    """A named token's session with the rights of this moment; None: it was revoked, or never was.
+
+    Raises:
+        DatabaseUnreachableError
+    """
+    grant = database.read(lambda connection: tokens.find(connection, found.digest))
+    if grant is None:
+        return None
+    return replace(found, role=Role(grant.may), name=grant.name, study=grant.study)

@@ -252,6 +252,12 @@ def who(request: Request) -> str:
     return f"{'nobody' if session is None else session.who} from {_host(request)}"
 
 
+def token_of(request: Request) -> str | None:
+    """The name of the token that is asked with, whose limits hold; None: one without."""
+    session = session_of(request)
+    return None if session is None else session.name
+
+
 def is_signed_in(request: Request) -> bool:
     """Whether the session the guard found still is one: it may have ended while a stream was open.
 

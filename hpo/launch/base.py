@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hpo.errors import HpoError, UserError
 from storage.files.local_files import LocalFiles
+
+if TYPE_CHECKING:
+    from storage.database.engine import Database
 
 MAX_WORKERS = 10_000  # of one launch
 LAUNCHERS = ("local", "ray", "slurm")
@@ -173,6 +176,14 @@ class Launcher(Protocol):
             HpoError: they cannot be reached from here; says from where.
         """
         ...
+
+
+def hand_over(database: Database) -> None:
+    """Have workers that this process launches find the database: by its environment, which they inherit."""
+    url = database.url
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=str(Path(str(url.database)).absolute()))
+    os.environ[STORAGE_VARIABLE] = url.render_as_string(hide_password=False)
 
 
 def find(name: str) -> Launcher:

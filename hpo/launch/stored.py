@@ -9,6 +9,7 @@ from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
 from hpo.launch.base import LaunchedWorker, Order, WorkerLife, find
+from hpo.studies import confirming
 from hpo.studies.answers import plain
 from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
@@ -41,7 +42,7 @@ def start(database: Database, study: StudyRow, on: str, order: Order) -> Launch:
             database that the workers could not reach. HpoError: the launcher cannot start anything now.
     """
     launcher = find(on)
-    if study.state.ended:
+    if study.state.ended and confirming.open_(database, study) is None:
         raise UserError(f"{study.name} is {study.state}: {study.ended_why}; its workers would leave at once")
     if launcher.crosses_machines and database.url.get_backend_name() == "sqlite":
         raise UserError(

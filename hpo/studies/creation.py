@@ -22,7 +22,7 @@ from storage.database.engine import Database, Transaction
 from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import StudyRow, StudyState
 from storage.history.records import StudyHistory
-from storage.queue import notices, optuna_rows, outcomes, studies, tickets
+from storage.queue import notices, optuna_rows, outcomes, studies, tickets, tokens
 from storage.queue import seconds as seconds_of
 from storage.queue.events import operator
 
@@ -136,7 +136,7 @@ def enqueue(
     Raises:
         SpecError: the point does not fit the space.
         UserError: every ticket is taken, or the study has ended for want of budget; too long a reason.
-        ProposalsSpentError: as many points came from outside as its `proposals` allow.
+        LimitError: as many points came from outside as its `proposals` allow.
     """
     for name, said, most in (("by", by, 200), ("why", why, MAX_REASON)):
         if said is not None and not (len(said.strip()) > 0 and len(said) <= most and "\0" not in said):
@@ -268,6 +268,13 @@ def extend(
             first=first,
         )
         if done:
+            tokens.charge(
+                connection,
+                database.token,
+                trials=max(trials, 0),
+                epochs=0 if epochs is None else epochs - (row.budget_epochs or 0),
+                seconds=0 if seconds is None else max(0.0, seconds - (row.budget_seconds or 0.0)),
+            )
             more = trials if trials > 0 else None
             note(
                 connection,

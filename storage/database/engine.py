@@ -188,13 +188,14 @@ class Database:
         self.clock = clock or Clock()
         self.patience = Patience()
         self.who: str | None = None  # on whose behalf studies are steered; None: who runs this process
+        self.token: str | None = None  # whose limits hold for what studies are given; None: nobody's
         self._rdb: RDBStorage | None = None
         self._opening = threading.Lock()
 
-    def acting_as(self, who: str) -> Database:
-        """The same database, on somebody's behalf."""
+    def acting_as(self, who: str, token: str | None = None) -> Database:
+        """The same database, on somebody's behalf, who holds the `token` of that name."""
         made = copy.copy(self)
-        made.who = who
+        made.who, made.token = who, token
         return made
 
     @property

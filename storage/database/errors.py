@@ -27,8 +27,8 @@ class NoTablesError(StorageError):
     """The database has no studies yet: nothing has created our tables."""
 
 
-class ProposalsSpentError(StorageError):
-    """A study takes no more points from outside."""
+class LimitError(StorageError):
+    """As much as may be was asked for: of points from outside, or of what a token may give studies."""
 
 
 class UnknownStudyError(StorageError):

@@ -15,11 +15,11 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock
 from storage.database.engine import Database
-from storage.database.errors import ProposalsSpentError, StudyExistsError, UnknownStudyError
+from storage.database.errors import LimitError, StudyExistsError, UnknownStudyError
 from storage.database.records import Lease, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, is_queued, metric, study, ticket
 from storage.history import history_rows
-from storage.queue import events, locks, notices, optuna_rows, outcomes, tickets
+from storage.queue import events, locks, notices, optuna_rows, outcomes, tickets, tokens
 from storage.queue import seconds as seconds_of
 
 if TYPE_CHECKING:
@@ -88,6 +88,13 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
             )
         )
         row = get(connection, new.name)
+        tokens.charge(
+            connection,
+            database.token,
+            trials=new.budget_trials,
+            epochs=new.budget_epochs,
+            seconds=new.budget_seconds,
+        )
         events.add(connection, database.clock, row.id, "create", database.who)
         notices.settle(connection, row.id, new.spec.get("notify") or ())
         asked, rest = new.points[: new.enqueued], new.points[new.enqueued :]
@@ -226,7 +233,7 @@ def enqueue(
     study must be extended first. A study without a budget of trials gets a new ticket.
 
     Raises:
-        ProposalsSpentError: as many points came from outside as may.
+        LimitError: as many points came from outside as may.
     """
     row = _hold(connection, study_id)
     if row.ended_why in outcomes.BY_BUDGET:
@@ -270,7 +277,7 @@ def _demand_room(connection: Connection, row: sa.Row[Any]) -> None:
     there, had = connection.execute(mine).one()
     total = row.budget_trials or there + 1
     if had + 1 > round(share * total, 6):
-        raise ProposalsSpentError(
+        raise LimitError(
             f"{row.name} has had its {had} proposals: `proposals` in its study file allows {share:.4g} of "
             f"its {total} trials; the rest is the sampler's"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,8 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.clock import Clock, to_datetime
+from storage.database.errors import LimitError
 from storage.database.tables import study, token
 
+LIMITS = ("trials", "epochs", "seconds")
 PREFIX = "hpo_"  # of every token, so that whatever else is sent needs no look into the database
 
 
@@ -29,16 +32,34 @@ class Grant:
     may: str  # view | act
     study: str | None  # the only study it is for, as that is called now; None: every one
     created: datetime | None  # UTC
+    limits: Mapping[
+        str, float
+    ]  # trials, epochs, seconds: what its holder may give studies; absent: any number
+    spent: Mapping[str, float]
 
 
-def add(connection: Connection, clock: Clock, name: str, may: str, study_id: int | None) -> str | None:
+def add(
+    connection: Connection,
+    clock: Clock,
+    name: str,
+    may: str,
+    study_id: int | None,
+    limits: Mapping[str, float | None] | None = None,
+) -> str | None:
     """A new token, which is told this once; None: another one has the name. It goes with its study."""
     if connection.scalar(sa.select(token.c.id).where(token.c.name == name)) is not None:
         return None
     made = PREFIX + secrets.token_urlsafe(24)
     connection.execute(
         token.insert().values(
-            name=name, digest=digest_of(made), may=may, study_id=study_id, created_at=clock.now()
+            {
+                "name": name,
+                "digest": digest_of(made),
+                "may": may,
+                "study_id": study_id,
+                "created_at": clock.now(),
+                **(limits or {}),
+            }
         )
     )
     return made
@@ -55,6 +76,32 @@ def find(connection: Connection, digest: str) -> Grant | None:
     return None if row is None else _grant(row)
 
 
+def charge(connection: Connection, name: str | None, **asked: float | None) -> None:
+    """Count what a token's holder gives a study: `trials`, `epochs`, `seconds`; None: without end.
+
+    The row is held from here on, so that those who ask at once get no more together than it has.
+
+    Raises:
+        LimitError: it is more than the token has left, or has none of that name any more.
+    """
+    if name is None:
+        return
+    row = connection.execute(sa.select(token).where(token.c.name == name).with_for_update()).first()
+    if row is None:
+        raise LimitError("this token was revoked")
+    spent = {}
+    for what in LIMITS:
+        limit, had, more = getattr(row, what), getattr(row, f"spent_{what}"), asked[what]
+        if limit is not None and (more is None or had + more > limit):
+            wanted = f"{what} without end" if more is None else f"{more:g} {what}"
+            raise LimitError(
+                f"token {name} may give studies {limit:g} {what} in all, has given {had:g}, and asks for "
+                f"{wanted}: ask for less, and name a budget of {what}"
+            )
+        spent[f"spent_{what}"] = had + (more or 0.0)
+    connection.execute(token.update().where(token.c.id == row.id).values(spent))
+
+
 def revoke(connection: Connection, name: str) -> bool:
     """End a token and all that was opened with it; whether there was one."""
     return bool(connection.execute(token.delete().where(token.c.name == name)).rowcount)
@@ -65,10 +112,10 @@ def digest_of(made: str) -> str:
     return hashlib.sha256(made.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-_GRANTS = sa.select(token.c.name, token.c.may, token.c.created_at, study.c.name.label("study")).outerjoin(
-    study, study.c.id == token.c.study_id
-)
+_GRANTS = sa.select(token, study.c.name.label("study")).outerjoin(study, study.c.id == token.c.study_id)
 
 
 def _grant(row: Any) -> Grant:
-    return Grant(row.name, row.may, row.study, to_datetime(row.created_at))
+    limits = {what: getattr(row, what) for what in LIMITS if getattr(row, what) is not None}
+    spent = {what: getattr(row, f"spent_{what}") for what in limits}
+    return Grant(row.name, row.may, row.study, to_datetime(row.created_at), limits, spent)

@@ -16,7 +16,7 @@ from hpo.spec import parse_spec
 from hpo.studies import creation, reading
 from hpo.studies.why import why
 from storage.database.engine import Database
-from storage.database.errors import ProposalsSpentError
+from storage.database.errors import LimitError
 from storage.history.trials import Part, read_trial
 from tests.support.shared import Opener, reopen
 
@@ -41,7 +41,7 @@ def test_a_proposal_is_told_apart_and_those_of_all_are_no_more_than_their_share(
     def propose(who: str) -> None:
         mine = reopen(url, database.clock).acting_as(who)
         for n in range(1, 4):
-            with suppress(ProposalsSpentError):
+            with suppress(LimitError):
                 creation.enqueue(mine, row, {"x": n / 100}, why=f"hunch {n}")
                 given.append(who)
         mine.close()
@@ -52,9 +52,7 @@ def test_a_proposal_is_told_apart_and_those_of_all_are_no_more_than_their_share(
     for one in both:
         one.join(60)
     assert len(given) == 3, "however many ask at once"
-    with pytest.raises(
-        ProposalsSpentError, match=r"had its 3 proposals: `proposals` .* allows 0.3 of its 10 trials"
-    ):
+    with pytest.raises(LimitError, match=r"had its 3 proposals: `proposals` .* allows 0.3 of its 10 trials"):
         creation.enqueue(database, row, {"x": 0.1})
     with pytest.raises(UserError, match="why must have 1 to 2000 characters, got 3000"):
         creation.enqueue(database, row, {"x": 0.1}, why="x" * 3000)

@@ -15,7 +15,19 @@ from tests.end_to_end.workplace import Workplace
 from tests.support.command import COMMAND, every_command, hpo_environment
 
 README = Path(__file__).parents[2] / "README.md"
-HEAVY = {"torch", "optuna", "sqlalchemy", "pandas", "numpy", "plotly", "pydantic", "scipy", "alembic", "yaml"}
+HEAVY = {
+    "torch",
+    "optuna",
+    "sqlalchemy",
+    "pandas",
+    "numpy",
+    "plotly",
+    "pydantic",
+    "scipy",
+    "alembic",
+    "yaml",
+    "mcp",
+}
 CPU_SECONDS = 0.3
 
 

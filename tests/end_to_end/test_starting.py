@@ -67,10 +67,21 @@ def test_a_script_is_read_and_searched(place: Workplace) -> None:
         "layers": {"type": "int", "low": 1, "high": 8},
         "optimizer": {"type": "categorical", "choices": ["sgd", "adam"]},
     }
-    place.hpo("run", "--no-report", "--runners", "1").check()
-    for trial in place.trials("search"):
-        params = trial["params"]
-        assert trial["values"] == [pytest.approx(params["lr"] * params["hidden"])]
+    assert (
+        "study.yaml is a valid study: search, tpe, 2 trials" in place.look("check", "study.yaml").check().out
+    )
+    options = [word for word in study["command"] if word.startswith("--")]
+    assert study["command"][:3] == ["{python}", "code/train.py", "images"]
+    assert options == [
+        "--lr",
+        "--weight-decay",
+        "--dropout",
+        "--hidden-size",
+        "--layers",
+        "--optimizer",
+        "--seed",
+        "--epochs",
+    ]
 
 
 def test_a_person_at_a_terminal_is_asked(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

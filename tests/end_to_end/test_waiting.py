@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -18,19 +20,60 @@ ODD_ONES_FAIL = """
 """
 
 
+@dataclass
+class Told:
+    """What was heard while the study `fine` ran: by its receiver, and by a reader of its events."""
+
+    receiver: Receiver
+    created: list[dict[str, Any]]
+    followed: list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def ended(shared_place: Workplace) -> Workplace:
-    """One study whose trials all succeed, started while somebody waits; one where every other trial fails."""
-    fine = shared_place.study("fine", budget={"trials": 3})
+def told(shared_place: Workplace) -> Told:
+    """One study whose trials all succeed, while somebody waits for it, somebody else reads its events,
+    and its receiver is away; one where every other trial fails.
+    """
+    receiver = Receiver()
+    fine = shared_place.study(
+        "fine", notify={"webhook": "HPO_NOTIFY_URL", "retry": 0.1}, budget={"trials": 3}
+    )
     shared_place.look("create", fine.name).check()
-    with shared_place.start(
-        "wait", "fine", "--for", "trials=3", "--timeout", "2m", "--format", "json"
-    ) as waiting:
-        shared_place.run(fine).check()
-        told = waiting.wait().check().json
-        assert (told["happened"], told["done"], told["failed"]) == ("trials=3", 3, 0)
+    created = shared_place.look("events", "fine", "--format", "json").check().json
+    follow = ("events", "fine", "--follow", "--format", "json", "--since", str(created[-1]["id"]))
+    wait = ("wait", "fine", "--for", "trials=3", "--timeout", "2m", "--format", "json")
+    run = ("run", fine.name, "--runners", "1", "--no-report")
+    with (
+        shared_place.start(*wait) as waiting,
+        shared_place.start(*follow) as reader,
+        shared_place.start(*run, env={"HPO_NOTIFY_URL": receiver.url}) as running,
+    ):
+        running.wait_for("receivers of news cannot be reached")
+        receiver.start()
+        running.wait(120).check()
+        found = waiting.wait().check().json
+        followed = [json.loads(line) for line in reader.wait().check().out.splitlines()]
+    receiver.stop()
+    assert (found["happened"], found["done"], found["failed"]) == ("trials=3", 3, 0)
     shared_place.run(shared_place.study("odd", ODD_ONES_FAIL, budget={"trials": 3}))
-    return shared_place
+    return Told(receiver, created, followed)
+
+
+def test_a_receiver_that_is_away_is_waited_for_and_hears_every_event_once(told: Told) -> None:
+    assert [event["what"] for event in told.followed] == [*["best"] * (len(told.followed) - 1), "end"]
+    assert told.receiver.events == [event["what"] for event in told.followed]
+    heard = [int(one.rpartition("-")[2]) for one in told.receiver.ids]
+    assert heard == [event["id"] for event in told.followed]
+
+
+def test_events_go_on_from_a_cursor(told: Told, shared_place: Workplace) -> None:
+    """Each once, wherever the reader broke off."""
+    assert [event["what"] for event in told.created] == ["create"]
+    whole = told.created + told.followed
+    assert shared_place.look("events", "fine", "--format", "json").check().json == whole
+    since = ("events", "fine", "--format", "json", "--since", str(whole[1]["id"]))
+    assert shared_place.look(*since).check().json == whole[2:]
+    shared_place.look("events", "nothing", "--follow").check(ExitCode.NOT_FOUND)
 
 
 @pytest.mark.parametrize(
@@ -46,35 +89,13 @@ def ended(shared_place: Workplace) -> Workplace:
         ("missing", "end", ExitCode.NOT_FOUND),
     ],
 )
-def test_the_exit_code_says_what_happened(study: str, what: str, code: int, ended: Workplace) -> None:
-    ended.look("wait", study, "--for", what).check(code)
+def test_the_exit_code_says_what_happened(
+    study: str, what: str, code: int, told: Told, shared_place: Workplace
+) -> None:
+    shared_place.look("wait", study, "--for", what).check(code)
 
 
 def test_the_time_may_be_over_first(place: Workplace) -> None:
     place.look("create", place.study("s").name).check()
     late = place.look("wait", "s", "--timeout", "0.1s").check(ExitCode.TIMEOUT)
     assert "the time is over: s is " in late.err
-
-
-def test_events_go_on_from_a_cursor_and_a_receiver_that_is_away_is_waited_for(place: Workplace) -> None:
-    """Each change once, whenever the reader breaks off; of a run alone every event arrives, none twice."""
-    receiver = Receiver()
-    spec = place.study("s", notify={"webhook": "HPO_NOTIFY_URL", "retry": 0.1}, budget={"trials": 3})
-    place.look("create", spec.name).check()
-    first = place.look("events", "s", "--format", "json").check().json
-    assert [event["what"] for event in first] == ["create"]
-    follow = ("events", "s", "--follow", "--format", "json", "--since", str(first[-1]["id"]))
-    options = {"env": {"HPO_NOTIFY_URL": receiver.url}}
-    with place.start(*follow) as reader, place.start("run", spec.name, "--no-report", **options) as run:
-        run.wait_for("receivers of news cannot be reached")
-        receiver.start()
-        run.wait(120).check()
-        seen = [json.loads(line) for line in reader.wait().check().out.splitlines()]
-    receiver.stop()
-    assert [event["what"] for event in seen] == [*["best"] * (len(seen) - 1), "end"]
-    assert receiver.events == [event["what"] for event in seen]
-    assert [int(one.rpartition("-")[2]) for one in receiver.ids] == [event["id"] for event in seen]
-    assert first + seen == place.look("events", "s", "--format", "json").check().json
-    middle = place.look("events", "s", "--format", "json", "--since", str(seen[0]["id"])).check().json
-    assert middle == seen[1:]
-    place.look("events", "nothing", "--follow").check(ExitCode.NOT_FOUND)
