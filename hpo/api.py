@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hpo import optimizing
 from hpo.errors import HpoError, UserError
@@ -287,25 +287,9 @@ class Study:
         """Have a point tried next; returns its ticket's number. Who asks for it and why stay with it."""
         return creation.enqueue(self._database, self._row(), point, by, why)[0]
 
-    def extend(
-        self,
-        *,
-        trials: int = 0,
-        seconds: float | None = None,
-        target: float | None = None,
-        epochs: int | None = None,
-        patience: int | None = None,
-    ) -> None:
-        """More trials, or another budget of seconds or epochs, another target or more patience."""
-        creation.extend(
-            self._database,
-            self._row(),
-            trials=trials,
-            seconds=seconds,
-            target=target,
-            epochs=epochs,
-            patience=patience,
-        )
+    def extend(self, *, trials: int = 0, **budgets: Unpack[creation.Budgets]) -> None:
+        """More trials, or other budgets: `seconds` or `epochs` in all, a `target`, more `patience`."""
+        creation.extend(self._database, self._row(), trials=trials, **budgets)
 
     def pause(self) -> None:
         """Start nothing new; what runs goes on."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from hpo.cli import (
+from hpo.cli import (  # noqa: F401 -- imported, they have added their commands to `app`
     confirming,
     importing,
     launching,
@@ -26,21 +26,6 @@ from hpo.cli import (
 )
 from hpo.cli.app import app
 from hpo.errors import ExitCode, HpoError
-
-_ROOMS = (
-    confirming,
-    importing,
-    launching,
-    queries,
-    rights,
-    running,
-    sharing,
-    starting,
-    steering,
-    trials,
-    waiting,
-)
-# Imported, they have added their commands to `app`.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

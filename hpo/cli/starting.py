@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +18,16 @@ from hpo.cli.output import say
 from hpo.errors import UserError
 
 _EXAMPLE = "objective.py"
-_EXAMPLE_SPACE = {
-    "lr": {"type": "float", "low": 1e-4, "high": 0.3, "log": True},
-    "hidden": {"type": "int", "low": 8, "high": 256, "log": True},
-    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+_EXAMPLE_STUDY = {
+    "objective": _EXAMPLE,
+    "pruner": {"name": "asha", "min_epochs": 1, "max_epochs": 9},
+    "enqueue": [{"lr": 0.003, "hidden": 64, "dropout": 0.2}],
+    "space": {
+        "lr": {"type": "float", "low": 1e-4, "high": 0.3, "log": True},
+        "hidden": {"type": "int", "low": 8, "high": 256, "log": True},
+        "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+    },
+    "fixed": {"epochs": 9},
 }
 _SHARES = re.compile(r"dropout|momentum|beta|smooth|mix|frac|ratio|prob|gamma|rho|alpha")
 _NO_SETTING = re.compile(
@@ -55,36 +62,36 @@ def init(
 
     In a terminal and without options it asks five questions. Files that are there stay as they are.
     """
-    from importlib.util import find_spec
+    from importlib.resources import files as files_of
+
+    import yaml
 
     from hpo.files import write_whole
     from hpo.spec import parse_spec
 
     asked = (from_, study, direction, trials, minutes)
     if all(one is None for one in asked) and sys.stdin.isatty():
-        script = _ask("A script of yours to search over (nothing: an example is written)", "")
+        ask = partial(typer.prompt, err=True)
+        script = ask("A script of yours to search over; nothing: an example is written", default="")
         from_ = Path(script) if script else None
-        study = _ask("Name of the study", "search")
-        direction = _ask("Is a larger result better (maximize) or a smaller one (minimize)", "maximize")
-        trials = int(_ask("How many trials", "20", r"[1-9]\d{0,5}"))
-        minutes = float(_ask("How many minutes at most (0: no limit)", "0", r"\d+(\.\d+)?")) or None
-    content: dict[str, Any] = {"study": study or "search"}
+        study = ask("Name of the study", default="search")
+        direction = ask("Is a larger result better, or a smaller: maximize, minimize", default="maximize")
+        trials = ask("How many trials", default=20, type=int)
+        minutes = ask("How many minutes at most; 0: no limit", default=0.0, type=float) or None
+    budget = {"trials": 20 if trials is None else trials} | ({"seconds": minutes * 60} if minutes else {})
+    content: dict[str, Any] = {"study": study or "search", "direction": direction or "maximize"}
+    content["budget"] = budget
     files: dict[Path, str] = {}
     if from_ is None:
-        content |= {"objective": _EXAMPLE, "pruner": {"name": "asha", "min_epochs": 1, "max_epochs": 9}}
-        first = {"lr": 0.003, "hidden": 64, "dropout": 0.2}
-        rest: dict[str, Any] = {"enqueue": [first], "space": _EXAMPLE_SPACE, "fixed": {"epochs": 9}}
-        starter = find_spec("objectives.starter")
-        assert starter is not None
-        assert starter.origin is not None
-        files[write.parent / _EXAMPLE] = Path(starter.origin).read_text(encoding="utf-8")
+        content |= _EXAMPLE_STUDY
+        starter = files_of("objectives") / "starter.py"
+        files[write.parent / _EXAMPLE] = starter.read_text(encoding="utf-8")
     else:
-        rest = _of_script(from_, write.parent, arguments or [])
-    content |= {"direction": direction or "maximize", "budget": {"trials": 20 if trials is None else trials}}
-    if minutes is not None:
-        content["budget"]["seconds"] = minutes * 60
-    content |= rest
-    files[write] = _text(content)
+        content |= _of_script(from_, write.parent, arguments or [])
+    body = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+    files[write] = (
+        f"# docs: README.md, `hpo schema`. Check it with `hpo check`, search with `hpo run`.\n{body}"
+    )
     parse_spec(files[write], write.name)
     for file in files:
         if file.exists():
@@ -95,24 +102,6 @@ def init(
         write_whole(file, text, "study file" if file == write else "objective")
     say(f"wrote {' and '.join(map(str, files))}; search with")
     print("hpo run" if write == Path(STUDY_FILE) else f"hpo run {shlex.quote(str(write))}")
-
-
-def _ask(question: str, default: str, form: str = ".*") -> str:
-    while True:
-        print(f"{question}? [{default}] ", end="", file=sys.stderr, flush=True)
-        answer = sys.stdin.readline()
-        if not answer:
-            raise UserError("the questions were not answered; `hpo init --help` lists the options")
-        if re.fullmatch(form, answer.strip() or default):
-            return answer.strip() or default
-        say("a number, please")
-
-
-def _text(content: dict[str, Any]) -> str:
-    import yaml
-
-    body = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
-    return f"# docs: README.md, `hpo schema`. Check it with `hpo check`, search with `hpo run`.\n{body}"
 
 
 @dataclass(frozen=True)

@@ -301,24 +301,13 @@ def attempt(row: AttemptRow) -> Attempt:
 
 def worker(row: WorkerRow) -> Worker:
     """One worker."""
-    return Worker(
-        id=row.id,
-        name=row.name,
-        host=row.host,
-        pid=row.pid,
-        devices=list(row.devices),
-        state=row.state.value,
-        study=row.study,
-        trials=list(row.trials),
-        started=to_datetime(row.started_at),
-        last_beat=to_datetime(row.beat_at),
-        silent_for=round(max(row.silent_for, 0.0), 1),
-        reason=row.reason,
-        versions=dict(row.versions),
-        status=dict(row.status),
-        good_attempts=row.good_attempts,
-        bad_attempts=row.bad_attempts,
-    )
+    others = {
+        "state": row.state.value,
+        "started": to_datetime(row.started_at),
+        "last_beat": to_datetime(row.beat_at),
+        "silent_for": round(max(row.silent_for, 0.0), 1),
+    }
+    return Worker(**_same(Worker, row, others))
 
 
 def points(series: Mapping[int, float]) -> list[Point]:
@@ -399,28 +388,16 @@ def _counts(found: Counts) -> TrialCounts:
 
 def _trial(record: TrialRecord, now: datetime | None = None) -> dict[str, Any]:
     seconds = record.seconds_until(now)
-    return {
-        "number": record.number,
-        "state": record.state,
+    others: dict[str, Any] = {
         "values": None if record.values is None else list(record.values),
-        "params": dict(record.params),
-        "attempts": record.attempts,
-        "ticket": record.ticket,
-        "worker": record.worker,
-        "runner": record.runner,
-        "device": record.device,
-        "started": record.started,
-        "finished": record.finished,
         "seconds": None if seconds is None else round(seconds, 3),
-        "last_step": record.last_step,
-        "last_report": record.last_report,
         "reports": points(record.reports),
         "metrics": {name: points(series) for name, series in record.metrics.items()},
-        "user_attrs": dict(record.user_attrs),
-        "constraints": dict(record.constraints),
-        "foreign": record.foreign,
-        "feasible": record.feasible,
-        "error": record.error,
-        "asked_by": record.asked_by,
-        "asked_why": record.asked_why,
     }
+    return _same(Trial, record, others)
+
+
+def _same(kind: type[Any], found: Any, others: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an answer as they are called in what was found, but for `others`."""
+    names = [each.name for each in dataclasses.fields(kind) if each.name not in others]
+    return {name: getattr(found, name) for name in names} | others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import optuna
 from optuna.trial import FrozenTrial, create_trial
@@ -27,6 +27,15 @@ from storage.queue import seconds as seconds_of
 from storage.queue.events import operator
 
 MAX_REASON = 2000  # characters
+
+
+class Budgets(TypedDict, total=False):
+    """New budgets of a study, each in all; None: as it was."""
+
+    seconds: float | None
+    target: float | None
+    epochs: int | None
+    patience: int | None
 
 
 def create(
@@ -205,10 +214,7 @@ def extend(
     row: StudyRow,
     *,
     trials: int = 0,
-    seconds: float | None = None,
-    target: float | None = None,
-    epochs: int | None = None,
-    patience: int | None = None,
+    **budgets: Unpack[Budgets],
 ) -> StudyRow:
     """Give a study `trials` more tickets, or a new budget of seconds or epochs, a new target or patience.
 
@@ -218,6 +224,8 @@ def extend(
     Raises:
         UserError: a grid has no further cells, or nothing is asked, or too much.
     """
+    seconds, target = budgets.get("seconds"), budgets.get("target")
+    epochs, patience = budgets.get("epochs"), budgets.get("patience")
     if trials > MAX_TRIALS:
         raise UserError(f"at most {MAX_TRIALS:,} trials can be added at once, got {trials:,}")
     if trials <= 0 and seconds is target is epochs is patience is None:
@@ -255,18 +263,7 @@ def extend(
     first = row.budget_trials if cells and trials > 0 else None
 
     def verb(connection: Transaction) -> bool:
-        done = studies.extend(
-            connection,
-            database.clock,
-            row.id,
-            points,
-            cells=cells,
-            seconds=seconds,
-            target=target,
-            epochs=epochs,
-            patience=patience,
-            first=first,
-        )
+        done = studies.extend(connection, database.clock, row.id, points, cells=cells, first=first, **budgets)
         if done:
             tokens.charge(
                 connection,
@@ -275,30 +272,13 @@ def extend(
                 epochs=0 if epochs is None else epochs - (row.budget_epochs or 0),
                 seconds=0 if seconds is None else max(0.0, seconds - (row.budget_seconds or 0.0)),
             )
-            more = trials if trials > 0 else None
-            note(
-                connection,
-                database,
-                row,
-                "extend",
-                trials=more,
-                seconds=seconds,
-                epochs=epochs,
-                target=target,
-                patience=patience,
-            )
+            note(connection, database, row, "extend", trials=trials if trials > 0 else None, **budgets)
         return done
 
     done = database.write_once(verb)
     now = database.read(lambda connection: studies.get(connection, row.name))
     # Somebody extended the grid meanwhile: the cells that are left are others now.
-    return (
-        now
-        if done
-        else extend(
-            database, now, trials=trials, seconds=seconds, target=target, epochs=epochs, patience=patience
-        )
-    )
+    return now if done else extend(database, now, trials=trials, **budgets)
 
 
 def standing(row: StudyRow) -> str:

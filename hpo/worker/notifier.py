@@ -14,14 +14,15 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from http.client import HTTPException
 from typing import Any
 
 from hpo.spec.notifying import Channel
 from hpo.studies.answers import plain
 from hpo.worker.leftovers import importing_hpo
-from storage.database.engine import Database, Transaction
+from storage.database.engine import Database
 from storage.database.errors import StorageError
 from storage.history.lists import progress
 from storage.queue import events, notices, outcomes
@@ -35,7 +36,7 @@ HELD = 3 * TIMEOUT  # for which the right to send is taken
 NEARLY = 0.9  # of the budget
 
 
-class Notifier:
+class Notifier(threading.Thread):
     """Sends for one process: every `interval` seconds from `start` on, or when it is told to look.
 
     Args:
@@ -45,37 +46,37 @@ class Notifier:
     """
 
     def __init__(self, database: Database, interval: float, code: str | None = None) -> None:
+        super().__init__(name="notifier", daemon=True)
         self._database = database
         self._interval = interval
         self._code = code
         self._me = uuid.uuid4().hex
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
         self._said: set[str] = set()  # what is said in the log once
 
-    def start(self) -> None:
-        """Look again and again, in a thread."""
-        self._thread.start()
+    def run(self) -> None:
+        while not self._over.wait(self._interval):
+            try:
+                self.look()
+            except Exception:  # or the thread would end
+                log.exception("news could not be told")
 
     def finish(self, study: str | None, seconds: float, hurry: Callable[[], bool]) -> None:
         """End; what there is to tell of `study` is told before, for so long, unless it is to `hurry`."""
-        self._over.set()
-        self._thread.join(TIMEOUT)
+        self.stop()
+        self.join(TIMEOUT)
         until = time.monotonic() + seconds
-        told = False
-        while not hurry():
-            left = self.look(study)
-            if not left or time.monotonic() >= until:
-                break
-            if not told and left:
-                log.warning(
-                    "%d receivers of news cannot be reached; waiting for up to %.0f s. The next worker or "
-                    "dashboard tells them otherwise, so that Ctrl-C loses nothing",
-                    left,
-                    seconds,
-                )
-                told = True
+        left = 0 if hurry() else self.look(study)
+        if left:
+            log.warning(
+                "%d receivers of news cannot be reached; waiting for up to %.0f s. Otherwise the next worker "
+                "or dashboard tells them, so that Ctrl-C loses nothing",
+                left,
+                seconds,
+            )
+        while left and not hurry() and time.monotonic() < until:
             time.sleep(min(self._interval, 0.2))
+            left = self.look(study)
 
     def stop(self) -> None:
         """Look no more."""
@@ -94,13 +95,6 @@ class Notifier:
         except StorageError as error:
             log.debug("no news is told for now: %s", error)
         return left
-
-    def _run(self) -> None:
-        while not self._over.wait(self._interval):
-            try:
-                self.look()
-            except Exception:  # or the thread would end
-                log.exception("news could not be told")
 
     def _may(self, channel: Channel) -> bool:
         if channel.command is not None:
@@ -122,38 +116,30 @@ class Notifier:
             self._database.once(lambda c: notices.say_nearly(c, clock, one.study_id, share), write=True)
 
     def _tell(self, one: Notice, channel: Channel) -> bool:
-        """Whether all that can be told was."""
+        """Whether all that can be told was. The right to send is taken anew before each event."""
         clock, wait = self._database.clock, None
         lost: set[Any] = set()
-        for found in self._held(one, channel):
+        while wait is None:
+            found = self._database.once(
+                lambda c: notices.hold(c, clock, one, self._me, HELD, channel.on), write=True
+            )
+            if found is None:
+                break
             worker = found.details.get("worker")
             if found.what != events.LOST or worker not in lost:  # once, however many trials it had
                 lost.add(worker)
                 why = self._send(channel, document(found, one))
                 if why is not None:
-                    log.warning("%s could not be told of %s: %s", _shown(channel), one.study, why)
+                    log.warning(
+                        "%s could not be told of %s: %s", channel.webhook or "a command", one.study, why
+                    )
                     wait = channel.retry
-                    break
-            last = found.id
-
-            def arrived(connection: Transaction, last: int = last) -> bool:
-                return notices.arrived(connection, one, self._me, last)
-
-            if not self._database.once(arrived, write=True):
-                break
+                    continue
+            self._database.once(
+                partial(notices.arrived, one=one, holder=self._me, event_id=found.id), write=True
+            )
         self._database.once(lambda c: notices.let_go(c, clock, one, self._me, wait), write=True)
         return wait is None
-
-    def _held(self, one: Notice, channel: Channel) -> Iterator[Event]:
-        """The events to send, as long as the right to is ours: it is taken anew before each."""
-        clock = self._database.clock
-        while True:
-            found = self._database.once(
-                lambda c: notices.hold(c, clock, one, self._me, HELD, channel.on), write=True
-            )
-            if not found:
-                return
-            yield found[0]
 
     def _send(self, channel: Channel, told: Mapping[str, Any]) -> str | None:
         """Hand one event over; why it did not arrive, without the URL, or None."""
@@ -220,7 +206,3 @@ _FORMS: dict[str, Callable[[Mapping[str, Any]], tuple[Any, dict[str, str]]]] = {
     "discord": lambda told: ({"content": told["text"], "allowed_mentions": {"parse": []}}, _JSON),
     "ntfy": lambda told: (told["text"], {"Tags": f"hpo,{told['event']}"}),
 }
-
-
-def _shown(channel: Channel) -> str:
-    return channel.webhook or f"the command {(channel.command or ('',))[0]}"

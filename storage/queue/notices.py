@@ -80,28 +80,28 @@ def open_notices(connection: Connection, clock: Clock, holder: str) -> list[Noti
 
 def hold(
     connection: Connection, clock: Clock, one: Notice, holder: str, seconds: float, kinds: Collection[str]
-) -> list[Event]:
-    """Take the right to send for so long; the events of these kinds that are to be sent now, oldest first.
-
-    Empty where somebody else has it, or there are none.
-    """
+) -> Event | None:
+    """Take the right to send for so long; the next event of these kinds. None: there is none, or no right."""
     mine = notice.update().where(notice.c.id == one.id, _free(clock, holder))
     mine = mine.values(holder=holder, held_until=clock.now() + seconds).returning(notice.c.told)
     told = connection.scalar(mine)
     if told is None:
-        return []
+        return None
     query = sa.select(event).where(event.c.study_uid == one.uid, event.c.id > told).order_by(event.c.id)
-    found = [events.read(row) for row in connection.execute(query.limit(_MANY))]
-    wanted = [each for each in found if each.what in kinds]
-    if found and not wanted:
-        arrived(connection, one, holder, found[-1].id)
-    return wanted
+    passed = None
+    for row in connection.execute(query.limit(_MANY)):
+        if row.what in kinds:
+            return events.read(row)
+        passed = row.id
+    if passed is not None:
+        arrived(connection, one, holder, passed)
+    return None
 
 
-def arrived(connection: Connection, one: Notice, holder: str, event_id: int) -> bool:
-    """The events up to this one arrived, or need not; False: somebody else sends now."""
+def arrived(connection: Connection, one: Notice, holder: str, event_id: int) -> None:
+    """The events up to this one arrived, or need not; nothing is changed where somebody else sends now."""
     mine = notice.update().where(notice.c.id == one.id, notice.c.holder == holder, notice.c.told < event_id)
-    return bool(connection.execute(mine.values(told=event_id, not_before=None)).rowcount)
+    connection.execute(mine.values(told=event_id, not_before=None))
 
 
 def let_go(connection: Connection, clock: Clock, one: Notice, holder: str, wait: float | None) -> None:

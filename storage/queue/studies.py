@@ -290,13 +290,10 @@ def extend(
     points: Sequence[Mapping[str, Any] | None],
     *,
     cells: bool,
-    seconds: float | None = None,
-    target: float | None = None,
-    epochs: int | None = None,
-    patience: int | None = None,
     first: int | None = None,
+    **budgets: float | None,
 ) -> bool:
-    """Add tickets, or raise the budget of seconds or epochs, the target or the patience; an ended study runs
+    """Add tickets, or raise `budgets` (seconds, epochs, target, patience: the new one); an ended study runs
     again. It does not where a result meets its target, or its seconds or patience are spent all the same.
 
     `first` is the ticket number that the first of `points` (grid cells) is for; False, and nothing is
@@ -310,14 +307,7 @@ def extend(
     if points:
         tickets.add(connection, study_id, points, first=number, cells=cells)
         values["budget_trials"] = (row.budget_trials or 0) + len(points)
-    if seconds is not None:
-        values["budget_seconds"] = seconds
-    if target is not None:
-        values["budget_target"] = target
-    if epochs is not None:
-        values["budget_epochs"] = epochs
-    if patience is not None:
-        values["budget_patience"] = patience
+    values |= {f"budget_{name}": value for name, value in budgets.items() if value is not None}
     if StudyState(row.state).ended or row.state == StudyState.STOPPING:
         values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
     connection.execute(study.update().where(study.c.id == study_id).values(**values))
