@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +67,19 @@ def make_server(caller_of: Callable[[Any], Caller | None]) -> Server[Any]:
     async def call_tool(
         context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
     ) -> types.CallToolResult:
-        def call() -> tuple[str, bool]:
-            return _answer(caller_of(context.request), params.name, params.arguments or {})
-
+        call = partial(_answer, lambda: caller_of(context.request), params.name, params.arguments or {})
         text, wrong = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
         return types.CallToolResult(content=[types.TextContent(text=text)], is_error=wrong)
 
     return Server("hpo", instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
 
 
-def _answer(caller: Caller | None, name: str, asked: dict[str, Any]) -> tuple[str, bool]:
-    """A tool's answer as JSON, or why there is none."""
-    if caller is None:
-        return "this token was revoked, or never was one", True
+def _answer(who: Callable[[], Caller | None], name: str, asked: dict[str, Any]) -> tuple[str, bool]:
+    """A tool's answer as JSON; or why there is none, and that it is that."""
     try:
+        caller = who()
+        if caller is None:
+            return "this token was revoked, or never was one", True
         return json.dumps(tools.use(caller, name, asked), ensure_ascii=False, default=str), False
     except HpoError as error:
         return str(error), True

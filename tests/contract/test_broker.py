@@ -889,7 +889,8 @@ def test_an_objective_that_stops_its_study_ends_it_as_hpo_stop_does(
     assert states == [StudyState.STOPPING]
     assert state_of(database, study) is StudyState.STOPPED
     told = database.read(lambda connection: events.of_study(connection, study.name))
-    assert [(one.what, one.who) for one in told[1:]] == [("stop", "trial 0")]
+    happened = [("stop", "trial 0"), ("best", "hpo"), ("end", "hpo")]
+    assert [(one.what, one.who) for one in told[1:]] == happened
     runner.order()
     assert runner.task() is None
 

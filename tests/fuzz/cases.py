@@ -142,7 +142,7 @@ def requests(draw: st.DrawFn) -> tuple[str, str, dict[str, str], bytes]:
 
 
 # Every command that ends by itself, not those that serve or work; what is new joins by itself.
-LASTING = ("run", "worker", "confirm", "wait", "dashboard", "launch start")
+LASTING = ("run", "worker", "confirm", "wait", "dashboard", "mcp", "launch start")
 COMMANDS = {
     name: sorted({option for one in command.params for option in one.opts if option.startswith("-")})
     for name, command in every_command()
