@@ -131,14 +131,8 @@ class Study:
             HpoError: a sentence that says why it goes on no more, or that no trial completed.
         """
         row = self._row()
-        serve = partial(
-            self._serve,
-            objective,
-            runners=runners,
-            code=code,
-            allow_mismatch=allow_mismatch,
-            allow_commands=allow_commands,
-        )
+        allowed = {"allow_mismatch": allow_mismatch, "allow_commands": allow_commands}
+        serve = partial(self._serve, objective, runners=runners, code=code, **allowed)
         if not row.state.ended:
             serve(trials=trials)
         elif confirming.go_on(self._database, self.name) is None:
@@ -153,10 +147,9 @@ class Study:
         objective: Callable[[Any], Any] | None,
         *,
         trials: int | None = None,
-        runners: int,
-        code: str | os.PathLike[str],
-        allow_mismatch: bool,
-        allow_commands: bool,
+        runners: int = 1,
+        code: str | os.PathLike[str] = ".",
+        **allowed: bool,
     ) -> None:
         """Work here at what the study has: its trials; once it has ended, what is trained again."""
         _demand_no_import()
@@ -171,8 +164,8 @@ class Study:
             code=Path(code).absolute() if own is None else own.folder,
             runners=runners,
             count=trials,
-            allow_mismatch=allow_mismatch,
-            allow_commands=allow_commands,
+            allow_mismatch=allowed.get("allow_mismatch", False),
+            allow_commands=allowed.get("allow_commands", False),
             tell=optimizing.teller(),
         )
 
@@ -182,34 +175,22 @@ class Study:
         *,
         top: int | None = None,
         seeds: int | None = None,
-        runners: int = 1,
-        code: str | os.PathLike[str] = ".",
-        allow_mismatch: bool = False,
-        allow_commands: bool = False,
+        **how: Any,
     ) -> Confirmation:
         """Train the best settings, and the first, again here with fresh seeds, as `hpo confirm` does.
 
         Args:
-            objective: as of `run`, and so are the others.
+            objective: as of `run`.
             top: how many of the best; None: as the study file says, else 5.
             seeds: trainings of each, at most; None: likewise, else 10.
-            runners: trainings at once.
-            code: directory of the objective.
-            allow_mismatch: train although the code differs.
-            allow_commands: run the study's command.
+            how: `runners`, `code`, `allow_mismatch` and `allow_commands` of `run`.
 
         Raises:
             UserError: the study runs still, has several directions, or no result to confirm.
         """
         its = confirming.ask(self._database, self._row(), top=top, seeds=seeds)
         if not its.state.ended:
-            self._serve(
-                objective,
-                runners=runners,
-                code=code,
-                allow_mismatch=allow_mismatch,
-                allow_commands=allow_commands,
-            )
+            self._serve(objective, **how)
         found = self.confirmation
         assert found is not None
         return found

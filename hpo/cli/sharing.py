@@ -221,7 +221,8 @@ def replay(
     if format_ is Format.JSON:
         print_json(plain(found if "/" not in name else found[0]))
     elif "/" not in name:
-        print(f"{same} of {len(found)} bit-exact")
+        how = "within the tolerance of lanes" if any(one.tolerance for one in found) else "bit-exact"
+        print(f"{same} of {len(found)} {how}")
     return ExitCode.DONE if same == len(found) and found else ExitCode.FAILED
 
 

@@ -71,20 +71,20 @@ def ask(database: Database, row: StudyRow, sample: int) -> StudyRow:
         raise UserError(f"{row.name} has pruned no trial, so there is nothing to regret")
     store = open_artifacts(row.artifacts)
     chosen = pruned[:sample]
-    steps = {
-        one.number: checkpoints.last_step(store, checkpoints.trial_key(row.uid, row.first_name, one.number))
-        for one in chosen
-    }
+    folders = [checkpoints.trial_key(row.uid, row.first_name, one.number) for one in chosen]
+    steps = [checkpoints.last_step(store, folder) for folder in folders]
 
     def verb(connection: Transaction) -> StudyRow:
         ids = ids_of(connection, row, [one.number for one in chosen])
-        wanted = []
-        for one in chosen:
-            seed, n = training_seed(row.seed, one.ticket), one.number
-            wanted.append((Repeat(ids[n], n, seed, from_epoch=steps[n]), one.params))
-        before = repeats.find(connection, row.id, repeats.REGRET)
+        wanted = [
+            (
+                Repeat(ids[one.number], one.number, training_seed(row.seed, one.ticket), from_epoch=step),
+                one.params,
+            )
+            for one, step in zip(chosen, steps, strict=True)
+        ]
         its = repeats.add(connection, database.clock, row.id, wanted, repeats.REGRET)
-        if before is None or its.budget_trials != before.budget_trials:
+        if not its.state.ended:
             note(connection, database, row, "regret", trials=len(chosen))
         return its
 

@@ -44,6 +44,7 @@ from storage.files.artifacts import ArtifactStore
 from storage.history.attempts import AttemptRow, attempts_of, ticket_of
 from storage.history.records import TrialRecord
 
+LANE = 1e-5  # in losses and metrics: a lane is not bit-equal to the same training alone (docs/training.md)
 ORIGIN = "origin"  # attribute in which our objectives say what they began with
 REPLAYED = ("complete", "pruned", "diverged")
 _COST = re.compile(r"(^|_)(seconds|time|memory)(_|$)")  # metrics that no second run repeats
@@ -56,7 +57,7 @@ class Replay:
     """What came of training a trial again."""
 
     trial: int
-    same: bool  # every value of every epoch, bit for bit
+    same: bool  # every value of every epoch, bit for bit; of a lane, within the tolerance
     steps: int  # that could be compared
     step: int | None  # the first that differs; None where only the result does, or nothing
     name: str  # of the value that differs there
@@ -64,6 +65,7 @@ class Replay:
     then: float | None
     differences: tuple[str, ...]  # in what is recorded of then, as sentences
     error: str | None  # what ended it here and not then
+    tolerance: float = 0.0  # that was allowed
 
     @property
     def said(self) -> str:
@@ -71,7 +73,8 @@ class Replay:
         over = f"{self.steps} epoch{'' if self.steps == 1 else 's'}"
         known = "; ".join(self.differences)
         if self.same:
-            return f"bit-exact over {over}" + (f", although {known}" if known else "")
+            how = f"within {self.tolerance:g}" if self.tolerance else "bit-exact"
+            return f"{how} over {over}" + (f", although {known}" if known else "")
         if self.error is not None:
             told_ = f"ends here with {self.error}"
         else:
@@ -208,7 +211,8 @@ def _compared(
     then |= {(s, name): v for name, series in record.metrics.items() for s, v in series.items()}
     then = {key: value for key, value in then.items() if not _COST.search(key[1])}
     steps = len({step for step, _ in then})
-    apart = [key for key in sorted(then) if key not in here or not _same(here[key], then[key])]
+    within = LANE if _lanes(record) else 0.0
+    apart = [key for key in sorted(then) if key not in here or not _same(here[key], then[key], within)]
     found: dict[str, Any] = {"step": None, "name": "", "here": None, "then": None}
     if apart:
         first = next((key for key in apart if key[0] == apart[0][0] and not key[1]), apart[0])
@@ -216,15 +220,24 @@ def _compared(
         found = {"step": first[0], "name": name, "here": here.get(first), "then": then[first]}
     elif error is None and record.state == "complete" and record.values is not None:
         for mine, theirs in zip(values or (None,) * len(record.values), record.values, strict=True):
-            if mine is None or not _same(mine, theirs):
+            if mine is None or not _same(mine, theirs, within):
                 found = {"step": None, "name": "value", "here": mine, "then": theirs}
                 break
     same = error is None and not found["name"]
-    return Replay(record.number, same, steps, **found, differences=tuple(known), error=error)
+    return Replay(
+        record.number, same, steps, **found, differences=tuple(known), error=error, tolerance=within
+    )
 
 
-def _same(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other))
+def _same(one: float, other: float, within: float) -> bool:
+    return one == other or abs(one - other) <= within or (math.isnan(one) and math.isnan(other))
+
+
+def _lanes(record: TrialRecord) -> int | None:
+    """How many trained in one model with it then; None: it trained alone."""
+    told_ = record.user_attrs.get("training")
+    found = isinstance(told_, Mapping) and "members" not in told_ and told_.get("lanes")
+    return int(found) if found else None
 
 
 def _shown(value: float | None) -> str:
@@ -256,9 +269,8 @@ def _differences(
             found.append(f"{_WORDS[name]}: {str(mine[name])[:12]} here, {str(theirs[name])[:12]} then")
         else:
             found.append(f"{name.replace('_', ' ')} {mine[name]} here, {theirs[name]} then")
-    training = record.user_attrs.get("training")
-    if isinstance(training, Mapping) and "lanes" in training and "members" not in training:
-        found.append(f"then it was one of {training['lanes']} lanes, whose sums are added in another order")
+    if lanes := _lanes(record):
+        found.append(f"then it was one of {lanes} lanes, whose sums are added in another order")
     if last.resumed_from is not None:
         found.append(f"then it went on from a checkpoint of epoch {last.resumed_from}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,6 +145,23 @@ def test_other_threads_and_edited_code_are_named(trained: Workplace, again: Agai
         file.write_text(before)
     assert found.differences[-1] == "threads 2 here, 1 then"
     assert found.differences[0].startswith("module data was edited: ")
+
+
+def test_what_was_a_lane_then_is_compared_within_the_tolerance_that_is_stated(again: Again) -> None:
+    """And no further."""
+    record = reading.history(again.database, "again", evaluated=False).trials[1]
+    lane = replace(record, user_attrs={**record.user_attrs, "training": {"lanes": 3}})
+    last = max(record.reports)
+
+    def compared(by: float) -> replaying.Replay:
+        then = {(s, ""): value for s, value in lane.reports.items()}
+        then |= {(s, name): v for name, series in lane.metrics.items() for s, v in series.items()}
+        there = {key: value + by * (key[0] == last) for key, value in then.items()}
+        assert lane.values is not None
+        return replaying._compared(lane, there, lane.values, (), None)
+
+    assert compared(5e-6).said == f"within 1e-05 over {EPOCHS} epochs"
+    assert compared(2e-5).step == last
 
 
 def test_what_has_no_result_cannot_be_replayed(trained: Workplace) -> None:
