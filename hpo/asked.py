@@ -38,17 +38,20 @@ class Asked:
 
 
 def notes(spec: StudySpec, folder: Path) -> list[str]:
-    """Sentences about what the study file and the objective in `folder` say differently; mostly none.
+    """Sentences about what the study file and the objective in `folder` say differently, and of a space that
+    has fewer settings than the budget has trials; mostly none.
 
-    Of objectives that come with hpo there are none: these check their settings themselves.
+    Objectives that come with hpo check their settings themselves.
     """
+    few = spec.sampler.name != "grid" and spec.tickets not in (None, spec.budget.trials)
+    said = [f"the space has {spec.tickets} settings; each is trained once, and the study ends"] if few else []
     path = spec.objective_path
     if path is None or str(path.module).startswith("objectives."):
-        return []
+        return said
     asked = read(list(_sources(path.file or str(path.module), folder)))
     if asked is None:
-        return []
-    return [*_ranges(spec, asked), *_names(spec, asked)]
+        return said
+    return [*said, *_ranges(spec, asked), *_names(spec, asked)]
 
 
 def places(spec: StudySpec, folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from hpo.search.prior import WithPrior, shifted
 from hpo.search.qmc import qmc_point
 from hpo.search.rungs import RungsSampler, epochs_of
 from hpo.search.space import completed
+from hpo.search.untried import drawn, untried
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 from hpo.spec.points import missing_names
@@ -64,13 +66,24 @@ def suggest(
             if missing := missing_names(spec.space, fixed):
                 raise SpecError(f"ticket {ticket} of the grid lacks values for {listed(missing)}")
             return completed(spec, fixed, _no_choice)
-        case options.RandomSampler(seed=seed):
-            return completed(spec, fixed, lambda name, dist: from_unit(dist, unit(seed, ticket, name)))
-        case options.QmcSampler():
-            point = qmc_point(spec, ticket)
-            return completed(spec, fixed, lambda name, dist: from_unit(dist, point[name]))
+        case options.RandomSampler() | options.QmcSampler():
+            return _drawn(spec, ticket, fixed) if fixed else drawn(spec, partial(_drawn, spec), ticket)
         case _:
-            return _asked(spec, study, trial, fixed, prior, sampler or make_sampler(spec, ticket))
+            point = _asked(spec, study, trial, fixed, prior, sampler or make_sampler(spec, ticket))
+            if fixed:
+                return point
+            others = (one for one in study.get_trials(deepcopy=False) if one._trial_id != trial._trial_id)
+            return untried(spec, point, ticket, (one.params for one in others))
+
+
+def _drawn(spec: StudySpec, ticket: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """A ticket's point that no other one has part in."""
+    shares = qmc_point(spec, ticket) if isinstance(spec.sampler, options.QmcSampler) else None
+
+    def choose(name: str, held: BaseDistribution) -> Any:
+        return from_unit(held, unit(spec.sampler.seed, ticket, name) if shares is None else shares[name])
+
+    return completed(spec, fixed, choose)
 
 
 def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:

@@ -19,6 +19,7 @@ from hpo.spec.problems import problem
 
 MAX_CELLS = 1_000_000
 MAX_VALUES = 1_000_000  # of one parameter
+MAX_DISTINCT = 1_000  # settings of a space in which none is tried twice; of more, two are seldom alike
 
 
 def grid_size(parameter: AnyParameter) -> int:
@@ -97,6 +98,20 @@ def count_cells(space: Space) -> int:
     for cell in cells(decisive):
         total += math.prod(sizes[name] for name in free if is_active(space[name], cell))
     return total
+
+
+def distinct(space: Space) -> list[dict[str, Any]] | None:
+    """Every setting that a sampler can choose, parents before children; None: more than can be told apart."""
+    plain: dict[str, AnyParameter] = {}
+    for name, parameter in space.items():
+        if isinstance(parameter, CategoricalParameter):
+            plain[name] = parameter
+        elif parameter.step is None or step_count(parameter) > MAX_DISTINCT:
+            return None
+        else:
+            plain[name] = parameter.model_copy(update={"points": None})
+    few = bool(space) and count_cells(plain) <= MAX_DISTINCT
+    return list(cells(plain)) if few else None
 
 
 def _between(low: float, high: float, share: float, log: bool) -> float:

@@ -27,7 +27,7 @@ from hpo.spec.fields import (
     share,
     whole,
 )
-from hpo.spec.grid import MAX_CELLS, count_cells, grid_size
+from hpo.spec.grid import MAX_CELLS, count_cells, distinct, grid_size
 from hpo.spec.keeping import Keep, short_form
 from hpo.spec.limits import check_limit
 from hpo.spec.notifying import Channel, channels
@@ -347,10 +347,14 @@ class StudySpec(Section):
 
     @property
     def tickets(self) -> int | None:
-        """How many trials the study has: `budget.trials`, or a grid's cells if fewer; None: no such limit."""
-        if self.sampler.name != "grid":
+        """How many trials the study has: `budget.trials`, or if fewer a grid's cells, or the settings of a
+        small finite space and those that are enqueued again; None: no such limit."""
+        if self.sampler.name == "grid":
+            count = count_cells(self.space)
+        elif (settings := distinct(self.space)) is not None:
+            count = len(settings) + sum(point in self.enqueue[:i] for i, point in enumerate(self.enqueue))
+        else:
             return self.budget.trials
-        count = count_cells(self.space)
         return count if self.budget.trials is None else min(count, self.budget.trials)
 
 
