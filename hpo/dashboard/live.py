@@ -41,6 +41,7 @@ class LiveStudy:
         self.version = 0  # rises with every change
         self.database = database
         self._lock = threading.Lock()
+        self._choosing = threading.Lock()
         self._records: dict[int, TrialRecord] = {}  # by Optuna's trial id
         self._open: set[int] = set()  # trials that have not ended
         self._sampled: set[int] = set()
@@ -88,13 +89,23 @@ class LiveStudy:
         history = self.refresh()
         if not where and not sort:
             return history
+        with self._choosing:  # a table and its charts ask at once for the same
+            return self._choose(history, where, sort)
+
+    def _choose(self, history: StudyHistory, where: str, sort: str) -> StudyHistory:
         with self._lock:
             if history is self._history and (where, sort) in self._chosen:
                 return self._chosen[where, sort]
-        wanted = selection.metrics_in(history.trials, [where], [sort.removeprefix("-")] if sort else [])
-        looked = self._measured(history, wanted) if wanted else history
-        by_number = {trial.number: trial for trial in history.trials}
-        kept = tuple(by_number[t.number] for t in selection.select(looked, [where], sort=sort or None))
+        among = self._choose(history, where, "") if where and sort else history
+        key = sort.removeprefix("-") or "number"
+        wanted = selection.metrics_in(among.trials, () if sort else [where], [key])
+        looked = self._measured(among, wanted) if wanted else among
+        kept = tuple(
+            selection.select(looked, () if sort else [where], sort=sort or None, known=history.trials)
+        )
+        if wanted:  # metrics of every trial would make the charts look at them, too
+            by_number = {trial.number: trial for trial in among.trials}
+            kept = tuple(by_number[trial.number] for trial in kept)
         found = dataclasses.replace(history, trials=kept)
         with self._lock:
             if history is self._history:

@@ -49,6 +49,8 @@ MAX_WORKERS = 200  # on one page
 MAX_LAUNCHES = 50
 MAX_EVENTS = 500
 MAX_FRONT = 30
+MAX_BESIDE = 6  # trials beside each other
+LOG_END = 4_000  # bytes of each one's log there
 SMALL = 500  # trials that are read whole for the page's first words
 MAX_RUNNING = 12  # shown as running now
 MAX_FAILURES = 8  # kinds of errors shown
@@ -108,6 +110,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "how_sure": sentences(confirmation, now.best_number) if confirmation else [],
         "table": table,
         "wish": wish,
+        "beside": _beside(board, row, table) if wish.where else None,
         "wrong": wrong,
         "columns": columns,
         "others": [key for key in [*usual, *more_columns(known)] if key not in columns],
@@ -142,6 +145,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "cards": "parts/study_cards.html",
         "now": "parts/study_now.html",
         "failed": "parts/study_failed.html",
+        "beside": "parts/study_beside.html",
         "slices": "parts/study_slices.html",
         "bestparams": "parts/study_best.html",
         "confirmation": "parts/study_confirmation.html",
@@ -315,6 +319,23 @@ def _best(board: Board, card: StudyCard) -> TrialRecord | None:
         return None
     found = board.database.read(lambda c: read_trials(c, card.row, [best], with_=Part.PARAMS))
     return found.get(best)
+
+
+def _beside(board: Board, row: StudyRow, table: TrialPage) -> dict[str, Any] | None:
+    """A few trials beside each other: the parameters in which they differ, and the ends of their logs."""
+    if not 2 <= table.total <= MAX_BESIDE or table.total != len(table.trials):
+        return None
+    trials = sorted(table.trials, key=lambda trial: trial.number)
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    differing = [name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1]
+    logs = [_log_end(row, trial) for trial in trials]
+    return {"trials": trials, "differing": differing, "logs": logs}
+
+
+def _log_end(row: StudyRow, trial: TrialRecord) -> str:
+    """The last lines that a trial's last attempt printed."""
+    part = reading.read_log(row, trial.number, max(1, trial.attempts), -LOG_END, LOG_END)
+    return "" if part is None else part.text
 
 
 def _running(connection: Transaction, row: StudyRow) -> tuple[TrialRecord, ...]:

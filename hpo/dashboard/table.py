@@ -146,8 +146,9 @@ def quick_filters(where: str, several: bool) -> list[tuple[str, str, bool]]:
 def heading(name: str, value_names: Sequence[str]) -> str:
     """A column's title."""
     kind, _, rest = name.partition(":")
-    if name == "value" or (kind == "value" and rest.isdigit() and int(rest) <= len(value_names)):
-        return text.label(value_names[int(rest or 1) - 1].capitalize(), 24)
+    place = 0 if name == "value" else selection.place_of(name)
+    if place is not None and place < len(value_names):
+        return text.label(value_names[place].capitalize(), 24)
     if name in selection.FIELDS:
         return _TITLES.get(name, name.capitalize())
     return text.label({"param": rest, "metric": rest}.get(kind, name.replace(":", " ")), 20)

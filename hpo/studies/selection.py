@@ -60,7 +60,7 @@ class Condition:
         if self.sign == "~":
             return self.text.casefold() in str(value).casefold()
         if self.sign in _ORDERED:
-            number = _number(value)
+            number = value if type(value) in (int, float) else _number(value)
             return number is not None and _ORDERED[self.sign](number, self._number)
         return any(_alike(value, text) for text in self._texts) == (self.sign == "=")
 
@@ -109,8 +109,12 @@ def metrics_in(
     Raises:
         UserError: a condition that cannot be read.
     """
-    known = {*FIELDS, *_RANKED, *(name for trial in trials for name in trial.params)}
+    known = {*FIELDS, *_RANKED}
     asked = {*names, *(condition.name for condition in parse_conditions(where))}
+    for trial in trials:  # the first has most of them
+        if asked <= known:
+            break
+        known.update(trial.params)
     plain = {name.partition(":")[2] if name.startswith(_OF_METRIC) else name for name in asked - known}
     return {name for name in plain if not name.startswith(("param:", "value:"))}
 
@@ -121,41 +125,63 @@ def with_metrics(history: StudyHistory, found: Mapping[int, Mapping[str, Any]]) 
 
 
 def select(
-    history: StudyHistory, where: Iterable[str] = (), *, sort: str | None = None, limit: int | None = None
+    history: StudyHistory,
+    where: Iterable[str] = (),
+    *,
+    sort: str | None = None,
+    limit: int | None = None,
+    known: Collection[TrialRecord] = (),
 ) -> list[TrialRecord]:
     """The trials that meet every condition, sorted by a name ("-" before it descends), at most `limit`.
+
+    A name may also be one that only the `known` trials have.
 
     Raises:
         UserError: a name that no trial has, with the nearest that one has; a condition that cannot be read.
     """
     conditions = parse_conditions(where)
     key = (sort or "number").removeprefix("-")
-    check_names([*(c.name for c in conditions if c.name not in _RANKED), key], history.trials)
+    names = [*(c.name for c in conditions if c.name not in _RANKED), key]
+    check_names(names, (*history.trials, *known))
     found = list(history.trials)
     for condition in conditions:
         if condition.name in _RANKED:
             among = _ranked(condition, history)
             found = [trial for trial in found if trial.number in among]
         else:
-            found = [trial for trial in found if condition.holds(look_up(trial, condition.name))]
-    keyed = [(look_up(trial, key), trial) for trial in found]
+            read = reader(condition.name)
+            found = [trial for trial in found if condition.holds(read(trial))]
+    if key == "number":
+        return sorted(found, key=FIELDS[key], reverse=bool(sort and sort.startswith("-")))[:limit]
+    read = reader(key)
+    keyed = [(read(trial), trial) for trial in found]
     there = [(value, trial) for value, trial in keyed if value is not None]
     there.sort(key=lambda pair: _order(pair[0]), reverse=bool(sort and sort.startswith("-")))
     return [trial for _, trial in (*there, *(pair for pair in keyed if pair[0] is None))][:limit]
 
 
+def reader(name: str) -> Callable[[TrialRecord], Any]:
+    """`look_up` of one name."""
+    return FIELDS.get(name) or (lambda trial: look_up(trial, name))
+
+
+def place_of(name: str) -> int | None:
+    """Of `value:2`, which of a trial's values it is, from 0; None of other names."""
+    return int(name[-1]) - 1 if re.fullmatch("value:[1-9]", name) else None
+
+
 def look_up(trial: TrialRecord, name: str) -> Any:
     """What a trial has under a name; None where it has nothing."""
-    if name in FIELDS:
-        return FIELDS[name](trial)
-    if name in trial.params:
+    if name in trial.params and name not in FIELDS:
         value = trial.params[name]
         return "null" if value is None else value
+    if name in FIELDS:
+        return FIELDS[name](trial)
     kind, _, rest = name.partition(":")
     if kind == "param":
         return trial.params.get(rest)
-    if kind == "value" and rest in "123456789":
-        return trial.values[int(rest) - 1] if trial.values and int(rest) <= len(trial.values) else None
+    if (place := place_of(name)) is not None:
+        return trial.values[place] if trial.values and place < len(trial.values) else None
     steps = trial.metrics.get(rest if name.startswith(_OF_METRIC) else name)
     if not steps:
         return None
@@ -164,11 +190,13 @@ def look_up(trial: TrialRecord, name: str) -> Any:
 
 def check_names(names: Iterable[str], trials: Collection[TrialRecord]) -> None:
     """Raise UserError for a name that no trial knows; a study without trials knows every name."""
-    wanted = [name for name in names if name not in FIELDS and not re.fullmatch("value:[1-9]", name)]
-    if not wanted or not trials:
-        return
-    known = {*FIELDS, *(name for trial in trials for name in (*trial.params, *trial.metrics))}
-    for name in wanted:
+    wanted = [name for name in names if name not in FIELDS and place_of(name) is None]
+    known = set(FIELDS)
+    for trial in trials:
+        if known.issuperset(wanted):
+            return
+        known.update(trial.params, trial.metrics)
+    for name in wanted if trials else ():
         if name in known or name.partition(":")[2] in known:
             continue
         near = difflib.get_close_matches(name, sorted(known), 1)

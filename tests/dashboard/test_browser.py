@@ -270,6 +270,15 @@ def test_one_selection_for_the_whole_page(browser: Browser, base: str) -> None:
     expect(rows.first).to_contain_text("4")
     page.get_by_role("link", name="clear").click()
     expect(rows).to_have_count(11)
+    for number in (3, 9):
+        page.get_by_label(f"Compare trial {number}", exact=True).check()
+    page.get_by_role("button", name="Compare ticked").click()
+    expect(rows).to_have_count(2)
+    expect(page.locator("#beside tbody tr")).to_have_text(
+        [re.compile("state"), re.compile("ccuracy"), "x0.30.9"]
+    )
+    page.get_by_text("Logs beside each other").click()
+    expect(page.locator("#beside .log").nth(1)).to_contain_text(HOSTILE)
     assert page.evaluate("window.neverReloaded")
     assert [text for text in opened.complaints if "400" not in text] == []
     other = Opened(browser, base, VIEW_TOKEN).go(shared.removeprefix(base))
@@ -302,7 +311,7 @@ def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> N
     section.locator("[data-metric]").focus()
     expect(section.locator("[data-metric] option")).to_have_count(3)
     section.locator("[data-metric]").select_option("train_loss")
-    expect(section.locator(".ytitle")).to_have_text("train_loss")
+    expect(page.locator("#learning .ytitle")).to_have_text("train_loss")
     section.locator("[data-log]").select_option("log")
     until(page, "document.getElementById('learning').layout?.yaxis?.type === 'log'")
     assert opened.complaints == []
@@ -327,7 +336,7 @@ def test_what_is_picked_while_the_chart_is_still_asked_for_is_drawn(browser: Bro
     assert held, "the chart of the objective is under way"
     section.locator("[data-metric]").select_option("train_loss")
     held[0].continue_()
-    expect(section.locator(".ytitle")).to_have_text("train_loss")
+    expect(page.locator("#learning .ytitle")).to_have_text("train_loss")
 
 
 def test_hostile_text_stays_text(browser: Browser, base: str) -> None:

@@ -150,3 +150,10 @@ def test_the_axis_shows_the_logarithm_of_the_distance_to_the_best(viewer: TestCl
         0.1,
         None,
     ]
+
+
+def test_nonsense_among_columns_is_an_empty_column(viewer: TestClient) -> None:
+    for name in ("value:", "value:0", "value:\u00b2", "min:", ":", "nix", "metric:nix", "x" * 500):
+        query = {"columns": f"number,{name}"}
+        assert numbers_of(viewer.get("/studies/digits", params=query, headers=HTML).text)[-1] == 0, name
+        assert viewer.get("/studies/digits/trials.csv", params=query).status_code == 200, name

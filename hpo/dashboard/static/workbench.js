@@ -89,6 +89,8 @@ function point(number, from) {
   light(number, from);
 }
 
+const ticked = new Set(); // trials to compare
+
 export function wireWorkbench(openAgain) {
   document.addEventListener("trial:open", (event) => { if (study) location.href = `${study}/trials/${event.detail}`; });
   if (!form) return;
@@ -100,6 +102,13 @@ export function wireWorkbench(openAgain) {
     event.preventDefault();
     history.pushState(null, "", link.getAttribute("href"));
     show();
+  });
+  document.addEventListener("change", (event) => {
+    const number = event.target.dataset.tick;
+    if (number) ticked[event.target.checked ? "add" : "delete"](number);
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-compare]") && ticked.size > 1) go(`number=${[...ticked].join(",")}`);
   });
   window.addEventListener("popstate", show);
   zooms.addEventListener("change", repaint);
@@ -115,6 +124,7 @@ export function wireWorkbench(openAgain) {
     if (found.length) go([...words(filter.where).filter((word) => !names.has(nameOf(word))), ...found].join(" "));
   });
   document.addEventListener("parts", () => {
+    document.querySelectorAll("[data-tick]").forEach((box) => { box.checked = ticked.has(box.dataset.tick); });
     if (asked === undefined) return;
     const began = asked;
     asked = undefined;
