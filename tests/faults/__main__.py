@@ -95,6 +95,7 @@ TABLE = [
     Row("18", "SIGKILL of a broker that has committed", _plain(pipes.killed_before_the_acknowledgement)),
     Row("18c", "  without waiting for commits", _plain(pipes.checkpoints_before_their_reports), SQLITE),
     Row("19", "SIGKILL while trials are promoted", _plain(rows.killed_while_promoting)),
+    Row("20", "SIGKILL of runners with many lanes", _plain(rows.killed_in_lanes)),
 ]
 
 

@@ -39,11 +39,12 @@ class Scale:
     paused: float
     cut: float  # seconds without a network
     stops: int  # of a runner by hand
+    lanes: int  # of a runner
     acknowledgement: float  # chance of a failpoint to kill a broker that has committed
 
 
-SHORT = Scale(2, 16, 4, 0.7, 0.01, 3, 12, 6, 3.0, 3.0, 5.0, 2, 0.03)
-LONG = Scale(8, 200, 60, 1.0, 0.004, 6, 100, 20, 30.0, 5.0, 10.0, 40, 0.02)
+SHORT = Scale(2, 16, 4, 0.7, 0.01, 3, 12, 6, 3.0, 3.0, 5.0, 2, 8, 0.03)
+LONG = Scale(8, 200, 60, 1.0, 0.004, 6, 100, 20, 30.0, 5.0, 10.0, 40, 64, 0.02)
 
 
 def killed_at_random(lab: Lab, scale: Scale) -> str:
@@ -116,6 +117,39 @@ def killed_while_promoting(lab: Lab, scale: Scale) -> str:
     return (
         f"{killed} killed or frozen, {more} more at transaction boundaries; {len(at[0])}, {len(at[1])} and "
         f"{len(complete)} trials at 1, 3 and 9 epochs, each rung once; {again} epochs trained again"
+    )
+
+
+def killed_in_lanes(lab: Lab, scale: Scale) -> str:
+    """Runners with many trials at once die with them, and workers too: in the long form for two minutes."""
+    cells = scale.lanes * 10
+    lab.create(
+        cells=cells,
+        objective="objective.py:saving",
+        lanes=scale.lanes,
+        fixed={"steps": 8, "step_seconds": 0.15},
+    )
+    until = time.monotonic() + (120 if scale.lanes > 8 else 6)
+    with lab.keeping(2):
+        while time.monotonic() < until and not lab.ended():
+            time.sleep(lab.random.uniform(4, 10) * (1 if scale.lanes > 8 else 0.2))
+            what = lab.random.choice(["runner", "runner", "worker"])
+            living = [psutil.Process(one.pid) for one in lab.workers if one.running]
+            with contextlib.suppress(psutil.Error, IndexError):
+                lab.random.choice(lab.runners() if what == "runner" else living).kill()
+                lab.kills[what] += 1
+        lab.wait_for_end(240 + cells)
+    found = lab.audit()
+    assert found.holds, [check for check in found.checks if not check.holds]
+    assert (found.results, found.duplicates, found.missing) == (cells, 0, 0)
+    assert lab.completed_points() == list(range(cells))
+    assert all(sorted(trial.intermediate_values) == list(range(1, 9)) for trial in lab.trials())
+    assert lab.journal_lines(f"beside-{scale.lanes - 1}"), "all lanes were taken"
+    epochs = sum(len(lab.journal_lines(f"beside-{others}")) for others in range(scale.lanes))
+    return (
+        f"{lab.kills['runner']} runners of {scale.lanes} lanes and {lab.kills['worker']} workers killed; "
+        f"{found.results}/{cells} cells once each, {lab.attempts().get('lost', 0)} attempts lost, "
+        f"{epochs - 8 * cells} epochs trained again, {len(lab.journal_lines('beside-0'))} of {epochs} alone"
     )
 
 

@@ -41,6 +41,11 @@ def test_each_rung_once_however_many_are_killed(lab: Lab) -> None:
     print(rows.killed_while_promoting(lab, SHORT))
 
 
+@sqlite  # `make faults` runs it on both
+def test_every_cell_once_however_many_lanes_die_with_their_runner(lab: Lab) -> None:
+    print(rows.killed_in_lanes(lab, SHORT))
+
+
 @sqlite
 def test_control_without_taking_back_killed_cells_are_lost(lab: Lab) -> None:
     print(rows.killed_without_take_back(lab, SHORT))
