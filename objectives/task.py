@@ -39,6 +39,11 @@ from objectives.train import in_own_units, keeps_best, predict, train
 
 log = logging.getLogger(__name__)
 
+# Settings that no lane shares with another: what else a key depends on is looked at once.
+_OF_A_LANE = {"lr", "optimizer", "momentum", "beta1", "beta2", "rho", "eps", "weight_decay", "l1", "l2"}
+_KEYS: dict[tuple[Any, ...], Any] = {}
+_MOST_KEYS = 1000
+
 
 def run(
     trial: Trial, task: Task, defaults: Mapping[str, Any] = MappingProxyType({})
@@ -97,6 +102,16 @@ def lane_key(settings: Mapping[str, Any], task: Task) -> Any:
     config = TrainingConfig.read(settings)
     if config.folds is not None or config.seeds > 1:
         return None
+    own = sorted((name, repr(value)) for name, value in settings.items() if name not in _OF_A_LANE)
+    shared = (task, *own)
+    if shared not in _KEYS:
+        if len(_KEYS) >= _MOST_KEYS:
+            _KEYS.clear()
+        _KEYS[shared] = _lane_key(settings, config, task)
+    return _KEYS[shared]
+
+
+def _lane_key(settings: Mapping[str, Any], config: TrainingConfig, task: Task) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     setup = assemble(LocalTrial(settings, device=device), config, task)
     return None if obstacle(setup) else stack.lane_key(setup)

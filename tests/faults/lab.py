@@ -117,10 +117,11 @@ def objective_many(lanes):
                 trial.report(at[trial] * 0.01, at[trial])
         for trial in lanes:
             with lanes.only(trial):
+                if at[trial] == trial.config["steps"]:
+                    lanes.done(trial, float(trial.params["x"]))
+                    continue
                 trial.checkpoint.save({"step": at[trial]}, at[trial])
                 trial.should_prune()
-                if at[trial] >= trial.config["steps"]:
-                    lanes.done(trial, float(trial.params["x"]))
 
 
 def with_child(trial):
