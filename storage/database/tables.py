@@ -152,7 +152,9 @@ ticket = Table(
     Column("lease_until", Float(53)),
     Column("trial_id", Integer),  # Optuna's; None until the first attempt has chosen parameters
     Column("trial_number", Integer),
-    Column("retry_of", Integer),  # number of the failed trial that this ticket's new trial repeats
+    Column(
+        "retry_of", Integer
+    ),  # number of the failed trial that is tried again, or the pruned one that is copied
     Column("asked_by", String(300)),  # who proposed `point` while the search ran; None: nobody did
     Column("asked_why", Text),
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
@@ -221,7 +223,9 @@ repeat = Table(  # a ticket that trains a trial's setting again; it has no trial
     Column("trial_number", Integer, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("seeds", Integer, nullable=False),  # trainings in it, side by side; the first has the seed
-    Column("from_epoch", Integer),  # goes on from a checkpoint, which lies where attempt 0 would; None: anew
+    Column(
+        "from_epoch", Integer
+    ),  # goes on from the trial's own checkpoint, of this epoch when asked; None: anew
     Column("result", Text),  # JSON: a value of each training; [] where it ended without
 )
 
