@@ -97,7 +97,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 for lanes, spent in sides.items():
                     seconds, values[lanes] = run(study, lanes, Path(folder), *more)
-                    spent.append(seconds * 1000)
+                    spent.append(seconds)
         one, many = (sorted(spent)[len(spent) // 2] for spent in sides.values())
         rows.append(Row(name, one, many, "ms", goal))
         print(table(rows[-1:]).splitlines()[1], flush=True)
