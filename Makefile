@@ -12,7 +12,7 @@ JOBS   ?= 3
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench search search-full scale faults fuzz objectives cluster lowest clean
+.PHONY: help install demo test check format bench search search-full comparisons scale faults fuzz objectives cluster lowest clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -58,6 +58,9 @@ search: $(STAMP) ## Ways to search beside one another, replayed on recorded trai
 
 search-full: $(STAMP) ## The same with every method, 1, 8 and 32 workers, 60 searches of each; hours
 	$(BIN)/python -m tests.bench.search --full
+
+comparisons: $(STAMP) ## The classical comparisons, trained anew: docs/comparisons.md; a few minutes
+	$(BIN)/python -m tests.bench.comparisons
 
 scale: $(STAMP) ## How many workers one PostgreSQL bears: real ones, then simulated ones
 	$(BIN)/python -m tests.bench.scale

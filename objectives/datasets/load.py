@@ -109,7 +109,7 @@ def load(config: TrainingConfig, task: Task) -> DataSet:
 
 
 def _raw_key(config: TrainingConfig, task: Task) -> tuple[Any, ...]:
-    # Where the paths of the data set and its arguments begin is one of it.
+    # `locate`: where the paths of the data set and its arguments begin.
     return (task, locate("."), *(repr(getattr(config, name)) for name in LOADING))
 
 

@@ -12,7 +12,7 @@ from hpo.spec import json_schema, parse_spec
 from hpo.spec.reading import read_yaml
 
 SCHEMA = json_schema()
-STUDIES = sorted((Path(__file__).parents[2] / "objectives" / "studies").glob("*.yaml"))
+STUDIES = sorted((Path(__file__).parents[2] / "objectives" / "studies").rglob("*.yaml"))
 
 BASE: dict[str, Any] = {
     "study": "s",
