@@ -46,6 +46,9 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
     child: Any = SimpleNamespace(
         index=0,
         current=None,
+        at_work=0,
+        why_killed=None,
+        abandoned=None,
         phase=Phase.ASKED,
         assignment=SimpleNamespace(uid=study.uid),
         never_worked=False,
@@ -57,6 +60,7 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
         process_key=None,
         how_it_died=lambda: ("it died", status > 0),
     )
+    child.lanes = [child]
     supervisor._children[0] = child
     supervisor._bury(child)
     wait_until(lambda: not runner.broker.unsettled, 10, what="the runner's end is written")
