@@ -56,7 +56,7 @@ def build(
     else:
         raise ConfigError(
             f"model: there is no model {config.model!r}; "
-            + near(config.model, known, "there are ")
+            + near(config.model, known, "there are")
             + f" linear, mlp, cnn, {', '.join(text.NAMES)}, torchvision's (resnet18) or module:callable"
         )
     return _initialised(model if embedded is None else nn.Sequential(embedded, model), config)

@@ -121,7 +121,7 @@ def test_a_study_that_would_search_for_the_worst_is_refused(
 
 def test_the_objective_of_the_documentation_learns() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "training.md").read_text()
-    (code,) = re.findall(r"```python\n(import optuna.*?)```", text, re.DOTALL)
+    (code,) = re.findall(r"```python\n(import optuna\nimport torch.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))

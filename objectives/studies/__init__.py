@@ -1,0 +1,1 @@
+"""Study files that are ready to run."""

@@ -1,0 +1,1 @@
+"""The classical comparisons, as study files: `make comparisons`."""
