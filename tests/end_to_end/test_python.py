@@ -74,7 +74,7 @@ def test_a_function_of_a_cell_is_searched_with_to_the_total_and_kept(
     assert study.load_weights() == {"x": best.params["x"]}
     assert isinstance(study.plot(), go.Figure)
     assert isinstance(study.plot("slice-1"), go.Figure)
-    with pytest.raises(NotFoundError, match="there are pareto, history"):
+    with pytest.raises(NotFoundError, match="there are pareto, hypervolume, history"):
         study.plot("histroy")
     assert f"(trial {best.number})" in study._repr_html_()
     study.add_trial({"x": 0.0}, 2.0, by="hand")

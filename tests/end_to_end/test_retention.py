@@ -34,7 +34,7 @@ def test_twenty_trials_leave_as_many_models_as_the_study_keeps(place: Workplace)
     """The winner's among them; every file that is left belongs to a trial."""
     spec = place.study("lean", TRAINING, budget={"trials": 20}, keep="best 3, last 1")
     place.run(spec, runners=2).check()
-    assert place.show("lean")["keep"] == {"best": 3, "last": 1}
+    assert place.show("lean")["keep"] == {"best": 3, "last": 1, "pruned": 0}
     assert place.show("lean")["test"] == {"accuracy": 0.25}, "the winner was evaluated"
 
     third = sorted((t for t in place.trials("lean") if t["values"]), key=lambda t: t["values"])[2]
@@ -50,4 +50,4 @@ def test_twenty_trials_leave_as_many_models_as_the_study_keeps(place: Workplace)
 def test_what_a_study_keeps_may_change_and_makes_it_no_other_study(place: Workplace) -> None:
     for fields in ({}, {"keep": {"best": "all"}}):
         place.look("create", place.study("lean", **fields).name).check()
-    assert place.show("lean")["keep"] == {"best": None, "last": 2}
+    assert place.show("lean")["keep"] == {"best": None, "last": 2, "pruned": 0}
