@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import socket
 import subprocess
@@ -314,7 +315,21 @@ def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> N
     expect(page.locator("#learning .ytitle")).to_have_text("train_loss")
     section.locator("[data-log]").select_option("log")
     until(page, "document.getElementById('learning').layout?.yaxis?.type === 'log'")
+    files = {kind: saved(page, "learning", kind) for kind in ("PNG", "SVG", "CSV")}
+    assert files["PNG"].startswith(b"\x89PNG")
+    assert b"Learning curves" in files["SVG"]
+    table = list(csv.reader(files["CSV"].decode().splitlines()))
+    assert table[0] == ["series", "Epoch", "train_loss", "trial"]
+    assert ["best: trial 9", "2", "0.08", "9"] in table
     assert opened.complaints == []
+
+
+def saved(page: Page, plot: str, kind: str) -> bytes:
+    """What a chart's menu saves."""
+    page.locator(f"#box-{plot} .save summary").click()
+    with page.expect_download() as download:
+        page.locator(f"#box-{plot} .save").get_by_text(kind).click()
+    return Path(download.value.path()).read_bytes()
 
 
 def test_what_is_picked_while_the_chart_is_still_asked_for_is_drawn(browser: Browser, base: str) -> None:

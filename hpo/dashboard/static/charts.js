@@ -54,6 +54,7 @@ async function paint(plot, chart) {
   if (!figure) {
     if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
     chart.wired = false;
+    box.querySelector(".save")?.remove();
     note(plot, "Nothing to show yet.");
     return;
   }
@@ -75,6 +76,7 @@ async function paint(plot, chart) {
   chart.places = undefined;
   if (!chart.wired) wire(plot);
   chart.wired = true;
+  if (!box.querySelector(".save")) box.append(menuOf(plot));
 }
 
 export function decoded(title) { // what plotly gets of a user's text is escaped
@@ -94,6 +96,71 @@ function wire(plot) {
   plot.on("plotly_hover", tellOf("hover"));
   plot.on("plotly_unhover", () => tell("leave"));
   plot.on("plotly_selected", (event) => { if (event?.range) tell("box", event.range); });
+}
+
+// --- what a chart shows, as a file
+
+function menuOf(plot) {
+  const menu = document.createElement("details");
+  menu.className = "save";
+  menu.name = "save"; // one is open at a time
+  const sign = menu.appendChild(document.createElement("summary"));
+  sign.textContent = "⤓";
+  sign.setAttribute("aria-label", `Save ${plot.closest(".chart").querySelector("h3").textContent}`);
+  for (const kind of ["png", "svg", "csv"]) {
+    const button = menu.appendChild(document.createElement("button"));
+    button.type = "button";
+    button.textContent = kind.toUpperCase();
+    button.addEventListener("click", () => { menu.open = false; save(plot, kind); });
+  }
+  return menu;
+}
+
+async function save(plot, kind) {
+  const { figure } = charts.get(plot).content;
+  const title = plot.closest(".chart").querySelector("h3").textContent;
+  const filename = `${document.querySelector("h1").textContent}-${title}`.replace(/[^\p{L}\p{N}.]+/gu, "-");
+  if (kind !== "csv") {
+    const { data, layout, clientWidth: width, clientHeight: height } = plot;
+    const room = 36; // for the title, which on the page stands above
+    const named = { text: title.replace(/[&<>]/g, (sign) => `&#${sign.charCodeAt(0)};`), y: 1, yref: "container", yanchor: "top", pad: { t: 14 } };
+    const whole = { data, layout: { ...layout, title: named, margin: { ...layout.margin, t: layout.margin.t + room } } };
+    await Plotly.downloadImage(whole, { format: kind, width, height: height + room, scale: kind === "png" ? 2 : 1, filename });
+    return;
+  }
+  const link = document.createElement("a");
+  link.download = `${filename}.csv`;
+  if (figure.layout.meta?.columns) link.href = `${location.pathname}/trials.csv${location.search}`; // whole values
+  else link.href = URL.createObjectURL(new Blob([tableOf(figure).map((row) => row.map(cellOf).join(",")).join("\r\n")], { type: "text/csv" }));
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function cellOf(found) { // text that no spreadsheet takes for a formula
+  const text = typeof found === "string" && /^[=+\-@\t\r]/.test(found) ? `'${found}` : String(found ?? "");
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+// One row for each point, under the axes' titles; columns that would be empty are left out.
+function tableOf({ data, layout }) {
+  const axisOf = (trace, key) => layout[`${key}axis${(trace[`${key}axis`] ?? key).slice(1)}`] ?? {};
+  const titleOf = (trace, key) => decoded(axisOf(trace, key).title?.text ?? "") || key;
+  const several = data.some((trace) => trace.xaxis && trace.xaxis !== "x");
+  const at = (trace, key, value) => { // a place on an axis of names is its name
+    const { tickvals = [], ticktext } = axisOf(trace, key);
+    const names = layout.meta?.[key]?.choices ?? (tickvals.length && tickvals.every((tick, i) => tick === i) ? ticktext : undefined);
+    return names && value !== null ? decoded(names[Math.round(value)] ?? "") : value;
+  };
+  const rows = data.filter((trace) => trace.type !== "box").flatMap((trace) => {
+    const series = [decoded(trace.name ?? ""), ...(several ? [titleOf(trace, "x"), titleOf(trace, "y")] : [])].join(": ");
+    if (trace.z) return trace.z.flatMap((row, j) => row.map((z, i) => [series, at(trace, "x", trace.x?.[i] ?? i), at(trace, "y", trace.y?.[j] ?? j), trace.customdata?.[j]?.[i] ?? z]));
+    return trace.x.map((x, i) => [series, at(trace, "x", x), at(trace, "y", trace.y[i]), undefined, trace.base?.[i],
+      trace.error_x?.arrayminus?.[i], trace.error_x?.array?.[i], layout.meta?.trials ? [trace.customdata?.[i]].flat()[0] : undefined]);
+  }).filter((row) => (row[1] ?? row[2]) != null);
+  const [first] = data;
+  const head = ["series", several ? "x" : titleOf(first, "x"), several ? "y" : titleOf(first, "y"), "value", "start", "below", "above", "trial"];
+  const used = head.map((_, i) => rows.some((row) => (row[i] ?? "") !== ""));
+  return [head, ...rows].map((row) => head.map((_, i) => row[i]).filter((_, i) => used[i]));
 }
 
 // Show a trial wherever else it is drawn and in view.
