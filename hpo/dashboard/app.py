@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -42,6 +43,12 @@ from storage.database.errors import StorageError
 log = logging.getLogger(__name__)
 
 View = Callable[[Board, Request], Page]
+IMAGES = {  # what a browser may draw: told by the first bytes, none of them can hold a script
+    "image/png": rb"\x89PNG\r\n\x1a\n",
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/gif": rb"GIF8[79]a",
+    "image/webp": rb"RIFF....WEBP",
+}
 
 
 def make_board(database: Database, access: Access, *, lease: float = 15.0) -> Board:
@@ -168,11 +175,12 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 async def _download(request: Request) -> Response:
-    """A file of a trial, always as an attachment: it is anybody's content."""
+    """A file of a trial, always as an attachment: it is anybody's content. A picture has its type."""
     board: Board = request.app.state.board
     study, number = request.path_params["study"], request.path_params["trial"]
     content = await run_in_threadpool(pages.artifact, board, study, number, request.path_params["file"])
-    return _attachment(content, f"{study}-{number}-{request.path_params['file']}")
+    kind = next((kind for kind, start in IMAGES.items() if re.match(start, content, re.DOTALL)), None)
+    return _attachment(content, f"{study}-{number}-{request.path_params['file']}", kind)
 
 
 async def _table_file(request: Request) -> Response:
@@ -203,11 +211,11 @@ async def _log_file(request: Request) -> Response:
     return _attachment(parts(), f"{study}-{number}-attempt-{attempt}.log")
 
 
-def _attachment(content: bytes | Iterator[str], name: str) -> Response:
+def _attachment(content: bytes | Iterator[str], name: str, kind: str | None = None) -> Response:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
     made = Response(content) if isinstance(content, bytes) else StreamingResponse(content)
-    made.headers["Content-Type"] = "application/octet-stream"
+    made.headers["Content-Type"] = kind or "application/octet-stream"
     made.headers["Content-Disposition"] = disposition
     made.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     return made

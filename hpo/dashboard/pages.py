@@ -35,7 +35,7 @@ from hpo.studies import answers, commands, confirmed, reading
 from hpo.studies.why import why
 from storage.database.engine import Transaction
 from storage.database.records import StudyRow, StudyState
-from storage.history.attempts import attempts_of, files_of
+from storage.history.attempts import FileRow, attempts_of, files_of
 from storage.history.lists import running_ids
 from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import Part, read_trial, read_trials
@@ -54,6 +54,8 @@ LOG_END = 4_000  # bytes of each one's log there
 SMALL = 500  # trials that are read whole for the page's first words
 MAX_RUNNING = 12  # shown as running now
 MAX_FAILURES = 8  # kinds of errors shown
+MAX_PICTURES = 12  # of a trial, shown on its page
+MAX_PICTURE = 5_000_000  # bytes of one
 SHOWN = Part.PARAMS | Part.REPORTS | Part.ATTEMPTS  # of a trial on its page; its charts are asked for later
 Query = Mapping[str, str]
 
@@ -165,6 +167,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
     wanted = whole(query, "attempt", attempts[-1].number if attempts else 1)
     log = reading.read_log(row, number, wanted, -LOG_TAIL, LOG_TAIL)
     evaluation = parse_evaluation(reading.read_evaluation(board.database, row, number))
+    files = board.database.read(lambda connection: files_of(connection, row, number))
     best = _best(board, study_card(board.database, name, curve=False))
     context = {
         "row": row,
@@ -174,7 +177,8 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "attempts": [answers.attempt(attempt) for attempt in attempts],
         "attempt": wanted,
         "log": log,
-        "files": board.database.read(lambda connection: files_of(connection, row, number)),
+        "files": files,
+        "pictures": [file for file in files if _is_picture(file)][:MAX_PICTURES],
         "evaluation": evaluation,
         "why": board.database.read(lambda connection: why(connection, row, record)),
         "replay": commands.enqueue_command(row, record.params),
@@ -319,6 +323,12 @@ def _best(board: Board, card: StudyCard) -> TrialRecord | None:
         return None
     found = board.database.read(lambda c: read_trials(c, card.row, [best], with_=Part.PARAMS))
     return found.get(best)
+
+
+def _is_picture(file: FileRow) -> bool:
+    """Whether a file is called a picture and is small; its bytes decide when it is asked for."""
+    ends = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+    return file.name.lower().endswith(ends) and file.bytes <= MAX_PICTURE
 
 
 def _beside(board: Board, row: StudyRow, table: TrialPage) -> dict[str, Any] | None:

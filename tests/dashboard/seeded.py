@@ -17,6 +17,10 @@ from storage.files.artifacts import ArtifactStore
 from tests.support.shared import Party
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+DOT = bytes.fromhex(  # a PNG of one pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c6330683800"
+    "0002540171c83163000000000049454e44ae426082"
+)
 EVALUATION = {
     "split": "validation",
     "task": "classification",
@@ -65,6 +69,8 @@ def seed(database: Database, url: str, folder: Path, name: str = "digits", **cha
             if number == 9:
                 _keep(party, row, trial.number, "evaluation.json", json.dumps(EVALUATION).encode())
                 _keep(party, row, trial.number, "page.html", b"<script>alert(1)</script>")
+                _keep(party, row, trial.number, "drawn.png", DOT)
+                _keep(party, row, trial.number, "evil.png", b"<svg><script>alert(1)</script></svg>")
             party.complete(number / 10)
     running, trial = party.begin()
     party.writer.report(1, 0.5, {"accuracy": 0.5})

@@ -148,7 +148,7 @@ def test_a_trial_tells_everything(viewer: TestClient) -> None:
     )
     trial = viewer.get("/api/v1/studies/digits/trials/9").json()
     assert trial["evaluation"]["metrics"] == {"accuracy": 0.75}
-    assert [file["name"] for file in trial["artifacts"]] == ["evaluation.json", "page.html"]
+    assert [file["name"] for file in trial["artifacts"]] == ["drawn.png", "evaluation.json", "evil.png", "page.html"]
     assert trial["user_attrs"] == {"note": {"seen": [1, 2]}}
     assert trial["why"].startswith("Random search drew this point from the study's seed")
     assert trial["why"].split("'")[0] in viewer.get("/studies/digits/trials/9").text, "on its page, too"

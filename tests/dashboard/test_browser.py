@@ -355,11 +355,16 @@ def test_what_is_picked_while_the_chart_is_still_asked_for_is_drawn(browser: Bro
 
 
 def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
-    """Errors and logs with markup in them are shown literally; so is a class, drawn on every trial's page."""
+    """Errors and logs with markup in them are shown literally; so is a class, drawn on every trial's page. A
+    picture that was kept is shown there; what is only called one is not.
+    """
     opened = Opened(browser, base)
     opened.go("/studies/digits/trials/9")
     opened.draw_everything()
     expect(opened.page.locator("#confusion")).to_contain_text(HOSTILE[:12])
+    opened.page.locator(".pictures").scroll_into_view_if_needed()  # of two files called so one is a picture
+    until(opened.page, "[...document.querySelectorAll('.pictures img')].every(one => one.complete)")
+    assert opened.page.locator(".pictures img").evaluate_all("all => all.map(it => it.naturalWidth)") == [1, 0]
     opened.go("/studies/digits/trials/3")
     expect(opened.page.locator("#attempts")).to_contain_text(HOSTILE)
     opened.go("/studies/digits?state=failed")

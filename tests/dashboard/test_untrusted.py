@@ -138,6 +138,11 @@ def test_downloads_are_attachments(owner: TestClient) -> None:
     assert answer.headers["content-disposition"].startswith("attachment;")
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "sandbox" in answer.headers["content-security-policy"]
+    for file, kind in {"drawn.png": "image/png", "evil.png": "application/octet-stream"}.items():
+        answer = owner.get(f"/studies/digits/trials/9/files/{file}")
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert answer.headers["x-content-type-options"] == "nosniff"
     log = owner.get("/studies/digits/trials/9/log/1")
     assert log.headers["content-disposition"].startswith("attachment;")
 
