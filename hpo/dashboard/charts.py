@@ -121,7 +121,7 @@ def _drawn(chart: Chart, history: StudyHistory, objective: int, part: str) -> Pi
     if objective not in chart.indices(directions):
         return None
     if chart.parts:
-        record = _parts_of(chart, _SameHistory(history), objective).get(part)
+        record = _parts_of(chart, SameHistory(history), objective).get(part)
     else:
         record = chart.record(history, objective)
     return chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
@@ -173,19 +173,19 @@ def _of_metric(
 
 
 @lru_cache(maxsize=4)
-def _parts_of(chart: Chart, history: _SameHistory, objective: int) -> Mapping[str, Any]:
+def _parts_of(chart: Chart, history: SameHistory, objective: int) -> Mapping[str, Any]:
     found: Mapping[str, Any] = chart.record(history.it, objective)
     return found
 
 
-class _SameHistory:
+class SameHistory:
     """A history that is equal to itself only: comparing 10,000 trials would cost more than drawing them."""
 
     def __init__(self, it: StudyHistory) -> None:
         self.it = it
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameHistory) and other.it is self.it
+        return isinstance(other, SameHistory) and other.it is self.it
 
     def __hash__(self) -> int:
         return id(self.it)

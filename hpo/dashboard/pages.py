@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hpo.dashboard import actions, charts
@@ -131,9 +132,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "sections": charts.study_slots(row, _parameters(board, row, table.trials)),
         "running": board.database.read(lambda c: _running(c, row)),
         "stuck": _why_stuck(board, card),
-        "storm": storm(whole_history) if whole_history else "",
-        "failures": failures(whole_history)[:MAX_FAILURES] if whole_history else (),
-        "apart": apart(whole_history) if whole_history else "",
+        **_failed(charts.SameHistory(whole_history) if whole_history else None),
         "front": whole_history.winners[:MAX_FRONT] if whole_history and len(names) > 1 else (),
         "point_of": commands.point_yaml,
         "best": best,
@@ -346,6 +345,14 @@ def _log_end(row: StudyRow, trial: TrialRecord) -> str:
     """The last lines that a trial's last attempt printed."""
     part = reading.read_log(row, trial.number, max(1, trial.attempts), -LOG_END, LOG_END)
     return "" if part is None else part.text
+
+
+@lru_cache(maxsize=4)
+def _failed(known: charts.SameHistory | None) -> dict[str, Any]:
+    """What failed; looked for again only when the history has changed, not for each selection."""
+    if known is None:
+        return {"storm": "", "failures": (), "apart": ""}
+    return {"storm": storm(known.it), "failures": failures(known.it)[:MAX_FAILURES], "apart": apart(known.it)}
 
 
 def _running(connection: Transaction, row: StudyRow) -> tuple[TrialRecord, ...]:
