@@ -22,6 +22,7 @@ from hpo.dashboard.openapi import Endpoint, document
 from hpo.dashboard.table import conditions_of, list_trials, wish_of
 from hpo.errors import DatabaseError, NotFoundError, UserError
 from hpo.report.drawing.theme import encode
+from hpo.report.records.parameters import axes
 from hpo.report.records.summary import comparison
 from hpo.studies import answers
 from hpo.studies.reading import read_evaluation, read_log
@@ -157,14 +158,16 @@ def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[St
 
 def _chart(board: Board, request: Request) -> Any:
     query = request.query_params
-    options = charts.Options(query.get("metric", "")[:200], query.get("log", "")[:10], conditions_of(query))
+    metric, log, x, y = (query.get(name, "")[:200] for name in ("metric", "log", "x", "y"))
+    options = charts.Options(metric, log, conditions_of(query), x, y)
     return charts.draw_study(board, request.path_params["study"], request.path_params["chart"], options)
 
 
 def _metrics(board: Board, request: Request) -> Any:
     history, _ = board.history(request.path_params["study"])
     row = board.live(request.path_params["study"]).row
-    return {"metrics": charts.metric_names(board, row, history)}
+    varied = [axis.name for axis in axes(history) if not axis.single]
+    return {"metrics": charts.metric_names(board, row, history), "parameters": varied}
 
 
 def _curves(board: Board, request: Request) -> Any:
@@ -293,12 +296,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _chart,
         shapes.Chart,
         (
-            ("metric", "string", "For `learning`: a named metric instead of what is reported."),
+            ("metric", "string", "For `learning` and `importances`: another metric than what is reported."),
             ("log", "string", "1: logarithmic value axis; distance: of the distance to the best."),
+            ("x", "string", "A parameter's name, for `contour` and `slice-1`; default: the most important."),
+            ("y", "string", "The other one of `contour`."),
             _WHERE,
         ),
     ),
-    Endpoint(_STUDY + "/metrics", "Names of the metrics trials log.", _metrics, shapes.Metrics),
+    Endpoint(
+        _STUDY + "/metrics", "Names of the metrics trials log, and of what varies.", _metrics, shapes.Metrics
+    ),
     Endpoint(
         _STUDY + "/curves",
         "Every named metric per step, of up to 50 trials.",

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
-from hpo.report import catalogue
+from hpo.report import catalogue, text
 from hpo.report.chart import Chart, Picture
 from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
@@ -61,6 +61,8 @@ class Options:
     metric: str = ""  # "": what the objective reports
     log: str = ""  # "1": a logarithmic value axis; "distance": of the distance to the best
     where: str = ""  # only trials that meet these conditions
+    x: str = ""  # the parameter of a slice, or the first of a contour; "": the most important
+    y: str = ""
 
 
 def study_slots(row: StudyRow, parameters: int) -> list[tuple[str, list[Slot]]]:
@@ -99,7 +101,7 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
         if chart.metric and options.metric:
             picture = _of_metric(board, row, chart, history, options.metric)
         else:
-            picture = _drawn(chart, history, objective, part)
+            picture = _drawn(chart, history, objective, part, (options.x, options.y)[: chart.picks])
         if picture and chart.log and options.log == "distance" and chart.objectives != "several":
             _show_distance(picture.figure, history.directions[objective])
         elif picture and chart.log and options.log:
@@ -114,13 +116,18 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
     return _cache.get((row.uid, address, options), live.version, lambda: draw(history))
 
 
-def _drawn(chart: Chart, history: StudyHistory, objective: int, part: str) -> Picture | None:
+def _drawn(
+    chart: Chart, history: StudyHistory, objective: int, part: str, picked: Sequence[str]
+) -> Picture | None:
     directions = len(history.directions)
     if objective >= directions:
         raise NotFoundError(f"there is no objective {objective + 1}")
     if objective not in chart.indices(directions):
         return None
-    if chart.parts:
+    if any(picked):
+        record = chart.record(history, objective, picked)
+        record = record.get("1") if chart.parts else record
+    elif chart.parts:
         record = _parts_of(chart, SameHistory(history), objective).get(part)
     else:
         record = chart.record(history, objective)
@@ -155,20 +162,30 @@ def _of_metric(
     board: Board, row: StudyRow, chart: Chart, history: StudyHistory, metric: str
 ) -> Picture | None:
     """The chart of another metric; which way is better is not known, so none is the best."""
+    last = chart.metric == "last"
     reported = [trial for trial in history.trials if trial.reports]
+    if last:  # where pruned trials rank depends on which way is better
+        reported = [trial for trial in reported if trial.state == "complete"]
     best = best_numbers(history)
     drawn = sample(reported, MAX_METRIC_CURVES, lambda t: t.state == "running" or t.number in best)
     shown = {trial.number for trial in drawn}
     found = board.database.read(lambda connection: metrics_of(connection, row, shown))
+    known = [(trial, series) for trial in reported if (series := found.get(trial.number, {}).get(metric))]
     trials = tuple(
-        dataclasses.replace(trial, reports=found[trial.number][metric])
-        for trial in reported
-        if metric in found.get(trial.number, {})
+        dataclasses.replace(trial, values=(series[max(series)],))
+        if last
+        else dataclasses.replace(trial, reports=series)
+        for trial, series in known
     )
     record = chart.record(dataclasses.replace(history, trials=trials), 0)
     if record is not None:
-        note = shown_note(len(drawn), len(reported), "curves")
-        record = dataclasses.replace(record, axis=metric, note=note)
+        note = shown_note(len(drawn), len(reported), "trials" if last else "curves")
+        more = (
+            {"note": text.joined(f"Of the last {metric}.", record.note, note)}
+            if last
+            else {"axis": metric, "note": note}
+        )
+        record = dataclasses.replace(record, **more)
     return chart.picture(chart.name, record)
 
 

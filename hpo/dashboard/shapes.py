@@ -90,9 +90,10 @@ class Log:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Names of metrics."""
+    """Names of metrics, and of the parameters that vary."""
 
     metrics: list[str]
+    parameters: list[str]
 
 
 @dataclass(frozen=True)

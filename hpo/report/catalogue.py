@@ -37,7 +37,7 @@ from hpo.report.drawing.training import (
     residual_figure,
     roc_figure,
 )
-from hpo.report.records.landscape import MAX_SLICES, contour, parallel, path, slices, window
+from hpo.report.records.landscape import MAX_SLICES, Slice, contour, parallel, path, slices, window
 from hpo.report.records.parameters import Importances, importances
 from hpo.report.records.progress import (
     BestSoFar,
@@ -140,6 +140,11 @@ def _importance_caption(record: Importances) -> str:
         "and the 90 % interval over the trials."
     )
     return text.joined(sentence, record.note) if record.entries else ""  # else the picture says why
+
+
+def _slice_caption(record: Slice) -> str:
+    told = "Boxes: the middle half of the complete trials, their median; lines from 5 to 95 %."
+    return text.joined(told if record.boxes else "", record.note)
 
 
 def _residual_caption(record: Residuals) -> str:
@@ -294,7 +299,7 @@ STUDY: tuple[Chart, ...] = (
         height=420,
         objectives="one",
         log=True,
-        metric=True,
+        metric="curves",
     ),
     Chart(
         name="foresight",
@@ -318,6 +323,7 @@ STUDY: tuple[Chart, ...] = (
         draw=importance_figure,
         caption=_importance_caption,
         size="half",
+        metric="last",
     ),
     Chart(
         name="path",
@@ -341,6 +347,7 @@ STUDY: tuple[Chart, ...] = (
         caption=_noted("Smoothed over the trials (points); empty where no trial is near."),
         size="half",
         height=440,
+        picks=2,
     ),
     Chart(
         name="parallel",
@@ -357,11 +364,12 @@ STUDY: tuple[Chart, ...] = (
     Chart(
         name="slice",
         section="slices",
-        record=lambda history, objective: _numbered(slices(history, objective)),
+        record=lambda history, objective, picked=(): _numbered(slices(history, objective, *picked)),
         draw=lambda record, ending: slice_figure(record, record.parameter.name + ending),
-        caption=_noted(""),
+        caption=_slice_caption,
         size="third",
         height=290,
+        picks=1,
         parts=lambda parameters: min(parameters, MAX_SLICES),
     ),
     METRICS,

@@ -43,7 +43,8 @@ class Chart:
     """One kind of chart, as the catalogue describes it.
 
     `record(history, objective)` gives what is drawn, None where there is nothing; with `parts` a mapping of
-    such records by the name of the part. Of several studies it is `record(histories)`.
+    such records by the name of the part. Of several studies it is `record(histories)`. Where a person has
+    picked parameters (`picks`), a tuple of their names follows; "" for the most important.
     """
 
     name: str  # in the names of pictures' files, and in the dashboard's addresses
@@ -61,7 +62,9 @@ class Chart:
     parts: Callable[[int], int] | None = None  # how many a page has room for, by the number of parameters
     address: str = ""  # where the dashboard calls it otherwise in a study of one direction
     log: bool = False  # the value axis may be logarithmic
-    metric: bool = False  # another metric than the reported one may be picked
+    # Another metric than the reported one may be picked: its curves, or the last of complete trials.
+    metric: Literal["", "curves", "last"] = ""
+    picks: int = 0  # parameters that may be picked
     outline: bool = False  # the values of the trials are all it needs
 
     def indices(self, directions: int) -> range:

@@ -148,7 +148,12 @@ def test_a_trial_tells_everything(viewer: TestClient) -> None:
     )
     trial = viewer.get("/api/v1/studies/digits/trials/9").json()
     assert trial["evaluation"]["metrics"] == {"accuracy": 0.75}
-    assert [file["name"] for file in trial["artifacts"]] == ["drawn.png", "evaluation.json", "evil.png", "page.html"]
+    assert [file["name"] for file in trial["artifacts"]] == [
+        "drawn.png",
+        "evaluation.json",
+        "evil.png",
+        "page.html",
+    ]
     assert trial["user_attrs"] == {"note": {"seen": [1, 2]}}
     assert trial["why"].startswith("Random search drew this point from the study's seed")
     assert trial["why"].split("'")[0] in viewer.get("/studies/digits/trials/9").text, "on its page, too"
@@ -269,11 +274,19 @@ def test_what_plotly_looks_for_is_imported_before_it_draws() -> None:
 
 
 def test_learning_curves_of_another_metric(viewer: TestClient) -> None:
-    assert viewer.get("/api/v1/studies/digits/metrics").json() == {"metrics": ["accuracy", "train_loss"]}
+    assert viewer.get("/api/v1/studies/digits/metrics").json() == {
+        "metrics": ["accuracy", "train_loss"],
+        "parameters": ["x"],
+    }
     found = viewer.get("/api/v1/studies/digits/charts/learning?metric=train_loss&log=1").json()
     layout = found["figure"]["layout"]
     assert layout["yaxis"]["title"]["text"] == "train_loss"
     assert layout["yaxis"]["type"] == "log"
+    found = viewer.get("/api/v1/studies/digits/charts/importances?metric=train_loss").json()
+    assert found["caption"].count("Of the last train_loss. Over 8 trials") == 1
+    assert viewer.get("/api/v1/studies/digits/charts/slice-1?x=x").json()["title"] == "x"
+    for nothing in ("slice-1?x=nix", "contour?x=x&y=nix", "importances?metric=nix"):
+        assert viewer.get(f"/api/v1/studies/digits/charts/{nothing}").json()["figure"] is None, nothing
 
 
 def test_the_history_in_memory_is_the_one_in_the_database(

@@ -309,12 +309,20 @@ def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> N
     page = opened.go("/studies/digits")
     section = page.locator("#learning-curves")
     section.scroll_into_view_if_needed()
-    section.locator("[data-metric]").focus()
-    expect(section.locator("[data-metric] option")).to_have_count(3)
-    section.locator("[data-metric]").select_option("train_loss")
+    section.locator("[data-pick=metric]").focus()
+    expect(section.locator("[data-pick=metric] option")).to_have_count(3)
+    section.locator("[data-pick=metric]").select_option("train_loss")
     expect(page.locator("#learning .ytitle")).to_have_text("train_loss")
     section.locator("[data-log]").select_option("log")
     until(page, "document.getElementById('learning').layout?.yaxis?.type === 'log'")
+    curve = "document.getElementById('learning').data.find(trace => trace.name.startsWith('best')).y"
+    assert page.evaluate(curve) == [0.09, 0.08, 0.07]
+    section.locator("[data-smooth]").fill("0.5")
+    until(page, f"Math.abs({curve}[2] - (0.09 / 8 + 0.08 / 4 + 0.07 / 2) / (7 / 8)) < 1e-9")
+    section.locator("[data-over]").check()
+    until(
+        page, "document.getElementById('learning').data.map(it => it.legendgroup).join() === ',pruned,pruned'"
+    )
     files = {kind: saved(page, "learning", kind) for kind in ("PNG", "SVG", "CSV")}
     assert files["PNG"].startswith(b"\x89PNG")
     assert b"Learning curves" in files["SVG"]
@@ -346,10 +354,10 @@ def test_what_is_picked_while_the_chart_is_still_asked_for_is_drawn(browser: Bro
     page = opened.go("/studies/digits")
     section = page.locator("#learning-curves")
     section.scroll_into_view_if_needed()
-    section.locator("[data-metric]").focus()
-    expect(section.locator("[data-metric] option")).to_have_count(3)
+    section.locator("[data-pick=metric]").focus()
+    expect(section.locator("[data-pick=metric] option")).to_have_count(3)
     assert held, "the chart of the objective is under way"
-    section.locator("[data-metric]").select_option("train_loss")
+    section.locator("[data-pick=metric]").select_option("train_loss")
     held[0].continue_()
     expect(page.locator("#learning .ytitle")).to_have_text("train_loss")
 
@@ -364,7 +372,10 @@ def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
     expect(opened.page.locator("#confusion")).to_contain_text(HOSTILE[:12])
     opened.page.locator(".pictures").scroll_into_view_if_needed()  # of two files called so one is a picture
     until(opened.page, "[...document.querySelectorAll('.pictures img')].every(one => one.complete)")
-    assert opened.page.locator(".pictures img").evaluate_all("all => all.map(it => it.naturalWidth)") == [1, 0]
+    assert opened.page.locator(".pictures img").evaluate_all("all => all.map(it => it.naturalWidth)") == [
+        1,
+        0,
+    ]
     opened.go("/studies/digits/trials/3")
     expect(opened.page.locator("#attempts")).to_contain_text(HOSTILE)
     opened.go("/studies/digits?state=failed")

@@ -167,6 +167,17 @@ def test_slices_hold_only_trials_that_used_the_parameter() -> None:
     assert len(by_name["x"].points) == 80
     assert 0 < len(by_name["extra"].points) < 80
     assert sum(point.best for point in by_name["x"].points) == 1
+    assert [record.parameter.name for record in landscape.slices(one_that_matters(), 0, "extra")] == ["extra"]
+    assert landscape.slices(one_that_matters(), 0, "nix") == ()
+
+
+def test_a_choice_has_a_box_of_its_complete_trials_where_they_are_enough() -> None:
+    """Of all of them, not of those drawn, among which the best always are; pruned ones do not count."""
+    many = [trial(n, float(n), params={"k": "a"}) for n in range(1001)]
+    pruned = [trial(n, None, "pruned", params={"k": "a"}, reports={1: -9.0}) for n in range(1001, 1100)]
+    few = [trial(n, 0.5, params={"k": "b"}) for n in range(1100, 1104)]
+    (found,) = landscape.slices(study(*many, *pruned, *few))
+    assert found.boxes == ((0.0, 50.0, 250.0, 500.0, 750.0, 950.0),)
 
 
 def test_parallel_lines_leave_a_gap_for_parameters_not_used() -> None:
@@ -195,6 +206,11 @@ def test_contour_finds_the_valley() -> None:
 
 def test_contour_needs_eight_trials_with_both_parameters() -> None:
     assert landscape.contour(one_that_matters(7)) is None
+    assert landscape.contour(one_that_matters(300), pair=("x", "x")) is None
+    assert landscape.contour(one_that_matters(300), pair=("x", "nix")) is None
+    half = landscape.contour(one_that_matters(300), pair=("y", ""))
+    assert half is not None
+    assert (half.x.name, half.y.name) == ("y", "x")
     assert landscape.contour(study()) is None
 
 

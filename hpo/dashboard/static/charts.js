@@ -55,7 +55,7 @@ async function paint(plot, chart) {
     if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
     chart.wired = false;
     box.querySelector(".save")?.remove();
-    note(plot, "Nothing to show yet.");
+    note(plot, chart.asked?.includes("?") ? "Nothing to show of this choice." : "Nothing to show yet.");
     return;
   }
   if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
@@ -72,11 +72,29 @@ async function paint(plot, chart) {
   layout.uirevision = "kept"; // what a person zoomed or hid stays as it is
   layout.selections = [];
   layout.selectionrevision = filter.where;
-  await Plotly.react(plot, figure.data, layout, config);
+  await Plotly.react(plot, shownOf(plot, figure.data), layout, config);
   chart.places = undefined;
   if (!chart.wired) wire(plot);
   chart.wired = true;
   if (!box.querySelector(".save")) box.append(menuOf(plot));
+}
+
+// Curves as a person wants to see them: smoothed, or the pruned ones alone over the best.
+function shownOf(plot, data) {
+  const ask = (name) => plot.closest(".chart").querySelector(`[data-${name}]`);
+  const kept = Number(ask("smooth")?.value ?? 0); // of the mean so far at each step
+  const ends = new Map(); // trial -> where its smoothed curve ends
+  const found = ask("over")?.checked ? [...data.filter((trace) => !trace.legendgroup), ...data.filter((trace) => trace.legendgroup === "pruned")] : data;
+  return !kept ? found : found.map((trace) => {
+    if (!trace.mode.includes("lines")) return { ...trace, y: trace.y.map((y, i) => ends.get(trace.customdata[i]) ?? y) };
+    let [mean, weight] = [0, 0];
+    return { ...trace, y: trace.y.map((y, i) => {
+      if (y === null) { [mean, weight] = [0, 0]; return y; }
+      [mean, weight] = [kept * mean + (1 - kept) * y, kept * weight + 1 - kept]; // weight: what the start lacks
+      ends.set(trace.customdata[i], mean / weight);
+      return mean / weight;
+    }) };
+  });
 }
 
 export function decoded(title) { // what plotly gets of a user's text is escaped
@@ -179,8 +197,9 @@ export function light(number, except) {
 function addressOf(plot) {
   const url = new URL(plot.dataset.chart, location.href);
   const section = plot.closest("section");
-  const metric = section?.querySelector("[data-metric]")?.value;
-  if (metric) url.searchParams.set("metric", metric);
+  for (const near of [section?.querySelector(".section-head"), plot.closest(".chart")]) {
+    near?.querySelectorAll("[data-pick]").forEach(({ dataset, value }) => { if (value) url.searchParams.set(dataset.pick, value); });
+  }
   if (filter.where) url.searchParams.set("where", filter.where);
   const scale = section?.querySelector("[data-log]")?.value;
   if ("mayLog" in plot.dataset && scale) url.searchParams.set("log", scale);
@@ -300,8 +319,12 @@ export async function loadGroup(group) {
   }
 }
 
+export function redraw(plot) {
+  if (charts.get(plot)?.content?.figure) paint(plot, charts.get(plot));
+}
+
 export function repaint() {
-  for (const [plot, chart] of charts) if (chart.content?.figure) paint(plot, chart);
+  for (const plot of charts.keys()) redraw(plot);
 }
 
 dark.addEventListener("change", repaint);

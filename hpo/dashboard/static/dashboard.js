@@ -1,6 +1,6 @@
 // Keeps the page up to date: replaces the parts the server says have changed, draws the charts that are in
 // view, sends the forms. Works without: every page is a document, every form a form.
-import { adopt, askAhead, charts, chartsChanged, getJson, loadGroup, refresh, release } from "./charts.js";
+import { adopt, askAhead, charts, chartsChanged, getJson, loadGroup, redraw, refresh, release } from "./charts.js";
 import { wireWorkbench } from "./workbench.js";
 
 const $ = (id) => document.getElementById(id);
@@ -127,20 +127,25 @@ document.addEventListener("click", async (event) => {
 });
 
 document.addEventListener("change", (event) => {
-  if (!event.target.matches("[data-metric], [data-log]")) return;
-  for (const plot of event.target.closest("section").querySelectorAll(".plot")) {
+  if (!event.target.matches("[data-pick], [data-log]")) return;
+  for (const plot of event.target.closest(".chart, section").querySelectorAll(".plot")) {
     const chart = charts.get(plot);
     chart.dirty = true;
     refresh(plot);
   }
 });
 
+document.addEventListener("input", (event) => {
+  if (event.target.matches("[data-smooth], [data-over]")) redraw(event.target.closest(".chart").querySelector(".plot"));
+});
+
 document.addEventListener("focusin", async (event) => {
   const pick = event.target;
-  if (!pick.matches?.("[data-metric]") || pick.dataset.filled) return;
+  if (!pick.matches?.("[data-pick]") || pick.dataset.filled) return;
   pick.dataset.filled = "1";
-  const content = await getJson(pick.dataset.names).catch(() => ({ metrics: [] }));
-  for (const name of content.metrics) pick.add(new Option(name, name));
+  const { chart } = pick.closest(".chart, section").querySelector(".plot").dataset;
+  const content = await getJson(chart.replace(/charts\/[^/]*$/, "metrics")).catch(() => ({}));
+  for (const name of content[pick.dataset.pick === "metric" ? "metrics" : "parameters"] ?? []) pick.add(new Option(name, name));
 });
 
 // --- start

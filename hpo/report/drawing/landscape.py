@@ -101,6 +101,18 @@ def _name_rows(figure: go.Figure, names: Sequence[str], title: str, limit: int =
 def slice_figure(record: Slice, title: str) -> go.Figure:
     """One parameter against the value; which point is what, the section says."""
     figure = go.Figure()
+    if record.boxes:
+        names = ("x", "lowerfence", "q1", "median", "q3", "upperfence")
+        figure.add_box(
+            **{
+                name: short(column)
+                for name, column in zip(names, zip(*record.boxes, strict=True), strict=True)
+            },
+            width=0.72,
+            line={"color": theme.GREY, "width": 1.2},
+            fillcolor="rgba(138, 146, 156, 0.18)",
+            hoverinfo="skip",
+        )
     points = [point for point in record.points if not point.best]
     fitting = [point for point in points if point.feasible]
     groups = (

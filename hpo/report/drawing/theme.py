@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, get_args
@@ -224,7 +225,7 @@ def parameter_axis(axis: Axis) -> dict[str, Any]:
     """Layout of an axis that shows a parameter: its scale, or its choices at positions 0, 1, ..."""
     title = {"text": plain(axis.name) + (" (log scale)" if axis.log else "")}
     if axis.kind == "categorical":
-        labels = [plain(choice, 16) for choice in axis.choices]
+        labels = [_folded(choice) for choice in axis.choices]
         return {
             "type": "linear",
             "tickmode": "array",
@@ -247,6 +248,12 @@ def parameter_axis(axis: Axis) -> dict[str, Any]:
         }
     pad = 0.04 * (axis.high - axis.low)
     return {"type": "linear", "title": title, "nticks": 6, "range": [axis.low - pad, axis.high + pad]}
+
+
+def _folded(choice: str) -> str:
+    """A choice as a label of few characters a line, so that many stand side by side."""
+    lines = textwrap.wrap(text.label(choice, 28), 9, break_long_words=False) or [choice]
+    return "<br>".join(plain(line, 16) for line in lines)
 
 
 def nice_ticks(axis: Axis, most: int = 6) -> list[float]:

@@ -28,6 +28,7 @@ MAX_SLICE_POINTS = 800
 MAX_LINES = 250
 MAX_PARALLEL_AXES = 12
 MAX_SLICES = 24
+MIN_BOXED = 5  # complete trials of a choice that have a box
 GRID = 32  # cells along a numeric axis of the contour
 MIN_CONTOUR_TRIALS = 8
 MIN_SURVIVORS = 12  # complete trials that make a surface without the pruned ones
@@ -54,6 +55,8 @@ class Slice:
     axis: str
     direction: Direction
     note: str
+    # Of choices: the position, and 5, 25, 50, 75 and 95 % of the values of its complete trials.
+    boxes: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,17 @@ class Path:
     note: str
 
 
-def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
-    """One slice per varied parameter, most important first; pruned trials with their last report, marked."""
+def slices(history: StudyHistory, objective: int = 0, picked: str = "") -> tuple[Slice, ...]:
+    """One slice per varied parameter, most important first, or the `picked` one's alone; pruned trials with
+    their last report, marked.
+    """
     found = scores(history, objective)
     winner = best_of(history.trials, history.directions[objective], objective)
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
     kept = best_numbers(history, objective)
     made = []
-    for name in most_important(history, objective)[:MAX_SLICES]:
+    names = most_important(history, objective)[:MAX_SLICES] if not picked else {picked} & by_name.keys()
+    for name in names:
         axis = by_name[name]
         points = []
         for score in found:
@@ -139,8 +145,21 @@ def slices(history: StudyHistory, objective: int = 0) -> tuple[Slice, ...]:
         if shown:
             note = shown_note(len(shown), len(points))
             direction = history.directions[objective]
-            made.append(Slice(axis, shown, value_axis(history, objective), direction, note))
+            boxes = _boxes(points) if axis.kind == "categorical" else ()
+            made.append(Slice(axis, shown, value_axis(history, objective), direction, note, boxes))
     return tuple(made)
+
+
+def _boxes(points: Sequence[SlicePoint]) -> tuple[tuple[float, ...], ...]:
+    values: dict[float, list[float]] = {}
+    for point in points:
+        if point.feasible and not point.pruned:
+            values.setdefault(point.x, []).append(point.value)
+    return tuple(
+        (x, *map(float, np.percentile(found, (5, 25, 50, 75, 95))))
+        for x, found in sorted(values.items())
+        if len(found) >= MIN_BOXED
+    )
 
 
 def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
@@ -191,8 +210,8 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
     return Parallel(chosen, lines, low, high, value_axis(history, objective), direction, note)
 
 
-def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | None = None) -> Contour | None:
-    """The value over two parameters (the most important two that were active together), smoothed.
+def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] = ("", "")) -> Contour | None:
+    """The value over two parameters ("": the most important that were active together), smoothed.
 
     Nadaraya-Watson regression with a Gaussian kernel on the unit square, at most `GRID` x `GRID` cells;
     cells farther than two bandwidths from every trial stay empty. Pruned trials (their last report) only
@@ -203,10 +222,12 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] | N
     found = scores(history, objective, pruned=False)
     if len(found) < MIN_SURVIVORS:
         found = scores(history, objective)
-    names = pair or _pair(found, [name for name in most_important(history, objective) if name in by_name])
-    if names is None or not set(names) <= by_name.keys():
+    order = [name for name in most_important(history, objective) if name in by_name] if not all(pair) else []
+    names = pair if any(pair) else _pair(found, order) or pair
+    one, other = (name or next((name for name in order if name not in names), "") for name in names)
+    if one == other or not {one, other} <= by_name.keys():
         return None
-    x, y = by_name[names[0]], by_name[names[1]]
+    x, y = by_name[one], by_name[other]
     both = [score for score in found if x.name in score.trial.params and y.name in score.trial.params]
     placed = [
         (score, x.unit(score.trial.params[x.name]), y.unit(score.trial.params[y.name])) for score in both
