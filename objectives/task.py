@@ -7,10 +7,9 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from objectives import device as devices
 from objectives import evaluation, members, metrics, stack, winner
 from objectives.checkpoints import resume
-from objectives.config import TrainingConfig
+from objectives.config import TrainingConfig, check_study
 from objectives.datasets.batches import Batches
 from objectives.datasets.load import LOADING, load
 from objectives.datasets.prepare import Whole
@@ -45,85 +44,124 @@ _KEYS: dict[tuple[Any, ...], Any] = {}
 _MOST_KEYS = 1000
 
 
-def run(
-    trial: Trial, task: Task, defaults: Mapping[str, Any] = MappingProxyType({})
-) -> float | tuple[float, ...]:
-    """Train as `trial.config` says; return the objective's value(s) at the epoch that counts.
+@dataclass(frozen=True)
+class ReadyMade:
+    """What a module of ours offers as its own, of one task.
 
-    `defaults` stand in for settings that the trial lacks.
-    With `folds` or `seeds` it trains several times, and what counts is their mean or median (see members.py).
-    Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records what
-    it began with and where as the attribute `origin`, how long it took and what it needed as `training`.
+    Attributes:
+        task: what it trains for.
+        defaults: stand in for settings that a trial or a study lacks.
     """
-    config = TrainingConfig.read({**defaults, **trial.config})
-    with devices.explained_memory_errors(trial.device, config.batch_size):
-        return _run(trial, config, task)
+
+    task: Task
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, trial: Trial) -> float | tuple[float, ...]:
+        """Train as `trial.config` says; return the objective's value(s) at the epoch that counts.
+
+        With `folds` or `seeds` it trains several times, and what counts is their mean or median (members.py).
+        Keeps `model.pt` (its weights) and `evaluation.json` (the validation set) with the trial, and records
+        what it began with and where as the attribute `origin`, how long it took and what it needed as
+        `training`.
+        """
+        config = self._read(trial.config)
+        with devices.explained_memory_errors(trial.device, config.batch_size):
+            started = time.perf_counter()
+            setups = self._begin(trial, config)
+            for note in setups[0].data.notes:
+                log.warning(note)
+            devices.reset_peak(setups[0].device)
+            if len(setups) > 1:
+                return _result(trial, members.train(trial, setups), started)
+            return _result(trial, [Run(trial, setups[0], *train(trial, setups[0]))], started)
+
+    def objective_many(self, lanes: Lanes) -> None:
+        """Train trials of one `lane_key` together, each as `run` trains one."""
+        started: dict[Run, float] = {}
+
+        def begin(trial: Trial) -> Run:
+            now = time.perf_counter()
+            (setup,) = self._begin(trial, self._read(trial.config))
+            run = Run(trial, setup, *resume(trial, setup))
+            started[run] = now
+            return run
+
+        train_lanes(lanes, begin, lambda run: _result(run.trial, [run], started[run]))
+
+    def lane_key(self, settings: Mapping[str, Any]) -> Any:
+        """What settings must share to be trained together; None where they cannot be, or it does not pay.
+
+        Raises:
+            TrainingError: they cannot be used.
+        """
+        config = self._read(settings)
+        if config.folds is not None or config.seeds > 1:
+            return None
+        own = sorted((name, repr(value)) for name, value in settings.items() if name not in _OF_A_LANE)
+        shared = (self.task, *own)
+        if shared not in _KEYS:
+            if len(_KEYS) >= _MOST_KEYS:
+                _KEYS.clear()
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            setup = assemble(LocalTrial(settings, device=device), config, self.task)
+            _KEYS[shared] = None if obstacle(setup) else stack.lane_key(setup)
+        return _KEYS[shared]
+
+    def check(self, fixed: Mapping[str, Any], searched: Collection[str] = ()) -> None:
+        """Check a study's fixed settings and searched names before any trial; raises ConfigError."""
+        defaults = {name: value for name, value in self.defaults.items() if name not in searched}
+        check_study({**defaults, **fixed}, searched, self.task)
+
+    def find_data(self, fixed: Mapping[str, Any]) -> str:
+        """Load a study's data set without a download, for `hpo doctor`; returns a sentence.
+
+        Raises:
+            DataError, ConfigError: it is not here, or not for this task.
+        """
+        fixed = {**self.defaults, **fixed}
+        if "dataset" not in fixed:
+            return "the data set is one of the parameters; it was not looked for"
+        named = {name: value for name, value in fixed.items() if name.split(".")[0] in LOADING}
+        try:
+            load(TrainingConfig.read({**named, "download": False}), self.task)
+        except DataError:
+            if not fixed.get("download"):
+                raise
+            return f"{fixed['dataset']} is not here yet; the first trial downloads it"
+        return f"{fixed['dataset']} can be loaded"
+
+    def evaluate(self, trial: Trial, checkpoint: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Evaluate the weights of `model.pt` on the test set; the service calls this once, for the winner."""
+        setups = self.trained(trial, checkpoint)
+        batches = [evaluation_batches(setup.config, setup.data, setup.data.test) for setup in setups]
+        return evaluate_on(setups, "test", batches, chosen_threshold(setups))
+
+    def export(self, trial: Trial, checkpoint: Mapping[str, Tensor], path: Path) -> None:
+        """Save the weights of `model.pt` as one model from raw inputs to scores (winner.py)."""
+        setups = self.trained(trial, checkpoint)
+        winner.save(setups, chosen_threshold(setups).threshold, path)
+
+    def trained(self, trial: Trial, checkpoint: Mapping[str, Tensor]) -> list[Setup]:
+        """The parts of the trial's trainings, their models with the weights `checkpoint`."""
+        setups = members.assemble_all(trial, self._read(trial.config), self.task)
+        one_model(setups).load_state_dict(dict(checkpoint))
+        return setups
+
+    def _read(self, settings: Mapping[str, Any]) -> TrainingConfig:
+        return TrainingConfig.read({**self.defaults, **settings})
+
+    def _begin(self, trial: Trial, config: TrainingConfig) -> list[Setup]:
+        check_directions(trial, choose_metrics(config, self.task)[0])
+        setups = members.assemble_all(trial, config, self.task)
+        trial.set_user_attr("origin", origin(trial, setups))
+        return setups
 
 
-def _run(trial: Trial, config: TrainingConfig, task: Task) -> float | tuple[float, ...]:
-    started = time.perf_counter()
-    check_directions(trial, choose_metrics(config, task)[0])
-    setups = members.assemble_all(trial, config, task)
-    setup = setups[0]
-    for note in setup.data.notes:
-        log.warning(note)
-    trial.set_user_attr("origin", origin(trial, setups))
-    devices.reset_peak(setup.device)
-    runs = members.train(trial, setups) if len(setups) > 1 else [Run(trial, setup, *train(trial, setup))]
-    return _result(trial, config, runs, started)
-
-
-def run_many(lanes: Lanes, task: Task) -> None:
-    """Train what comes together, each as `run` trains one."""
-    started: dict[Run, float] = {}
-
-    def begin(trial: Trial) -> Run:
-        now = time.perf_counter()
-        config = TrainingConfig.read(trial.config)
-        check_directions(trial, choose_metrics(config, task)[0])
-        setup = assemble(trial, config, task)
-        trial.set_user_attr("origin", origin(trial, [setup]))
-        run = Run(trial, setup, *resume(trial, setup))
-        started[run] = now
-        return run
-
-    def finish(run: Run) -> float | tuple[float, ...]:
-        return _result(run.trial, run.setup.config, [run], started[run])
-
-    train_lanes(lanes, begin, finish)
-
-
-def lane_key(settings: Mapping[str, Any], task: Task) -> Any:
-    """What settings must share to be trained together; None where they cannot be, or it does not pay.
-
-    Raises:
-        TrainingError: they cannot be used.
-    """
-    config = TrainingConfig.read(settings)
-    if config.folds is not None or config.seeds > 1:
-        return None
-    own = sorted((name, repr(value)) for name, value in settings.items() if name not in _OF_A_LANE)
-    shared = (task, *own)
-    if shared not in _KEYS:
-        if len(_KEYS) >= _MOST_KEYS:
-            _KEYS.clear()
-        _KEYS[shared] = _lane_key(settings, config, task)
-    return _KEYS[shared]
-
-
-def _lane_key(settings: Mapping[str, Any], config: TrainingConfig, task: Task) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    setup = assemble(LocalTrial(settings, device=device), config, task)
-    return None if obstacle(setup) else stack.lane_key(setup)
-
-
-def _result(
-    trial: Trial, config: TrainingConfig, runs: Sequence[Run], started: float
-) -> float | tuple[float, ...]:
+def _result(trial: Trial, runs: Sequence[Run], started: float) -> float | tuple[float, ...]:
     setups = [run.setup for run in runs]
     setup = setups[0]
     for run in runs:
-        if config.keep == "best" and run.best:
+        if setup.config.keep == "best" and run.best:
             run.setup.model.load_state_dict(run.best)
     with tempfile.TemporaryDirectory() as directory:
         weights, document = Path(directory, "model.pt"), Path(directory, "evaluation.json")
@@ -160,24 +198,6 @@ def one_model(setups: Sequence[Setup]) -> nn.Module:
     return models[0] if len(models) == 1 else nn.ModuleList(models)
 
 
-def find_data(fixed: Mapping[str, Any], task: Task) -> str:
-    """Load the data set that a study's fixed values name, without a download; returns a sentence.
-
-    Raises:
-        DataError, ConfigError: it is not here, or not for this task.
-    """
-    if "dataset" not in fixed:
-        return "the data set is one of the parameters; it was not looked for"
-    named = {name: value for name, value in fixed.items() if name.split(".")[0] in LOADING}
-    try:
-        load(TrainingConfig.read({**named, "download": False}), task)
-    except DataError:
-        if not fixed.get("download"):
-            raise
-        return f"{fixed['dataset']} is not here yet; the first trial downloads it"
-    return f"{fixed['dataset']} can be loaded"
-
-
 def check_directions(trial: Trial, objectives: tuple[Metric, ...]) -> None:
     """Refuse a study that would search for the worst: its directions must be those of the metrics.
 
@@ -200,39 +220,6 @@ def check_directions(trial: Trial, objectives: tuple[Metric, ...]) -> None:
             raise ConfigError(
                 f"objective: the study would {direction} {metric.name}; set its direction to {wanted}"
             )
-
-
-def evaluate(
-    trial: Trial,
-    checkpoint: Mapping[str, Tensor],
-    task: Task,
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Evaluate the weights `checkpoint` on the test set; the service calls this once, for the winner."""
-    setups = trained(trial, checkpoint, task, defaults)
-    batches = [evaluation_batches(setup.config, setup.data, setup.data.test) for setup in setups]
-    return evaluate_on(setups, "test", batches, chosen_threshold(setups))
-
-
-def trained(
-    trial: Trial, checkpoint: Mapping[str, Tensor], task: Task, defaults: Mapping[str, Any]
-) -> list[Setup]:
-    """The parts of the trial's trainings, their models with the weights `checkpoint`."""
-    setups = members.assemble_all(trial, TrainingConfig.read({**defaults, **trial.config}), task)
-    one_model(setups).load_state_dict(dict(checkpoint))
-    return setups
-
-
-def export(
-    trial: Trial,
-    checkpoint: Mapping[str, Tensor],
-    path: Path,
-    task: Task,
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    """Save the weights `checkpoint` as one model from raw inputs to scores, .pt2 or .onnx (winner.py)."""
-    setups = trained(trial, checkpoint, task, defaults)
-    winner.save(setups, chosen_threshold(setups).threshold, path)
 
 
 def refit(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:

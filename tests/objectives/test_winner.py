@@ -22,7 +22,7 @@ from objectives.datasets.load import prepare
 from objectives.errors import TrainingError
 from objectives.setup import assemble
 from objectives.standalone import LocalTrial
-from objectives.task import predictions, trained
+from objectives.task import predictions
 from objectives.winner import predict_file
 from tests.objectives.helpers import prepared
 
@@ -63,7 +63,7 @@ def test_an_exported_model_predicts_the_same_in_a_process_without_us(tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == list("0123456789")
-    setups = trained(trial, state, "classification", {})
+    setups = classifier.READY.trained(trial, state)
     expected = []
     for setup in setups:
         with torch.no_grad():
@@ -92,7 +92,7 @@ def test_a_table_is_predicted_from_its_file_as_it_was_measured(tmp_path: Path) -
         encoding="embedding",
     )
     regressor.export(trial, state, tmp_path / "model.pt2")
-    setups = trained(trial, state, "regression", {})
+    setups = regressor.READY.trained(trial, state)
     _, scores, truth = predictions(setups, [setups[0].validation])
     own = frame[frame.target.round().isin(truth.round().int().tolist())]
     own.drop(columns="target").to_csv(tmp_path / "new.csv", index=False)
@@ -114,7 +114,7 @@ def test_a_text_is_predicted_from_its_file_at_the_threshold(tmp_path: Path) -> N
     pd.DataFrame({"text": texts}).to_csv(tmp_path / "new.csv", index=False)
     found = predict_file(tmp_path / "model.pt2", tmp_path / "new.csv")
     assert ((found.p_sonnet >= 0.9) == (found.predicted == "sonnet")).all()
-    setups = trained(trial, state, "classification", text_classifier.DEFAULTS)
+    setups = text_classifier.READY.trained(trial, state)
     _, scores, _ = predictions(setups, [setups[0].validation])
     close = np.abs(scores[:, 1].numpy()[:, None] - found.p_sonnet.to_numpy()[None]).min(1)
     assert (close < 1e-5).sum() >= 3  # the validation texts among the forty
