@@ -255,22 +255,6 @@ class TrainingConfig(BaseModel):
         description="epochs between checkpoints; 0: never; auto: as often as costs under 5 % of the time",
     )
 
-    @field_validator(
-        "widths",
-        "channels",
-        "milestones",
-        "class_weights",
-        "sampling",
-        "objective",
-        "columns",
-        "categorical",
-        "nearest",
-        mode="before",
-    )
-    @classmethod
-    def _lists_as_tuples(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
     @field_validator("batch_size", "channels", "widths")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -424,11 +408,8 @@ def _sentence(error: ValidationError) -> str:
         field = str(problem["loc"][0]) if problem["loc"] else ""
         problems.setdefault(field, []).append(problem["msg"].removeprefix("Value error, "))
         values[field] = problem["input"]
-    return "; ".join(
-        f"{field}: {' or '.join(_distinct(messages))} (got {values[field]!r})" if field else messages[0]
-        for field, messages in problems.items()
-    )
-
-
-def _distinct(messages: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(message[:1].lower() + message[1:] for message in messages))
+    told = []
+    for field, messages in problems.items():
+        distinct = dict.fromkeys(message[:1].lower() + message[1:] for message in messages)
+        told.append(f"{field}: {' or '.join(distinct)} (got {values[field]!r})" if field else messages[0])
+    return "; ".join(told)

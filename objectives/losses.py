@@ -24,7 +24,8 @@ from objectives.imports import is_import_path, load_callable
 class Loss:
     """A loss and its scores.
 
-    `outputs` is how many numbers the model must return per sample. Subclasses define `each` and `scores`.
+    `outputs` is how many numbers the model must return per sample. Subclasses define `each`, and `scores`
+    where they are no softmax.
     `weight` [K] is that of each class where a mean is divided by the weights of its samples instead of by
     their number; None elsewhere. `class_weight` [K] multiplies each sample's loss.
     """
@@ -50,7 +51,7 @@ class Loss:
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Class probabilities [B, K], or predicted values [B] for regression; of [L, O, B] with L first."""
-        raise NotImplementedError
+        return outputs.float().softmax(1)
 
     def labels(self, outputs: Tensor) -> Tensor:
         """Predicted classes [B], those of the largest score."""
@@ -80,9 +81,6 @@ class CrossEntropy(Loss):
         return F.cross_entropy(
             outputs, targets, self.weight, reduction="none", label_smoothing=self.smoothing
         )
-
-    def scores(self, outputs: Tensor) -> Tensor:
-        return outputs.float().softmax(1)
 
 
 class BinaryCrossEntropy(Loss):
@@ -128,9 +126,6 @@ class Hinge(Loss):
         each = F.multi_margin_loss(rows, targets.flatten(), weight=self.class_weight, reduction="none")
         return each.view(targets.shape)
 
-    def scores(self, outputs: Tensor) -> Tensor:
-        return outputs.float().softmax(1)
-
 
 class Squared(Loss):
     """Mean squared error of [B, 1] against [B]."""
@@ -145,18 +140,15 @@ class Squared(Loss):
         return outputs[:, 0].float()
 
 
-class Huber(Loss):
+class Huber(Squared):
     """Huber 1964: squared below `delta`, linear above."""
 
     def __init__(self, delta: float) -> None:
-        super().__init__(1)
+        super().__init__()
         self.delta = delta
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.huber_loss(outputs[:, 0], targets, reduction="none", delta=self.delta)
-
-    def scores(self, outputs: Tensor) -> Tensor:
-        return outputs[:, 0].float()
 
 
 class Own(Loss):
@@ -203,7 +195,7 @@ class Own(Loss):
             ) from error
 
     def scores(self, outputs: Tensor) -> Tensor:
-        return outputs.float().softmax(1) if self._task == "classification" else outputs[:, 0].float()
+        return super().scores(outputs) if self._task == "classification" else outputs[:, 0].float()
 
 
 class LaneLoss:
@@ -226,10 +218,8 @@ class LaneLoss:
             self._smoothing = torch.tensor([[loss.smoothing] for loss in losses])
         given = next((loss.class_weight for loss in losses if loss.class_weight is not None), None)
         if given is not None:
-            all_one = torch.ones_like(given)
-            self._weight = torch.stack(
-                [all_one if w is None else w for w in (x.class_weight for x in losses)]
-            )
+            weights = [loss.class_weight for loss in losses]
+            self._weight = torch.stack([torch.ones_like(given) if own is None else own for own in weights])
             divides = [[loss.weight is not None] for loss in losses]
             self._divides = torch.tensor(divides, device=given.device) if any(map(any, divides)) else None
 
@@ -316,11 +306,9 @@ def build(config: TrainingConfig, task: Task, classes: int, labels: Tensor, devi
         raise ConfigError(f"label_smoothing belongs to loss: cross_entropy, not {name}")
     weight = _class_weights(config, classes, labels)
     weight = weight.to(device) if weight is not None else None
-    kinds: dict[str, Any] = {"binary_cross_entropy": BinaryCrossEntropy, "hinge": Hinge}
     if name == "cross_entropy":
         return CrossEntropy(classes, config.label_smoothing, weight)
-    loss: Loss = kinds[name](classes, weight)
-    return loss
+    return Hinge(classes, weight) if name == "hinge" else BinaryCrossEntropy(classes, weight)
 
 
 def _class_weights(config: TrainingConfig, classes: int, labels: Tensor) -> Tensor | None:

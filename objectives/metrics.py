@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -152,10 +153,7 @@ def compute(names: Iterable[str], scores: Tensor, targets: Tensor, how: How = Ho
 
 
 def compute_lanes(
-    names: Iterable[str],
-    scores: Tensor,
-    targets: Tensor,
-    how: How = How(),
+    names: Iterable[str], scores: Tensor, targets: Tensor, how: How = How()
 ) -> list[dict[str, float]]:
     """`compute` for each of L lanes, of scores [L, N, K] or [L, N] and targets [L, N]; as one if it can."""
     names = list(names)
@@ -171,13 +169,12 @@ def compute_lanes(
             together[name] = (squares.sqrt() if name == "rmse" else squares).double()
     rest = [name for name in names if name not in together]
     one_by_one = [compute(rest, *lane, how) for lane in zip(scores, targets, strict=True)]
-    columns = dict(
-        zip(together, torch.stack(list(together.values())).tolist() if together else [], strict=True)
-    )
-    return [
-        {name: columns[name][lane] if name in columns else values[name] for name in names}
-        for lane, values in enumerate(one_by_one)
+    numbers = torch.stack(list(together.values()), 1).tolist() if together else [[]] * len(scores)
+    every = [
+        values | dict(zip(together, own, strict=True))
+        for values, own in zip(one_by_one, numbers, strict=True)
     ]
+    return [{name: values[name] for name in names} for values in every]
 
 
 def best_threshold(scores: Tensor, targets: Tensor, how: How) -> float:
@@ -222,53 +219,42 @@ def _classification(name: str, scores: Tensor, targets: Tensor, how: How) -> Ten
         truth = (targets == how.positive).long()
         if name == "average_precision_positive":
             own = scores[:, how.positive].contiguous()
-            return _tensor(tm.binary_average_precision(own, truth, validate_args=False))
+            return torch.as_tensor(tm.binary_average_precision(own, truth, validate_args=False))
         guess = is_positive(scores, how).long()
         if name == "fbeta_positive":
-            return _tensor(tm.binary_fbeta_score(guess, truth, how.beta, validate_args=False))
+            return torch.as_tensor(tm.binary_fbeta_score(guess, truth, how.beta, validate_args=False))
         share = tm.binary_precision if name == "precision_positive" else tm.binary_recall
-        return _tensor(share(guess, truth, validate_args=False))
+        return torch.as_tensor(share(guess, truth, validate_args=False))
     if name == "log_loss":
         return F.nll_loss(scores.double().clamp(1e-15, 1).log(), targets)
     if name == "accuracy":
         counts = tm.multiclass_stat_scores(scores, targets, classes, average="micro", validate_args=False)
         return counts[0].double() / len(targets)  # exact, so that a target of 0.95 can be met
-    if name == "top_k":
-        k = min(how.top_k, classes)
-        return _tensor(
-            tm.multiclass_accuracy(scores, targets, classes, average="micro", top_k=k, validate_args=False)
-        )
-    if name == "auc":
-        return _tensor(tm.multiclass_auroc(scores, targets, classes, validate_args=False))
-    if name == "average_precision":
-        return _tensor(tm.multiclass_average_precision(scores, targets, classes, validate_args=False))
-    if name == "balanced_accuracy":
-        return _tensor(tm.multiclass_recall(scores, targets, classes, average="macro", validate_args=False))
-    if name == "mcc":
-        return _tensor(tm.multiclass_matthews_corrcoef(scores, targets, classes, validate_args=False))
-    if name == "calibration_error":
-        return _tensor(tm.multiclass_calibration_error(scores, targets, classes, validate_args=False))
     kind, _, average = name.partition("_")
+    by: dict[str, Any] = {"average": average or "macro"}
     functions: dict[str, Callable[..., Any]] = {
-        "precision": tm.multiclass_precision,
-        "recall": tm.multiclass_recall,
-        "f1": tm.multiclass_f1_score,
+        "top_k": partial(tm.multiclass_accuracy, average="micro", top_k=min(how.top_k, classes)),
+        "auc": tm.multiclass_auroc,
+        "average_precision": tm.multiclass_average_precision,
+        "balanced_accuracy": partial(tm.multiclass_recall, average="macro"),
+        "mcc": tm.multiclass_matthews_corrcoef,
+        "calibration_error": tm.multiclass_calibration_error,
+        "precision": partial(tm.multiclass_precision, **by),
+        "recall": partial(tm.multiclass_recall, **by),
+        "f1": partial(tm.multiclass_f1_score, **by),
     }
-    return _tensor(functions[kind](scores, targets, classes, average=average or "macro", validate_args=False))
+    found = functions.get(name) or functions[kind]
+    return torch.as_tensor(found(scores, targets, classes, validate_args=False))
 
 
 def _regression(name: str, scores: Tensor, targets: Tensor, how: How) -> Tensor:
     import torchmetrics.functional as tm
 
     if name == "mae":
-        return _tensor(tm.mean_absolute_error(scores, targets))
+        return torch.as_tensor(tm.mean_absolute_error(scores, targets))
     if name == "r2":
-        return _tensor(tm.r2_score(scores, targets))
-    return _tensor(tm.mean_squared_error(scores, targets, squared=name == "mse"))
-
-
-def _tensor(value: Any) -> Tensor:
-    return torch.as_tensor(value)
+        return torch.as_tensor(tm.r2_score(scores, targets))
+    return torch.as_tensor(tm.mean_squared_error(scores, targets, squared=name == "mse"))
 
 
 class Hits:
