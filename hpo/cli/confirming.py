@@ -21,7 +21,7 @@ from hpo.cli.app import (
     app,
 )
 from hpo.cli.output import cell, print_json, print_rows, print_table, say
-from hpo.cli.queries import open_existing
+from hpo.cli.queries import open_existing, open_here
 from hpo.cli.running import CommandsOption, MismatchOption, work
 from hpo.cli.trials import TrialArgument, find_trial
 from hpo.errors import ExitCode, UserError
@@ -56,11 +56,9 @@ def confirm(
 
     Other workers of the study join in. The same command carries on, and shows what is known when all is done.
     """
-    from hpo.settings import Settings
     from hpo.studies import answers, reading
     from hpo.studies.confirming import ask
     from hpo.studies.evaluation import evaluate
-    from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
     if top is not None and not 1 <= top <= 100:
@@ -69,23 +67,14 @@ def confirm(
         raise UserError(
             f"--seeds must lie between 2 and 1000, got {seeds}: one training says nothing of chance"
         )
-    settings = Settings.from_environment(storage)
-    database = open_storage(settings, create=False)
+    settings, database = open_here(storage, create=False)
     row = reading.get_study(database, study)
     its = ask(database, row, top=top, seeds=seeds)
     outcome: int = ExitCode.DONE
     folder = code or Path.cwd()
     if not its.state.ended:
-        outcome = work(
-            database,
-            settings,
-            its,
-            folder,
-            plan(gpus, per_gpu, runners),
-            allow_mismatch=allow_mismatch,
-            allow_commands=allow_commands,
-            quiet=quiet,
-        ).exit_code
+        here = partial(work, allow_mismatch=allow_mismatch, allow_commands=allow_commands, quiet=quiet)
+        outcome = here(database, settings, its, folder, plan(gpus, per_gpu, runners)).exit_code
     history = reading.history(database, study)
     found = history.confirmation
     assert found is not None
@@ -121,17 +110,14 @@ def regret(
 
     Those whose checkpoints `keep: pruned 10%` has kept go on from them, others train anew with the same seed.
     """
-    from hpo.settings import Settings
     from hpo.studies import answers, reading
     from hpo.studies import regret as regrets
-    from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
     for name, value in (("--sample", sample), ("--top", top)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
-    settings = Settings.from_environment(storage)
-    database = open_storage(settings, create=False)
+    settings, database = open_here(storage, create=False)
     row = reading.get_study(database, study)
     its = regrets.ask(database, row, sample)
     outcome: int = ExitCode.DONE

@@ -9,6 +9,7 @@ import typer
 
 from hpo.cli.app import SetOption, StorageOption, app
 from hpo.cli.output import say
+from hpo.cli.queries import open_here
 from hpo.errors import UserError
 
 
@@ -49,11 +50,9 @@ def import_(
     The new study is finished; hpo show, trials, best, report and audit read it, and hpo extend NAME
     --trials +50 lets it go on, its sampler knowing all that was imported.
     """
-    from hpo.settings import Settings
     from hpo.spec import load_spec
     from hpo.studies.importing import NO_OBJECTIVE, derived_spec, import_study
     from hpo.studies.sources import read_csv, read_optuna
-    from hpo.wiring import open_storage
 
     if (optuna is None) == (csv is None):
         raise UserError("say where from: hpo import SPEC --csv FILE, or hpo import [SPEC] --optuna URL")
@@ -72,8 +71,7 @@ def import_(
         source = read_optuna(optuna or "", study)
         if found is None:
             found, notes = derived_spec(source, into, objective)
-    settings = Settings.from_environment(storage)
-    database = open_storage(settings)
+    settings, database = open_here(storage)
     imported = import_study(database, settings, found, source, skip=skip)
     row = imported.row
     for note in (*imported.notes, *notes):

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, print_rows, say
-from hpo.cli.queries import open_existing
+from hpo.cli.queries import open_existing, open_study
 from hpo.errors import UserError
 
 LEAVING = 10.0  # seconds beyond a worker's own grace period, for its last words to the database
@@ -85,7 +85,6 @@ def start(
     """Start workers of a study and return; they outlive this shell. `start` may be left out."""
     from hpo.launch import stored
     from hpo.launch.base import Order, hand_over
-    from hpo.studies.reading import get_study
 
     passed = tuple(worker_options or ())
     _check_worker_options(passed)
@@ -99,9 +98,9 @@ def start(
         options=_options(option or []),
         worker_arguments=passed,
     )
-    database = open_existing(storage)
+    database, row = open_study(storage, study)
     hand_over(database)
-    made = stored.start(database, get_study(database, study), on, order)
+    made = stored.start(database, row, on, order)
     if format_ is Format.JSON:
         print_json({"id": made.id, "study": study, "on": on, "workers": made.workers})
     else:

@@ -9,29 +9,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.app import CodeOption, Format, FormatOption, StorageOption, StudyArgument, app
-from hpo.cli.output import (
-    assigned,
-    cell,
-    print_json,
-    print_rows,
-    print_table,
-    say,
-    spelled,
-)
+from hpo.cli.output import assigned, cell, print_json, print_rows, print_table, say, spelled
 from hpo.errors import ExitCode, NotFoundError, UserError
 
 if TYPE_CHECKING:
+    from hpo.settings import Settings
     from storage.database.engine import Database, Transaction
     from storage.database.records import StudyRow
     from storage.history.records import StudyHistory, TrialRecord
 
 
-def open_existing(storage: str | None) -> Database:
-    """The database, which must have been created by an earlier command."""
+def open_here(storage: str | None, *, create: bool = True) -> tuple[Settings, Database]:
+    """This machine's settings and the database; unless `create`, an earlier command must have made it."""
     from hpo.settings import Settings
     from hpo.wiring import open_storage
 
-    return open_storage(Settings.from_environment(storage), create=False)
+    settings = Settings.from_environment(storage)
+    return settings, open_storage(settings, create=create)
+
+
+def open_existing(storage: str | None) -> Database:
+    """The database, which must have been created by an earlier command."""
+    return open_here(storage, create=False)[1]
+
+
+def open_study(storage: str | None, name: str) -> tuple[Database, StudyRow]:
+    """The database and the study of this name in it.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    from hpo.studies.reading import get_study
+
+    database = open_existing(storage)
+    return database, get_study(database, name)
 
 
 @app.command("ls")
@@ -76,25 +87,16 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
 @app.command()
 def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> None:
     """Show one study: state, budget, counts, best."""
-    from hpo.studies import answers, reading
+    from hpo.studies import answers
 
-    database = open_existing(storage)
-    name = reading.get_study(database, study).name
-    detail = database.read(lambda connection: answers.study_detail(connection, database, name))
+    database, row = open_study(storage, study)
+    detail = database.read(lambda connection: answers.study_detail(connection, database, row.name))
     found = answers.plain(detail)
     if format_ is Format.JSON:
         print_json(found)
         return
-    left_out = (
-        "spec",
-        "confirmation",
-        "test_evaluation",
-        "best_params",
-        "best_so_far",
-        "done",
-        "running",
-        "seconds_used",
-    )
+    left_out = {"spec", "confirmation", "test_evaluation", "best_params", "best_so_far"}
+    left_out |= {"done", "running", "seconds_used"}
     print_table(("", ""), [(key, value) for key, value in found.items() if key not in left_out])
 
 
@@ -115,8 +117,7 @@ def workers(
     found = answers.plain([answers.worker(row) for row in rows])
     if format_ is Format.TABLE:  # silence means something while a worker should beat
         for item in found:
-            silent = item["state"] not in ("left",)
-            item["silent for"] = f"{item['silent_for']:.0f} s" if silent else None
+            item["silent for"] = None if item["state"] == "left" else f"{item['silent_for']:.0f} s"
     columns = ("name", "host", "pid", "devices", "state", "trials", "last_beat", "silent for", "reason")
     print_rows(format_, found, columns, "no worker has joined yet")
 
@@ -143,7 +144,7 @@ def best(
     from hpo.studies import answers, reading
     from storage.history.records import why_no_best
 
-    database = open_existing(storage)
+    database, row = open_study(storage, study)
     history = reading.history(database, study)
     winners = history.winners
     if not winners:
@@ -152,11 +153,11 @@ def best(
     if checkpoint is not None:
         if several:
             raise UserError("a study with several directions has no single winner; pick a trial")
-        _write_checkpoint(database, reading.get_study(database, study), winners[0], checkpoint)
+        _write_checkpoint(database, row, winners[0], checkpoint)
     if export is not None:
         from hpo.studies import evaluation
 
-        number = evaluation.export(database, reading.get_study(database, study), code or Path.cwd(), export)
+        number = evaluation.export(database, row, code or Path.cwd(), export)
         say(f"trial {number} written to {export}")
     if params:
         chosen = [dict(trial.params) for trial in winners]
@@ -173,11 +174,9 @@ def best(
 def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOption = Format.TABLE) -> int:
     """Prove from the database that nothing was lost or counted twice; exit 1 if something was."""
     from hpo.studies.answers import plain
-    from hpo.studies.reading import get_study
     from storage.history.audit import audit as audit_study
 
-    database = open_existing(storage)
-    row = get_study(database, study)
+    database, row = open_study(storage, study)
     found = database.read(lambda connection: audit_study(connection, row))
     if format_ is Format.JSON:
         print_json(plain(found))
@@ -189,8 +188,7 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
         print(
             f"{found.results}/{found.tickets} results, {found.duplicates} duplicates, "
             f"{found.missing} missing, {found.diverged} diverged, {found.failed} failed, "
-            f"{len(found.foreign)} foreign, "
-            f"{found.rejected_writes} stale writes rejected; "
+            f"{len(found.foreign)} foreign, {found.rejected_writes} stale writes rejected; "
             f"attempts per ticket: {cell(found.attempts_per_ticket)}"
         )
     return ExitCode.DONE if found.holds else ExitCode.FAILED
@@ -222,10 +220,7 @@ def print_best(history: StudyHistory) -> None:
         lines[1] = ("reported", again.reported)
         lines.append(("confirmed", again.estimate.mean))
     lines += [(f"  {name}", spelled(value)) for name, value in winner.params.items()]
-    for title, evaluation in (
-        ("validation", history.winner_evaluation),
-        ("test", history.test_evaluation),
-    ):
+    for title, evaluation in (("validation", history.winner_evaluation), ("test", history.test_evaluation)):
         for metric, value in ((evaluation or {}).get("metrics") or {}).items():
             if metric in ("accuracy", "rmse", "r2"):
                 lines.append((f"{title} {metric}", value))

@@ -28,6 +28,7 @@ from hpo.cli.app import (
     app,
 )
 from hpo.cli.output import print_json, say
+from hpo.cli.queries import open_here, open_study, print_best
 from hpo.errors import ExitCode, HpoError, UserError
 
 if TYPE_CHECKING:
@@ -123,15 +124,12 @@ def run(
     with Nursery.of(shares, study, str(code)) as nursery:  # imports torch while the rest here is imported
         from hpo.asked import notes, places
         from hpo.dashboard.beside import beside
-        from hpo.settings import Settings
         from hpo.studies import steering
         from hpo.studies.creation import create_or_continue, create_or_extend, find
         from hpo.studies.reading import get_study
         from hpo.studies.steering import how_to_go_on
-        from hpo.wiring import open_storage
 
-        settings = Settings.from_environment(storage)
-        database = open_storage(settings)
+        settings, database = open_here(storage)
         count: int | None = None
         if restart and (old := find(database, study.study)) is not None:
             say(f"the {study.study} that was there is {steering.set_aside(database, old)} now")
@@ -211,17 +209,14 @@ def worker(
     quiet: QuietOption = False,
 ) -> int:
     """Join a study, or all, from any machine that reaches the database. SIGTERM gives the tickets back."""
-    from hpo.settings import Settings
     from hpo.studies import confirming
     from hpo.studies.reading import get_study
     from hpo.studies.steering import how_to_go_on
-    from hpo.wiring import open_storage
     from hpo.worker.devices import plan
 
     limits = _limits(count, idle_timeout, until)
     shares = plan(gpus, per_gpu, runners)
-    settings = Settings.from_environment(storage)
-    database = open_storage(settings)
+    settings, database = open_here(storage)
     row = None if study is None else get_study(database, study)
     if row is not None and row.state.ended:
         row = confirming.go_on(database, row.name) or row
@@ -282,16 +277,13 @@ def create(
     storage: StorageOption = None,
 ) -> None:
     """Store a study without running it; prints the line that starts a worker on any machine."""
-    from hpo.settings import Settings
     from hpo.spec import load_spec
     from hpo.studies.commands import worker_command
     from hpo.studies.creation import create_or_continue
     from hpo.studies.warm_start import warm_start
-    from hpo.wiring import open_storage
 
     study = load_spec(spec, set_ or ())
-    settings = Settings.from_environment(storage)
-    database = open_storage(settings)
+    settings, database = open_here(storage)
     warm = None if from_ is None else warm_start(database, study, from_, top)
     row, created = create_or_continue(database, study, settings, warm)
     for note in () if warm is None else warm.notes:
@@ -314,14 +306,10 @@ def enqueue(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Have a point tried next; names left out are left to the sampler. The budget stays exact."""
-    from hpo.settings import Settings
     from hpo.spec.reading import read_point
     from hpo.studies.creation import enqueue as enqueue_point
-    from hpo.studies.reading import get_study
-    from hpo.wiring import open_storage
 
-    database = open_storage(Settings.from_environment(storage), create=False)
-    row = get_study(database, study)
+    database, row = open_study(storage, study)
     values = read_point(point)
     number, when = enqueue_point(database, row, values, by, why)
     if format_ is Format.JSON:
@@ -412,7 +400,6 @@ def _wrap_up(
     database: Database, name: str, code: Path, report: Path | None, write: bool, test: bool, outcome: int
 ) -> int:
     """After the search: test the winner once, write the report, say what was found."""
-    from hpo.cli.queries import print_best
     from hpo.studies.evaluation import evaluate
     from hpo.studies.reading import get_study, history
     from storage.database.errors import StorageError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ import typer
 
 from hpo.cli.app import CodeOption, Format, FormatOption, GpusOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, print_rows, print_table, say
-from hpo.cli.queries import open_existing
+from hpo.cli.queries import open_existing, open_here, open_study
 from hpo.cli.running import CommandsOption
 from hpo.cli.trials import find_trial
 from hpo.errors import ExitCode, UserError
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
 
 database_app = typer.Typer(help="The database itself.", no_args_is_help=True)
 app.add_typer(database_app, name="db")
-
-
-class ExportFormat(StrEnum):
-    """What an export is written as."""
-
-    CSV = "csv"
-    JSON = "json"
-    PARQUET = "parquet"
 
 
 @app.command()
@@ -75,9 +66,6 @@ def export(
     from hpo.studies import reading
     from hpo.studies.exporting import export as write
 
-    kind = output.suffix.lower().removeprefix(".")
-    if kind not in list(ExportFormat):
-        raise UserError(f"{output}: the file's ending decides its form; use .csv, .json or .parquet")
     history = reading.history(open_existing(storage), study, evaluated=False)
     write(history, output)
     say(f"{len(history.trials)} trials of {study} written to {output}")
@@ -92,10 +80,9 @@ def evaluate(
     format_: FormatOption = Format.TABLE,
 ) -> int:
     """Measure the winner on the test set, once; the search never sees it."""
-    from hpo.studies import evaluation, reading
+    from hpo.studies import evaluation
 
-    database = open_existing(storage)
-    row = reading.get_study(database, study)
+    database, row = open_study(storage, study)
     found = evaluation.evaluate(database, row, code or Path.cwd(), again=again)
     if found is None:
         say(f"hpo: the objective {row.spec['objective']} has no evaluate(trial, checkpoint) beside it")
@@ -126,7 +113,7 @@ def predict(
     import tempfile
 
     from hpo.files import write_whole
-    from hpo.studies import evaluation, reading
+    from hpo.studies import evaluation
     from objectives.errors import TrainingError
     from objectives.winner import predict_file
 
@@ -134,8 +121,7 @@ def predict(
         model = Path(study)
         if model.suffix != ".pt2":
             model = Path(directory, "model.pt2")
-            database = open_existing(storage)
-            evaluation.export(database, reading.get_study(database, study), code or Path.cwd(), model)
+            evaluation.export(*open_study(storage, study), code or Path.cwd(), model)
         try:
             found = predict_file(model, source)
         except TrainingError as error:
@@ -163,11 +149,9 @@ def refit(
 
     Nothing is written into the study.
     """
-    from hpo.studies import evaluation, reading
+    from hpo.studies import evaluation
 
-    database = open_existing(storage)
-    row = reading.get_study(database, study)
-    number = evaluation.export(database, row, code or Path.cwd(), output, refit=True)
+    number = evaluation.export(*open_study(storage, study), code or Path.cwd(), output, refit=True)
     say(f"trial {number}, trained again on all but the test data, written to {output}")
 
 
@@ -262,14 +246,12 @@ def dashboard(
 ) -> None:
     """Browse studies live in a web browser."""
     from hpo.dashboard.server import Tls, serve
-    from hpo.settings import Settings
-    from hpo.wiring import open_storage
 
     if (tls_cert is None) != (tls_key is None):
         raise UserError("--tls-cert and --tls-key belong together; give both")
-    settings = Settings.from_environment(storage)
+    settings, database = open_here(storage)
     serve(
-        open_storage(settings),
+        database,
         host,
         port,
         say,
@@ -298,17 +280,12 @@ def mcp(
     HPO_TOKEN holds a token (`hpo token add`) whose rights and limits count; without one all may be done.
     Over HTTP each request brings its own token, and one is made for this start.
     """
-    from hpo.settings import Settings
-    from hpo.wiring import open_storage
-
     try:
         from hpo.dashboard import mcp_server
     except ModuleNotFoundError as error:
         raise UserError(f"hpo mcp needs the package {error.name}: pip install 'hpo[mcp]'") from error
-    settings = Settings.from_environment(storage)
-    served = mcp_server.Served(
-        open_storage(settings), settings, (code or Path.cwd()).absolute(), allow_commands
-    )
+    settings, database = open_here(storage)
+    served = mcp_server.Served(database, settings, (code or Path.cwd()).absolute(), allow_commands)
     if http:
         mcp_server.serve_http(served, port, say)
     else:
@@ -338,8 +315,4 @@ def doctor(
 @database_app.command("upgrade")
 def upgrade(storage: StorageOption = None) -> None:
     """Create the tables, or bring them to this version. Safe from many machines at once."""
-    from hpo.settings import Settings
-    from hpo.wiring import open_storage
-
-    database = open_storage(Settings.from_environment(storage))
-    say(f"{database.shown_url} is up to date")
+    say(f"{open_here(storage)[1].shown_url} is up to date")

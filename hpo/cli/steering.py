@@ -10,7 +10,7 @@ import typer
 
 from hpo.cli.app import StorageOption, StudyArgument, app
 from hpo.cli.output import say
-from hpo.cli.queries import open_existing
+from hpo.cli.queries import open_existing, open_study
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -45,10 +45,9 @@ def stop(study: StudyArgument, storage: StorageOption = None) -> None:
 @app.command()
 def cancel(study: StudyArgument, storage: StorageOption = None) -> None:
     """End the study now, with the trials that run or wait for another attempt."""
-    from hpo.studies import reading, steering
+    from hpo.studies import steering
 
-    database = open_existing(storage)
-    ended = steering.cancel(database, reading.get_study(database, study))
+    ended = steering.cancel(*open_study(storage, study))
     say(f"{study} is cancelled; {ended} running trials were ended")
 
 
@@ -63,15 +62,15 @@ def retry(
     A trial that diverged would do so again, so it is queued by its number alone: STUDY/N.
     """
     from hpo.cli.trials import find_trial
-    from hpo.studies import reading, steering
+    from hpo.studies import steering
 
-    database = open_existing(storage)
     if "/" in target:
+        database = open_existing(storage)
         row, record = find_trial(database, target)
         steering.retry_trial(database, row, record.number)
         say(f"{target} waits again{steering.unless_going(database, row)}")
         return
-    row = reading.get_study(database, target)
+    database, row = open_study(storage, target)
     count = steering.retry_failed(database, row)
     say(
         f"{count} failed trials of {target} wait again{steering.unless_going(database, row)}"
@@ -93,9 +92,7 @@ def extend(
     storage: StorageOption = None,
 ) -> None:
     """Give a study more budget; one that had ended runs again."""
-    from hpo.studies import reading
-    from hpo.studies.creation import extend as extend_study
-    from hpo.studies.creation import standing
+    from hpo.studies import creation
 
     more = 0
     if trials is not None:
@@ -105,12 +102,8 @@ def extend(
                 f"--trials must be a whole number of further trials, like +50; got {trials[:40]!r}"
             )
         more = int(number)
-    database = open_existing(storage)
-    row = reading.get_study(database, study)
-    row = extend_study(
-        database, row, trials=more, seconds=seconds, target=target, epochs=epochs, patience=patience
-    )
-    say(standing(row))
+    budgets = creation.Budgets(seconds=seconds, target=target, epochs=epochs, patience=patience)
+    say(creation.standing(creation.extend(*open_study(storage, study), trials=more, **budgets)))
 
 
 @app.command()
@@ -149,7 +142,4 @@ def delete(
 
 
 def _steer(study: str, storage: str | None, verb: Callable[[Database, StudyRow], StudyState]) -> None:
-    from hpo.studies import reading
-
-    database = open_existing(storage)
-    say(f"{study} is {verb(database, reading.get_study(database, study))}")
+    say(f"{study} is {verb(*open_study(storage, study))}")

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
-from hpo.cli.output import (
-    assigned,
-    cell,
-    print_json,
-    print_rows,
-    print_table,
-    say,
-    shown_lines,
-    shown_log,
-)
-from hpo.cli.queries import open_existing
+from hpo.cli.output import assigned, cell, print_json, print_rows, print_table, say, shown_lines, shown_log
+from hpo.cli.queries import open_existing, open_study
 from hpo.errors import ExitCode, NotFoundError, UserError
 
 if TYPE_CHECKING:
@@ -63,12 +54,11 @@ def trials(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """List a study's trials with their parameters, values, attempts and workers."""
-    from hpo.studies import answers, reading, selection
+    from hpo.studies import answers, selection
     from storage.history.trials import Part, history_of, read_metrics, read_trials
     from storage.queue import tickets
 
-    database = open_existing(storage)
-    row = reading.get_study(database, study)
+    database, row = open_study(storage, study)
     chosen = [name.strip() for name in columns.split(",")] if columns else []
     parts = Part.WHOLE if format_ is Format.JSON else Part.LINE
     read = database.read(lambda connection: read_trials(connection, row, with_=parts))
@@ -164,13 +154,13 @@ def why(
     from hpo.studies.why import asked_again
     from hpo.studies.why import why as told
 
-    database = open_existing(storage)
     if "/" in name:
+        database = open_existing(storage)
         row, record = find_trial(database, name)
         print(database.read(lambda connection: told(connection, row, record)))
         chosen = [record]
     else:
-        row = reading.get_study(database, name)
+        database, row = open_study(storage, name)
         chosen = list(reading.history(database, name, evaluated=False).trials)
     again = {one.number: asked_again(database, row, one) for one in chosen}
     other = [number for number, found in again.items() if found not in (None, "the same")]
