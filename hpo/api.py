@@ -164,9 +164,8 @@ class Study:
             code=Path(code).absolute() if own is None else own.folder,
             runners=runners,
             count=trials,
-            allow_mismatch=allowed.get("allow_mismatch", False),
-            allow_commands=allowed.get("allow_commands", False),
             tell=optimizing.teller(),
+            **allowed,
         )
 
     def confirm(

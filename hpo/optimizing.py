@@ -53,9 +53,9 @@ def work(
     code: Path,
     runners: int,
     count: int | None,
-    allow_mismatch: bool,
-    allow_commands: bool,
     tell: Callable[[str], None],
+    allow_mismatch: bool = False,
+    allow_commands: bool = False,
 ) -> None:
     """Run the study's trials until it has ended, or `count` of them; Ctrl-C gives back what runs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +20,11 @@ from hpo.cli.app import (
     StudyArgument,
     app,
 )
-from hpo.cli.output import cell, print_json, print_rows, print_table, say
+from hpo.cli.output import print_json, print_rows, print_table, say
 from hpo.cli.queries import open_existing, open_here
 from hpo.cli.running import CommandsOption, MismatchOption, work
 from hpo.cli.trials import TrialArgument, find_trial
-from hpo.errors import ExitCode, UserError
+from hpo.errors import ExitCode
 
 if TYPE_CHECKING:
     from storage.history.records import Confirmation
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 def confirm(
     study: StudyArgument,
     top: Annotated[
-        int | None, typer.Option("--top", metavar="K", help="How many of the best settings; default: 5.")
+        int | None,
+        typer.Option("--top", metavar="K", min=1, max=100, help="How many of the best settings; default: 5."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", metavar="N", help="Trainings of each, at most; default: 10.")
+        int | None,
+        typer.Option("--seeds", metavar="N", min=2, max=1000, help="Trainings of each at most; default: 10."),
     ] = None,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
@@ -61,12 +63,6 @@ def confirm(
     from hpo.studies.evaluation import evaluate
     from hpo.worker.devices import plan
 
-    if top is not None and not 1 <= top <= 100:
-        raise UserError(f"--top must lie between 1 and 100, got {top}")
-    if seeds is not None and not 2 <= seeds <= 1000:
-        raise UserError(
-            f"--seeds must lie between 2 and 1000, got {seeds}: one training says nothing of chance"
-        )
     settings, database = open_here(storage, create=False)
     row = reading.get_study(database, study)
     its = ask(database, row, top=top, seeds=seeds)
@@ -93,9 +89,9 @@ def confirm(
 def regret(
     study: StudyArgument,
     sample: Annotated[
-        int, typer.Option("--sample", metavar="N", help="How many pruned trials to run on.")
+        int, typer.Option("--sample", metavar="N", min=1, help="How many pruned trials to run on.")
     ] = 20,
-    top: Annotated[int, typer.Option("--top", metavar="K", help="What counts as among the best.")] = 5,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="What counts as among the best.")] = 5,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
     per_gpu: PerGpuOption = 1,
@@ -114,9 +110,6 @@ def regret(
     from hpo.studies import regret as regrets
     from hpo.worker.devices import plan
 
-    for name, value in (("--sample", sample), ("--top", top)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
     settings, database = open_here(storage, create=False)
     row = reading.get_study(database, study)
     its = regrets.ask(database, row, sample)
@@ -152,25 +145,17 @@ def print_confirmation(name: str, found: Confirmation, best: int | None) -> None
     """What was reported beside what was confirmed, setting by setting."""
     from hpo.report.records.confirmation import sentences
 
-    lines = []
+    lines: list[tuple[Any, ...]] = []
     for one in found.settings:
-        known = one.estimate
-        between = "-" if known is None or known.low is None else f"{known.low:.5g} to {known.high:.5g}"
+        trial, known = f"{one.trial}{' (first)' if one.is_first else ''}", one.estimate
+        if known is None:
+            lines.append((trial, one.reported, None, None, None, 0, None, one.state))
+            continue
+        between = None if known.low is None else f"{known.low:.5g} to {known.high:.5g}"
+        sure = f"{100 * known.probability:.0f} %"
         lines.append(
-            (
-                f"{one.trial}{' (first)' if one.is_first else ''}",
-                one.reported,
-                None if known is None else known.mean,
-                between,
-                None if known is None else known.worst,
-                0 if known is None else known.trainings,
-                None if known is None else f"{100 * known.probability:.0f} %",
-                one.state,
-            )
+            (trial, one.reported, known.mean, between, known.worst, known.trainings, sure, one.state)
         )
-    print_table(
-        ("trial", "reported", "confirmed", "90 %", "worst", "trainings", "best with", "state"),
-        [tuple(cell(each) for each in line) for line in lines],
-        title=name,
-    )
+    columns = ("trial", "reported", "confirmed", "90 %", "worst", "trainings", "best with", "state")
+    print_table(columns, lines, title=name)
     print(" ".join(sentences(found, best)))

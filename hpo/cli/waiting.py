@@ -54,17 +54,10 @@ def _tell(format_: Format, happened: str, now: Progress, code: int) -> int:
     counts, best = now.counts, now.best_value
     if format_ is Format.JSON:
         found = {"happened": happened, "study": now.row.name, "state": now.row.state.value}
-        print_json(
-            {
-                **found,
-                "done": counts.ended,
-                "failed": counts.failed,
-                "best_trial": now.best_number,
-                "best_value": best,
-            }
-        )
+        reached = {"best_trial": now.best_number, "best_value": best}
+        print_json({**found, "done": counts.ended, "failed": counts.failed, **reached})
         return code
-    reached = "" if best is None else f"; the best is trial {now.best_number} with {best:.6g}"
+    told = "" if best is None else f"; the best is trial {now.best_number} with {best:.6g}"
     why = "the time is over: " if happened == "timeout" else ""
-    say(f"{why}{now.row.name} is {now.row.state.value}, {counts.ended} trials have ended{reached}")
+    say(f"{why}{now.row.name} is {now.row.state.value}, {counts.ended} trials have ended{told}")
     return code

@@ -182,14 +182,8 @@ class Caller:
     ) -> Any:
         """Pause, resume, stop or cancel a study; retry its failed trials; extend its budget."""
         row = self._row(study)
-        form = {
-            "trials": trials,
-            "seconds": seconds,
-            "epochs": epochs,
-            "target": target,
-            "patience": patience,
-        }
-        done = actions.ACTIONS[action](self.database, row, {**form, "trial": trial})
+        form = {"trials": trials, "seconds": seconds, "epochs": epochs, "target": target}
+        done = actions.ACTIONS[action](self.database, row, {**form, "patience": patience, "trial": trial})
         again = action in ("extend", "resume", "retry")
         return {"did": done.message, "next": f"{'run' if again else 'look'} {row.name}"}
 
@@ -218,9 +212,7 @@ class Caller:
 
     def _demand_commands(self, objective: str | None) -> None:
         if objective is None and not self.commands:
-            raise UserError(
-                "the objective is a command, and this server was started without --allow-commands"
-            )
+            raise UserError("the objective is a command; this server was started without --allow-commands")
 
     def _short(self, row: StudyRow) -> dict[str, Any]:
         """A study on a few lines, with what may be done next."""
@@ -240,19 +232,11 @@ class Caller:
         }
         if sure is not None:
             settings = [
-                {
-                    "trial": one.trial,
-                    "reported": one.reported,
-                    "confirmed": getattr(one.estimate, "mean", None),
-                }
-                for one in sure.settings[:PAGE]
+                {"trial": s.trial, "reported": s.reported, "confirmed": s.estimate and s.estimate.mean}
+                for s in sure.settings[:PAGE]
             ]
-            told["confirmation"] = {
-                "done": sure.done,
-                "winner": sure.winner,
-                "tied": sure.tied,
-                "settings": settings,
-            }
+            judged = {"done": sure.done, "winner": sure.winner, "tied": sure.tied}
+            told["confirmation"] = judged | {"settings": settings}
         if found.state not in ("finished", "stopped"):
             told["next"] = f"wait {row.name}, or run it where nobody works"
         elif found.best:

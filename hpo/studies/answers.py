@@ -17,7 +17,7 @@ from hpo.studies.reading import read_evaluation
 from hpo.studies.why import why
 from storage.database.clock import to_datetime
 from storage.database.engine import Database, Transaction
-from storage.database.records import Counts, StudyRow, StudyState
+from storage.database.records import StudyRow, StudyState
 from storage.history import lists
 from storage.history.attempts import AttemptRow, FileRow, attempts_of, files_of
 from storage.history.lists import Progress
@@ -272,16 +272,14 @@ def trial(record: TrialRecord, now: datetime | None = None) -> Trial:
 def trial_detail(database: Database, row: StudyRow, record: TrialRecord) -> TrialDetail:
     """One trial with its attempts, files and evaluation."""
 
+    number = record.number
+
     def read(connection: Transaction) -> tuple[list[AttemptRow], list[FileRow], str]:
-        number = record.number
-        return (
-            attempts_of(connection, row, number),
-            files_of(connection, row, number),
-            why(connection, row, record),
-        )
+        attempts, files = attempts_of(connection, row, number), files_of(connection, row, number)
+        return attempts, files, why(connection, row, record)
 
     attempts, files, told = database.read(read)
-    evaluation = read_evaluation(database, row, record.number) if files else None
+    evaluation = read_evaluation(database, row, number) if files else None
     return TrialDetail(
         **_trial(record),
         attempts_list=[attempt(found) for found in attempts],
@@ -296,7 +294,7 @@ def attempt(row: AttemptRow) -> Attempt:
     worked = None
     if row.started is not None and row.ended is not None:
         worked = round(max(0.0, (row.ended - row.started).total_seconds()), 3)
-    return Attempt(**{each.name: getattr(row, each.name) for each in dataclasses.fields(row)}, seconds=worked)
+    return Attempt(**_same(Attempt, row, {"seconds": worked}))
 
 
 def worker(row: WorkerRow) -> Worker:
@@ -351,7 +349,9 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
         "budget": Budget(
             row.budget_trials, row.budget_seconds, row.budget_epochs, row.budget_target, row.budget_patience
         ),
-        "trials": _counts(now.counts),
+        "trials": TrialCounts(
+            **_same(TrialCounts, now.counts, {"failed": now.counts.failed + now.counts.cancelled})
+        ),
         "done": now.counts.ended,
         "running": now.counts.running,
         "best": winners if len(row.spec["directions"]) > 1 else next(iter(winners), None),
@@ -372,18 +372,6 @@ def _winners(connection: Transaction, now: Progress) -> tuple[TrialRecord, ...]:
     else:
         ids = [] if now.best_id is None else [now.best_id]
     return tuple(read_trials(connection, now.row, ids, with_=Part.PARAMS).values())
-
-
-def _counts(found: Counts) -> TrialCounts:
-    return TrialCounts(
-        complete=found.complete,
-        pruned=found.pruned,
-        failed=found.failed + found.cancelled,
-        diverged=found.diverged,
-        running=found.running,
-        parked=found.parked,
-        waiting=found.waiting,
-    )
 
 
 def _trial(record: TrialRecord, now: datetime | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hpo.studies import reading
 from hpo.studies.steering import note
 from storage.database.engine import Database, Transaction
 from storage.database.records import Repeat, StudyRow, TicketState
-from storage.history.records import StudyHistory, TrialRecord, may_win, why_no_best
+from storage.history.records import StudyHistory, TrialRecord, ranked, why_no_best
 from storage.history.trials import ids_of
 from storage.queue import repeats
 
@@ -90,12 +90,8 @@ def go_on(database: Database, name: str) -> StudyRow | None:
 
 def candidates(history: StudyHistory, top: int) -> list[TrialRecord]:
     """The best trials, no setting twice, and the first one; the best first."""
-    sign = -1.0 if history.directions[0] == "maximize" else 1.0
-    ranked = sorted(
-        (t for t in history.trials if may_win(t)), key=lambda t: (sign * (t.value or 0.0), t.number)
-    )
     found: list[TrialRecord] = []
-    for trial in ranked:
+    for trial in ranked(history.trials, history.directions[0]):
         if len(found) < top and all(trial.params != other.params for other in found):
             found.append(trial)
     trials = [trial for trial in history.trials if not trial.foreign]

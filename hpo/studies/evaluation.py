@@ -124,10 +124,8 @@ def export(database: Database, row: StudyRow, code: Path, out: Path, *, refit: b
                 config = dict(objective.refit(trial.config, trial.user_attrs.get("training") or {}))
                 again = LocalTrial(config, trial.seed, trial.device)
                 objective.call(again)
-                trial, state = (
-                    replace(trial, config=config),
-                    read_state(again.read_artifact(kept_files.MODEL)),
-                )
+                trial = replace(trial, config=config)
+                state = read_state(again.read_artifact(kept_files.MODEL))
             if objective is not None and objective.export is not None and not weights:
                 objective.export(trial, state, made)
         except TrainingError as error:
@@ -152,6 +150,8 @@ def _with_weights(
     database: Database, row: StudyRow, spec: StudySpec, winner: TrialRecord
 ) -> tuple[WinnerTrial, Any]:
     """What the functions beside an objective are handed of the winner, and its state."""
+    import torch
+
     kept = _kept(database, row, winner)
     if kept is None:
         raise HpoError(
@@ -162,7 +162,7 @@ def _with_weights(
         number=winner.number,
         params=dict(winner.params),
         config=resolve(spec, winner.params) | ({"seeds": kept[1]} if kept[1] > 1 else {}),
-        device=_device(),
+        device="cuda:0" if torch.cuda.is_available() else "cpu",
         seed=training_seed(row.seed, winner.ticket),
         attempt=winner.attempts,
         user_attrs=winner.user_attrs,
@@ -208,19 +208,13 @@ def weights_of(database: Database, row: StudyRow, history: StudyHistory, number:
         raise HpoError(f"{row.name} has no best trial: say which one's weights, by its number")
     if chosen is None:
         raise NotFoundError(f"{row.name} has no trial {number}")
-    state = winner_state(database, row, chosen)
-    if state is None:
+    content = winner_bytes(database, row, chosen)
+    if content is None:
         raise HpoError(
             f"trial {chosen.number} of {row.name} kept no weights: trial.checkpoint.save(state, step) keeps "
             "them, and `keep` in the study file says of how many trials"
         )
-    return state
-
-
-def winner_state(database: Database, row: StudyRow, trial: TrialRecord) -> Any:
-    """The tensors and plain values of `winner_bytes`, on the CPU."""
-    content = winner_bytes(database, row, trial)
-    return None if content is None else read_state(content)
+    return read_state(content)
 
 
 def use_threads(threads: int) -> None:
@@ -229,9 +223,3 @@ def use_threads(threads: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"

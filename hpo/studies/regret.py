@@ -19,7 +19,7 @@ from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.records import Repeat, StudyRow
 from storage.files import checkpoints
-from storage.history.records import TrialRecord, may_win
+from storage.history.records import TrialRecord, ranked
 from storage.history.trials import ids_of
 from storage.queue import repeats
 
@@ -101,7 +101,7 @@ def of(database: Database, row: StudyRow, top: int) -> Regret:
     its = database.read(lambda connection: repeats.find(connection, row.id, repeats.REGRET))
     found = [] if its is None else database.read(lambda connection: repeats.listed(connection, its.id))
     sign = 1.0 if history.directions[0] == "maximize" else -1.0
-    done = sorted((sign * (t.value or 0.0) for t in history.trials if may_win(t)), reverse=True)
+    done = [sign * (trial.value or 0.0) for trial in ranked(history.trials, history.directions[0])]
     if not found or not done:
         raise UserError(f"{row.name} has no completed trial with which to compare")
     bar, pruned = done[min(top, len(done)) - 1], _in_order(row, history.trials)

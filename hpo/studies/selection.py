@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from hpo.errors import UserError
-from storage.history.records import StudyHistory, TrialRecord, front_of, may_win
+from storage.history.records import StudyHistory, TrialRecord, front_of, ranked
 
 FIELDS: dict[str, Callable[[TrialRecord], Any]] = {
     "number": lambda trial: trial.number,
@@ -215,8 +215,7 @@ def _ranked(condition: Condition, history: StudyHistory) -> set[int]:
         raise UserError(f"write best=5 or best=10%, not best{condition.sign}{condition.text[:40]}")
     if len(history.directions) > 1:
         raise UserError("a study of several directions has no best trials but a front: write front=true")
-    done = [trial for trial in history.trials if may_win(trial)]
-    done.sort(key=lambda trial: trial.value or 0.0, reverse=history.directions[0] == "maximize")
+    done = ranked(history.trials, history.directions[0])
     asked = float(match[1])
     return {trial.number for trial in done[: math.ceil(asked / 100 * len(done) if match[2] else asked)]}
 

@@ -18,7 +18,7 @@ from hpo.spec.points import check_partial_point, check_value
 from hpo.spec.problems import dotted
 from hpo.studies import reading
 from storage.database.engine import Database
-from storage.history.records import StudyHistory, TrialRecord, may_win
+from storage.history.records import StudyHistory, TrialRecord, ranked
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def _best_points(
 ) -> tuple[tuple[Mapping[str, Any], ...], list[str]]:
     left_out: Counter[str] = Counter()
     points: list[Mapping[str, Any]] = []
-    for trial in _best_first(history)[:top]:
+    front = len(history.directions) > 1
+    for trial in (history.winners if front else ranked(history.trials, history.directions[0]))[:top]:
         point = _fitting(spec, trial.params, left_out)
         if point and point not in points and point not in spec.enqueue:
             points.append(point)
@@ -74,15 +75,6 @@ def _best_points(
         notes.append(f"{len(points) - room} of its points find no place in a budget of {spec.budget.trials}")
         points = points[:room]
     return tuple(points), [f"{len(points)} of the best points of {history.name} are tried first", *notes]
-
-
-def _best_first(history: StudyHistory) -> list[TrialRecord]:
-    """Complete, feasible trials, the best first by their study's own direction; with several, its front."""
-    if len(history.directions) > 1:
-        return list(history.winners)
-    sign = 1.0 if history.directions[0] == "minimize" else -1.0
-    done = [(sign * t.values[0], t.number, t) for t in history.trials if may_win(t) and t.values]
-    return [trial for _, _, trial in sorted(done, key=lambda one: one[:2])]
 
 
 def _fitting(spec: StudySpec, params: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:

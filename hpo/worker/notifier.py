@@ -130,9 +130,8 @@ class Notifier(threading.Thread):
                 lost.add(worker)
                 why = self._send(channel, document(found, one))
                 if why is not None:
-                    log.warning(
-                        "%s could not be told of %s: %s", channel.webhook or "a command", one.study, why
-                    )
+                    receiver = channel.webhook or "a command"
+                    log.warning("%s could not be told of %s: %s", receiver, one.study, why)
                     wait = channel.retry
                     continue
             self._database.once(

@@ -216,9 +216,20 @@ class StudyHistory:
 
 def best_of(trials: Iterable[TrialRecord], direction: Direction, objective: int = 0) -> TrialRecord | None:
     """The complete, feasible trial with the best finite value, the earliest of equals; None without one."""
+    found = min(_rated(trials, direction, objective), key=lambda item: item[:2], default=None)
+    return None if found is None else found[2]
+
+
+def ranked(trials: Iterable[TrialRecord], direction: Direction) -> list[TrialRecord]:
+    """The trials of which `best_of` is the first, the best first."""
+    return [trial for _, _, trial in sorted(_rated(trials, direction), key=lambda item: item[:2])]
+
+
+def _rated(
+    trials: Iterable[TrialRecord], direction: Direction, objective: int = 0
+) -> list[tuple[float, int, TrialRecord]]:
     sign = -1.0 if direction == "maximize" else 1.0
-    done = [(sign * t.values[objective], t.number, t) for t in trials if may_win(t) and t.values]
-    return min(done, key=lambda item: item[:2])[2] if done else None
+    return [(sign * t.values[objective], t.number, t) for t in trials if may_win(t) and t.values]
 
 
 def front_of(trials: Iterable[TrialRecord], directions: Sequence[Direction]) -> tuple[TrialRecord, ...]:
