@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,12 +70,19 @@ def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[
 
     count = scores.shape[1]
     each: dict[str, Any] = {"average": "none", "validate_args": False}
-    precision = torch.as_tensor(tm.multiclass_precision(scores, targets, count, **each)).tolist()
-    recall = torch.as_tensor(tm.multiclass_recall(scores, targets, count, **each)).tolist()
-    f1 = torch.as_tensor(tm.multiclass_f1_score(scores, targets, count, **each)).tolist()
-    areas = torch.as_tensor(tm.multiclass_auroc(scores, targets, count, **each)).tolist()
-    averages = torch.as_tensor(tm.multiclass_average_precision(scores, targets, count, **each)).tolist()
-    support = torch.bincount(targets, minlength=count).tolist()
+    functions: dict[str, Callable[..., Any]] = {
+        "precision": tm.multiclass_precision,
+        "recall": tm.multiclass_recall,
+        "f1": tm.multiclass_f1_score,
+        "auc": tm.multiclass_auroc,
+        "average_precision": tm.multiclass_average_precision,
+    }
+    found = {name: one(scores, targets, count, **each).tolist() for name, one in functions.items()}
+    found["support"] = torch.bincount(targets, minlength=count).tolist()
+
+    def of_class(i: int, *names: str) -> dict[str, Any]:
+        return {"class": classes[i], **{name: found[name][i] for name in names}}
+
     roc: Any = tm.multiclass_roc(scores, targets, count, validate_args=False)
     pr: Any = tm.multiclass_precision_recall_curve(scores, targets, count, validate_args=False)
     return {
@@ -82,23 +90,11 @@ def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[
         "confusion_matrix": tm.multiclass_confusion_matrix(
             scores, targets, count, validate_args=False
         ).tolist(),
-        "per_class": [
-            {
-                "class": name,
-                "precision": precision[i],
-                "recall": recall[i],
-                "f1": f1[i],
-                "support": support[i],
-            }
-            for i, name in enumerate(classes)
-        ],
-        "roc": [
-            {"class": name, "auc": areas[i], **_curve(fpr=roc[0][i], tpr=roc[1][i])}
-            for i, name in enumerate(classes)
-        ],
+        "per_class": [of_class(i, "precision", "recall", "f1", "support") for i in range(len(classes))],
+        "roc": [of_class(i, "auc") | _curve(fpr=roc[0][i], tpr=roc[1][i]) for i in range(len(classes))],
         "pr": [
-            {"class": name, "average_precision": averages[i], **_curve(recall=pr[1][i], precision=pr[0][i])}
-            for i, name in enumerate(classes)
+            of_class(i, "average_precision") | _curve(recall=pr[1][i], precision=pr[0][i])
+            for i in range(len(classes))
         ],
     }
 

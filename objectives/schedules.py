@@ -105,31 +105,6 @@ def _own(config: TrainingConfig, length: int) -> Callable[[TrainingConfig, int, 
     return lambda config, step, length, per_epoch: rates[min(step // per_epoch, len(rates) - 1)]
 
 
-def _constant(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    return config.lr
-
-
-def _step(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    return float(config.lr * config.gamma ** (step // (config.step_epochs * per_epoch)))
-
-
-def _multistep(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    return float(config.lr * config.gamma ** sum(step >= epoch * per_epoch for epoch in config.milestones))
-
-
-def _exponential(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    return float(config.lr * config.gamma ** (step // per_epoch))
-
-
-def _polynomial(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    return float(config.lr * (1 - min(step, length) / length) ** config.power)
-
-
-def _cosine(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
-    """Loshchilov and Hutter 2017, equation 5, without restarts."""
-    return _half_cosine(config.lr, config.min_lr, min(step / length, 1.0))
-
-
 def _cosine_restarts(config: TrainingConfig, step: int, length: int, per_epoch: int) -> float:
     """Loshchilov and Hutter 2017: cycles, each `restart_factor` times as long as the one before."""
     cycle = config.restart_epochs * per_epoch
@@ -157,13 +132,22 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 
 
 _SHAPES: dict[str, Callable[[TrainingConfig, int, int, int], float]] = {
-    "constant": _constant,
-    "plateau": _constant,
-    "step": _step,
-    "multistep": _multistep,
-    "exponential": _exponential,
-    "polynomial": _polynomial,
-    "cosine": _cosine,
+    "constant": lambda config, step, length, per_epoch: config.lr,
+    "plateau": lambda config, step, length, per_epoch: config.lr,
+    "step": lambda config, step, length, per_epoch: (
+        config.lr * config.gamma ** (step // (config.step_epochs * per_epoch))
+    ),
+    "multistep": lambda config, step, length, per_epoch: (
+        config.lr * config.gamma ** sum(step >= epoch * per_epoch for epoch in config.milestones)
+    ),
+    "exponential": lambda config, step, length, per_epoch: config.lr * config.gamma ** (step // per_epoch),
+    "polynomial": lambda config, step, length, per_epoch: (
+        config.lr * (1 - min(step, length) / length) ** config.power
+    ),
+    # Loshchilov and Hutter 2017, equation 5, without restarts
+    "cosine": lambda config, step, length, per_epoch: _half_cosine(
+        config.lr, config.min_lr, min(step / length, 1.0)
+    ),
     "cosine_restarts": _cosine_restarts,
     "one_cycle": _one_cycle,
 }

@@ -139,10 +139,7 @@ class Moments:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum: Tensor | None = None
-        self._squares: Tensor | None = None
-        self._low: Tensor | None = None
-        self._high: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # sum, squares, lowest, highest
 
     def add(self, inputs: Tensor) -> None:
         """Take in `inputs` [N, C, H, W] or [N, D]."""
@@ -152,11 +149,11 @@ class Moments:
         squares = values.square().sum(axes, keepdim=True)
         low, high = values.amin(axes, keepdim=True), values.amax(axes, keepdim=True)
         self._count += values.numel() // total.numel()
-        if self._sum is None or self._squares is None or self._low is None or self._high is None:
-            self._sum, self._squares, self._low, self._high = total, squares, low, high
-            return
-        self._sum, self._squares = self._sum + total, self._squares + squares
-        self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
+        if self._seen is not None:
+            before = self._seen
+            total, squares = before[0] + total, before[1] + squares
+            low, high = torch.minimum(before[2], low), torch.maximum(before[3], high)
+        self._seen = total, squares, low, high
 
     def scaling(self, kind: Preparation) -> Scaling:
         """Return the scaling of `kind`.
@@ -165,17 +162,15 @@ class Moments:
         none: the values as they are (bytes as 0 to 255).
         A channel or feature without variation is only shifted.
         """
-        assert self._sum is not None
-        assert self._squares is not None
-        assert self._low is not None
-        assert self._high is not None
-        mean = self._sum / self._count
+        assert self._seen is not None
+        total, squares, low, high = self._seen
+        mean = total / self._count
         if kind == "none":
             shift, scale = torch.zeros_like(mean), torch.ones_like(mean)
         elif kind == "minmax":
-            shift, scale = self._low, self._high - self._low
+            shift, scale = low, high - low
         else:
-            shift, scale = mean, (self._squares / self._count - mean.square()).clamp_min(0).sqrt()
+            shift, scale = mean, (squares / self._count - mean.square()).clamp_min(0).sqrt()
         scale = torch.where(scale < 1e-12, torch.ones_like(scale), scale)
         return Scaling(shift.float(), scale.float())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from objectives.config import TrainingConfig, near
 from objectives.datasets.prepare import Columns, Scaling, Whole
@@ -109,16 +110,11 @@ def _own(config: TrainingConfig, sample_shape: tuple[int, ...], outputs: int, vo
 
 def takes_channels_last(model: nn.Module, sample_shape: tuple[int, ...], device: torch.device) -> bool:
     """Whether `model`, laid out so, takes images whose channels come last in memory."""
-    training = model.training
-    model.eval()
     images = torch.zeros(2, *sample_shape, device=device).to(memory_format=torch.channels_last)
     try:
-        with torch.no_grad():
-            model(images)
+        _answer(model, images)
     except RuntimeError:
         return False
-    finally:
-        model.train(training)
     return True
 
 
@@ -130,19 +126,24 @@ def probe(
     Raises:
         ModelError: it raises, or its output is not [2, outputs].
     """
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
-            result = model(torch.zeros(2, *sample_shape, dtype=dtype))
+        result = _answer(model, torch.zeros(2, *sample_shape, dtype=dtype))
     except (RuntimeError, AssertionError) as error:
         whole = " of whole numbers (numbers to calculate with must be float)" if dtype == torch.int64 else ""
         raise ModelError(
             f"the model cannot take inputs of shape {list(sample_shape)}{whole}: {error}"
         ) from error
-    finally:
-        model.train(training)
     if result.shape != (2, outputs):
         raise ModelError(
             f"the model returns {list(result.shape[1:])} per sample; {outputs} outputs are needed"
         )
+
+
+def _answer(model: nn.Module, inputs: Tensor) -> Any:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(inputs)
+    finally:
+        model.train(training)
