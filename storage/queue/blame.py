@@ -19,6 +19,11 @@ from storage.database.records import AttemptState, StudyState, TicketState, Work
 from storage.database.tables import attempt, study, ticket, worker
 from storage.queue import locks
 
+ANEW: dict[str, Any] = {  # a ticket that failed: it waits for a new trial
+    **{"state": TicketState.QUEUED, "retry_of": ticket.c.trial_number, "failed": 0, "epochs": 0},
+    **dict.fromkeys(("trial_id", "trial_number", "stop_at", "not_before")),
+}
+
 _GOOD = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.PARKED)
 BAD_START = 5  # attempts: a worker whose first ones all fail is at fault
 BLAMED = 3  # settings that succeeded elsewhere
@@ -210,14 +215,5 @@ def _give_back_failures_of(
             ticket.c.id.in_(here),
             ticket.c.id.not_in(elsewhere),
         )
-        .values(
-            state=TicketState.QUEUED,
-            failed=0,
-            retry_of=ticket.c.trial_number,
-            trial_id=None,
-            trial_number=None,
-            stop_at=None,
-            epochs=0,
-            not_before=None,
-        )
+        .values(ANEW)
     )

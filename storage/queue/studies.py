@@ -19,7 +19,7 @@ from storage.database.errors import LimitError, StudyExistsError, UnknownStudyEr
 from storage.database.records import Lease, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, is_queued, metric, study, ticket
 from storage.history import history_rows
-from storage.queue import events, locks, notices, optuna_rows, outcomes, tickets, tokens
+from storage.queue import blame, events, locks, notices, optuna_rows, outcomes, tickets, tokens
 from storage.queue import seconds as seconds_of
 
 if TYPE_CHECKING:
@@ -327,21 +327,7 @@ def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int
         again = ticket.c.state.in_([TicketState.FAILED, TicketState.DIVERGED])
         failed = (ticket.c.study_id == study_id) & again & (ticket.c.trial_number == trial)
     optuna_rows.unmark(connection, sa.select(ticket.c.trial_id).where(failed, ticket.c.trial_id.isnot(None)))
-    found = connection.execute(
-        ticket.update()
-        .where(failed)
-        .values(
-            state=TicketState.QUEUED,
-            failed=0,
-            lost=0,
-            retry_of=ticket.c.trial_number,
-            trial_id=None,
-            trial_number=None,
-            stop_at=None,
-            epochs=0,
-            not_before=None,
-        )
-    )
+    found = connection.execute(ticket.update().where(failed).values({**blame.ANEW, "lost": 0}))
     if found.rowcount and row.state != StudyState.PAUSED:
         connection.execute(
             study.update()

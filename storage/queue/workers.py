@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +42,10 @@ class WorkerRow:
     good_attempts: int
     bad_attempts: int
     trials: Sequence[str]  # "study/17"
+
+
+_READ = ("state", "devices", "versions", "status", "trials")
+_AS_STORED = tuple(one.name for one in fields(WorkerRow) if one.name not in _READ)
 
 
 def register(
@@ -273,24 +277,11 @@ def all_workers(connection: Connection, clock: Clock, study_id: int | None = Non
         at.setdefault(row.worker_id, []).append(f"{row.name}/{row.trial_number}")
     return [
         WorkerRow(
-            id=row.id,
-            name=row.name,
-            host=row.host,
-            host_key=row.host_key,
-            pid=row.pid,
-            pid_started=row.pid_started,
+            **{name: getattr(row, name) for name in _AS_STORED},
             state=WorkerState(row.state),
-            study=row.study,
             devices=json.loads(row.devices),
             versions=json.loads(row.versions),
             status=json.loads(row.status) if row.status else {},
-            started_at=row.started_at,
-            beat_at=row.beat_at,
-            silent_for=row.silent_for,
-            ended_at=row.ended_at,
-            reason=row.reason,
-            good_attempts=row.good_attempts,
-            bad_attempts=row.bad_attempts,
             trials=at.get(row.id, []),
         )
         for row in connection.execute(query)
