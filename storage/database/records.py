@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum, StrEnum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
@@ -134,31 +134,13 @@ class StudyRow:
 
     @classmethod
     def _of(cls, row: Any) -> Self:
-        return cls(
-            id=row.id,
-            uid=row.uid,
-            name=row.name,
-            optuna_study_id=row.optuna_study_id,
-            state=StudyState(row.state),
-            spec=dict(json.loads(row.spec)),
-            digest=row.digest,
-            seed=row.seed,
-            budget_trials=row.budget_trials,
-            budget_seconds=row.budget_seconds,
-            budget_target=row.budget_target,
-            budget_epochs=row.budget_epochs,
-            budget_patience=row.budget_patience,
-            artifacts=row.artifacts,
-            code=None if row.code is None else json.loads(row.code),
-            test_evaluation=None if row.test_evaluation is None else json.loads(row.test_evaluation),
-            created_at=row.created_at,
-            seconds_used=row.seconds_used,
-            clock_started_at=row.clock_started_at,
-            ended_at=row.ended_at,
-            ended_why=row.ended_why,
-            repeats_of=row.repeats_of,
-            repeats=row.repeats,
-        )
+        read = {
+            "state": StudyState(row.state),
+            "spec": dict(json.loads(row.spec)),
+            "code": None if row.code is None else json.loads(row.code),
+            "test_evaluation": None if row.test_evaluation is None else json.loads(row.test_evaluation),
+        }
+        return cls(**{each.name: getattr(row, each.name) for each in fields(cls)} | read)
 
     def test_of(self, trial: int) -> Mapping[str, Any] | None:
         """What was measured on the test set, when it was this trial; a former winner's tells nothing."""

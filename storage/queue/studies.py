@@ -49,6 +49,12 @@ class NewStudy:
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
+_AS_TOLD = (  # what is stored under the same name
+    *("name", "digest", "seed", "retry_lost", "retry_failed", "artifacts", "budget_trials"),
+    *("budget_seconds", "budget_target", "budget_epochs", "budget_patience"),
+)
+
+
 def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = ()) -> StudyRow:
     """Store a study with its tickets. Two at once: one creates, the other is told that it exists.
 
@@ -66,22 +72,12 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
         now = connection.scalar(sa.select(database.clock.now()))
         connection.execute(
             study.insert().values(
+                **{name: getattr(new, name) for name in _AS_TOLD},
                 uid=uuid.uuid4().hex,
-                name=new.name,
                 optuna_study_id=optuna_id,
                 state=StudyState.RUNNING,
                 spec=json.dumps(new.spec),
-                digest=new.digest,
-                seed=new.seed,
-                budget_trials=new.budget_trials,
-                budget_seconds=new.budget_seconds,
-                budget_target=new.budget_target,
-                budget_epochs=new.budget_epochs,
-                budget_patience=new.budget_patience,
                 maximize=int(new.directions[0] == "maximize"),
-                retry_lost=new.retry_lost,
-                retry_failed=new.retry_failed,
-                artifacts=new.artifacts,
                 prior=None if new.prior is None else json.dumps(new.prior),
                 created_at=now,
                 seconds_used=0.0,
