@@ -38,9 +38,9 @@ def _made(pruner: options.AnyPruner) -> BasePruner:
         case options.NoPruner() | options.AutoPruner() | options.CustomPruner():  # own: asked elsewhere
             return NopPruner()
         case options.MedianPruner():
-            return MedianPruner(**_against_others(pruner))
+            return MedianPruner(**options.told(pruner))
         case options.PercentilePruner():
-            return PercentilePruner(pruner.percentile, **_against_others(pruner))
+            return PercentilePruner(**options.told(pruner))
         case options.AshaPruner():
             return UpToMaxEpochs(
                 SuccessiveHalvingPruner(
@@ -54,28 +54,14 @@ def _made(pruner: options.AnyPruner) -> BasePruner:
         case options.HyperbandPruner():
             return Hyperband(pruner)
         case options.ThresholdPruner():
-            return ThresholdPruner(
-                pruner.lower,
-                pruner.upper,
-                n_warmup_steps=pruner.n_warmup_steps,
-                interval_steps=pruner.interval_steps,
-            )
+            return ThresholdPruner(**options.told(pruner))
         case options.WilcoxonPruner():
             import scipy.stats  # noqa: F401 -- half a second, which the first decision would wait for
 
-            return WilcoxonPruner(p_threshold=pruner.p_threshold, n_startup_steps=pruner.n_startup_steps)
+            return WilcoxonPruner(**options.told(pruner))
         case options.PatientPruner():
             wrapped = None if pruner.wrapped is None else _made(pruner.wrapped)
             return PatientPruner(wrapped, pruner.patience, pruner.min_delta)
-
-
-def _against_others(pruner: options.MedianPruner | options.PercentilePruner) -> dict[str, int]:
-    return {
-        "n_startup_trials": pruner.n_startup_trials,
-        "n_warmup_steps": pruner.n_warmup_steps,
-        "interval_steps": pruner.interval_steps,
-        "n_min_trials": pruner.n_min_trials,
-    }
 
 
 class UpToMaxEpochs(BasePruner):

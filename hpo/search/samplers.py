@@ -102,42 +102,19 @@ def _made(spec: StudySpec, ticket: int) -> BaseSampler:
     seed = sampler_seed(sampler.seed, ticket)
     match sampler:
         case options.TpeSampler():
-            return RatedTpe(
-                seed=seed,
-                n_startup_trials=sampler.n_startup_trials,
-                n_ei_candidates=sampler.n_ei_candidates,
-                multivariate=sampler.multivariate,
-                group=sampler.group,
-                constant_liar=sampler.constant_liar,
-            )
+            return RatedTpe(seed=seed, **options.told(sampler))
         case options.RungsSampler():
             return RungsSampler(sampler.seed, ticket, epochs_of(spec.pruner), worthless=is_worthless)
         case options.GpSampler():
-            return GPSampler(
-                seed=seed,
-                n_startup_trials=sampler.n_startup_trials,
-                deterministic_objective=sampler.deterministic_objective,
-                warn_independent_sampling=False,
-            )
+            return GPSampler(seed=seed, warn_independent_sampling=False, **options.told(sampler))
         case options.CmaesSampler():
             from hpo.search.cmaes import ReplayedCmaEsSampler  # scipy.stats: over a second
 
-            return ReplayedCmaEsSampler(
-                seed=seed,
-                n_startup_trials=sampler.n_startup_trials,
-                popsize=sampler.popsize,
-                consider_pruned_trials=sampler.consider_pruned_trials,
-                use_separable_cma=sampler.use_separable_cma,
-                with_margin=sampler.with_margin,
-                lr_adapt=sampler.lr_adapt,
-                warn_independent_sampling=False,
-            )
+            return ReplayedCmaEsSampler(seed=seed, warn_independent_sampling=False, **options.told(sampler))
         case options.Nsga2Sampler():
             return NSGAIISampler(seed=seed, **_genetic(sampler))
         case options.Nsga3Sampler():
-            return NSGAIIISampler(
-                seed=seed, dividing_parameter=sampler.dividing_parameter, **_genetic(sampler)
-            )
+            return NSGAIIISampler(seed=seed, **_genetic(sampler))
         case _:
             return TicketSampler(sampler.seed, ticket)
 
@@ -277,14 +254,8 @@ class _ReadOnly:
 
 
 def _genetic(sampler: options.Nsga2Sampler | options.Nsga3Sampler) -> dict[str, Any]:
-    return {
-        "population_size": sampler.population_size,
-        "crossover": _crossover(sampler),
-        "crossover_prob": sampler.crossover_prob,
-        "swapping_prob": sampler.swapping_prob,
-        "mutation": nsgaii.PolynomialMutation() if sampler.mutation == "polynomial" else None,
-        "mutation_prob": sampler.mutation_prob,
-    }
+    mutation = nsgaii.PolynomialMutation() if sampler.mutation == "polynomial" else None
+    return options.told(sampler) | {"crossover": _crossover(sampler), "mutation": mutation}
 
 
 def _crossover(sampler: options.Nsga2Sampler | options.Nsga3Sampler) -> nsgaii.BaseCrossover:

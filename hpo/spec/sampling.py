@@ -348,3 +348,8 @@ AnyPruner = (
 )
 SamplerSpec = Annotated[AnySampler, Field(discriminator="name")]
 PrunerSpec = Annotated[AnyPruner, Field(discriminator="name")]
+
+
+def told(chosen: AnySampler | AnyPruner) -> dict[str, Any]:
+    """The options of a sampler or pruner, which are called as Optuna calls them."""
+    return {name: value for name, value in chosen if name not in ("name", "seed")}
