@@ -1,23 +1,28 @@
 """What a result came from: the objective's source, the versions under it, the git commit.
 
 A study keeps the fingerprint of its first completed trial; a worker whose own differs must not add
-results to it. A first mistake can be mended before that.
+results to it. A first mistake can be mended before that. What of the sources is the user's own is kept
+with the study, so that `hpo replay --code stored` can run it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import os
 import platform
+import stat
 import subprocess
 import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from hpo.errors import UserError
 from hpo.objective import Objective, Own
 from hpo.reached import imported_by, in_environment, reached
 from objectives.imports import is_imported_file
@@ -25,7 +30,9 @@ from objectives.theirs import is_of_theirs
 
 PACKAGES = ("hpo", "torch", "torchvision", "optuna", "sqlalchemy", "numpy")
 _RECORDED = ("hpo", "torch", "optuna")  # part of a fingerprint
+_OURS = ("hpo", "storage", "objectives")
 _DECISIVE = ("torch", "optuna")  # a difference in these is a difference in the study's code
+LARGEST = 5_000_000  # bytes of a study's own files that are kept with it
 _FILE = "./"  # before the name of a file that a command names
 _NOT_THE_OBJECTIVE = (
     "hpo",
@@ -131,6 +138,58 @@ def other_hpo(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]:
     A study must be finished after an upgrade, and how trials are handed out is not what they compute.
     """
     return _versions_apart(here, pinned, ("hpo",))
+
+
+def packed(objective: Objective, code: Mapping[str, Any]) -> tuple[bytes | None, str | None]:
+    """What of a fingerprint's sources is the user's own, as a zip file; or None, and what to say of that.
+
+    Neither ours nor what is installed, and nothing of a notebook. A file that the study names outside of its
+    directory could not be found again: nothing is packed then.
+    """
+    folder, own = objective.home.folder.resolve(), {}
+    files = {file.resolve(): "" for file in objective.home.files}
+    for name in code["sources"]:
+        found = getattr(sys.modules.get(name), "__file__", None)
+        if found and name.split(".")[0] not in _OURS and not in_environment(file := Path(found).resolve()):
+            files.setdefault(file, name)
+    for file, name in files.items():
+        member = name.replace(".", "/") + ("/__init__.py" if file.stem == "__init__" else ".py")
+        if file.is_relative_to(folder):
+            member = file.relative_to(folder).as_posix()
+        elif not name:
+            return None, None
+        own[member] = file.read_bytes()
+    if not own or "parts" in code:
+        return None, None
+    if (size := sum(map(len, own.values()))) > LARGEST:
+        return None, f"its code is not kept for `hpo replay --code stored`: {size:,} bytes, over {LARGEST:,}"
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for member, content in sorted(own.items()):  # without dates: the same files are the same bytes
+            archive.writestr(zipfile.ZipInfo(member), content, zipfile.ZIP_DEFLATED)
+    return held.getvalue(), None
+
+
+def unpack(content: bytes, folder: Path) -> None:
+    """Write what was packed into an empty directory, and nowhere else.
+
+    Raises:
+        UserError: it is something else, or would lead out of the directory; nothing is written then.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for one in archive.infolist():
+                place, is_link = PurePosixPath(one.filename), stat.S_ISLNK(one.external_attr >> 16)
+                if place.is_absolute() or ".." in place.parts or is_link:
+                    raise UserError(
+                        f"the stored code has a file that may not be there: {one.filename[:100]!r}"
+                    )
+            if sum(one.file_size for one in archive.infolist()) > LARGEST:
+                raise UserError(f"the stored code has more than {LARGEST:,} bytes, which is never kept")
+            for name in archive.namelist():
+                Path(archive.extract(name, folder)).chmod(0o700)  # a command's program may be among them
+    except zipfile.BadZipFile as error:
+        raise UserError(f"the stored code cannot be read: {error}") from error
 
 
 def _versions_apart(here: Mapping[str, Any], pinned: Mapping[str, Any], names: Iterable[str]) -> list[str]:

@@ -167,7 +167,9 @@ def replay(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads other than the study's.")
     ] = None,
-    code: CodeOption = None,
+    code: Annotated[
+        Path, typer.Option("--code", metavar="DIR|stored", help="Its directory; or the code of then.")
+    ] = Path(),
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> int:
@@ -175,12 +177,12 @@ def replay(
 
     Nothing is written into the study.
     """
-    from contextlib import redirect_stdout
+    from contextlib import nullcontext, redirect_stdout
 
     from hpo.report.records.scores import thin
     from hpo.studies import reading
     from hpo.studies.answers import plain
-    from hpo.worker.replay import REPLAYED
+    from hpo.worker.replay import REPLAYED, stored_code
     from hpo.worker.replay import replay as train_again
 
     database = open_existing(storage)
@@ -196,11 +198,12 @@ def replay(
         ]
         chosen = thin(ended, len(ended) if sample is None else sample)
     found = []
-    for record in chosen:
-        with redirect_stdout(sys.stderr):
-            found.append(train_again(database, row, record, code or Path.cwd(), threads))
-        if format_ is Format.TABLE:
-            print(f"{row.name}/{record.number} {found[-1].said}", flush=True)
+    with stored_code(row, Path.cwd()) if code == Path("stored") else nullcontext(code.absolute()) as folder:
+        for record in chosen:
+            with redirect_stdout(sys.stderr):
+                found.append(train_again(database, row, record, folder, threads))
+            if format_ is Format.TABLE:
+                print(f"{row.name}/{record.number} {found[-1].said}", flush=True)
     same = sum(one.same for one in found)
     if format_ is Format.JSON:
         print_json(plain(found if "/" not in name else found[0]))

@@ -35,7 +35,7 @@ def run_trials(
         if not isinstance(boot, Boot):  # the worker could not begin
             return
         session = Session(boot, link, stop, (objective, code))
-        link.tell(Ready(dict(session.code)))
+        link.tell(Ready(dict(session.code), note=session.note))
         while not isinstance(order := link.orders.get(), Quit):
             assert not isinstance(order, Boot)
             session.run(order)

@@ -40,6 +40,7 @@ def work(link: Link, stop: StopFlag) -> int:
     try:
         session = Session(boot, link, stop)
         count, note = lanes.places(session)
+        note = "; ".join(filter(None, (note, session.note))) or None
         if count > 1:
             lanes.work(session, count, note)
             return 0

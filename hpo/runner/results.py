@@ -16,7 +16,7 @@ from typing import Any
 from storage.database.errors import ArtifactError
 from storage.database.records import TicketState
 from storage.files import checkpoints
-from storage.files.artifacts import ArtifactStore
+from storage.files.artifacts import IMPATIENT_SECONDS, ArtifactStore, digest
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ def keep(store: ArtifactStore, folder: str, attempt: int, result: Finished) -> N
         store.put(f"{folder}/{attempt}/{FILE}", json.dumps(asdict(result)).encode())
     except ArtifactError as error:
         log.warning("the result is kept in memory alone: %s", error)
+
+
+def keep_code(store: ArtifactStore, folder: str, left: list[bytes]) -> None:
+    """Store the study's own code before a first result makes it the study's, once; no trial fails by that."""
+    for content in left[:]:
+        try:
+            store.put(checkpoints.code_key(folder, digest(content)), content, IMPATIENT_SECONDS)
+        except ArtifactError as error:
+            log.warning("the study's code is not kept: %s", error)
+    left.clear()
 
 
 def find(store: ArtifactStore, folder: str, earlier: range, directions: int) -> Finished | None:

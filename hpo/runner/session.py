@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.errors import CodeDiffersError, HpoError, SpecError
-from hpo.fingerprint import fingerprint
+from hpo.fingerprint import fingerprint, packed
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
 from hpo.runner.checkpoint import CheckpointStore, newest_readable
@@ -40,7 +40,7 @@ from hpo.runner.values import (
 )
 from storage.database.errors import ArtifactError, ArtifactsAwayError, DatabaseFaultError, LeaseLostError
 from storage.database.records import AttemptState, Need, TicketState
-from storage.files.artifacts import ArtifactStore
+from storage.files.artifacts import ArtifactStore, digest
 from storage.files.checkpoints import Saved
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ class Session:
         self.store = ArtifactStore(served.artifacts, STORE_PATIENCE, stop.leaving_now)
         self.needs_restart = False  # an objective's error said that this process should be replaced
         code = fingerprint(self.objective, folder) if own is None else own[1]
-        self.code: Mapping[str, Any] = {**code, **({"sampling": served.sampling} if served.sampling else {})}
+        own_code, self.note = packed(self.objective, code)
+        self._unkept = [own_code] if own_code else []  # until its first result
+        more = {"sampling": served.sampling, "kept": digest(own_code) if own_code else None}
+        self.code: Mapping[str, Any] = {**code, **{name: one for name, one in more.items() if one}}
         self._is_own = own is not None
         self._pool: Pool | None = None  # of trials that are trained together
         self._strays = Strays()
@@ -273,6 +276,8 @@ class Session:
             is_kept = True
             results.keep(self.store, task.folder, task.attempt, result)
 
+        if state is TicketState.COMPLETE:
+            results.keep_code(self.store, self.served.folder, self._unkept)
         try:
             self.link.ask_at_last(
                 Finish,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from hpo.errors import HpoError, UserError
-from hpo.fingerprint import differences, fingerprint, versions
+from hpo.fingerprint import LARGEST, differences, fingerprint, unpack, versions
+from hpo.reached import in_environment
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import StopFlag
 from hpo.runner.link import Voice
@@ -36,11 +39,13 @@ from hpo.runner.values import NotANumberError, checked_values, told
 from hpo.search.draws import training_seed
 from hpo.spec import StudySpec, resolve
 from hpo.studies.evaluation import use_threads
+from hpo.wiring import open_artifacts
 from hpo.worker.code import MARK
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.files.artifacts import ArtifactStore
+from storage.files.checkpoints import code_key, study_key
 from storage.history.attempts import AttemptRow, attempts_of, ticket_of
 from storage.history.records import TrialRecord
 
@@ -144,6 +149,53 @@ def replay(
     then = {"device": attempts[-1].device, "threads": spec.threads} | _flat(record.user_attrs.get(ORIGIN))
     known += _differences(record, attempts[-1], mine, then)
     return _compared(record, heard.values, values, known, error)
+
+
+@contextmanager
+def stored_code(row: StudyRow, beside: Path) -> Iterator[Path]:
+    """The code of the study's first result in a directory of its own, to be given as `code`, once a process.
+
+    What else lies in `beside`, data say, is linked into it, and what `beside` has is not imported meanwhile.
+
+    Raises:
+        UserError: none is kept, or it is nothing that hpo has kept.
+        ArtifactError: it is not in the store, or was changed there.
+    """
+    code = row.code or {}
+    if "kept" not in code or Path(str(row.spec.get("objective"))).is_absolute():
+        its, commit = code.get("versions", {}).get("hpo", "of then"), code.get("commit") or "unknown"
+        raise UserError(
+            f"no code is stored of {row.name}. An objective of hpo's needs none: leave --code away, with hpo "
+            f"{its} installed. One's own is kept with the first complete trial, up to {LARGEST:,} bytes, "
+            f"where the study names it by paths in its directory: bring it here (commit {commit}), and say "
+            "--code DIR"
+        )
+    key = code_key(study_key(row.uid, row.first_name), code["kept"])
+    content = open_artifacts(row.artifacts).get(key, code["kept"])
+    path = sys.path[:]
+    with tempfile.TemporaryDirectory(prefix="hpo-code-") as aside:
+        folder = Path(aside).resolve()
+        unpack(content, folder)
+        _link(folder, beside.resolve())
+        sys.path[:] = [
+            one
+            for one in path
+            if in_environment(at := Path(one).resolve()) or beside.resolve() not in (at, *at.parents)
+        ]
+        try:
+            yield folder
+        finally:
+            sys.path[:] = path
+
+
+def _link(folder: Path, beside: Path) -> None:
+    """Link what lies in `beside`, and is not in `folder`, into it; also in folders that both have."""
+    for entry in beside.iterdir() if beside.is_dir() else ():
+        here = folder / entry.name
+        if here.is_dir():
+            _link(here, entry)
+        elif not here.exists() and entry.name not in (".git", "__pycache__"):
+            here.symlink_to(entry)
 
 
 class _Heard(Voice):

@@ -60,6 +60,11 @@ def object_key(study: str, sha256: str, trial: int, attempt: int, count: int) ->
     return f"{study}/{OBJECTS}/{sha256[:2]}/{sha256}.{trial}.{attempt}.{count}"
 
 
+def code_key(study: str, sha256: str) -> str:
+    """Where code of this content is stored with a study (`study_key`)."""
+    return f"{study}/code/{sha256}.zip"
+
+
 def file_name(step: int, content: bytes) -> str:
     """The name of a checkpoint after `step` (0 to 999,999,999) with this content."""
     return f"checkpoint-{step:09d}-{digest(content)}.pt"

@@ -11,6 +11,7 @@ import torch
 
 import hpo.worker.replay as replaying
 import objectives.setup
+from hpo.errors import UserError
 from hpo.fingerprint import versions
 from hpo.settings import Settings
 from hpo.studies import reading
@@ -162,6 +163,72 @@ def test_what_was_a_lane_then_is_compared_within_the_tolerance_that_is_stated(ag
 
     assert compared(5e-6).said == f"within 1e-05 over {EPOCHS} epochs"
     assert compared(2e-5).step == last
+
+
+MINE = """
+from pathlib import Path
+from kept_helper import scaled
+
+def objective(trial):
+    shift = float(Path(__file__).with_name("shift.txt").read_text())
+    for step in range(1, 4):
+        trial.report(scaled(trial.config["x"]) + shift * step, step)
+    return scaled(trial.config["x"])
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(shared_place: Workplace) -> Workplace:
+    """Two trials of a person's own files, which were edited since."""
+    shared_place.write("shift.txt", "0.5")
+    helper = shared_place.write("kept_helper.py", "def scaled(x):\n    return 3 * x\n")
+    shared_place.run(shared_place.study("kept_mine", MINE, budget={"trials": 2})).check()
+    helper.write_text("def scaled(x):\n    return 4 * x\n")
+    mine = shared_place.path / "kept_mine.py"
+    mine.write_text(mine.read_text() + "# edited\n")
+    return shared_place
+
+
+def test_the_code_of_then_runs_when_a_person_asks_for_it(kept: Workplace, trained: Workplace) -> None:
+    """Of an objective with what it imports, and of ours with a file that the study names; data are found."""
+    stored = kept.hpo("replay", "kept_mine", "--code", "stored").check()
+    assert stored.out.splitlines()[1:] == ["kept_mine/1 bit-exact over 3 epochs", "2 of 2 bit-exact"]
+    now = kept.hpo("replay", "kept_mine/1")
+    assert now.code == 1
+    assert "module kept_helper was edited: " in now.out
+    assert "module kept_mine was edited: " in now.out
+    file = trained.path / "data.py"
+    there = file.read_text()
+    file.write_text(there.replace("held[:, 0]", "1 - held[:, 0]"))
+    try:
+        again = trained.look("replay", "again/1", "--code", "stored")
+    finally:
+        file.write_text(there)
+    assert again.check().out == f"again/1 bit-exact over {EPOCHS} epochs\n"
+
+
+def test_stored_code_that_was_changed_is_never_unpacked(kept: Workplace) -> None:
+    """And it goes when its study is deleted."""
+    (file,) = kept.path.glob("hpo-artifacts/kept_mine-*/code/*.zip")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"kept_mine.py", b"kept_evil.py"))
+    shown = kept.look("replay", "kept_mine/1", "--code", "stored")
+    file.write_bytes(content)
+    assert (shown.code, shown.out) == (1, "")
+    assert "was damaged" in shown.err
+    kept.look("delete", "kept_mine", "--yes").check()
+    assert not file.exists()
+
+
+def test_where_no_code_is_stored_a_sentence_says_what_to_do(again: Again) -> None:
+    row = reading.get_study(again.database, "again")
+    assert row.code is not None
+    bare = replace(row, code={name: one for name, one in row.code.items() if name != "kept"})
+    with (
+        pytest.raises(UserError, match="no code is stored of again"),
+        replaying.stored_code(bare, again.folder),
+    ):
+        pass
 
 
 def test_what_has_no_result_cannot_be_replayed(trained: Workplace) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from hpo.fingerprint import differences, fingerprint, other_hpo
+import hpo.fingerprint as fingerprints
+from hpo.errors import UserError
+from hpo.fingerprint import differences, fingerprint, other_hpo, packed, unpack
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.spec import StudySpec
 from hpo.spec.objective import parse_objective
@@ -147,3 +151,34 @@ def test_another_studys_files_are_no_part_of_this_ones_code(folder: Path) -> Non
     load_objective(parse_objective("other.py"), folder)
     objective = load_objective(parse_objective("mine.py"), folder)
     assert list(fingerprint(objective, folder)["sources"]) == ["mine"]
+
+
+def test_the_users_own_files_are_kept_up_to_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is installed nor ours; beyond the limit it is said."""
+    objective = load_objective(parse_objective("mine.py"), folder)
+    code = fingerprint(objective, folder)
+    content, why = packed(objective, {"sources": {**code["sources"], "json": "", "objectives.imports": ""}})
+    assert content is not None
+    assert why is None
+    unpack(content, folder / "kept")
+    assert [file.name for file in (folder / "kept").iterdir()] == ["mine.py"]
+    monkeypatch.setattr(fingerprints, "LARGEST", 10)
+    content, why = packed(objective, code)
+    assert content is None
+    assert "over 10" in str(why)
+
+
+@pytest.mark.parametrize("name", ["../out.py", "/tmp/out.py", "a/../../out.py", "a link"])
+def test_stored_code_leads_nowhere_else(name: str, tmp_path: Path) -> None:
+    """Whoever has made it: nothing is written then."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr("good.py", "")
+        odd = zipfile.ZipInfo(name)
+        odd.external_attr = 0o120777 << 16 if name == "a link" else 0
+        archive.writestr(odd, "/etc")
+    with pytest.raises(UserError, match="may not be there"):
+        unpack(held.getvalue(), tmp_path / "kept")
+    with pytest.raises(UserError, match="cannot be read"):
+        unpack(b"no zip", tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
