@@ -41,7 +41,9 @@ def document(
         if metric.task == task and (how.positive is not None or name not in metrics.POSITIVE)
     ]
     names += [metric.name for metric in how.own]
-    values = {"loss": loss, **metrics.compute(names, scores, targets, how)}
+    parts, means = ({}, {}) if task == "regression" else _classes(scores, targets, classes)
+    found = metrics.compute((name for name in names if name not in means), scores, targets, how) | means
+    values = {"loss": loss, **{name: found[name] for name in names}}
     result: dict[str, Any] = {
         "split": split,
         "task": task,
@@ -52,7 +54,7 @@ def document(
         return result | _residuals(scores, targets)
     if how.positive is not None:
         result["positive"] = {"class": classes[how.positive], "threshold": how.threshold, "beta": how.beta}
-    return result | _classes(scores, targets, classes)
+    return result | parts
 
 
 def _residuals(scores: Tensor, targets: Tensor) -> dict[str, Any]:
@@ -65,7 +67,10 @@ def _residuals(scores: Tensor, targets: Tensor) -> dict[str, Any]:
     }
 
 
-def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+def _classes(
+    scores: Tensor, targets: Tensor, classes: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What is said of each class, and the metrics that are means over it: half the time goes into curves."""
     import torchmetrics.functional.classification as tm
 
     count = scores.shape[1]
@@ -74,8 +79,6 @@ def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[
         "precision": tm.multiclass_precision,
         "recall": tm.multiclass_recall,
         "f1": tm.multiclass_f1_score,
-        "auc": tm.multiclass_auroc,
-        "average_precision": tm.multiclass_average_precision,
     }
     found = {name: one(scores, targets, count, **each).tolist() for name, one in functions.items()}
     found["support"] = torch.bincount(targets, minlength=count).tolist()
@@ -85,6 +88,10 @@ def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[
 
     roc: Any = tm.multiclass_roc(scores, targets, count, validate_args=False)
     pr: Any = tm.multiclass_precision_recall_curve(scores, targets, count, validate_args=False)
+    area = torch.stack([torch.trapezoid(y, x) for x, y in zip(roc[0], roc[1], strict=True)])
+    precise = torch.stack([-(y.diff() * x[:-1]).sum() for x, y in zip(pr[0], pr[1], strict=True)])
+    means = {"auc": area.nanmean().item(), "average_precision": precise.nanmean().item()}
+    found |= {"auc": area.tolist(), "average_precision": precise.tolist()}
     return {
         "classes": list(classes),
         "confusion_matrix": tm.multiclass_confusion_matrix(
@@ -96,7 +103,7 @@ def _classes(scores: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[
             of_class(i, "average_precision") | _curve(recall=pr[1][i], precision=pr[0][i])
             for i in range(len(classes))
         ],
-    }
+    }, means
 
 
 def _curve(**axes: Tensor) -> dict[str, list[float]]:
