@@ -1,14 +1,25 @@
-"""How many trials a runner takes at once: told from what its objective exports, and points of the space."""
+"""A runner with several trials: how many it takes at once, and what becomes of all that something ends."""
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hpo.errors import HpoError
-from hpo.runner.lanes import places
+from hpo.runner.channel import Channel, Mailbox
+from hpo.runner.interrupt import Interrupted, StopFlag
+from hpo.runner.lanes import Pool, places
+from hpo.runner.link import Link
+from hpo.runner.messages import Drain, Quit, to_runner
+from hpo.runner.values import TogetherError
+from storage.database.records import Need
 
 
 def session(lanes: int, points: list[dict[str, Any]], key: Any = lambda config: config["hidden"]) -> Any:
@@ -54,3 +65,104 @@ def test_a_setting_whose_key_cannot_be_told_is_trained_by_itself() -> None:
         raise ValueError("no such model")
 
     assert places(session(64, alike(1), key))[0] == 1
+
+
+@dataclass(eq=False)
+class Lane:
+    """A lane's trial, begun again when all were ended together; `ends` are its values, or what was raised."""
+
+    number: int
+    link: Link
+    ends: list[Any]
+    seed: int = 0
+    needs_restart: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"hidden": self.number < 4}
+
+    def check(self) -> None:
+        self.link.stop.between_batches()
+
+    def serve(self, pool: Pool) -> None:
+        def run(order: Any) -> None:
+            try:
+                self.ends.append(pool.enter(self.link, self))  # type: ignore[arg-type]
+            except (TogetherError, Interrupted) as error:
+                self.ends.append(error)
+            self.link.orders.put(order if isinstance(self.ends[-1], TogetherError) else Quit())
+
+        pool.serve(SimpleNamespace(link=self.link, run=run, needs_restart=False))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def trained() -> Iterator[Callable[..., list[Lane]]]:
+    """Trains trials in a pool to its end; four at first, and they have another key than later ones."""
+    kept = os.dup(1), os.dup(2)  # what a pool's trials print goes into its log
+    ours, theirs = socket.socketpair()
+    mailbox = Mailbox(ours)
+    first = Link(Channel(theirs.detach()), StopFlag(), on_end=lambda: None)
+
+    def train(count: int, many: Callable[[Any, Mailbox, list[Link]], None]) -> list[Lane]:
+        links = [first, *(first.lane() for _ in range(1, count))]
+        objective = SimpleNamespace(
+            many=lambda lanes: many(lanes, mailbox, links), lane_key=lambda own: own["hidden"]
+        )
+        pool = Pool(SimpleNamespace(served=SimpleNamespace(log=0), objective=objective), count)  # type: ignore[arg-type]
+        every = [Lane(number, link, []) for number, link in enumerate(links)]
+        threads = [threading.Thread(target=lane.serve, args=(pool,), daemon=True) for lane in every]
+        for thread in threads:
+            thread.start()
+        for link in links[:4]:
+            link.orders.put("a task")  # type: ignore[arg-type]
+        pool.run()
+        for thread in threads:
+            thread.join(60)
+        return every
+
+    yield train
+    for at, descriptor in enumerate(kept, 1):
+        os.dup2(descriptor, at)
+        os.close(descriptor)
+    mailbox.close()
+
+
+def test_out_of_memory_gives_all_back_and_half_as_many_are_taken(trained: Callable[..., list[Lane]]) -> None:
+    sizes: list[int] = []
+
+    def many(lanes: Any, mailbox: Mailbox, links: list[Link]) -> None:
+        trials = lanes.joined()
+        while len(lanes) < 4 and not sizes:
+            trials += lanes.joined()
+        sizes.append(len(lanes))
+        if len(sizes) == 1:
+            raise MemoryError("no room")
+        for trial in trials:
+            lanes.done(trial, trial.number)
+
+    for number, lane in enumerate(trained(4, many)):
+        error, value = lane.ends
+        assert isinstance(error, TogetherError)
+        assert error.need is Need.NOTHING, "nobody is to blame, and each may go on with others"
+        assert "out of memory with 4 trials at once" in str(error)
+        assert value == number
+    assert sizes[0] == 4
+    assert max(sizes[1:]) <= 2
+
+
+def test_a_worker_that_is_told_to_leave_gets_every_trial_back_also_one_that_waits(
+    trained: Callable[..., list[Lane]],
+) -> None:
+    """Told so by the pipe, as a signal to the worker has it say. The fifth has a key of its own."""
+
+    def many(lanes: Any, mailbox: Mailbox, links: list[Link]) -> None:
+        while len(lanes) < 4:
+            lanes.joined()
+        links[4].orders.put("a task")  # type: ignore[arg-type]
+        for slot in range(5):
+            mailbox.send(to_runner(Drain(now=True), slot))
+        while True:
+            lanes.check()
+
+    for lane in trained(5, many):
+        assert [type(end) for end in lane.ends] == [Interrupted]
