@@ -79,12 +79,34 @@ class _Group:
     runs: list[Run]
     stack: Stack | None = None
 
-    def restack(self) -> None:
-        """Stack the runs anew, from what their setups hold."""
-        self.stack = Stack([run.setup for run in self.runs], [run.best for run in self.runs])
-        self.runs = [self.runs[i] for i in self.stack.order]
+    def add(self, new: Sequence[Run]) -> None:
+        """Let these go on with those there are; all are stacked anew only where rows become longer."""
+        runs = [*self.runs, *new]
+        stack = None if self.stack is None else _stack_of(new)
+        if stack is not None and self.stack is not None and stack.model.shapes == self.stack.model.shapes:
+            order = self.stack.extend(stack)
+            runs = [*self.runs, *(new[i] for i in stack.order)]
+        elif len(runs) > 1:
+            for run in self.runs:
+                self.settle(run)
+            self.stack = _stack_of(runs)
+            order = self.stack.order
+        else:
+            order = [0]
+        self.runs = [runs[i] for i in order]
         for run in self.runs:
             run.lanes = max(run.lanes, len(self.runs))
+
+    def settle(self, run: Run) -> None:
+        """Put the state of a run into its own setup and `best`, where the stack has it."""
+        if self.stack is not None:
+            lane = self.runs.index(run)
+            self.stack.put_back(lane)
+            run.best = self.stack.best_weights(lane) if run.progress.best_epoch else {}
+
+
+def _stack_of(runs: Sequence[Run]) -> Stack:
+    return Stack([run.setup for run in runs], [run.best for run in runs])
 
 
 class Together:
@@ -113,7 +135,7 @@ class Together:
         against = {run: obstacle(run.setup) for run in runs if several and not run.ended}
         for why, count in Counter(filter(None, against.values())).items():
             log.warning("%d of %d trainings are run in turn, not in lanes: %s", count, len(runs), why)
-        came: list[_Group] = []
+        came: dict[_Group, list[Run]] = {}
         for run in runs:
             if run.ended:
                 continue
@@ -122,14 +144,9 @@ class Together:
             if group is None:
                 group = _Group(key, [])
                 self._groups.append(group)
-            if group not in came:
-                came.append(group)
-                for other in group.runs:
-                    self.settle(other)
-            group.runs.append(run)
-        for group in came:
-            if len(group.runs) > 1:
-                group.restack()
+            came.setdefault(group, []).append(run)
+        for group, new in came.items():
+            group.add(new)
 
     def epoch(self) -> list[Run]:
         """Train every run an epoch further, take it in, return all. One that diverges has its `ending`."""
@@ -159,12 +176,10 @@ class Together:
         return self.runs
 
     def settle(self, run: Run) -> None:
-        """Put the state of a run into its own setup and `best`, where the stack has it."""
-        group = next((group for group in self._groups if run in group.runs), None)
-        if group is not None and group.stack is not None:
-            lane = group.runs.index(run)
-            group.stack.put_back(lane)
-            run.best = group.stack.best_weights(lane) if run.progress.best_epoch else {}
+        """Put the state of a run into its own setup and `best`, where a stack has it."""
+        for group in self._groups:
+            if run in group.runs:
+                group.settle(run)
 
     def go_on(self) -> bool:
         """Leave out the runs that have ended, settled; whether there are others."""
@@ -220,11 +235,11 @@ def train_lanes(lanes: Lanes, begin: Callable[[Trial], Run], finish: Callable[[R
         for run in together.runs:
             if run.trial in lanes:
                 with lanes.only(run.trial):
-                    if savers[run].due(run.progress, len(lanes)):
-                        save(run)
                     with saved_when_interrupted(run, save, reported=True):
                         if run.setup.reported is not None and not run.ended and run.trial.should_prune():
                             raise optuna.TrialPruned(f"pruned after epoch {run.progress.epoch}")
+                    if savers[run].due(run.progress, len(lanes)):
+                        save(run)
         over = [run for run in (*new, *together.runs) if run.ended and run.trial in lanes]
         together.go_on()
         for run in over:

@@ -161,17 +161,14 @@ class LaneOptimizer:
         self._corrections: tuple[Tensor, Tensor] | None = None
         self._parts: dict[tuple[int, int], tuple[dict[str, Tensor], Tensor | None, Tensor | None]] = {}
 
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Go on with these lanes alone, in this order."""
-        self.kinds = [self.kinds[lane] for lane in lanes]
-        self._names = [self._names[lane] for lane in lanes]
-        self._parts = {}
-        self._betas = [self._betas[lane] for lane in lanes]
-        self.steps = [self.steps[lane] for lane in lanes]
-        self.state = {name: value[list(lanes)] for name, value in self.state.items()}
-        self._columns = {name: value[list(lanes)] for name, value in self._columns.items()}
-        self._coupled = None if self._coupled is None else self._coupled[list(lanes)]
-        self._decoupled = None if self._decoupled is None else self._decoupled[list(lanes)]
+    def take(self, parts: Sequence[LaneOptimizer], lanes: Sequence[int]) -> None:
+        """Go on from the state of these lanes, counted through all `parts`."""
+        steps = [steps for part in parts for steps in part.steps]
+        self.steps = [steps[lane] for lane in lanes]
+        for name, rows in self.state.items():
+            none = (rows.new_zeros(len(part.steps), rows.shape[1]) for part in parts)
+            held = [part.state.get(name, zeros) for part, zeros in zip(parts, none, strict=True)]
+            self.state[name] = torch.cat(held)[list(lanes)]
 
     def state_of(self, lane: int) -> dict[str, Tensor]:
         """The rows [P] of a lane, by the names of torch's optimiser."""

@@ -5,7 +5,6 @@ Dimensions: L lanes, n of them in a step, B batch, N samples, P numbers of a lan
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from objectives.datasets.records import Samples
 from objectives.imports import is_import_path
 from objectives.losses import LaneLoss
 from objectives.models.size import count_flops, count_parameters
-from objectives.models.stacked import Drop, build_of, difference, stack_of
+from objectives.models.stacked import Drop, build_of, chosen, chosen_norms, difference, stack_of
 from objectives.optimizers import LaneOptimizer, kind_of
 from objectives.setup import Setup
 from objectives.train import names_per_epoch
@@ -93,12 +92,6 @@ class LaneSamples:
         self._starts = [starts[id(part)] for part in samples]
         self._scaling = _stacked_scaling([part.scaling for part in samples])
 
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Go on with these lanes alone, in this order."""
-        self._parts = [self._parts[lane] for lane in lanes]
-        self._starts = [self._starts[lane] for lane in lanes]
-        self._scaling = _stacked_scaling([part.scaling for part in self._parts])
-
     def place(self, lane: int, order: Tensor) -> Tensor:
         """Where the samples that `order` names stand."""
         return order + self._starts[lane]
@@ -152,40 +145,48 @@ class Stack:
     """
 
     def __init__(self, setups: Sequence[Setup], best: Sequence[dict[str, Tensor]]) -> None:
-        kinds = [kind_of(setup.optimizer) for setup in setups]
-        self.order = sorted(range(len(setups)), key=lambda i: (-setups[i].batches.samples, kinds[i]))
+        self.order = _in_order(setups)
         self.setups = [setups[i] for i in self.order]
-        models = [setup.model for setup in self.setups]
-        self.model = stack_of(models)
-        self.first = self.setups[0]
-        optimizers = [setup.optimizer for setup in self.setups]
-        self.optimizer = LaneOptimizer(optimizers, self._spared(), self.model.width)
+        self.model = stack_of([setup.model for setup in self.setups])
+        self._put_together()
         self._restore_optimizers()
-        self.best, self.best_norms = self._best_of([best[i] for i in self.order])
-        self.training = LaneSamples([setup.data.train for setup in self.setups])  # type: ignore[misc]
-        self.validation = LaneSamples([setup.data.validation for setup in self.setups])  # type: ignore[misc]
+        weights = [best[i] or setups[i].model.state_dict() for i in self.order]
+        self.best, self.best_norms = self.model.held(weights)
         self._prepare()
 
     def __len__(self) -> int:
         """Lanes."""
         return len(self.setups)
 
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Go on with these lanes alone; rows move up."""
-        self.order = [self.order[lane] for lane in lanes]
-        self.setups = [self.setups[lane] for lane in lanes]
-        self.model.keep(lanes)
-        self.optimizer.keep(lanes)
-        self.best = self.best[list(lanes)]
-        self.best_norms = [
-            {name: value[list(lanes)] for name, value in norm.items()} for norm in self.best_norms
-        ]
-        self.training.keep(lanes)
-        self.validation.keep(lanes)
+    def keep(self, lanes: Sequence[int], *others: Stack) -> None:
+        """Go on with these lanes, counted through this stack and `others`, whose rows are laid out alike."""
+        stacks = [self, *others]
+        setups = [setup for stack in stacks for setup in stack.setups]
+        optimizers = [stack.optimizer for stack in stacks]
+        self.setups = [setups[lane] for lane in lanes]
+        self.model.keep(lanes, *(stack.model for stack in others))
+        self._put_together()
+        self.optimizer.take(optimizers, lanes)
+        self.best = chosen([stack.best for stack in stacks], lanes)
+        self.best_norms = chosen_norms([stack.best_norms for stack in stacks], lanes)
         self._prepare()
+
+    def extend(self, other: Stack) -> list[int]:
+        """Take in the lanes of another; return which lane, counted through both, stands at each place now."""
+        order = _in_order([*self.setups, *other.setups])
+        self.keep(order, other)
+        return order
+
+    def _put_together(self) -> None:
+        """What holds nothing that is trained yet."""
+        optimizers = [setup.optimizer for setup in self.setups]
+        self.optimizer = LaneOptimizer(optimizers, self._spared(), self.model.width)
+        self.training = LaneSamples([setup.data.train for setup in self.setups])  # type: ignore[misc]
+        self.validation = LaneSamples([setup.data.validation for setup in self.setups])  # type: ignore[misc]
 
     def _prepare(self) -> None:
         """What follows from the lanes there are."""
+        self.first = self.setups[0]
         configs = [setup.config for setup in self.setups]
         device = self.first.device
         self.loss = LaneLoss([setup.loss for setup in self.setups])
@@ -311,19 +312,10 @@ class Stack:
             )
         self.optimizer.steps = [int(own[0].get("step", 0)) if own else 0 for own in states]
 
-    def _best_of(self, best: Sequence[dict[str, Tensor]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        models = [setup.model for setup in self.setups]
-        for lane, weights in enumerate(best):
-            if weights:
-                models[lane] = copy.deepcopy(models[lane])
-                models[lane].load_state_dict(weights)
-        held = stack_of(models)
-        return held.rows, held.norms
-
     def _spared(self) -> Tensor | None:
         if all(setup.config.decay_all or not setup.config.weight_decay for setup in self.setups):
             return None
-        spares = torch.tensor([not setup.config.decay_all for setup in self.setups], device=self.first.device)
+        spares = torch.tensor([not setup.config.decay_all for setup in self.setups], device=self.model.device)
         return spares[:, None] & ~self.model.is_weight
 
 
@@ -341,6 +333,12 @@ def masks_of(generators: Sequence[torch.Generator | None], device: torch.device)
         return factors
 
     return masks
+
+
+def _in_order(setups: Sequence[Setup]) -> list[int]:
+    """Which of them stands where in a stack: lanes whose batches and optimisers are alike are neighbours."""
+    ranks = [(-setup.batches.samples, kind_of(setup.optimizer)) for setup in setups]
+    return sorted(range(len(setups)), key=ranks.__getitem__)
 
 
 def _runs(values: Sequence[Any]) -> list[slice]:

@@ -21,6 +21,8 @@ from torch.func import functional_call, vmap
 Drop = tuple[float, int]  # of a lane: the probability of a dropout (0.0: none), and the units it meets
 Masks = Callable[[Sequence[Drop], Sequence[int]], Tensor]  # (of each lane, [L, B, D]) -> factors [L, B, D]
 
+Norms = list[dict[str, Tensor]]  # of each normalisation: its running statistics, [L, ...] each
+
 _ZERO_STAYS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Identity)
 _ACTIVATIONS = (*_ZERO_STAYS, nn.Sigmoid)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
@@ -93,35 +95,48 @@ class StackedModel:
         ends = torch.tensor([math.prod(shape) for shape in self.shapes]).cumsum(0).tolist()
         self.places = list(zip([0, *ends[:-1]], ends, strict=True))
         self.width = self.places[-1][1]  # P
-        self.rows = self.stack([dict(enumerate(own)) for own in parameters])  # [L, P]
         self.is_weight = torch.cat(  # [P]: neither a bias nor of a normalisation
             [torch.full((math.prod(shape),), len(shape) > 1) for shape in self.shapes]
         ).to(self.device)
-        self.norms = [
-            {
-                "running_mean": _pad([norm.running_mean for norm in column]),
-                "running_var": _pad([norm.running_var for norm in column], 1.0),
-                "num_batches_tracked": torch.stack([norm.num_batches_tracked for norm in column]),
-            }
-            for column in zip(*([m for _, m in _norms_of(model)] for model in models), strict=True)
-        ]
+        self.rows, self.norms = self.held([model.state_dict() for model in models])
 
     def __len__(self) -> int:
         """Lanes."""
         return len(self._models)
 
-    def keep(self, lanes: Sequence[int]) -> None:
-        """Go on with these lanes alone, in this order."""
-        chosen = torch.tensor(lanes, device=self.device)
-        self._models = [self._models[lane] for lane in lanes]
+    def keep(self, lanes: Sequence[int], *others: StackedModel) -> None:
+        """Go on with these lanes, in this order, counted through this stack and `others` of its `shapes`."""
+        stacks = [self, *others]
+        models = [model for stack in stacks for model in stack._models]
+        self._models = [models[lane] for lane in lanes]
         self._prepare()
-        self.rows = self.rows[chosen]
-        self.norms = [{name: value[chosen] for name, value in norm.items()} for norm in self.norms]
+        self.rows = chosen([stack.rows for stack in stacks], lanes)
+        self.norms = chosen_norms([stack.norms for stack in stacks], lanes)
 
     def _prepare(self) -> None:
         self._layers = [module for module in self._models[0] if type(module) is not nn.Dropout]
         drops = zip(*(_drops_before(model) for model in self._models), strict=True)  # [layer][lane]
         self._drops = [own if any(share for share, _ in own) else None for own in drops]
+
+    def held(self, states: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Norms]:
+        """State dicts of the lanes' own models as rows [L, P] and what their normalisations hold."""
+        rows = self.stack(
+            [
+                {number: state[name] for number, (name, _) in enumerate(model.named_parameters())}
+                for model, state in zip(self._models, states, strict=True)
+            ]
+        )
+        columns = zip(*([name for name, _ in _norms_of(model)] for model in self._models), strict=True)
+        fill = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
+        return rows, [
+            {
+                buffer: _pad(
+                    [state[f"{name}.{buffer}"] for name, state in zip(names, states, strict=True)], value
+                )
+                for buffer, value in fill.items()
+            }
+            for names in columns
+        ]
 
     def stack(self, lanes: Sequence[dict[int, Tensor]]) -> Tensor:
         """Tensors of each lane, by the number of the parameter they belong to, as rows [L, P]."""
@@ -311,9 +326,19 @@ def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(size) for size in shape)
 
 
-def _pad(tensors: Sequence[Tensor | None], value: float = 0.0) -> Tensor:
-    there = [tensor for tensor in tensors if tensor is not None]
-    result = there[0].new_full((len(there), *_largest(there)), value)
-    for row, tensor in zip(result, there, strict=True):
+def chosen(parts: Sequence[Tensor], lanes: Sequence[int]) -> Tensor:
+    """The rows of these lanes, counted through all `parts`."""
+    return torch.cat(list(parts))[list(lanes)]
+
+
+def chosen_norms(parts: Sequence[Norms], lanes: Sequence[int]) -> Norms:
+    """As `chosen`, of what normalisations hold."""
+    columns = zip(*parts, strict=True)
+    return [{name: chosen([own[name] for own in column], lanes) for name in column[0]} for column in columns]
+
+
+def _pad(tensors: Sequence[Tensor], value: float) -> Tensor:
+    result = tensors[0].new_full((len(tensors), *_largest(tensors)), value)
+    for row, tensor in zip(result, tensors, strict=True):
         row[_corner(tensor.shape)] = tensor
     return result

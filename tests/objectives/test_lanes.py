@@ -383,7 +383,8 @@ class LocalLanes:
 
 
 def test_trials_come_and_go_at_an_epochs_end_and_each_is_what_it_would_be_alone() -> None:
-    """One is pruned, one diverges, one is interrupted between batches, and others take their places."""
+    """One is pruned, one diverges, one is interrupted between batches, and others take their places: one of
+    another optimiser, then one that is wider."""
     gone = iter(range(30))  # batches
 
     def interrupted() -> None:
@@ -393,12 +394,11 @@ def test_trials_come_and_go_at_an_epochs_end_and_each_is_what_it_would_be_alone(
     own: list[dict[str, Any]] = [
         {"on_check": interrupted},
         {"prune": lambda step, value: step == 2},
-        {},
-        {},
-        {},
-        {},
+        *[{}] * 5,
     ]
-    configs = [{**SMALL, "epochs": 4, "lr": 1e30 if i == 2 else 0.01 + i / 100} for i in range(6)]
+    configs = [{**SMALL, "epochs": 4, "lr": 1e30 if i == 2 else 0.01 + i / 100} for i in range(7)]
+    configs[5]["optimizer"] = "adamw"  # another place in the stack
+    configs[6]["hidden"] = 24  # longer rows
     trials = [LocalTrial(config, seed=i, **own[i]) for i, config in enumerate(configs)]
     several = LocalLanes(trials[:4], trials[4:])
     classifier.objective_many(several)
@@ -406,7 +406,7 @@ def test_trials_come_and_go_at_an_epochs_end_and_each_is_what_it_would_be_alone(
     assert [type(end) for end in ends[:3]] == [KeyboardInterrupt, optuna.TrialPruned, DivergedError]
     assert trials[1].checkpoint.latest == 2, "what is pruned may be promoted: it leaves its state"
     assert several.together[0] == 4
-    for i in (3, 4, 5):
+    for i in range(3, 7):
         alone_ = LocalTrial(configs[i], seed=i)
         assert ends[i] == pytest.approx(classifier.objective(alone_), abs=0.03)
         for epoch, named in alone_.logs.items():
