@@ -384,6 +384,10 @@ def _parameters(board: Board, row: StudyRow, shown: Sequence[TrialRecord]) -> in
     trials tell, all of them once the history is in memory, those in the table before.
     """
     known = board.live(row.name).known
-    trials = shown if known is None else known.trials
-    told = (name for trial in trials for name in trial.params)
-    return len({*row.spec["space"], *told})
+    told = {name for trial in shown for name in trial.params}
+    return len({*row.spec["space"], *(told if known is None else _names(charts.SameHistory(known)))})
+
+
+@lru_cache(maxsize=4)
+def _names(known: charts.SameHistory) -> set[str]:
+    return {name for trial in known.it.trials for name in trial.params}
