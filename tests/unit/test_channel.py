@@ -235,9 +235,9 @@ def test_nan_and_infinity_are_numbers() -> None:
     assert heard.metrics["loss"] != heard.metrics["loss"]
 
 
-def step(**changes: Any) -> bytes:
+def step(lane: Any = 0, **changes: Any) -> bytes:
     fields = {"number": 1, "serial": 1, "step": 1, "value": 0.5, "metrics": {}}
-    return json.dumps(["Step", fields | changes]).encode()
+    return json.dumps(["Step", fields | changes, lane]).encode()
 
 
 class Bomb:
@@ -258,33 +258,40 @@ NO_MESSAGES = {
     "null": b"null",
     "an empty list": b"[]",
     "one thing": b'["Step"]',
-    "three things": b'["Step", {}, {}]',
+    "two things": json.dumps(json.loads(step())[:2]).encode(),
+    "four things": json.dumps([*json.loads(step()), 0]).encode(),
+    "a lane that is text": step("0"),
+    "a lane below 0": step(-1),
+    "a lane that is true": step(True),
+    "half a lane": step(0.5),
+    "no lane": step(None),
     "a mapping of two": b'{"Step": 1, "Ready": 2}',
-    "an unknown kind": b'["Boot", {}]',
-    "a kind that is a worker's": b'["Drain", {"now": true}]',
-    "a kind that is watched": b'["Started", {}]',
-    "a list as its kind": b'[["Step"], {}]',
-    "a mapping as its kind": b"[{}, {}]",
-    "no kind": b"[null, {}]",
-    "fields in a list": b'["Step", [1, 1, 1, 0.5, {}]]',
-    "no fields": b'["Step", null]',
-    "a field missing": b'["Step", {"number": 1}]',
+    "an unknown kind": b'["Boot", {}, 0]',
+    "a kind that is a worker's": b'["Drain", {"now": true}, 0]',
+    "a kind that is watched": b'["Started", {}, 0]',
+    "a list as its kind": b'[["Step"], {}, 0]',
+    "a mapping as its kind": b"[{}, {}, 0]",
+    "no kind": b"[null, {}, 0]",
+    "fields in a list": b'["Step", [1, 1, 1, 0.5, {}], 0]',
+    "no fields": b'["Step", null, 0]',
+    "a field missing": b'["Step", {"number": 1}, 0]',
     "text as a number": step(value="half"),
     "a list as a number": step(step=[1]),
     "half a step": step(step=1.5),
     "infinite steps": step(step=float("inf")),
     "metrics in a list": step(metrics=[1.0]),
     "a metric that is text": step(metrics={"loss": "low"}),
-    "no such state": b'["Finish", {"number": 1, "serial": 1, "state": "won"}]',
-    "no such owner": b'["Attribute", {"number": 1, "serial": 1, "of": "all", "key": "k", "value": "1"}]',
+    "no such state": b'["Finish", {"number": 1, "serial": 1, "state": "won"}, 0]',
+    "no such owner": b'["Attribute", {"number": 1, "serial": 1, "of": "all", "key": "k", "value": "1"}, 0]',
     "very deep": b"[" * 100_000,
     "deep inside": b'["EnqueuePoint", {"number": 1, "serial": 1, "point": ' + b'{"a":' * 50_000,
-    "a number of many digits": b'["ShouldPrune", {"number": ' + b"9" * 10_000 + b', "serial": 1}]',
+    "a number of many digits": b'["ShouldPrune", {"number": ' + b"9" * 10_000 + b', "serial": 1}, 0]',
 }
 
 
 @pytest.mark.parametrize("what", NO_MESSAGES)
 def test_what_is_no_message_is_refused_with_a_sentence(what: str) -> None:
+    assert read(step()) == (0, Step(1, 1, 1, 0.5, {})), "the others differ from this one"
     with pytest.raises(ChannelError, match="no message"):
         read(NO_MESSAGES[what])
 
