@@ -188,7 +188,9 @@ class Own(Loss):
         try:
             result = function(outputs if self._task == "classification" else outputs[:, 0], targets)
             return torch.as_tensor(result)
-        except Exception as error:
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # no fault of the setting
+        except Exception as error:  # whatever code that is not ours raises
             raise ConfigError(
                 f"loss: {self._named} fails on outputs {list(outputs.shape)} and targets "
                 f"{list(targets.shape)}: {type(error).__name__}: {error}"

@@ -203,7 +203,9 @@ def _own(metric: Metric, scores: Tensor, targets: Tensor) -> Tensor:
     assert metric.own is not None
     try:
         return torch.as_tensor(metric.own(scores, targets)).detach().reshape(()).to(scores.device)
-    except Exception as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # no fault of the setting
+    except Exception as error:  # whatever code that is not ours raises
         raise ConfigError(
             f"objective: {metric.name} of scores {list(scores.shape)} and targets {list(targets.shape)} must "
             f"return one number: {type(error).__name__}: {error}"

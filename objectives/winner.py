@@ -100,7 +100,7 @@ def save(setups: Sequence[Setup], threshold: Any, path: Path) -> None:
         raise ConfigError(f".onnx needs {error.name}: pip install 'hpo[onnx]'") from error
     except Exception as error:
         raise ModelError(
-            f"the model cannot be exported as {path.suffix}: {str(error).splitlines()[0]}"
+            f"the model cannot be exported as {path.suffix}: {(str(error) or repr(error)).splitlines()[0]}"
         ) from error
     if not torch.allclose(found, expected, CLOSE, CLOSE):
         raise ModelError(

@@ -115,7 +115,7 @@ class Caller:
         if not where and not sort:
             return self._short(row)
         history = reading.history(self.database, row.name, evaluated=False)
-        chosen = select(history, where.split(), sort=sort or None)
+        chosen = select(history, [where], sort=sort or None)
         trials = [
             {"trial": one.number, "state": one.state, "value": one.value, "params": dict(one.params)}
             for one in chosen[(page - 1) * PAGE : page * PAGE]

@@ -125,7 +125,7 @@ class Pool:
                 with self._changed:
                     self._busy += 1
                 try:
-                    session.run(order)  # type: ignore[arg-type]
+                    session.run(order)  # type: ignore[arg-type]  # a Task: nothing else is put there
                 finally:
                     with self._changed:
                         self._busy -= 1
@@ -180,7 +180,7 @@ class Pool:
             there = 0
             while there < len(self._waiting) < self.most:
                 there = len(self._waiting)
-                self._changed.wait_for(lambda: len(self._waiting) > there, SETTLE)  # noqa: B023
+                self._changed.wait_for(lambda: len(self._waiting) > there, SETTLE)  # noqa: B023 -- asked now
         self.look()
         with self._changed:
             keys = [seat.key for seat in self._waiting]

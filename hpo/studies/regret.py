@@ -157,7 +157,7 @@ def sentence(found: Regret) -> str:
         f"among the {best}; of all {found.pruned} that were pruned it is {100 * found.low:.0f} to "
         f"{100 * found.high:.0f} %, nine times in ten."
     )
-    share_saved = found.saved_epochs / (found.saved_epochs + found.trained_epochs)
+    share_saved = found.saved_epochs / max(1.0, found.saved_epochs + found.trained_epochs)  # none reported: 0
     saved = (
         f"Pruning saved about {found.saved_epochs:,.0f} epochs and {found.saved_seconds:,.0f} s of work, "
         f"{100 * share_saved:.0f} % of what the search would have trained."

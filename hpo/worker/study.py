@@ -150,7 +150,7 @@ class ServedStudy:
     def _points(self) -> list[dict[str, Any]]:
         """Settings drawn at random, by which a runner sees whether lanes pay."""
         drawn = (
-            completed(self.spec, {}, lambda name, held: from_unit(held, unit(0, number, name)))  # noqa: B023
+            completed(self.spec, {}, lambda name, held: from_unit(held, unit(0, number, name)))  # noqa: B023 -- now
             for number in range(_LOOKED_AT)
         )
         return [resolve(self.spec, point) for point in drawn]
