@@ -162,8 +162,10 @@ def sentence(found: Regret) -> str:
         f"Pruning saved about {found.saved_epochs:,.0f} epochs and {found.saved_seconds:,.0f} s of work, "
         f"{100 * share_saved:.0f} % of what the search would have trained."
     )
-    better = f" The best of them came to {found.best_missed:.6g}; the study's best is {found.best:.6g}."
-    return f"{often} {saved}{better if found.missed and found.best_missed != found.best else ''}"
+    if not found.missed or found.best_missed == found.best:
+        return f"{often} {saved}"
+    best_two = f"The best of them came to {found.best_missed:.6g}; the study's best is {found.best:.6g}."
+    return f"{often} {saved} {best_two}"
 
 
 def unprune(database: Database, row: StudyRow, trial: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpo.search.draws import in_sample
-from hpo.studies.regret import share
+from hpo.studies.regret import Regret, sentence, share
 from tests.bench.search.record import load
 from tests.bench.search.tasks import TASKS
 
@@ -31,3 +31,9 @@ def test_the_true_share_lies_in_the_interval_where_all_were_trained_in_full() ->
         assert share(int(missed.sum()), len(pruned), len(pruned)) == (missed.mean(), missed.mean())
     assert held >= 8
     assert widths / 10 < 0.3
+
+
+def test_what_came_to_nothing_is_a_sentence_too() -> None:
+    """Of a study whose trials never reported, and whose sample all failed."""
+    found = Regret(True, 3, 1, (), 0, 0.0, 1.0, 0.5, None, 0.0, 0.0, 0)
+    assert "Pruning saved about 0 epochs and 0 s of work, 0 % of" in sentence(found)
