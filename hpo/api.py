@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from hpo import optimizing
 from hpo.errors import HpoError, UserError
-from hpo.objective import CELL, is_importing, own_objective
+from hpo.objective import is_importing, own_objective
 from hpo.settings import Settings
 from hpo.spec import StudySpec, load_spec, parse_spec
-from hpo.studies import answers, confirmed, confirming, creation, reading, steering, tables
+from hpo.studies import answers, confirmed, confirming, creation, exporting, reading, steering, waiting
 from hpo.studies.evaluation import evaluate, weights_of
-from hpo.studies.steering import how_to_go_on
+from hpo.studies.steering import has_ended
 from hpo.studies.warm_start import warm_start
 from hpo.wiring import open_storage, speaking, telling
 from storage.database.engine import Database
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
     import plotly.graph_objects as go
-
-_LOOK = 0.5  # seconds between looks at a study that others run
 
 
 @speaking
@@ -80,7 +78,7 @@ class Study:
         """One row a trial."""
         import pandas as pd
 
-        return pd.DataFrame(tables.flat_rows(self.history()))
+        return pd.DataFrame(exporting.flat_rows(self.history()))
 
     @property
     def best(self) -> TrialRecord | None:
@@ -131,42 +129,21 @@ class Study:
             HpoError: a sentence that says why it goes on no more, or that no trial completed.
         """
         row = self._row()
-        allowed = {"allow_mismatch": allow_mismatch, "allow_commands": allow_commands}
-        serve = partial(self._serve, objective, runners=runners, code=code, **allowed)
+        how: dict[str, Any] = {"runners": runners, "code": code, "allow_mismatch": allow_mismatch}
+        serve = partial(self._serve, objective, **how, allow_commands=allow_commands)
         if not row.state.ended:
             serve(trials=trials)
         elif confirming.go_on(self._database, self.name) is None:
-            raise UserError(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
+            raise UserError(has_ended(row))
         if confirming.go_on(self._database, self.name) is not None:
             serve()
         self._demand_result()
         return self
 
-    def _serve(
-        self,
-        objective: Callable[[Any], Any] | None,
-        *,
-        trials: int | None = None,
-        runners: int = 1,
-        code: str | os.PathLike[str] = ".",
-        **allowed: bool,
-    ) -> None:
+    def _serve(self, objective: Callable[[Any], Any] | None, **how: Any) -> None:
         """Work here at what the study has: its trials; once it has ended, what is trained again."""
         _demand_no_import()
-        row, path = self._row(), self.spec.objective_path
-        own = None if objective is None else own_objective(objective)
-        if own is None and path is not None and path.module == CELL:
-            raise UserError(f"{self.name} is a study of a function: say which, study.run({_called(row)})")
-        optimizing.work(
-            self._database,
-            row,
-            own,
-            code=Path(code).absolute() if own is None else own.folder,
-            runners=runners,
-            count=trials,
-            tell=optimizing.teller(),
-            **allowed,
-        )
+        optimizing.work(self._database, self._row(), objective, **how)
 
     def confirm(
         self,
@@ -216,11 +193,9 @@ class Study:
         Raises:
             TimeoutError: it goes on after `timeout` seconds.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        while not self._row().state.ended:
-            if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"{self.name} still goes on after {timeout:g} seconds")
-            time.sleep(_LOOK)
+        seconds = math.inf if timeout is None else timeout
+        if waiting.wait(self._database, self.name, "end", seconds)[0] == "timeout":
+            raise TimeoutError(f"{self.name} still goes on after {timeout:g} seconds")
         return self
 
     def plot(self, chart: str = "history") -> go.Figure:
@@ -359,7 +334,7 @@ def optimize(
         found = Study(database, row.name)
         confirms = confirming.go_on(database, row.name) is not None
         if not confirms and row.state.ended and row.budget_trials != creation.tickets_ended(database, row):
-            print(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}", file=sys.stderr)
+            print(has_ended(row), file=sys.stderr)
         elif not confirms and (row.state.ended or count == 0):
             found._demand_result()
         else:
@@ -373,10 +348,6 @@ def _demand_no_import() -> None:
             "this starts a search while the objective's own file is imported, by the search itself: put the "
             'call under `if __name__ == "__main__":`'
         )
-
-
-def _called(row: StudyRow) -> str:
-    return str(row.spec["objective"]).rpartition(":")[2]
 
 
 def load(name: str, storage: str | None = None) -> Study:

@@ -43,12 +43,17 @@ def notes(spec: StudySpec, folder: Path) -> list[str]:
 
     Objectives that come with hpo check their settings themselves.
     """
-    few = spec.sampler.name != "grid" and spec.tickets not in (None, spec.budget.trials)
-    said = [f"the space has {spec.tickets} settings; each is trained once, and the study ends"] if few else []
+    few = f"the space has {spec.tickets} settings; each is trained once, and the study ends"
+    said = [few] if spec.is_exhaustive else []
+    if len(spec.directions) > 1 and spec.pruner.name in ("asha", "hyperband"):
+        said.append(
+            f"{spec.pruner.name} ranks {len(spec.directions)} directions by fronts, and within one by"
+            " how much room a trial has; the objective reports them all, trial.report([..., ...], step)"
+        )
     path = spec.objective_path
     if path is None or str(path.module).startswith("objectives."):
         return said
-    asked = read(list(_sources(path.file or str(path.module), folder)))
+    asked = read([file for _, file in sources(path.file or str(path.module), folder)])
     if asked is None:
         return said
     return [*said, *_ranges(spec, asked), *_names(spec, asked)]
@@ -68,7 +73,9 @@ def places(spec: StudySpec, folder: Path) -> list[str]:
         files = [Path(path.file)] if path.file else _files(str(path.module), folder)
         found = [f"objective {_whole(folder, files[0])}:{path.callable}" if files else f"objective {path}"]
     for name, value in spec.fixed.items():
-        if isinstance(value, str) and _names_file(name, value) and os.path.exists(_whole(folder, value)):  # noqa: PTH110
+        named = name.endswith(("path", "dir", "folder", "file", "root"))
+        is_path = isinstance(value, str) and (named or "/" in value or "." in value)
+        if is_path and os.path.exists(_whole(folder, value)):  # noqa: PTH110
             found.append(f"{name} {_whole(folder, value)}")
     return found
 
@@ -83,10 +90,6 @@ def sampling_code(spec: StudySpec, folder: Path) -> dict[str, str]:
 
 def _whole(folder: Path, path: str | Path) -> str:
     return os.path.abspath(folder / path)  # noqa: PTH100 -- as above
-
-
-def _names_file(name: str, value: str) -> bool:
-    return "/" in value or "." in value or name.endswith(("path", "dir", "folder", "file", "root"))
 
 
 def read(files: Iterable[Path]) -> Asked | None:
@@ -180,11 +183,6 @@ def _names(spec: StudySpec, asked: Asked) -> Iterator[str]:
             if not asked.suggests(name) and name not in asked.words:
                 near = nearest(name, sorted(asked.calls))
                 yield f"enqueue: nothing in the objective's files suggests {name}{near}; it has no effect"
-
-
-def _sources(named: str, folder: Path) -> Iterator[Path]:
-    """The files of `sources`."""
-    return (file for _, file in sources(named, folder))
 
 
 def sources(named: str, folder: Path) -> Iterator[tuple[str, Path]]:

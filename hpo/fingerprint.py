@@ -34,12 +34,7 @@ _OURS = ("hpo", "storage", "objectives")
 _DECISIVE = ("torch", "optuna")  # a difference in these is a difference in the study's code
 LARGEST = 5_000_000  # bytes of a study's own files that are kept with it
 _FILE = "./"  # before the name of a file that a command names
-_NOT_THE_OBJECTIVE = (
-    "hpo",
-    "storage",
-    "__main__",
-    "__mp_main__",
-)  # and the command that started us
+_NOT_THE_OBJECTIVE = ("hpo", "storage", "__main__", "__mp_main__")  # nor the command that started us
 
 
 def versions() -> dict[str, str]:
@@ -104,30 +99,24 @@ def differences(here: Mapping[str, Any], pinned: Mapping[str, Any]) -> list[str]
     The commit alone makes no difference: it is kept for people.
     """
     found = []
-    sources, others = here.get("sources", {}), pinned.get("sources", {})
-    for name in sorted({*sources, *others}):
-        module = f"file {name[2:]}" if name.startswith(_FILE) else f"module {name}"
-        if name not in sources:
-            verb = "here" if name.startswith(_FILE) else "imported here"
-            found.append(f"{module} is part of the study's code and is not {verb}")
-        elif name not in others:
-            found.append(f"{module} is not part of the study's code")
-        elif sources[name] != others[name]:
-            found.append(f"{module} was edited: {sources[name][:12]} here, {others[name][:12]} there")
-    parts, others = here.get("parts", {}), pinned.get("parts", {})
-    for name in sorted({*parts, *others}):
-        if name not in parts:
-            found.append(f"{name} is part of the study's code and is not used here")
-        elif name not in others:
-            found.append(f"{name} is not part of the study's code")
-        elif parts[name] != others[name]:
-            found.append(f"{name} was changed: {parts[name][:60]} here, {others[name][:60]} there")
+    for kind, changed, most in (("sources", "edited", 12), ("parts", "changed", 60)):
+        mine, theirs = here.get(kind, {}), pinned.get(kind, {})
+        for name in sorted({*mine, *theirs}):
+            file = name.startswith(_FILE)
+            told = name if kind == "parts" else f"file {name[2:]}" if file else f"module {name}"
+            if name not in mine:
+                verb = "used here" if kind == "parts" else "here" if file else "imported here"
+                found.append(f"{told} is part of the study's code and is not {verb}")
+            elif name not in theirs:
+                found.append(f"{told} is not part of the study's code")
+            elif mine[name] != theirs[name]:
+                found.append(f"{told} was {changed}: {mine[name][:most]} here, {theirs[name][:most]} there")
     mine, theirs = here.get("sampling"), pinned.get("sampling")
     if mine and theirs:  # of results from before it was kept nothing is known
         found += [
             f"module {name} of the study's own sampler or pruner is not what it was"
             for name in sorted({*mine, *theirs})
-            if mine.get(name) != theirs.get(name) and name not in sources
+            if mine.get(name) != theirs.get(name) and name not in here.get("sources", {})
         ]
     return found + _versions_apart(here, pinned, _DECISIVE)
 

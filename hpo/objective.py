@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from hpo.errors import ObjectiveError
 from objectives import imports
@@ -23,7 +23,26 @@ from objectives.theirs import their_own
 
 _OUR_FRAMES = ("hpo/objective.py", "objectives/imports.py", "objectives/theirs.py")
 CELL = "__main__"  # the module of an objective that only the process that defined it has
+F = TypeVar("F")
 _importing: ContextVar[bool] = ContextVar("importing", default=False)
+
+
+class _Export(Generic[F]):
+    """What an objective's module has of this name besides, called at the objective's home; None: nothing."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, objective: Objective, _kind: object = None) -> F | None:
+        found = getattr(objective.module, self._name, None)
+        if not callable(found):
+            return None
+
+        def at_home(*arguments: Any) -> Any:
+            with _at_home(objective.home):
+                return found(*arguments)
+
+        return cast(F, at_home)
 
 
 @dataclass(frozen=True)
@@ -35,56 +54,28 @@ class Objective:
     home: imports.Home
     is_program: bool = False  # a command: its module is empty, and its home's files are those it names
 
+    # (trial, checkpoint): alone sees the test set
+    evaluate = _Export[Callable[[Any, Any], Mapping[str, Any]]]("evaluate")
+    # (config): what trials trained together share, and (lanes): trains several at once
+    lane_key = _Export[Callable[[Mapping[str, Any]], Any]]("lane_key")
+    _many = _Export[Callable[[Any], None]]("objective_many")
+    # (fixed): says that its data is here, or raises
+    find_data = _Export[Callable[[Mapping[str, Any]], Any]]("find_data")
+    # (trial, checkpoint, path): one model for others; (config, training): settings to train it on all data
+    export = _Export[Callable[[Any, Any, Path], Any]]("export")
+    refit = _Export[Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]]("refit")
+    # (fixed, searched): raises what is wrong
+    check = _Export[Callable[[Mapping[str, Any], Collection[str]], Any]]("check")
+
     def call(self, trial: Any) -> Any:
         """Run the objective on `trial`."""
         with _at_home(self.home):
             return self.function(trial)
 
     @property
-    def evaluate(self) -> Callable[[Any, Any], Mapping[str, Any]] | None:
-        """The module's `evaluate(trial, checkpoint)`, which alone sees the test set; None if it has none."""
-        return self._export("evaluate")
-
-    @property
     def many(self) -> Callable[[Any], None] | None:
-        """The module's `objective_many(lanes)`, which trains several trials at once; None if it has none."""
-        return self._export("objective_many") if self.lane_key is not None else None
-
-    @property
-    def lane_key(self) -> Callable[[Mapping[str, Any]], Any] | None:
-        """The module's `lane_key(config)`, which trials trained together share; None if it has none."""
-        return self._export("lane_key")
-
-    @property
-    def find_data(self) -> Callable[[Mapping[str, Any]], Any] | None:
-        """The module's `find_data(fixed)`, which says that its data is here or raises; None: it has none."""
-        return self._export("find_data")
-
-    @property
-    def export(self) -> Callable[[Any, Any, Path], Any] | None:
-        """The module's `export(trial, checkpoint, path)`: one model for others; None if it has none."""
-        return self._export("export")
-
-    @property
-    def refit(self) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] | None:
-        """The module's `refit(config, training)`: settings to train it again on all data; or None."""
-        return self._export("refit")
-
-    @property
-    def check(self) -> Callable[[Mapping[str, Any], Collection[str]], Any] | None:
-        """The module's `check(fixed, searched)`, which raises what is wrong; None if it has none."""
-        return self._export("check")
-
-    def _export(self, name: str) -> Callable[..., Any] | None:
-        found = getattr(self.module, name, None)
-        if not callable(found):
-            return None
-
-        def at_home(*arguments: Any) -> Any:
-            with _at_home(self.home):
-                return found(*arguments)
-
-        return at_home
+        """The module's `objective_many`; None where it has no `lane_key` beside it."""
+        return self._many if self.lane_key is not None else None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,8 +17,9 @@ from typing import Any
 
 from hpo.errors import CodeDiffersError, DatabaseError, ExitCode, HpoError, UserError
 from hpo.fingerprint import differences, own_fingerprint
-from hpo.objective import Own
+from hpo.objective import CELL, own_objective
 from hpo.runner.kernel import run_trials
+from hpo.spec import StudySpec
 from hpo.worker.kernel import Request, start
 from storage.database.engine import Database
 from storage.database.records import StudyRow
@@ -29,51 +31,38 @@ _MEANING = {
 }
 
 
-def demand_same_code(row: StudyRow, own: Own, here: dict[str, Any]) -> None:
-    """Refuse a function that is not the one whose results the study has.
-
-    Raises:
-        CodeDiffersError: with what differs, and the ways on.
-    """
-    unlike = [] if row.code is None else differences(here, row.code)
-    if unlike:
-        raise CodeDiffersError(
-            f"{own.called} is not what the results of {row.name} came from:\n"
-            + "\n".join(f"  {line}" for line in unlike)
-            + "\nGive it a study of its own with study='NAME'; or mix the results all the same with "
-            "allow_mismatch=True, which marks every trial it runs"
-        )
-
-
 def work(
     database: Database,
     row: StudyRow,
-    own: Own | None,
+    objective: Callable[[Any], Any] | None,
     *,
-    code: Path,
-    runners: int,
-    count: int | None,
-    tell: Callable[[str], None],
+    trials: int | None = None,
+    runners: int = 1,
+    code: str | os.PathLike[str] = ".",
     allow_mismatch: bool = False,
     allow_commands: bool = False,
 ) -> None:
-    """Run the study's trials until it has ended, or `count` of them; Ctrl-C gives back what runs.
+    """Run the study's trials until it has ended; Ctrl-C gives back what runs.
 
     Args:
         database: where the study is.
         row: the study.
-        own: the function; None: what the study names, in runners.
-        code: directory that the study's objective is relative to.
+        objective: the function; None: what the study names, in runners.
+        trials: at most so many.
         runners: 1: a function of this process runs in it.
-        count: how many trials.
+        code: directory that the objective which the study names is relative to.
         allow_mismatch: run although the code differs from the study's.
         allow_commands: run a study whose objective is a command.
-        tell: told a line for each trial that ends.
 
     Raises:
+        CodeDiffersError: the function is not the one whose results the study has.
         HpoError: a sentence that says why this goes on no more.
         KeyboardInterrupt: after all was given back.
     """
+    own = None if objective is None else own_objective(objective)
+    path = StudySpec.model_validate(row.spec).objective_path
+    if own is None and path is not None and path.module == CELL:
+        raise UserError(f"{row.name} is a study of a function: say which, study.run({path.callable})")
     here = None
     if own is not None:
         if runners > 1 and own.why_not:
@@ -83,20 +72,27 @@ def work(
                 "process"
             )
         here = own_fingerprint(own)
-        if not allow_mismatch:
-            demand_same_code(row, own, here)
+        unlike = [] if row.code is None or allow_mismatch else differences(here, row.code)
+        if unlike:
+            raise CodeDiffersError(
+                f"{own.called} is not what the results of {row.name} came from:\n"
+                + "\n".join(f"  {line}" for line in unlike)
+                + "\nGive it a study of its own with study='NAME'; or mix the results all the same with "
+                "allow_mismatch=True, which marks every trial it runs"
+            )
+    folder = str(Path(code).absolute() if own is None else own.folder)
     in_kernel = own is not None and runners == 1
     mine, theirs = socket.socketpair() if in_kernel else (None, None)
     url = database.url.render_as_string(hide_password=False)
     pipe = None if theirs is None else theirs.fileno()
     request = Request(
-        url, row.name, str(code), count, allow_mismatch, allow_commands, None if in_kernel else runners, pipe
+        url, row.name, folder, trials, allow_mismatch, allow_commands, None if in_kernel else runners, pipe
     )
     worker = start(request)
     if theirs is not None:
         theirs.close()
     outcome: list[Any] = []
-    reader = threading.Thread(target=_read, args=(worker, tell, outcome), daemon=True)
+    reader = threading.Thread(target=_read, args=(worker, _teller(), outcome), daemon=True)
     reader.start()
     interrupt = _Interrupt(worker)
     try:
@@ -155,7 +151,7 @@ def _read(worker: subprocess.Popen[str], tell: Callable[[str], None], outcome: l
                 tell(said["line"])
 
 
-def teller() -> Callable[[str], None]:
+def _teller() -> Callable[[str], None]:
     """Where progress goes: below the cell of a notebook in one line that changes, else to standard error."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None

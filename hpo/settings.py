@@ -31,12 +31,11 @@ class Settings:
     news: float = 120.0
 
     def __post_init__(self) -> None:
-        if not 0.3 <= self.lease <= 3600:
-            raise UserError(f"HPO_LEASE must be between 0.3 and 3600 seconds, got {self.lease:g}")
-        if not 0 <= self.grace <= 3600:
-            raise UserError(f"HPO_GRACE must be between 0 and 3600 seconds, got {self.grace:g}")
-        if not 0 <= self.news <= 86_400:
-            raise UserError(f"HPO_NEWS must be between 0 and 86400 seconds, got {self.news:g}")
+        for name, least, most in (("lease", 0.3, 3600), ("grace", 0, 3600), ("news", 0, 86_400)):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise UserError(
+                    f"HPO_{name.upper()} must be between {least} and {most} seconds, got {value:g}"
+                )
 
     @property
     def heartbeat(self) -> float:
@@ -44,15 +43,15 @@ class Settings:
         return self.lease / 3
 
     @classmethod
-    def from_environment(cls, storage: str | None = None, artifacts: str | None = None) -> Settings:
-        """The settings of this process; arguments win over the environment.
+    def from_environment(cls, storage: str | None = None) -> Settings:
+        """The settings of this process; `storage` wins over the environment.
 
         Raises:
             UserError: a variable is not a number or out of range.
         """
         return cls(
             storage=storage or os.environ.get("HPO_STORAGE") or DEFAULT_STORAGE,
-            artifacts=artifacts or os.environ.get("HPO_ARTIFACTS", ""),
+            artifacts=os.environ.get("HPO_ARTIFACTS", ""),
             lease=_seconds("HPO_LEASE", cls.lease),
             grace=_seconds("HPO_GRACE", cls.grace),
             news=_seconds("HPO_NEWS", cls.news),

@@ -1,8 +1,7 @@
-"""The one place that turns settings into live objects; everything else gets them as arguments."""
+"""The database that settings name, and the errors of the storage as people read them."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -25,7 +24,6 @@ from storage.database.errors import (
     UnknownStudyError,
 )
 from storage.database.migrate import open_database
-from storage.files.artifacts import IMPATIENT_SECONDS, ArtifactStore
 
 T = TypeVar("T")
 
@@ -84,14 +82,3 @@ def open_storage(settings: Settings, *, create: bool = True) -> Database:
         NotFoundError: there is no database yet and `create` is False.
     """
     return open_database(settings.storage, create=create)
-
-
-def open_artifacts(
-    url: str, patience: float = IMPATIENT_SECONDS, give_up: threading.Event | None = None
-) -> ArtifactStore:
-    """The artifact store at `url`, which is asked again for `patience` seconds while it is away.
-
-    Raises:
-        BadArtifactUrlError: the URL cannot be used, or its driver is not installed.
-    """
-    return ArtifactStore(url, patience, give_up)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,7 @@ def capture(setup: Setup, progress: Progress, best: dict[str, Tensor]) -> dict[s
     """Return everything that the loop changes. `best` is left out where it equals the present weights."""
     return {
         "version": VERSION,
-        "progress": progress.state(),
+        "progress": asdict(progress),
         "model": setup.model.state_dict(),
         "best": None if progress.best_epoch == progress.epoch else best,
         "optimizer": setup.optimizer.state_dict(),
@@ -63,7 +64,7 @@ def restore(setup: Setup, state: dict[str, Any]) -> tuple[Progress, dict[str, Te
         best = copy_weights(setup.model)
     else:
         best = {name: tensor.to(setup.device) for name, tensor in state["best"].items()}
-    return Progress.restore(state["progress"]), best
+    return Progress(**state["progress"]), best
 
 
 class Saver:
@@ -93,6 +94,15 @@ class Saver:
     def save(self, setup: Setup, progress: Progress, best: dict[str, Tensor]) -> None:
         """Save the state after `progress.epoch`."""
         self.write(lambda: capture(setup, progress, best), progress.epoch)
+
+    def rest(self, setup: Setup, progress: Progress, best: dict[str, Tensor]) -> None:
+        """Keep the state of a run that is pruned; "auto" does not save what is trained anew as fast as it is
+        written and read."""
+        since = sum(progress.epoch_seconds[self._trial.checkpoint.saved or 0 :])
+        if self._every == "auto" and since < 2 * max(self._cost, LEAST_COST):
+            self._trial.checkpoint.hold(capture(setup, progress, best), progress.epoch)
+        else:
+            self.save(setup, progress, best)
 
     def write(self, state: Callable[[], dict[str, Any]], epoch: int) -> None:
         """Save what `state` returns as the state after `epoch`."""

@@ -15,6 +15,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
+    PositiveInt,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -75,8 +77,10 @@ class TrainingConfig(BaseModel):
     vocabulary: int = Field(20_000, ge=1, description="words that are known: the most frequent in training")
     min_count: int = Field(1, ge=1, description="of a word in the training data, to be known")
     image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels")
-    split: Literal["random", "time"] = Field(
-        "random", description="time: validation is later than training, the test set later than both"
+    split: Literal["random", "time", "reshuffle"] = Field(
+        "random",
+        description="time: validation is later than training, the test set later than both; reshuffle: each "
+        "trial, by its seed, divides what is not test data in another way",
     )
     time_column: str | None = Field(None, description="numbers or dates, of split: time")
     split_by: str | None = Field(None, description="column whose rows of one value stay in one part")
@@ -84,9 +88,7 @@ class TrainingConfig(BaseModel):
     validation_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="of what is not test data")
     test_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="where the data set has no test set")
     folds: int | None = Field(
-        None,
-        ge=2,
-        description="stratified cross-validation: a training for each, validated on that part",
+        None, ge=2, description="stratified cross-validation: a training for each, validated on that part"
     )
     train_limit: int | None = Field(None, ge=1, description="train on at most this many samples (stratified)")
     preparation: Preparation = Field("standardize", description="scaling learnt from the training data only")
@@ -114,7 +116,9 @@ class TrainingConfig(BaseModel):
     )
     depth: int = Field(1, ge=1, le=100, description="hidden layers of an MLP")
     hidden: int = Field(64, ge=1, description="width of each hidden layer of an MLP, and of a CNN's head")
-    widths: tuple[int, ...] | None = Field(None, description="width of every hidden layer, instead of depth")
+    widths: tuple[PositiveInt, ...] | None = Field(
+        None, description="width of every hidden layer, instead of depth"
+    )
     activation: Activation = "relu"
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="probability of dropping a hidden unit")
     batch_norm: bool = Field(False, description="batch normalisation after every hidden layer")
@@ -123,7 +127,7 @@ class TrainingConfig(BaseModel):
     pretrained: str = Field(
         "none", description="weights to start from, but for the head: none, hub (torchvision's), or a file"
     )
-    frozen_epochs: int | Literal["all"] = Field(
+    frozen_epochs: NonNegativeInt | Literal["all"] = Field(
         0, description="epochs in which only the head, the last linear layer, is trained"
     )
     backbone_lr: float = Field(1.0, ge=0.0, description="learning rate of all but the head, as a share of lr")
@@ -136,7 +140,9 @@ class TrainingConfig(BaseModel):
         (), description='words, or sums ("king - man + woman"), whose nearest words the evaluation tells'
     )
     blocks: int = Field(2, ge=1, le=20, description="convolution blocks of a CNN; channels double at each")
-    channels: int | tuple[int, ...] = Field(16, description="channels of the first block, or of every block")
+    channels: PositiveInt | tuple[PositiveInt, ...] = Field(
+        16, description="channels of the first block, or of every block"
+    )
     kernel_size: int = Field(3, ge=1, description="side of a convolution's kernel, pixels (odd)")
     pooling: Literal["max", "avg", "none"] = Field("max", description="halving of the image after each block")
 
@@ -172,7 +178,9 @@ class TrainingConfig(BaseModel):
     l2: float = Field(0.0, ge=0.0, description="L2 penalty: l2 / 2 * sum w^2, weights only")
 
     # --------------------------------------------------------------------------------------- batches
-    batch_size: int | Literal["full"] = Field(64, description="samples per batch; 1 is online, full is all")
+    batch_size: PositiveInt | Literal["full"] = Field(
+        64, description="samples per batch; 1 is online, full is all"
+    )
     sampling: Literal["uniform", "balanced"] | tuple[float, ...] = Field(
         "uniform",
         description="how an epoch's samples are drawn; uniform: each once; balanced: with replacement, each "
@@ -225,7 +233,7 @@ class TrainingConfig(BaseModel):
     )
 
     # --------------------------------------------------------------------------------------- metrics
-    objective: str | tuple[str, ...] | None = Field(
+    objective: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="metric(s) to return: accuracy or rmse if unset; several for multi-objective"
     )
     top_k: int = Field(5, ge=1, description="k of the metric top_k")
@@ -250,38 +258,16 @@ class TrainingConfig(BaseModel):
     fused: bool = Field(True, description="fused optimiser kernels where PyTorch has them")
     tf32: bool = Field(False, description="TensorFloat-32 matrix products on CUDA")
     deterministic: bool = Field(False, description="only deterministic kernels, also on CUDA")
-    checkpoint_every: int | Literal["auto"] = Field(
+    checkpoint_every: NonNegativeInt | Literal["auto"] = Field(
         "auto",
         description="epochs between checkpoints; 0: never; auto: as often as costs under 5 % of the time",
     )
-
-    @field_validator("batch_size", "channels", "widths")
-    @classmethod
-    def _positive(cls, value: Any) -> Any:
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(number, int) and number < 1 for number in numbers):
-            raise ValueError("must be at least 1")
-        return value
-
-    @field_validator("checkpoint_every", "frozen_epochs")
-    @classmethod
-    def _not_negative(cls, value: Any) -> Any:
-        if isinstance(value, int) and value < 0:
-            raise ValueError("must be 0 (never) or more")
-        return value
 
     @field_validator("kernel_size")
     @classmethod
     def _odd(cls, value: int) -> int:
         if value % 2 == 0:
             raise ValueError("must be odd, so that a convolution keeps the image's size")
-        return value
-
-    @field_validator("objective")
-    @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        if value == ():
-            raise ValueError("must name at least one metric")
         return value
 
     @model_validator(mode="after")
@@ -317,11 +303,8 @@ class TrainingConfig(BaseModel):
         Raises:
             ConfigError: naming the field, the value and what is allowed.
         """
-        settings, extra = _collect_arguments(dict(values))
-        if extra:
-            raise ConfigError("; ".join(_unknown(name, cls.model_fields) for name in extra))
         try:
-            return cls.model_validate(settings)
+            return cls.model_validate(_collect_arguments(dict(values)))
         except ValidationError as error:
             raise ConfigError(_sentence(error)) from None
 
@@ -343,14 +326,12 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task)
     Raises:
         ConfigError: as `TrainingConfig.read`.
     """
-    settings, extra = _collect_arguments(dict.fromkeys(searched) | dict(fixed))
     for field in (*_OWN, "objective"):
         named = fixed.get(field)
         for path in named if isinstance(named, list | tuple) else [named]:
             if isinstance(path, str) and is_import_path(path):
                 load_callable(path, field)
-    if extra:
-        raise ConfigError("; ".join(_unknown(name, TrainingConfig.model_fields) for name in extra))
+    settings = _collect_arguments(dict.fromkeys(searched) | dict(fixed))
     try:
         TrainingConfig.model_validate({name: value for name, value in settings.items() if name in fixed})
     except ValidationError as error:
@@ -371,8 +352,12 @@ def check_study(fixed: Mapping[str, Any], searched: Collection[str], task: Task)
         )
 
 
-def _collect_arguments(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Move the arguments of what is the user's own into `model_args`, `dataset_args` and their like."""
+def _collect_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Move the arguments of what is the user's own into `model_args`, `dataset_args` and their like.
+
+    Raises:
+        ConfigError: a name is neither a setting nor such an argument.
+    """
     settings = {name: value for name, value in values.items() if name in TrainingConfig.model_fields}
     extra = [name for name in values if name not in settings]
     for field in _OWN:
@@ -387,7 +372,11 @@ def _collect_arguments(values: dict[str, Any]) -> tuple[dict[str, Any], list[str
             extra = [name for name in extra if name not in accepted]
         if arguments:
             settings[f"{field}_args"] = arguments
-    return settings, extra
+    if extra:
+        known, where = list(TrainingConfig.model_fields), "see docs/training.md for the settings there are"
+        told = (f"unknown training setting {name!r}; {near(name, known, where)}" for name in extra)
+        raise ConfigError("; ".join(told))
+    return settings
 
 
 def near(name: str, known: Sequence[str], otherwise: str = "") -> str:
@@ -396,20 +385,13 @@ def near(name: str, known: Sequence[str], otherwise: str = "") -> str:
     return f"did you mean {found[0]!r}?" if found else otherwise or f"there are {', '.join(known)}"
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    hint = near(name, list(known), "see docs/training.md for the settings there are")
-    return f"unknown training setting {name!r}; {hint}"
-
-
 def _sentence(error: ValidationError) -> str:
-    problems: dict[str, list[str]] = {}
-    values: dict[str, Any] = {}
+    problems: dict[str, tuple[list[str], Any]] = {}
     for problem in error.errors(include_url=False, include_context=False):
-        field = str(problem["loc"][0]) if problem["loc"] else ""
-        problems.setdefault(field, []).append(problem["msg"].removeprefix("Value error, "))
-        values[field] = problem["input"]
+        messages, _ = problems.setdefault(str((*problem["loc"], "")[0]), ([], problem["input"]))
+        messages.append(problem["msg"].removeprefix("Value error, "))
     told = []
-    for field, messages in problems.items():
+    for field, (messages, value) in problems.items():
         distinct = dict.fromkeys(message[:1].lower() + message[1:] for message in messages)
-        told.append(f"{field}: {' or '.join(distinct)} (got {values[field]!r})" if field else messages[0])
+        told.append(f"{field}: {' or '.join(distinct)} (got {value!r})" if field else messages[0])
     return "; ".join(told)

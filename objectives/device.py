@@ -63,12 +63,6 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @contextmanager
 def explained_memory_errors(device: str, batch_size: int | str) -> Iterator[None]:
     """Turn what PyTorch raises when memory runs out into an `OutOfMemoryError` that says what to change."""
@@ -79,20 +73,16 @@ def explained_memory_errors(device: str, batch_size: int | str) -> Iterator[None
         on_host = "can't allocate memory" in text or "not enough memory" in text
         if not isinstance(error, torch.OutOfMemoryError) and not on_host:
             raise
+        there = ""
+        if device.startswith("cuda"):
+            counts = (torch.cuda.memory_allocated(device), *torch.cuda.mem_get_info(device))
+            held, free, total = (f"{count / 2**30:.1f} GiB" for count in counts)
+            there = f" (this process holds {held}; {free} of {total} are free)"
         raise OutOfMemoryError(
-            f"out of memory on {device} with batch_size {batch_size}{_memory(device)}; use a smaller "
+            f"out of memory on {device} with batch_size {batch_size}{there}; use a smaller "
             "batch_size (with accumulate to keep the step's size), a smaller model, or amp. "
             f"PyTorch says: {text.strip()}"
         ) from error
-
-
-def _memory(device: str) -> str:
-    if not device.startswith("cuda"):
-        return ""
-    free, total = torch.cuda.mem_get_info(device)
-    used = torch.cuda.memory_allocated(device)
-    held, free_gib, total_gib = (f"{count / 2**30:.1f} GiB" for count in (used, free, total))
-    return f" (this process holds {held}; {free_gib} of {total_gib} are free)"
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,38 +70,28 @@ def _classes(
     scores: Tensor, targets: Tensor, classes: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What is said of each class, and the metrics that are means over it: half the time goes into curves."""
-    import torchmetrics.functional.classification as tm
-
-    count = scores.shape[1]
-    each: dict[str, Any] = {"average": "none", "validate_args": False}
-    functions: dict[str, Callable[..., Any]] = {
-        "precision": tm.multiclass_precision,
-        "recall": tm.multiclass_recall,
-        "f1": tm.multiclass_f1_score,
-    }
-    found = {name: one(scores, targets, count, **each).tolist() for name, one in functions.items()}
-    found["support"] = torch.bincount(targets, minlength=count).tolist()
+    matrix, curves = metrics.confusion(scores, targets), metrics.rankings(scores, targets)
+    found = {name: values.tolist() for name, values in metrics.of_each_class(matrix).items()}
+    found["support"] = matrix.sum(1).long().tolist()
+    area = torch.stack([one.auc() for one in curves])
+    precise = torch.stack([one.average_precision() for one in curves])
+    means = {"auc": area.nanmean().item(), "average_precision": precise.nanmean().item()}
+    found |= {"auc": area.tolist(), "average_precision": precise.tolist()}
 
     def of_class(i: int, *names: str) -> dict[str, Any]:
         return {"class": classes[i], **{name: found[name][i] for name in names}}
 
-    roc: Any = tm.multiclass_roc(scores, targets, count, validate_args=False)
-    pr: Any = tm.multiclass_precision_recall_curve(scores, targets, count, validate_args=False)
-    area = torch.stack([torch.trapezoid(y, x) for x, y in zip(roc[0], roc[1], strict=True)])
-    precise = torch.stack([-(y.diff() * x[:-1]).sum() for x, y in zip(pr[0], pr[1], strict=True)])
-    means = {"auc": area.nanmean().item(), "average_precision": precise.nanmean().item()}
-    found |= {"auc": area.tolist(), "average_precision": precise.tolist()}
+    roc, pr = [], []
+    for i, one in enumerate(curves):
+        roc.append(of_class(i, "auc") | _curve(**dict(zip(("fpr", "tpr"), one.roc(), strict=True))))
+        axes = dict(zip(("recall", "precision"), one.recall_and_precision(), strict=True))
+        pr.append(of_class(i, "average_precision") | _curve(**axes))
     return {
         "classes": list(classes),
-        "confusion_matrix": tm.multiclass_confusion_matrix(
-            scores, targets, count, validate_args=False
-        ).tolist(),
+        "confusion_matrix": matrix.long().tolist(),
         "per_class": [of_class(i, "precision", "recall", "f1", "support") for i in range(len(classes))],
-        "roc": [of_class(i, "auc") | _curve(fpr=roc[0][i], tpr=roc[1][i]) for i in range(len(classes))],
-        "pr": [
-            of_class(i, "average_precision") | _curve(recall=pr[1][i], precision=pr[0][i])
-            for i in range(len(classes))
-        ],
+        "roc": roc,
+        "pr": pr,
     }, means
 
 
@@ -110,8 +99,8 @@ def _curve(**axes: Tensor) -> dict[str, list[float]]:
     """Thin a curve to `CURVE_POINTS`, evenly spaced along its length (city-block), both ends kept."""
     (x_name, x), (y_name, y) = axes.items()
     if len(x) > CURVE_POINTS:
-        along = torch.cat([torch.zeros(1), (x.diff().abs() + y.diff().abs()).cumsum(0)])
-        wanted = torch.linspace(0, float(along[-1]), CURVE_POINTS)
+        along = torch.cat([x.new_zeros(1), (x.diff().abs() + y.diff().abs()).cumsum(0)])
+        wanted = torch.linspace(0, float(along[-1]), CURVE_POINTS, dtype=x.dtype)
         keep = torch.searchsorted(along, wanted).clamp_max(len(x) - 1)
         keep[0], keep[-1] = 0, len(x) - 1
         keep = torch.unique(keep)

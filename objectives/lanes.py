@@ -109,14 +109,20 @@ def _stack_of(runs: Sequence[Run]) -> Stack:
     return Stack([run.setup for run in runs], [run.best for run in runs])
 
 
+def _keys_of(runs: Sequence[Run]) -> dict[Run, Any]:
+    """What each shares with those it is stacked with; the log says what stands against it."""
+    against = {run: obstacle(run.setup) for run in runs} if len(runs) > 1 else {}
+    for why, count in Counter(filter(None, against.values())).items():
+        log.warning("%d of %d trainings are run in turn, not in lanes: %s", count, len(runs), why)
+    return {run: lane_key(run.setup) if run in against and not against[run] else run for run in runs}
+
+
 class Together:
     """Runs that go on an epoch at a time: stacked where they fit (`lane_key`), else one after another.
 
-    The log says what stood against it.
-
     Args:
         runs: to begin with.
-        lanes: what ends one of them ends no other; None: they are one trial's.
+        lanes: what ends one of them ends no other, and all share a `lane_key`; None: they are one trial's.
     """
 
     def __init__(self, runs: Sequence[Run], lanes: Lanes | None = None) -> None:
@@ -131,15 +137,10 @@ class Together:
 
     def join(self, runs: Sequence[Run]) -> None:
         """Let these go on with those there are."""
-        several = self._lanes is not None or len(runs) > 1
-        against = {run: obstacle(run.setup) for run in runs if several and not run.ended}
-        for why, count in Counter(filter(None, against.values())).items():
-            log.warning("%d of %d trainings are run in turn, not in lanes: %s", count, len(runs), why)
+        going = [run for run in runs if not run.ended]
+        keys: dict[Run, Any] = dict.fromkeys(going) if self._lanes is not None else _keys_of(going)
         came: dict[_Group, list[Run]] = {}
-        for run in runs:
-            if run.ended:
-                continue
-            key = lane_key(run.setup) if run in against and not against[run] else run
+        for run, key in keys.items():
             group = next((group for group in self._groups if group.key == key), None)
             if group is None:
                 group = _Group(key, [])
@@ -211,9 +212,9 @@ def train_lanes(lanes: Lanes, begin: Callable[[Trial], Run], finish: Callable[[R
     together = Together([], lanes)
     savers: dict[Run, Saver] = {}
 
-    def save(run: Run) -> None:
+    def save(run: Run, how: Callable[..., None] = Saver.save) -> None:
         together.settle(run)
-        savers[run].save(run.setup, run.progress, run.best)
+        how(savers[run], run.setup, run.progress, run.best)
 
     while lanes:
         new = []
@@ -248,13 +249,13 @@ def train_lanes(lanes: Lanes, begin: Callable[[Trial], Run], finish: Callable[[R
 
 
 @contextmanager
-def saved_when_interrupted(run: Run, save: Callable[[Run], None], *, reported: bool) -> Iterator[None]:
-    """What ends a run in this block, pruning too, finds its last epoch saved: it may go on later."""
+def saved_when_interrupted(run: Run, save: Callable[..., None], *, reported: bool) -> Iterator[None]:
+    """What ends a run in this block, pruning too, finds its last epoch kept: it may go on later."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         run.progress.reported = reported
-        save(run)
+        save(run, Saver.rest if isinstance(error, optuna.TrialPruned) else Saver.save)
         raise
 
 

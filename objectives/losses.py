@@ -30,12 +30,10 @@ class Loss:
     their number; None elsewhere. `class_weight` [K] multiplies each sample's loss.
     """
 
+    outputs = 1
     weight: Tensor | None = None
     class_weight: Tensor | None = None
     smoothing: float = 0.0
-
-    def __init__(self, outputs: int) -> None:
-        self.outputs = outputs
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of `outputs` [B, O] against `targets` [B], a scalar."""
@@ -62,8 +60,7 @@ class CrossEntropy(Loss):
     """Softmax cross-entropy with label smoothing (Szegedy et al. 2016) and class weights [K]."""
 
     def __init__(self, classes: int, smoothing: float = 0.0, weight: Tensor | None = None) -> None:
-        super().__init__(classes)
-        self.smoothing = smoothing
+        self.outputs, self.smoothing = classes, smoothing
         self.weight = self.class_weight = weight
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -87,7 +84,7 @@ class BinaryCrossEntropy(Loss):
     """Sigmoid cross-entropy: one output for two classes, one per class (one against the rest) for more."""
 
     def __init__(self, classes: int, weight: Tensor | None = None) -> None:
-        super().__init__(1 if classes == 2 else classes)
+        self.outputs = 1 if classes == 2 else classes
         self._classes = classes
         self.class_weight = weight
 
@@ -118,8 +115,7 @@ class Hinge(Loss):
     """
 
     def __init__(self, classes: int, weight: Tensor | None = None) -> None:
-        super().__init__(classes)
-        self.class_weight = weight
+        self.outputs, self.class_weight = classes, weight
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         rows = outputs.movedim(1, -1).flatten(0, -2)
@@ -129,9 +125,6 @@ class Hinge(Loss):
 
 class Squared(Loss):
     """Mean squared error of [B, 1] against [B]."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs[:, 0] - targets).square()
@@ -144,7 +137,6 @@ class Huber(Squared):
     """Huber 1964: squared below `delta`, linear above."""
 
     def __init__(self, delta: float) -> None:
-        super().__init__()
         self.delta = delta
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -158,7 +150,7 @@ class Own(Loss):
     """
 
     def __init__(self, config: TrainingConfig, task: Task, classes: int) -> None:
-        super().__init__(classes if task == "classification" else 1)
+        self.outputs = classes if task == "classification" else 1
         self._named, self._task = config.loss, task
         made = load_callable(config.loss, "loss")
         arguments = dict(config.loss_args)

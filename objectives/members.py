@@ -20,7 +20,7 @@ from objectives.protocol import Trial
 from objectives.seeds import derive
 from objectives.setup import Setup, assemble
 from objectives.stopping import Progress
-from objectives.train import keeps_best, named_values, values_that_count
+from objectives.train import keeps_best, named_values, report_values, values_at, values_that_count
 
 
 def assemble_all(trial: Trial, config: TrainingConfig, task: Task) -> list[Setup]:
@@ -92,7 +92,9 @@ def report(trial: Trial, runs: Sequence[Run]) -> None:
     names = [name for name in every[0] if all(name in values for values in every)]
     named = {name: combined([values[name] for values in every], first.config) for name in names}
     if first.reported is not None:
-        trial.report(named.pop(f"validation_{first.reported}"), epoch)
+        own = [values_at(run.setup, run.progress, run.progress.values) for run in runs]
+        counts = tuple(combined(column, first.config) for column in zip(*own, strict=True))
+        report_values(trial, first, counts, epoch, named)
     trial.log(epoch, **named, **spread_of(every))
 
 

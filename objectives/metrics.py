@@ -1,4 +1,4 @@
-"""Metrics, by torchmetrics, of all predictions of an evaluation at once.
+"""Metrics of all predictions of an evaluation at once, as scikit-learn defines them.
 
 Dimensions: N samples, K classes. `scores` are class probabilities [N, K], or predicted values [N] in the
 target's own units for regression; `targets` are [N].
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +18,7 @@ from objectives.config import TrainingConfig, near
 from objectives.datasets.records import Task
 from objectives.errors import ConfigError
 from objectives.imports import is_import_path, load_callable
+from objectives.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ def compute_lanes(
         together["log_loss"] = -right.clamp(1e-15, 1).log().mean(1)
     for name in ("mse", "rmse"):
         if name in names:
-            squares = (scores - targets).square().mean(1)
-            together[name] = (squares.sqrt() if name == "rmse" else squares).double()
+            squares = (scores.double() - targets.double()).square().mean(1)
+            together[name] = squares.sqrt() if name == "rmse" else squares
     rest = [name for name in names if name not in together]
     one_by_one = [compute(rest, *lane, how) for lane in zip(scores, targets, strict=True)]
     numbers = torch.stack(list(together.values()), 1).tolist() if together else [[]] * len(scores)
@@ -177,18 +177,82 @@ def compute_lanes(
     return [{name: values[name] for name in names} for values in every]
 
 
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """`part / whole`, 0 where there is no whole."""
+    return torch.where(whole == 0, 0.0, part / whole)
+
+
+def confusion(scores: Tensor, targets: Tensor) -> Tensor:
+    """How many samples of each class (row) are predicted to be of which (column): [K, K], float64."""
+    classes = scores.shape[1]
+    counts = torch.bincount(targets * classes + scores.argmax(1), minlength=classes**2)
+    return counts.view(classes, classes).double()
+
+
+def of_each_class(matrix: Tensor) -> dict[str, Tensor]:
+    """precision, recall and f1 [K] of a confusion matrix."""
+    right, truth, guesses = matrix.diag(), matrix.sum(1), matrix.sum(0)
+    return {
+        "precision": ratio(right, guesses),
+        "recall": ratio(right, truth),
+        "f1": ratio(2 * right, truth + guesses),
+    }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How many samples that are, and are not, of a class have a score of each threshold [M] or more.
+
+    From the highest threshold on; counts are float64.
+    """
+
+    thresholds: Tensor
+    hits: Tensor
+    others: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, truth: Tensor) -> Ranking:
+        """By scores [N] of the class, and whether each sample is of it."""
+        ranked, order = scores.sort(descending=True)
+        last = torch.ones_like(truth)  # of those that have the same score
+        last[:-1] = ranked.diff() != 0
+        hits = truth[order].cumsum(0)
+        others = torch.arange(1, len(hits) + 1, device=hits.device) - hits
+        return cls(ranked[last], hits[last].double(), others[last].double())
+
+    def roc(self) -> tuple[Tensor, Tensor]:
+        """The shares of the others and of the class that have each threshold, from (0, 0) to (1, 1)."""
+        shares = [F.pad(ratio(counts, counts[-1]), (1, 0)) for counts in (self.others, self.hits)]
+        return shares[0], shares[1]
+
+    def recall_and_precision(self) -> tuple[Tensor, Tensor]:
+        """At each threshold, from a recall of 0 to 1; NaN where no sample is of the class."""
+        precision = self.hits / (self.hits + self.others)
+        return F.pad(self.hits / self.hits[-1], (1, 0)), F.pad(precision, (1, 0), value=1.0)
+
+    def auc(self) -> Tensor:
+        """The area under `roc`."""
+        others, hits = self.roc()
+        return torch.trapezoid(hits, others)
+
+    def average_precision(self) -> Tensor:
+        """The mean precision over the recall."""
+        recall, precision = self.recall_and_precision()
+        return (recall.diff() * precision[1:]).sum()
+
+
+def rankings(scores: Tensor, targets: Tensor) -> list[Ranking]:
+    """One of each class."""
+    return [Ranking.of(own, targets == number) for number, own in enumerate(scores.T)]
+
+
 def best_threshold(scores: Tensor, targets: Tensor, how: How) -> float:
     """The threshold on the positive class's score whose F-beta is the largest on `scores`."""
-    import torchmetrics.functional.classification as tm
-
     assert how.positive is not None
-    curve: Any = tm.binary_precision_recall_curve(
-        scores[:, how.positive].contiguous(), (targets == how.positive).long(), validate_args=False
-    )
-    precision, recall, thresholds = (part.double() for part in curve)
+    found = Ranking.of(scores[:, how.positive], targets == how.positive)
     square = how.beta**2
-    scaled = (1 + square) * precision * recall / (square * precision + recall).clamp_min(1e-12)
-    return float(thresholds[int(scaled[: len(thresholds)].argmax())])
+    scaled = (1 + square) * found.hits / (square * found.hits[-1] + found.hits + found.others)
+    return float(found.thresholds.flip(0)[int(scaled.flip(0).argmax())])  # of equal ones the lowest
 
 
 def is_positive(scores: Tensor, how: How) -> Tensor:
@@ -213,50 +277,64 @@ def _own(metric: Metric, scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def _classification(name: str, scores: Tensor, targets: Tensor, how: How) -> Tensor:
-    import torchmetrics.functional.classification as tm
-
-    classes = scores.shape[1]
     if name in POSITIVE:
-        assert how.positive is not None
-        truth = (targets == how.positive).long()
-        if name == "average_precision_positive":
-            own = scores[:, how.positive].contiguous()
-            return torch.as_tensor(tm.binary_average_precision(own, truth, validate_args=False))
-        guess = is_positive(scores, how).long()
-        if name == "fbeta_positive":
-            return torch.as_tensor(tm.binary_fbeta_score(guess, truth, how.beta, validate_args=False))
-        share = tm.binary_precision if name == "precision_positive" else tm.binary_recall
-        return torch.as_tensor(share(guess, truth, validate_args=False))
+        return _of_one_class(name, scores, targets, how)
     if name == "log_loss":
         return F.nll_loss(scores.double().clamp(1e-15, 1).log(), targets)
     if name == "accuracy":
-        counts = tm.multiclass_stat_scores(scores, targets, classes, average="micro", validate_args=False)
-        return counts[0].double() / len(targets)  # exact, so that a target of 0.95 can be met
-    kind, _, average = name.partition("_")
-    by: dict[str, Any] = {"average": average or "macro"}
-    functions: dict[str, Callable[..., Any]] = {
-        "top_k": partial(tm.multiclass_accuracy, average="micro", top_k=min(how.top_k, classes)),
-        "auc": tm.multiclass_auroc,
-        "average_precision": tm.multiclass_average_precision,
-        "balanced_accuracy": partial(tm.multiclass_recall, average="macro"),
-        "mcc": tm.multiclass_matthews_corrcoef,
-        "calibration_error": tm.multiclass_calibration_error,
-        "precision": partial(tm.multiclass_precision, **by),
-        "recall": partial(tm.multiclass_recall, **by),
-        "f1": partial(tm.multiclass_f1_score, **by),
-    }
-    found = functions.get(name) or functions[kind]
-    return torch.as_tensor(found(scores, targets, classes, validate_args=False))
+        return (scores.argmax(1) == targets).double().mean()  # exact, so that a target of 0.95 can be met
+    if name == "top_k":
+        first = scores.topk(min(how.top_k, scores.shape[1]), 1).indices
+        return (first == targets[:, None]).any(1).double().mean()
+    if name == "calibration_error":
+        return _calibration_error(scores, targets)
+    if name == "auc":
+        return torch.stack([one.auc() for one in rankings(scores, targets)]).nanmean()
+    if name == "average_precision":
+        return torch.stack([one.average_precision() for one in rankings(scores, targets)]).nanmean()
+    matrix = confusion(scores, targets)
+    truth, guesses = matrix.sum(1), matrix.sum(0)
+    if name == "mcc":
+        total, square = matrix.sum(), matrix.sum().square()
+        spread = (square - truth.square().sum()) * (square - guesses.square().sum())
+        return ratio(matrix.trace() * total - truth @ guesses, spread.sqrt())
+    kind, _, average = name.removeprefix("balanced_").partition("_")
+    if average == "micro":
+        return matrix.trace() / matrix.sum()
+    each = of_each_class(matrix)["recall" if kind == "accuracy" else kind]
+    weights = truth if average == "weighted" else (truth + guesses > 0).double()
+    return (each * weights).sum() / weights.sum()
+
+
+def _of_one_class(name: str, scores: Tensor, targets: Tensor, how: How) -> Tensor:
+    assert how.positive is not None
+    truth = targets == how.positive
+    if name == "average_precision_positive":
+        return Ranking.of(scores[:, how.positive], truth).average_precision()
+    guess = is_positive(scores, how)
+    right, positives, guesses = (part.sum().double() for part in (guess & truth, truth, guess))
+    if name == "fbeta_positive":
+        square = how.beta**2
+        return ratio((1 + square) * right, square * positives + guesses)
+    return ratio(right, guesses if name == "precision_positive" else positives)
+
+
+def _calibration_error(scores: Tensor, targets: Tensor, bins: int = 15) -> Tensor:
+    confidence, guess = scores.double().max(1)
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.bincount(place, (guess == targets).double() - confidence, minlength=bins)
+    return gaps.abs().sum() / len(targets)
 
 
 def _regression(name: str, scores: Tensor, targets: Tensor, how: How) -> Tensor:
-    import torchmetrics.functional as tm
-
+    error, truth = scores.double() - targets.double(), targets.double()
     if name == "mae":
-        return torch.as_tensor(tm.mean_absolute_error(scores, targets))
+        return error.abs().mean()
     if name == "r2":
-        return torch.as_tensor(tm.r2_score(scores, targets))
-    return torch.as_tensor(tm.mean_squared_error(scores, targets, squared=name == "mse"))
+        left, whole = error.square().sum(), (truth - truth.mean()).square().sum()
+        return 1 - torch.where(whole == 0, (left > 0).double(), left / whole)
+    squares = error.square().mean()
+    return squares if name == "mse" else squares.sqrt()
 
 
 class Hits:
@@ -281,10 +359,12 @@ class Hits:
         if self._scores > self.HELD:
             self._look()
 
-    def share(self) -> float:
-        """The share of the samples counted, between 0 and 1."""
+    def share(self, ranks: Ranks = ALONE) -> float:
+        """The share of the samples counted, between 0 and 1, those of all ranks."""
         self._look()
-        return 0.0 if self._right is None else self._right.item() / self._samples
+        right = 0.0 if self._right is None else self._right.item()
+        total = ranks.total(torch.tensor([right, self._samples], dtype=torch.float64))
+        return (total[0] / total[1].clamp(min=1)).item()
 
     def _look(self) -> None:
         if not self._held:

@@ -5,8 +5,9 @@ Dimensions: L lanes, n of them in a step, P numbers of a lane (see models/stacke
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ from objectives.models.transfer import trained_before
 def build(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimiser that `config` describes for the parameters of `model`."""
     kind, options = _kind(config)
+    groups = shared(parameter_groups(model, config.weight_decay, config.decay_all), config, model)
     if is_import_path(config.optimizer):
-        return _own(kind, config, model)
+        return _own(kind, config, groups)
     if config.fused and "fused" in inspect.signature(kind).parameters and _can_fuse(model, config):
         options["fused"] = True
-    groups = shared(parameter_groups(model, config.weight_decay, config.decay_all), config, model)
     optimizer: torch.optim.Optimizer = kind(groups, lr=config.lr, **options)
     return optimizer
 
@@ -62,9 +63,8 @@ def weights(model: nn.Module) -> Iterable[nn.Parameter]:
     return (parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2)
 
 
-def _own(kind: Any, config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+def _own(kind: Any, config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Build the user's own optimiser; weight decay, where it is asked for, is handed over by group."""
-    groups = shared(parameter_groups(model, config.weight_decay, config.decay_all), config, model)
     if not config.weight_decay:
         groups = [{name: group[name] for name in ("params", "share") if name in group} for group in groups]
     try:
@@ -80,7 +80,6 @@ def _own(kind: Any, config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
 
 
 def _kind(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
-    optim = torch.optim
     name = config.optimizer
     options: dict[str, Any] = {}
     if is_import_path(name):
@@ -97,17 +96,20 @@ def _kind(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
         options = {"rho": config.rho}
     if config.eps is not None and name not in ("sgd", "momentum", "nesterov"):
         options["eps"] = config.eps
-    kinds = {
-        "sgd": optim.SGD,
-        "momentum": optim.SGD,
-        "nesterov": optim.SGD,
-        "adagrad": optim.Adagrad,
-        "rmsprop": optim.RMSprop,
-        "adadelta": optim.Adadelta,
-        "adam": optim.Adam,
-        "adamw": optim.AdamW,
-    }
-    return kinds[name], options
+    named = {"sgd": "SGD", "momentum": "SGD", "nesterov": "SGD", "rmsprop": "RMSprop", "adamw": "AdamW"}
+    return without_compiler(getattr(torch.optim, named.get(name, name.capitalize()))), options
+
+
+@functools.cache
+def without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """`kind` without what tells torch's compiler to keep out of it, and imports that for two seconds."""
+
+    def own(name: str) -> Callable[..., Any]:
+        inner: Callable[..., Any] = inspect.unwrap(getattr(kind, name))
+        return torch.no_grad()(inner) if name == "step" else inner
+
+    names = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
+    return type(kind.__name__, (kind,), {name: own(name) for name in names})
 
 
 def _can_fuse(model: nn.Module, config: TrainingConfig) -> bool:

@@ -21,12 +21,20 @@ class Checkpoint(Protocol):
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step` (>= 0). Written aside, then renamed: whole or not at all."""
 
+    def hold(self, state: dict[str, Any], step: int) -> None:
+        """Keep `state`, which nobody changes any more, of a trial that is pruned, but perhaps in this process
+        alone: elsewhere it goes on from what was saved."""
+
     def load(self) -> dict[str, Any] | None:
-        """Return the newest whole state with its tensors on the CPU, or None where none was saved."""
+        """Return the newest whole state, or None; a saved one has its tensors on the CPU."""
 
     @property
     def latest(self) -> int | None:
         """The step of the newest whole state, or None."""
+
+    @property
+    def saved(self) -> int | None:
+        """The step of the newest that was saved, or None."""
 
 
 @runtime_checkable
@@ -72,8 +80,8 @@ class Trial(Protocol):
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Choose one of `choices`, or return the value the trial already has under `name`."""
 
-    def report(self, value: float, step: int) -> None:
-        """Report the objective's value after `step`; what pruners and charts read."""
+    def report(self, value: float | Sequence[float], step: int) -> None:
+        """Report the value after `step`, of several directions all: what pruners and charts read."""
 
     def should_prune(self) -> bool:
         """Whether the last report says this trial is not worth finishing; then raise optuna.TrialPruned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 from objectives import augment, losses, optimizers, schedules, seeds
 from objectives import device as devices
 from objectives.config import TrainingConfig
-from objectives.datasets.batches import Batches, LoaderBatches, MemoryBatches
+from objectives.datasets.batches import Batches, Drawing, LoaderBatches, MemoryBatches
 from objectives.datasets.load import Prepared, prepare
 from objectives.datasets.records import AnySamples, Samples, Task
 from objectives.errors import ConfigError
 from objectives.losses import Loss
 from objectives.metrics import LOSS, How, Metric, find
 from objectives.models.build import build, probe, takes_channels_last
+from objectives.models.size import count_flops
 from objectives.models.transfer import trained_before
 from objectives.protocol import Trial
+from objectives.ranks import ALONE, Ranks
 
 DEFAULT_OBJECTIVE: dict[Task, str] = {"classification": "accuracy", "regression": "rmse"}
 WORTH_CHANNELS_LAST = 8  # below, rearranging costs more than it saves
@@ -51,6 +54,7 @@ class Setup:
     objectives: tuple[Metric, ...]
     monitor: Metric  # decides best epoch, early stopping, plateau and target
     how: How  # the metrics are measured
+    ranks: Ranks = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,13 +62,30 @@ class Setup:
         return -(-len(self.batches) // self.config.accumulate)
 
     @property
-    def reported(self) -> str | None:
-        """The metric reported every epoch: the only objective, if it is measured every epoch.
+    def reported(self) -> tuple[str, ...] | None:
+        """The objectives, which are reported every epoch; None of a cost alone, which says nothing."""
+        names = tuple(metric.name for metric in self.objectives)
+        return names if self.monitor.name in names else None
 
-        Several objectives are only logged, since Optuna cannot prune there; so is a cost, which says nothing.
+    @cached_property
+    def flops(self) -> float:
+        """Of one sample's forward pass."""
+        return float(count_flops(self.model, self.data.sample_shape, self.device, self.data.dtype))
+
+    def share(self, ranks: Ranks) -> None:
+        """Train as one of several ranks.
+
+        Raises:
+            ConfigError: a batch is too small for so many.
         """
-        only = self.objectives[0].name if len(self.objectives) == 1 else None
-        return only if only == self.monitor.name else None
+        size, least = self.config.batch_size, 2 * ranks.size
+        if ranks.size > 1 and size != "full" and size < least:
+            raise ConfigError(
+                f"batch_size: {size} cannot be split between {ranks.size} devices, which take at least 2 "
+                f"samples each; use {least} or more, or leave gpus_per_trial out"
+            )
+        self.ranks = ranks
+        self.batches.share(ranks)
 
     def autocast(self) -> Any:
         """The context in which the model runs."""
@@ -86,7 +107,7 @@ def assemble(
     device = devices.resolve(trial.device)
     devices.apply_switches(config, device)
     seed = trial.seed if seed is None else seed
-    data = prepare(config, task, device, fold)
+    data = prepare(config, task, device, fold, trial.seed)
     loss = losses.build(config, task, len(data.classes), data.train.targets, device)
     model = build_model(config, data, loss, seed, device)
     channels_last = lay_out(model, config, data.sample_shape, device)
@@ -225,16 +246,7 @@ def _batches(
     join_last: bool = False,
     shares: Tensor | None = None,
 ) -> Batches:
+    how = Drawing(size, seed, join_last, shares, config.channels_last is True)
     if isinstance(samples, Samples):
-        return MemoryBatches(samples, size, seed, join_last, config.channels_last is True, shares)
-    return LoaderBatches(
-        samples,
-        size,
-        data.inputs,
-        data.targets,
-        config.loader_workers,
-        seed,
-        join_last,
-        config.channels_last is True,
-        shares,
-    )
+        return MemoryBatches(samples, how)
+    return LoaderBatches(samples, how, data.inputs, data.targets, config.loader_workers)

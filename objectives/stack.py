@@ -19,7 +19,7 @@ from objectives.datasets.prepare import Scaling
 from objectives.datasets.records import Samples
 from objectives.imports import is_import_path
 from objectives.losses import LaneLoss
-from objectives.models.size import count_flops, count_parameters
+from objectives.models.size import count_layer_flops, count_parameters
 from objectives.models.stacked import Drop, build_of, chosen, chosen_norms, difference, stack_of
 from objectives.optimizers import LaneOptimizer, kind_of
 from objectives.setup import Setup
@@ -34,6 +34,8 @@ SMALL_FLOPS = 100_000  # of a sample's forward pass, where there are convolution
 def obstacle(setup: Setup) -> str | None:
     """Why a training cannot be a lane, or should not, in words; None where it can."""
     config, data, model = setup.config, setup.data, setup.model
+    if setup.ranks.size > 1:
+        return "several devices train it"
     if not isinstance(data.train, Samples) or not isinstance(data.validation, Samples):
         return "the data come through a DataLoader"
     if data.dtype == torch.int64 or getattr(data.inputs, "embed", False):
@@ -74,7 +76,8 @@ def _small(setup: Setup) -> bool:
     if count_parameters(setup.model) > SMALL_PARAMETERS:
         return False
     convolves = any(isinstance(module, nn.Conv2d) for module in setup.model.modules())
-    return not convolves or count_flops(setup.model, setup.data.sample_shape, setup.device) <= SMALL_FLOPS
+    flops = count_layer_flops(setup.model, setup.data.sample_shape, setup.device) if convolves else 0
+    return flops <= SMALL_FLOPS
 
 
 class LaneSamples:

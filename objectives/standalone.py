@@ -38,6 +38,13 @@ class LocalCheckpoint:
         torch.save(state, buffer)
         self.latest, self._content = step, buffer.getvalue()
 
+    hold = save
+
+    @property
+    def saved(self) -> int | None:
+        """The step of the newest state."""
+        return self.latest
+
     def load(self) -> dict[str, Any] | None:
         """Return the newest state with its tensors on the CPU; None where none was saved."""
         import torch
@@ -70,7 +77,7 @@ class LocalTrial:
         number: int = 0,
         attempt: int = 1,
         optuna_trial: optuna.Trial | None = None,
-        prune: Callable[[int, float], bool] | None = None,
+        prune: Callable[[int, Any], bool] | None = None,
         on_check: Callable[[], None] | None = None,
     ) -> None:
         self.number = number
@@ -79,7 +86,7 @@ class LocalTrial:
         self.attempt = attempt
         self.params: dict[str, Any] = dict(optuna_trial.params) if optuna_trial is not None else {}
         self.checkpoint = LocalCheckpoint()
-        self.reports: dict[int, float] = {}
+        self.reports: dict[int, Any] = {}
         self.logs: dict[int, dict[str, float]] = {}
         self.artifacts: dict[str, bytes] = {}  # name -> content
         self.user_attrs: dict[str, Any] = {}
@@ -96,7 +103,7 @@ class LocalTrial:
     @property
     def config(self) -> Mapping[str, Any]:
         """The given values and everything suggested so far."""
-        return {**self._config, **self.params}
+        return {**self.params, **self._config}
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -126,8 +133,13 @@ class LocalTrial:
             lambda draw: draw.choice(list(choices)),
         )
 
-    def report(self, value: float, step: int) -> None:
-        """Record the objective's value after `step`; the first report of a step stands, as in Optuna."""
+    def report(self, value: float | Sequence[float], step: int) -> None:
+        """Record the objective's value after `step`, or a tuple of several, of which plain Optuna takes none;
+        the first report of a step stands, as in Optuna.
+        """
+        if isinstance(value, Sequence):
+            self.reports.setdefault(step, tuple(map(float, value)))
+            return
         self.reports.setdefault(step, float(value))
         if self._optuna_trial is not None:
             self._optuna_trial.report(value, step)
@@ -139,7 +151,9 @@ class LocalTrial:
         step = max(self.reports)
         if self._prune is not None and self._prune(step, self.reports[step]):
             return True
-        return self._optuna_trial is not None and self._optuna_trial.should_prune()
+        if self._optuna_trial is None or isinstance(self.reports[step], tuple):
+            return False
+        return self._optuna_trial.should_prune()
 
     def log(self, step: int | None = None, **metrics: float) -> None:
         """Record named metrics of `step`, by default the last reported one."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from objectives.config import TrainingConfig
 from objectives.metrics import Metric
@@ -26,15 +25,6 @@ class Progress:
     train_accuracy: float | None = None  # of the last epoch, as it was trained; None for a regression
     stopped: str | None = None  # why the run has ended; None while it goes on
     reported: bool = True  # False where the run was interrupted before the last epoch was reported
-
-    def state(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def restore(cls, state: dict[str, Any]) -> Progress:
-        """From `state()`."""
-        return cls(**state)
 
     def record(
         self,
@@ -64,7 +54,8 @@ class Progress:
         return improved
 
     def _reason(self, config: TrainingConfig, monitor: Metric) -> str | None:
-        if config.target is not None and _reached(self.values[monitor.name], config.target, monitor.maximize):
+        value, target = self.values[monitor.name], config.target
+        if target is not None and (value >= target if monitor.maximize else value <= target):
             return "target"
         if config.patience is not None and self.stale_epochs >= config.patience:
             return "patience"
@@ -81,7 +72,3 @@ def _better(value: float, than: float, by: float, maximize: bool) -> bool:
     if math.isnan(than):
         return True
     return value > than + by if maximize else value < than - by
-
-
-def _reached(value: float, target: float, maximize: bool) -> bool:
-    return value >= target if maximize else value <= target

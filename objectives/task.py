@@ -29,6 +29,7 @@ from objectives.metrics import Metric
 from objectives.models import text
 from objectives.models.size import count_parameters
 from objectives.protocol import Lanes, Trial
+from objectives.ranks import joined
 from objectives.seeds import digest
 from objectives.setup import Setup, assemble, choose_metrics, evaluation_batches
 from objectives.stack import obstacle
@@ -67,13 +68,18 @@ class ReadyMade:
         config = self._read(trial.config)
         with devices.explained_memory_errors(trial.device, config.batch_size):
             started = time.perf_counter()
-            setups = self._begin(trial, config)
-            for note in setups[0].data.notes:
-                log.warning(note)
-            devices.reset_peak(setups[0].device)
-            if len(setups) > 1:
-                return _result(trial, members.train(trial, setups), started)
-            return _result(trial, [Run(trial, setups[0], *train(trial, setups[0]))], started)
+            with joined(trial) as ranks:
+                setups = self._begin(trial, config)
+                for note in setups[0].data.notes:
+                    log.warning(note)
+                for setup in setups:
+                    setup.share(ranks)
+                devices.reset_peak(setups[0].device)
+                if len(setups) > 1:
+                    runs = members.train(trial, setups)
+                else:
+                    runs = [Run(trial, setups[0], *train(trial, setups[0]))]
+            return _result(trial, runs, started) if ranks.rank == 0 else 0.0
 
     def objective_many(self, lanes: Lanes) -> None:
         """Train trials of one `lane_key` together, each as `run` trains one."""
@@ -95,7 +101,7 @@ class ReadyMade:
             TrainingError: they cannot be used.
         """
         config = self._read(settings)
-        if config.folds is not None or config.seeds > 1:
+        if config.folds is not None or config.seeds > 1 or config.split == "reshuffle":
             return None
         own = sorted((name, repr(value)) for name, value in settings.items() if name not in _OF_A_LANE)
         shared = (self.task, *own)

@@ -22,7 +22,7 @@ from objectives.checkpoints import Saver, copy_weights, resume
 from objectives.datasets.batches import Batches, group_shares
 from objectives.errors import DivergedError
 from objectives.metrics import Hits
-from objectives.models.size import count_flops, count_parameters
+from objectives.models.size import count_parameters
 from objectives.models.transfer import hold
 from objectives.protocol import Trial
 from objectives.setup import Setup
@@ -66,12 +66,17 @@ def one_epoch(trial: Trial, setup: Setup, epoch: int) -> Epoch:
     Raises:
         DivergedError: the training loss is not finite.
     """
-    started = time.perf_counter()
+    started, ranks, names = time.perf_counter(), setup.ranks, names_per_epoch(setup)
     hits = Hits(setup.loss.labels) if setup.task == "classification" else None
     train_loss = train_epoch(trial, setup, epoch, hits)
     seconds = time.perf_counter() - started
-    values = measure(setup, setup.validation, names_per_epoch(setup))
-    return Epoch(train_loss, seconds, values, None if hits is None else hits.share())
+    if ranks.rank == 0:
+        values = measure(setup, setup.validation, names)
+    else:
+        values = dict.fromkeys(["loss", *(name for name in names if name != "loss")], math.nan)
+    told = ranks.agreed([seconds, *values.values()])
+    values = dict(zip(values, told[1:], strict=True))
+    return Epoch(train_loss, told[0], values, None if hits is None else hits.share(ranks))
 
 
 def take_in(setup: Setup, progress: Progress, done: Epoch) -> bool:
@@ -116,15 +121,18 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: Hits | None = None
     Raises:
         DivergedError: that loss is not finite.
     """
-    seeds.seed_everything(seeds.derive(setup.seed, "epoch", epoch))
+    ranks = setup.ranks
+    seeds.seed_everything(ranks.seed(seeds.derive(setup.seed, "epoch", epoch)))
     setup.model.train()
     hold(setup, epoch)
+    forward = ranks.wrap(setup.forward)  # anew, for other weights may be held
     config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     step = (epoch - 1) * setup.steps_per_epoch
     total = torch.zeros((), device=setup.device)
     mixed = config.mixup > 0
     weights = setup.batches.weights(epoch, setup.loss.weight)
     groups = group_shares(weights, config.accumulate)
+    own = setup.batches.own_weights(epoch, setup.loss.weight)
 
     for number, (inputs, targets) in enumerate(setup.batches.shuffled(epoch)):  # 1. a batch
         trial.check()
@@ -134,14 +142,16 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: Hits | None = None
         if mixed:
             inputs, others, shares = mix(inputs, targets, config.mixup)
         with setup.autocast():
-            outputs = setup.forward(inputs)  # 2. forward
+            outputs = forward(inputs)  # 2. forward
         if mixed:
             loss = setup.loss.mixed(outputs.float(), targets, others, shares)  # 3. loss
         else:
             loss = setup.loss(outputs.float(), targets)
-        if hits is not None:
+        if hits is not None and own[number]:
             hits.add(outputs.detach(), targets, (others, shares) if mixed else None)
-        total.add_(loss.detach(), alpha=weights[number])
+        total.add_(loss.detach(), alpha=own[number])
+        if ranks.size > 1:  # whose gradients' mean counts
+            loss = loss * (ranks.size * own[number] / weights[number])
         loss = loss + penalty(setup) if setup.penalised else loss
         torch.autograd.backward(scaler.scale(loss if share == 1 else loss * share))  # 4. backward
         if last_of_group:
@@ -152,7 +162,7 @@ def train_epoch(trial: Trial, setup: Setup, epoch: int, hits: Hits | None = None
             optimizer.zero_grad(set_to_none=True)
             step += 1  # 6. repeat
 
-    mean = total.item() / sum(weights)
+    mean = ranks.total(total).item() / sum(weights)
     if not math.isfinite(mean):
         raise DivergedError(epoch, mean)
     return mean
@@ -229,18 +239,30 @@ def report(trial: Trial, setup: Setup, progress: Progress) -> None:
     """Report and log the last epoch, one-based."""
     named = named_values(setup, progress)
     if setup.reported is not None:
-        trial.report(named.pop(f"validation_{setup.reported}"), progress.epoch)
+        report_values(trial, setup, values_at(setup, progress, progress.values), progress.epoch, named)
     trial.log(progress.epoch, **named)
     progress.reported = True
 
 
+def report_values(
+    trial: Trial, setup: Setup, values: tuple[float, ...], epoch: int, named: dict[str, float]
+) -> None:
+    """Report the objectives; of one, what is `named` besides is no metric of its own."""
+    if len(values) == 1:
+        named.pop(f"validation_{setup.objectives[0].name}")
+    trial.report(values[0] if len(values) == 1 else values, epoch)
+
+
 def values_that_count(setup: Setup, progress: Progress) -> tuple[float, ...]:
     """The objectives' values: metrics of the epoch that is kept, costs of the whole run."""
-    values = progress.best_values if keeps_best(setup, progress) else progress.values
-    return tuple(
-        values[metric.name] if metric.name in values else cost(metric.name, setup, progress)
-        for metric in setup.objectives
-    )
+    best = keeps_best(setup, progress)
+    return values_at(setup, progress, progress.best_values if best else progress.values)
+
+
+def values_at(setup: Setup, progress: Progress, values: dict[str, float]) -> tuple[float, ...]:
+    """The objectives' values, where these metrics are measured."""
+    names = [metric.name for metric in setup.objectives]
+    return tuple(values[name] if name in values else cost(name, setup, progress) for name in names)
 
 
 def keeps_best(setup: Setup, progress: Progress) -> bool:
@@ -253,7 +275,7 @@ def cost(name: str, setup: Setup, progress: Progress) -> float:
     if name == "parameters":
         return float(count_parameters(setup.model))
     if name == "flops":
-        return float(count_flops(setup.model, setup.data.sample_shape, setup.device, setup.data.dtype))
+        return setup.flops
     if name == "seconds_per_epoch":
         return statistics.median(progress.epoch_seconds)
     return float(devices.peak_memory(setup.device))

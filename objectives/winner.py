@@ -10,10 +10,9 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +20,15 @@ from objectives.datasets.folder import Pictures
 from objectives.datasets.load import load
 from objectives.datasets.prepare import Scaling, Whole
 from objectives.datasets.records import Samples, Table
-from objectives.datasets.tables import encode, read
 from objectives.errors import ConfigError, DataError, ModelError
 from objectives.setup import Setup
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DESCRIPTION = "hpo.json"  # the name of the description in a .pt2 file and among an .onnx file's metadata
 CLOSE = 1e-4  # what a saved model's scores may differ by
+_BATCH = 1024  # rows that are predicted at once
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
@@ -138,34 +140,25 @@ def examples(setup: Setup, count: int = 8) -> Tensor:
 
 
 def predict_file(model: Path, source: Path) -> pd.DataFrame:
-    """As `predict`, of a .pt2 file that `save` wrote.
+    """What a .pt2 file of `save` says of the rows of a CSV or Parquet file, or of the pictures in a folder.
+
+    A column `predicted`; of a classification also `p_CLASS`, the probability of each class. Beside pictures
+    stands `file`.
 
     Raises:
-        ConfigError: it is not one.
+        DataError, ConfigError: it is none, or the file or folder is not what the model takes.
     """
+    import pandas as pd
+
     extra = {DESCRIPTION: ""}
     try:
         module = torch.export.load(model, extra_files=extra).module()
         description = json.loads(extra[DESCRIPTION])
     except Exception as error:
         raise ConfigError(f"{str(model)!r} is no model that `hpo best --export` wrote: {error}") from error
-    return predict(module, description, source)
-
-
-def predict(
-    module: Callable[[Tensor], Tensor], description: dict[str, Any], source: Path, batch: int = 1024
-) -> pd.DataFrame:
-    """What `module` says of the rows of a CSV or Parquet file, or of the pictures in a folder.
-
-    A column `predicted`; of a classification also `p_CLASS`, the probability of each class. Beside pictures
-    stands `file`.
-
-    Raises:
-        DataError, ConfigError: the file or folder is not what the model takes.
-    """
     names, raw = _inputs(description, source)
     with torch.no_grad():
-        scores = torch.cat([module(raw[i : i + batch]) for i in range(0, len(raw), batch)])
+        scores = torch.cat([module(raw[i : i + _BATCH]) for i in range(0, len(raw), _BATCH)])
     result = pd.DataFrame({"file": names} if names else {})
     if description["task"] == "regression":
         return result.assign(predicted=scores.numpy())
@@ -179,6 +172,8 @@ def predict(
 
 
 def _inputs(description: dict[str, Any], source: Path) -> tuple[list[str], Tensor]:
+    from objectives.datasets.tables import encode, read
+
     shape, dtype = description["shape"], getattr(torch, description["dtype"])
     if len(shape) == 3:
         if not source.is_dir():

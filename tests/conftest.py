@@ -130,7 +130,9 @@ def browser() -> Iterator[Browser]:
 
     chromium = _chromium()
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_ARGS))
+        started = playwright.chromium.launch(
+            executable_path=chromium, args=list(CHROMIUM_ARGS), timeout=120_000
+        )
         yield started
         started.close()
 

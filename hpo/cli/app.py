@@ -68,8 +68,7 @@ SetOption = Annotated[
     ),
 ]
 RunnersOption = Annotated[
-    int | None,
-    typer.Option("--runners", help="Trials at once; default: as many as GPUs, else cores."),
+    int | None, typer.Option("--runners", help="Trials at once; default: as many as GPUs, else cores.")
 ]
 GpusOption = Annotated[
     str, typer.Option("--gpus", help="all, none, or indices and UUIDs: 0,2. Without a GPU: the CPU.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +21,7 @@ from hpo.cli.app import (
 )
 from hpo.cli.output import print_json, print_rows, print_table, say
 from hpo.cli.queries import open_existing, open_here
-from hpo.cli.running import CommandsOption, MismatchOption, work
+from hpo.cli.running import CommandsOption, Here, MismatchOption, NoEvaluateOption
 from hpo.cli.trials import TrialArgument, find_trial
 from hpo.errors import ExitCode
 
@@ -35,20 +34,17 @@ def confirm(
     study: StudyArgument,
     top: Annotated[
         int | None,
-        typer.Option("--top", metavar="K", min=1, max=100, help="How many of the best settings; default: 5."),
+        typer.Option(metavar="K", min=1, max=100, help="How many of the best settings; default: 5."),
     ] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", metavar="N", min=2, max=1000, help="Trainings of each at most; default: 10."),
+        int | None, typer.Option(metavar="N", min=2, max=1000, help="Trainings of each at most; default: 10.")
     ] = None,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
     per_gpu: PerGpuOption = 1,
     code: CodeOption = None,
     storage: StorageOption = None,
-    no_evaluate: Annotated[
-        bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
-    ] = False,
+    no_evaluate: NoEvaluateOption = False,
     allow_mismatch: MismatchOption = False,
     allow_commands: CommandsOption = False,
     quiet: QuietOption = False,
@@ -69,8 +65,9 @@ def confirm(
     outcome: int = ExitCode.DONE
     folder = code or Path.cwd()
     if not its.state.ended:
-        here = partial(work, allow_mismatch=allow_mismatch, allow_commands=allow_commands, quiet=quiet)
-        outcome = here(database, settings, its, folder, plan(gpus, per_gpu, runners)).exit_code
+        shares = plan(gpus, per_gpu, runners, row.gpus_per_trial)
+        here = Here(database, settings, folder, shares, quiet, allow_mismatch, allow_commands)
+        outcome = here.work(its).exit_code
     history = reading.history(database, study)
     found = history.confirmation
     assert found is not None
@@ -88,10 +85,8 @@ def confirm(
 @app.command()
 def regret(
     study: StudyArgument,
-    sample: Annotated[
-        int, typer.Option("--sample", metavar="N", min=1, help="How many pruned trials to run on.")
-    ] = 20,
-    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="What counts as among the best.")] = 5,
+    sample: Annotated[int, typer.Option(metavar="N", min=1, help="How many pruned trials to run on.")] = 20,
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="What counts as among the best.")] = 5,
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
     per_gpu: PerGpuOption = 1,
@@ -115,8 +110,9 @@ def regret(
     its = regrets.ask(database, row, sample)
     outcome: int = ExitCode.DONE
     if not its.state.ended:
-        here = partial(work, allow_mismatch=allow_mismatch, allow_commands=allow_commands, quiet=quiet)
-        outcome = here(database, settings, its, code or Path.cwd(), plan(gpus, per_gpu, runners)).exit_code
+        shares = plan(gpus, per_gpu, runners, row.gpus_per_trial)
+        here = Here(database, settings, code or Path.cwd(), shares, quiet, allow_mismatch, allow_commands)
+        outcome = here.work(its).exit_code
     found = regrets.of(database, row, top)
     if format_ is Format.JSON:
         print_json(answers.plain(found))

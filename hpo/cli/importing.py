@@ -20,26 +20,20 @@ def import_(
         typer.Argument(metavar="[SPEC]", help="The study file; with --optuna it may be left out."),
     ] = None,
     optuna: Annotated[
-        str | None,
-        typer.Option(
-            "--optuna", metavar="URL", help="An Optuna database, or a SQLite or journal file of it."
-        ),
+        str | None, typer.Option(metavar="URL", help="An Optuna database, or a SQLite or journal file of it.")
     ] = None,
     study: Annotated[
-        str | None, typer.Option("--study", metavar="NAME", help="Which study of the Optuna database.")
+        str | None, typer.Option(metavar="NAME", help="Which study of the Optuna database.")
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(
-            "--csv", metavar="FILE", help="A table: one column a parameter, value, and maybe state."
-        ),
+        typer.Option(metavar="FILE", help="A table: one column a parameter, value, and maybe state."),
     ] = None,
     into: Annotated[
-        str | None, typer.Option("--into", metavar="NAME", help="Name of the new study; default: as it was.")
+        str | None, typer.Option(metavar="NAME", help="Name of the new study; default: as it was.")
     ] = None,
     objective: Annotated[
-        str | None,
-        typer.Option("--objective", metavar="PATH", help="Without SPEC: what further trials call."),
+        str | None, typer.Option(metavar="PATH", help="Without SPEC: what further trials call.")
     ] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Leave out trials that do not fit.")] = False,
     set_: SetOption = None,

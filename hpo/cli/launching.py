@@ -43,17 +43,16 @@ LaunchArgument = Annotated[int, typer.Argument(metavar="ID", help="Which launch;
 @launch_app.command()
 def start(
     study: StudyArgument,
-    on: Annotated[str, typer.Option("--on", metavar="LAUNCHER", help="local, ray or slurm.")],
+    on: Annotated[str, typer.Option(metavar="LAUNCHER", help="local, ray or slurm.")],
     worker_options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[-- WORKER OPTIONS]", help="Passed on to `hpo worker`, for example -- --count 5."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="How many workers to start.")] = 1,
+    workers: Annotated[int, typer.Option(help="How many workers to start.")] = 1,
     runners: Annotated[
-        int | None,
-        typer.Option("--runners", help="Trials at once in each; default: one for each of its GPUs or cores."),
+        int | None, typer.Option(help="Trials at once in each; default: one for each of its GPUs or cores.")
     ] = None,
     gpus: Annotated[
         float, typer.Option("--gpus-per-worker", help="A fraction shares a card: 0.5; 0 is the CPU.")
@@ -63,14 +62,11 @@ def start(
     ] = None,
     code: Annotated[
         Path | None,
-        typer.Option(
-            "--code", metavar="DIR", help="Directory of the objective, there too; default: this one."
-        ),
+        typer.Option(metavar="DIR", help="Directory of the objective, there too; default: this one."),
     ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option",
             metavar="NAME=VALUE",
             help="The launcher's own, may be repeated. local: logs=DIR. ray: address=HOST:PORT (else "
             "RAY_ADDRESS), ship=true sends the code, restarts=N, env=NAME,NAME hands variables on; "
@@ -111,7 +107,7 @@ def start(
 @launch_app.command("logs")
 def launch_logs(
     launch: LaunchArgument,
-    worker: Annotated[int | None, typer.Option("--worker", help="Only this one: 0, 1, ...")] = None,
+    worker: Annotated[int | None, typer.Option(help="Only this one: 0, 1, ...")] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Lines of each, from the end.")] = 50,
     storage: StorageOption = None,
 ) -> None:
@@ -126,8 +122,7 @@ def launch_logs(
 def launch_stop(
     launch: LaunchArgument,
     grace: Annotated[
-        float | None,
-        typer.Option("--grace", help="Seconds until workers are killed; default: HPO_GRACE and 10 more."),
+        float | None, typer.Option(help="Seconds until workers are killed; default: HPO_GRACE and 10 more.")
     ] = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="Only note it as stopped: its machine or cluster is gone.")
@@ -166,7 +161,7 @@ def launches(
 
     database = open_existing(storage)
     row = None if study is None else get_study(database, study)
-    found = [stored.launch_json(view) for view in stored.list_all(database, row)]
+    found = stored.list_all(database, row)
     if format_ is Format.TABLE:
         for launch in found:
             launch["workers"] = [

@@ -58,7 +58,7 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
             from hpo.studies import answers
 
             return dict(answers.plain(answers.study(connection, database, name)))
-        now = progress(connection, database.clock, name)
+        now = progress(connection, name)
         return {
             "name": name,
             "state": now.row.state.value,
@@ -113,7 +113,7 @@ def workers(
 
     database = open_existing(storage)
     study_id = None if study is None else get_study(database, study).id
-    rows = database.read(lambda connection: all_workers(connection, database.clock, study_id))
+    rows = database.read(lambda connection: all_workers(connection, study_id))
     found = answers.plain([answers.worker(row) for row in rows])
     if format_ is Format.TABLE:  # silence means something while a worker should beat
         for item in found:
@@ -127,14 +127,11 @@ def best(
     study: StudyArgument,
     params: Annotated[bool, typer.Option("--params", help="Print the parameters as JSON only.")] = False,
     checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", metavar="OUT", help="Write the winner's state dict to this file."),
+        Path | None, typer.Option(metavar="OUT", help="Write the winner's state dict to this file.")
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(
-            "--export", metavar="OUT", help="Write one model, preparation included: model.pt2 or model.onnx."
-        ),
+        typer.Option(metavar="OUT", help="Write one model, preparation included: model.pt2 or model.onnx."),
     ] = None,
     code: CodeOption = None,
     storage: StorageOption = None,
@@ -233,12 +230,12 @@ def print_best(history: StudyHistory) -> None:
 
 def _write_checkpoint(database: Database, row: StudyRow, winner: TrialRecord, out: Path) -> None:
     from hpo.files import write_whole
-    from hpo.studies.evaluation import winner_bytes
+    from hpo.studies.evaluation import kept_weights
 
-    content = winner_bytes(database, row, winner)
-    if content is None:
+    kept = kept_weights(database, row, winner)
+    if kept is None:
         raise NoResultError(
             f"trial {winner.number} left no weights that can be read here; artifacts are in {row.artifacts}"
         )
-    write_whole(out, content, "checkpoint")
+    write_whole(out, kept[0], "checkpoint")
     say(f"weights of trial {winner.number} written to {out}")

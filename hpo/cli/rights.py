@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +17,6 @@ from hpo.errors import NotFoundError, UserError
 if TYPE_CHECKING:
     from storage.database.engine import Database, Transaction
     from storage.queue.events import Event
-
-LOOK = 0.5  # seconds between two looks at what happens
 
 token_app = typer.Typer(help="Named tokens for the dashboard and its API.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
@@ -36,18 +33,13 @@ class Right(StrEnum):
 @token_app.command("add")
 def add(
     name: NameArgument,
-    may: Annotated[Right, typer.Option("--may", help="view: see everything; act: steer, too.")],
-    study: Annotated[str | None, typer.Option("--study", help="Only this study; else every one.")] = None,
+    may: Annotated[Right, typer.Option(help="view: see everything; act: steer, too.")],
+    study: Annotated[str | None, typer.Option(help="Only this study; else every one.")] = None,
     trials: Annotated[
-        int | None,
-        typer.Option("--trials", min=0, help="It may give studies so many in all; else any number."),
+        int | None, typer.Option(min=0, help="It may give studies so many in all; else any number.")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=0, help="So many epochs of budgets in all.")
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0, help="So many seconds of budgets in all.")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="So many epochs of budgets in all.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="So many seconds of budgets in all.")] = None,
     storage: StorageOption = None,
 ) -> None:
     """Make a token and print it, this once: the database keeps only its digest."""
@@ -61,9 +53,7 @@ def add(
     database = open_existing(storage)
     study_id = None if study is None else get_study(database, study).id
     limits = {"trials": trials, "epochs": epochs, "seconds": seconds}
-    made = database.write_once(
-        lambda connection: tokens.add(connection, database.clock, name, may.value, study_id, limits)
-    )
+    made = database.write_once(lambda connection: tokens.add(connection, name, may.value, study_id, limits))
     if made is None:
         raise UserError(f"there is a token named {name} already; `hpo token revoke {name}` ends it")
     say(f"{name} may {may}{'' if study is None else f' in {study} alone'}; the token is shown this once:")
@@ -96,8 +86,7 @@ def revoke(name: NameArgument, storage: StorageOption = None) -> None:
 def events(
     study: StudyArgument,
     since: Annotated[
-        int | None,
-        typer.Option("--since", metavar="CURSOR", help="Only those after the event of this id; 0: all."),
+        int | None, typer.Option(metavar="CURSOR", help="Only those after the event of this id; 0: all.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the study has ended; JSON is a line an event.")
@@ -128,7 +117,8 @@ def events(
 def _follow(database: Database, study: str, since: int, format_: Format) -> None:
     """Events as they come, until the study has ended or is no more. The id of the last one is the cursor."""
     from hpo.studies.answers import plain
-    from storage.database.errors import DatabaseUnreachableError, UnknownStudyError
+    from hpo.studies.waiting import looks
+    from storage.database.errors import UnknownStudyError
     from storage.queue.events import of_study
     from storage.queue.studies import get
 
@@ -141,18 +131,11 @@ def _follow(database: Database, study: str, since: int, format_: Format) -> None
                 raise
             return new, True
 
-    over = told = False
-    while not over:
-        try:
-            found, over = database.read(look)
-        except DatabaseUnreachableError as error:
-            if not told:
-                say(f"{error}; waiting for it")
-            found, told = [], True
+    for found, over in looks(database, look, lambda error: say(f"{error}; waiting for it")):
         for event in found:
             since = event.id
             item = plain(event)
             line = f"{item['at']}  {item['who']}  {item['what']}  {assigned(item['details'])}"
             print(json.dumps(item) if format_ is Format.JSON else shown_lines(line), flush=True)
-        if not over:
-            time.sleep(LOOK)
+        if over:
+            return

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +32,6 @@ from hpo.errors import ExitCode, HpoError, UserError
 if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.worker.limits import Limits
-    from hpo.worker.nursery import Nursery
     from hpo.worker.supervisor import Outcome
     from storage.database.engine import Database
     from storage.database.records import StudyRow
@@ -44,6 +41,9 @@ MismatchOption = Annotated[
     typer.Option(
         "--allow-mismatch", help="Run although this code differs from the study's; marked on each trial."
     ),
+]
+NoEvaluateOption = Annotated[
+    bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
 ]
 _RETRY = ". Once the cause is mended, the same command with --retry queues the failed ones again"
 CommandsOption = Annotated[
@@ -64,27 +64,21 @@ def run(
             metavar="[SPEC]", help="The study file (YAML); or an objective: train.py, module:name."
         ),
     ] = Path(STUDY_FILE),
-    trials: Annotated[
-        int | None, typer.Option("--trials", metavar="N", help="Of an objective's study, in all.")
-    ] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Of an objective's study, in all.")] = None,
     direction: Annotated[
-        list[str] | None,
-        typer.Option("--direction", help="Of an objective: minimize (default) or maximize; one a value."),
+        list[str] | None, typer.Option(help="Of an objective: minimize (default) or maximize; one a value.")
     ] = None,
     study_name: Annotated[
         str | None, typer.Option("--study", metavar="NAME", help="Default: the objective file's name.")
     ] = None,
     sampler: Annotated[
-        str | None,
-        typer.Option("--sampler", metavar="NAME", help="Of an objective's study: random, tpe, ..."),
+        str | None, typer.Option(metavar="NAME", help="Of an objective's study: random, tpe, ...")
     ] = None,
     pruner: Annotated[
-        str | None,
-        typer.Option("--pruner", metavar="NAME", help="Of an objective's study: median, asha, ..."),
+        str | None, typer.Option(metavar="NAME", help="Of an objective's study: median, asha, ...")
     ] = None,
     write: Annotated[
-        Path | None,
-        typer.Option("--write", metavar="FILE", help="Also keep an objective's study as a study file."),
+        Path | None, typer.Option(metavar="FILE", help="Also keep an objective's study as a study file.")
     ] = None,
     set_: SetOption = None,
     runners: RunnersOption = None,
@@ -92,12 +86,10 @@ def run(
     per_gpu: PerGpuOption = 1,
     storage: StorageOption = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Where the report goes; default: report-STUDY.html.")
+        Path | None, typer.Option(help="Where the report goes; default: report-STUDY.html.")
     ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
-    no_evaluate: Annotated[
-        bool, typer.Option("--no-evaluate", help="Leave the test set alone; see `hpo evaluate`.")
-    ] = False,
+    no_evaluate: NoEvaluateOption = False,
     allow_mismatch: MismatchOption = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew; the study there is kept under another name.")
@@ -112,24 +104,28 @@ def run(
     quiet: QuietOption = False,
 ) -> int:
     """Run a study on this machine, or carry on with it. Ctrl-C once drains, twice aborts."""
-    from hpo.cli.unwritten import Asked, read_study
+    from hpo.cli.unwritten import read_study
     from hpo.worker.devices import plan
     from hpo.worker.nursery import Nursery
 
-    asked = Asked(study_name, trials, direction, sampler, pruner, write)
+    said: dict[str, Any] = {"study": study_name, "trials": trials, "direction": direction}
+    said |= {"sampler": sampler, "pruner": pruner, "write": write}
+    asked = {name: value for name, value in said.items() if value is not None}
     if spec == Path(STUDY_FILE) and not spec.exists():
         raise UserError(f"there is no {STUDY_FILE} here; name a study file, or `hpo init` writes one")
     study, code, in_all = read_study(spec, asked, set_ or ())
-    shares = plan(gpus, per_gpu, runners)
+    shares = plan(gpus, per_gpu, runners, study.gpus_per_trial)
     with Nursery.of(shares, study, str(code)) as nursery:  # imports torch while the rest here is imported
         from hpo.asked import notes, places
         from hpo.dashboard.beside import beside
         from hpo.studies import steering
         from hpo.studies.creation import create_or_continue, create_or_extend, find
         from hpo.studies.reading import get_study
-        from hpo.studies.steering import how_to_go_on
+        from hpo.studies.steering import has_ended
 
         settings, database = open_here(storage)
+        # The study's file is here, and it is the stored study: its command may run.
+        here = Here(database, settings, code, shares, quiet, allow_mismatch, allow_commands=True)
         count: int | None = None
         if restart and (old := find(database, study.study)) is not None:
             say(f"the {study.study} that was there is {steering.set_aside(database, old)} now")
@@ -149,32 +145,21 @@ def run(
         if created and not quiet and (why := row.spec.get("chosen")):
             say(f"chosen: {why}")
         if created and (other := _beside(database, settings, row.name, code)) is not None:
-            here = f"this run begins another one in {database.shown_url}"
-            say(f"note: {other} has a study {row.name}, too; {here}")
+            say(
+                f"note: {other} has a study {row.name}, too; this run begins another one in "
+                f"{database.shown_url}"
+            )
         outcome, told = int(ExitCode.DONE), False
         if row.state.ended:
-            say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
+            say(has_ended(row))
         elif count == 0:
             say(f"{row.name} has had its {study.tickets} trials")
         else:
-            limits = _limits(count, None, None)
             with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
-                left = work(
-                    database,
-                    settings,
-                    row,
-                    code,
-                    shares,
-                    limits=limits,
-                    allow_mismatch=allow_mismatch,
-                    allow_commands=True,  # the study's file is here, and it is the stored study
-                    quiet=quiet,
-                    nursery=nursery,
-                )
+                left = here.work(row, limits=_limits(count, None, None), nursery=nursery)
                 outcome, told = left.exit_code, left.told
     if outcome == ExitCode.DONE and not told:
-        same = partial(work, allow_mismatch=allow_mismatch, allow_commands=True, quiet=quiet)
-        outcome = _confirm(database, settings, row.name, code, shares, same)
+        outcome = here.confirm(row.name)
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
@@ -190,19 +175,15 @@ def worker(
     runners: RunnersOption = None,
     gpus: GpusOption = "all",
     per_gpu: PerGpuOption = 1,
-    count: Annotated[
-        int | None, typer.Option("--count", metavar="TRIALS", help="Leave after this many trials.")
-    ] = None,
+    count: Annotated[int | None, typer.Option(metavar="TRIALS", help="Leave after this many trials.")] = None,
     idle_timeout: Annotated[
-        str | None,
-        typer.Option("--idle-timeout", metavar="TIME", help="Leave after 90s, 10m or 2h without work."),
+        str | None, typer.Option(metavar="TIME", help="Leave after 90s, 10m or 2h without work.")
     ] = None,
     until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="WHEN", help="Give running trials back and leave at 06:00, say."),
+        str | None, typer.Option(metavar="WHEN", help="Give running trials back and leave at 06:00, say.")
     ] = None,
     code: CodeOption = None,
-    name: Annotated[str | None, typer.Option("--name", help="Shown to people; default: host:pid.")] = None,
+    name: Annotated[str | None, typer.Option(help="Shown to people; default: host:pid.")] = None,
     storage: StorageOption = None,
     allow_mismatch: MismatchOption = False,
     allow_commands: CommandsOption = False,
@@ -211,30 +192,23 @@ def worker(
     """Join a study, or all, from any machine that reaches the database. SIGTERM gives the tickets back."""
     from hpo.studies import confirming
     from hpo.studies.reading import get_study
-    from hpo.studies.steering import how_to_go_on
+    from hpo.studies.steering import has_ended
     from hpo.worker.devices import plan
 
     limits = _limits(count, idle_timeout, until)
-    shares = plan(gpus, per_gpu, runners)
     settings, database = open_here(storage)
     row = None if study is None else get_study(database, study)
+    shares = plan(gpus, per_gpu, runners, 1 if row is None else row.gpus_per_trial)
     if row is not None and row.state.ended:
         row = confirming.go_on(database, row.name) or row
     if row is not None and row.state.ended:
-        say(f"{row.name} is {row.state}: {row.ended_why}; {how_to_go_on(row)}")
+        say(has_ended(row))
         return ExitCode.DONE
-    same = partial(
-        work,
-        limits=limits,
-        name=name,
-        allow_mismatch=allow_mismatch,
-        allow_commands=allow_commands,
-        quiet=quiet,
-    )
-    left = same(database, settings, row, code or Path.cwd(), shares)
+    here = Here(database, settings, code or Path.cwd(), shares, quiet, allow_mismatch, allow_commands)
+    left = here.work(row, limits=limits, name=name)
     goes_on = left.exit_code == ExitCode.DONE and not left.told and limits.trials is None
     if row is not None and row.repeats_of is None and goes_on:
-        return _confirm(database, settings, row.name, code or Path.cwd(), shares, same)
+        return here.confirm(row.name, limits=limits, name=name)
     return left.exit_code
 
 
@@ -245,6 +219,7 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
     from hpo.runner.session import find_objective
     from hpo.search.auto import chosen
     from hpo.spec import load_spec
+    from hpo.worker.devices import plan
 
     study = chosen(load_spec(spec, set_ or ()))
     folder = spec.absolute().parent
@@ -256,6 +231,10 @@ def check(spec: SpecArgument, set_: SetOption = None) -> None:
         make_pruner_of(study, folder)
     for note in notes(study, folder):
         say(f"note: {note}")
+    try:
+        plan("all", 1, None, study.gpus_per_trial)
+    except UserError as error:
+        say(f"note: not on this machine: {error}")
     say("; ".join(places(study, folder)))
     if study.chosen:
         say(f"chosen: {study.chosen}")
@@ -273,7 +252,7 @@ def create(
             "--from", metavar="STUDY", help="Try its best points first; show its history to the sampler."
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", metavar="K", help="How many points --from takes.")] = 3,
+    top: Annotated[int, typer.Option(metavar="K", help="How many points --from takes.")] = 3,
     storage: StorageOption = None,
 ) -> None:
     """Store a study without running it; prints the line that starts a worker on any machine."""
@@ -296,12 +275,8 @@ def create(
 def enqueue(
     study: StudyArgument,
     point: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters of the point.")],
-    by: Annotated[
-        str | None, typer.Option("--by", metavar="WHO", help="Who proposes it; default: you.")
-    ] = None,
-    why: Annotated[
-        str | None, typer.Option("--why", metavar="TEXT", help="The reason, kept with it.")
-    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="WHO", help="Who proposes it; default: you.")] = None,
+    why: Annotated[str | None, typer.Option(metavar="TEXT", help="The reason, kept with it.")] = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -339,61 +314,53 @@ def _limits(count: int | None, idle_timeout: str | None, until: str | None) -> L
     )
 
 
-def work(
-    database: Database,
-    settings: Settings,
-    row: StudyRow | None,
-    code: Path,
-    shares: Any,
-    *,
-    limits: Limits | None = None,
-    name: str | None = None,
-    allow_mismatch: bool = False,
-    allow_commands: bool = False,
-    quiet: bool,
-    nursery: Nursery | None = None,
-) -> Outcome:
-    """Be a worker of one study, or of all, until it ends or a signal comes."""
-    from hpo.cli.view import make_view
-    from hpo.spec import StudySpec
-    from hpo.worker.limits import Limits
-    from hpo.worker.supervisor import Worker
-    from hpo.worker.turns import Assignment
+@dataclass(frozen=True)
+class Here:
+    """This machine at work: what its runners have, and what they may."""
 
-    study = None if row is None else Assignment(row, StudySpec.model_validate(row.spec))
-    with make_view(database, None if row is None else row.name, quiet=quiet) as view:
-        outcome = Worker(
-            database,
-            settings,
-            study,
-            str(code),
-            shares,
-            limits=limits or Limits(),
-            name=name,
-            allow_mismatch=allow_mismatch,
-            allow_commands=allow_commands,
-            on_event=view.on_event,
-            nursery=nursery,
-        ).run()
-    if outcome.exit_code != ExitCode.DONE or not quiet:
-        say(f"{'hpo: ' if outcome.exit_code else ''}{outcome.why}")
-    return outcome
+    database: Database
+    settings: Settings
+    code: Path
+    shares: Any
+    quiet: bool
+    allow_mismatch: bool
+    allow_commands: bool
 
+    def work(self, row: StudyRow | None, **options: Any) -> Outcome:
+        """Be a worker of one study, or of all, until it ends or a signal comes; `options` as `Worker` has."""
+        from hpo.cli.view import make_view
+        from hpo.spec import StudySpec
+        from hpo.worker.supervisor import Worker
+        from hpo.worker.turns import Assignment
 
-def _confirm(
-    database: Database, settings: Settings, name: str, code: Path, shares: Any, serve: Callable[..., Outcome]
-) -> int:
-    """The search has ended here: train again what its study file asks for, or somebody has; the exit code."""
-    from hpo.errors import NotFoundError
-    from hpo.studies import confirming
+        study = None if row is None else Assignment(row, StudySpec.model_validate(row.spec))
+        name = None if row is None else row.name
+        with nullcontext() if self.quiet else make_view(self.database, name) as view:
+            heard: dict[str, Any] = {} if view is None else {"on_event": view.on_event}
+            outcome = Worker(
+                self.database,
+                self.settings,
+                study,
+                str(self.code),
+                self.shares,
+                allow_mismatch=self.allow_mismatch,
+                allow_commands=self.allow_commands,
+                **heard,
+                **options,
+            ).run()
+        if outcome.exit_code != ExitCode.DONE or not self.quiet:
+            say(f"{'hpo: ' if outcome.exit_code else ''}{outcome.why}")
+        return outcome
 
-    try:
-        its = confirming.go_on(database, name)
-    except NotFoundError:  # it was deleted meanwhile
-        return ExitCode.DONE
-    if its is None:
-        return ExitCode.DONE
-    return serve(database, settings, its, code, shares).exit_code
+    def confirm(self, study: str, **options: Any) -> int:
+        """The search has ended: train again what its study file asks for, or somebody has; the exit code."""
+        from hpo.errors import NotFoundError
+        from hpo.studies import confirming
+
+        its = None
+        with suppress(NotFoundError):  # it was deleted meanwhile
+            its = confirming.go_on(self.database, study)
+        return ExitCode.DONE if its is None else self.work(its, **options).exit_code
 
 
 def _wrap_up(
@@ -460,6 +427,6 @@ def _forget_untried(database: Database, row: StudyRow) -> None:
     from storage.queue import tickets, workers
 
     found = database.read(lambda connection: tickets.counts(connection, row.id))
-    known = database.read(lambda connection: workers.all_workers(connection, database.clock, row.id))
+    known = database.read(lambda connection: workers.all_workers(connection, row.id))
     if found.ended + found.running == 0 and len(known) <= 1:
         steering.delete(database, row)

@@ -31,9 +31,7 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help=".html, or .md for Markdown; default: report-STUDY.html."),
     ] = None,
-    png: Annotated[
-        Path | None, typer.Option("--png", metavar="DIR", help="Also write pictures there.")
-    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write pictures there.")] = None,
     storage: StorageOption = None,
 ) -> None:
     """Write a report that opens offline; several studies are compared in one."""
@@ -158,17 +156,14 @@ def refit(
 @app.command()
 def replay(
     name: Annotated[
-        str,
-        typer.Argument(metavar="STUDY[/TRIAL]", help="A trial (digits/17), or all of a study."),
+        str, typer.Argument(metavar="STUDY[/TRIAL]", help="A trial (digits/17), or all of a study.")
     ],
     sample: Annotated[
-        int | None, typer.Option("--sample", min=1, help="Of a study, so many trials, evenly spaced.")
+        int | None, typer.Option(min=1, help="Of a study, so many trials, evenly spaced.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads other than the study's.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads other than the study's.")] = None,
     code: Annotated[
-        Path, typer.Option("--code", metavar="DIR|stored", help="Its directory; or the code of then.")
+        Path, typer.Option(metavar="DIR|stored", help="Its directory; or the code of then.")
     ] = Path(),
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
@@ -216,34 +211,29 @@ def replay(
 @app.command()
 def dashboard(
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; any but loopback needs a token.")
+        str, typer.Option(help="Address to listen on; any but loopback needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     token: Annotated[
         str | None,
         typer.Option(
-            "--token",
             envvar="HPO_DASHBOARD_TOKEN",
             help="Opens everything, actions too; on loopback without one a link that opens once is printed.",
         ),
     ] = None,
     view_token: Annotated[
         str | None,
-        typer.Option(
-            "--view-token", envvar="HPO_DASHBOARD_VIEW_TOKEN", help="Opens everything, but acts on nothing."
-        ),
+        typer.Option(envvar="HPO_DASHBOARD_VIEW_TOKEN", help="Opens everything, but acts on nothing."),
     ] = None,
     allow_host: Annotated[
-        list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="A name this server goes by, say a proxy's."),
+        list[str] | None, typer.Option(metavar="NAME", help="A name this server goes by, say a proxy's.")
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Also open it in a browser.")] = False,
     tls_cert: Annotated[
-        Path | None,
-        typer.Option("--tls-cert", metavar="FILE", help="Speak TLS: certificate and its chain, in PEM."),
+        Path | None, typer.Option(metavar="FILE", help="Speak TLS: certificate and its chain, in PEM.")
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's key, in PEM.")
+        Path | None, typer.Option(metavar="FILE", help="The certificate's key, in PEM.")
     ] = None,
     storage: StorageOption = None,
 ) -> None:
@@ -272,7 +262,7 @@ def mcp(
     http: Annotated[
         bool, typer.Option("--http", help="Serve http://127.0.0.1:PORT/mcp instead of standard streams.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="For --http.")] = 8765,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="For --http.")] = 8765,
     view: Annotated[bool, typer.Option("--view", help="Look only; without a token.")] = False,
     code: CodeOption = None,
     allow_commands: CommandsOption = False,
@@ -309,10 +299,9 @@ def doctor(
     from hpo.cli.diagnosis import diagnose
     from hpo.settings import Settings
 
-    found = diagnose(Settings.from_environment(storage), target, gpus, code)
-    rows = [{"check": item.check, "state": item.state, "found": item.found} for item in found]
-    print_rows(format_, rows, ("check", "state", "found"), "nothing to check")
-    return ExitCode.FAILED if any(item.state == "wrong" for item in found) else ExitCode.DONE
+    found = [vars(one) for one in diagnose(Settings.from_environment(storage), target, gpus, code)]
+    print_rows(format_, found, ("check", "state", "found"), "nothing to check")
+    return ExitCode.FAILED if any(one["state"] == "wrong" for one in found) else ExitCode.DONE
 
 
 @database_app.command("upgrade")

@@ -46,17 +46,11 @@ def init(
         list[str] | None,
         typer.Argument(metavar="[-- ARGUMENT...]", help="Of the script, to stay as they are."),
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="Default: search.")] = None,
-    direction: Annotated[
-        str | None, typer.Option("--direction", help="maximize (default) or minimize the result.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Default: 20.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Of search at most; default: no limit.")
-    ] = None,
-    write: Annotated[Path, typer.Option("--write", metavar="FILE", help="The study file.")] = Path(
-        STUDY_FILE
-    ),
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="Default: search.")] = None,
+    direction: Annotated[str | None, typer.Option(help="maximize (default) or minimize the result.")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Default: 20.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of search at most; default: no limit.")] = None,
+    write: Annotated[Path, typer.Option(metavar="FILE", help="The study file.")] = Path(STUDY_FILE),
 ) -> None:
     """Write a study file and an objective that runs, so that `hpo run` is all that is left.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,32 +13,22 @@ from hpo.cli.queries import open_existing, open_study
 from hpo.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from storage.database.engine import Database
-    from storage.database.records import StudyRow, StudyState
+    from storage.database.records import StudyRow
 
 
-@app.command()
-def pause(study: StudyArgument, storage: StorageOption = None) -> None:
-    """Start nothing new; running trials go on, and the budget of seconds stops counting."""
-    from hpo.studies import steering
+def _add_steering(verb: str, told: str) -> None:
+    """A command that brings a study into another state and says which."""
 
-    _steer(study, storage, steering.pause)
+    @app.command(verb, help=told)
+    def steer(study: StudyArgument, storage: StorageOption = None) -> None:
+        from hpo.studies import steering
 
-
-@app.command()
-def resume(study: StudyArgument, storage: StorageOption = None) -> None:
-    """Go on after a pause or a stop."""
-    from hpo.studies import steering
-
-    _steer(study, storage, steering.resume)
+        say(f"{study} is {getattr(steering, verb)(*open_study(storage, study))}")
 
 
-@app.command()
-def stop(study: StudyArgument, storage: StorageOption = None) -> None:
-    """Let running trials finish, then end the study."""
-    from hpo.studies import steering
-
-    _steer(study, storage, steering.stop)
+_add_steering("pause", "Start nothing new; running trials go on, and the budget of seconds stops counting.")
+_add_steering("resume", "Go on after a pause or a stop.")
+_add_steering("stop", "Let running trials finish, then end the study.")
 
 
 @app.command()
@@ -82,12 +71,12 @@ def retry(
 @app.command()
 def extend(
     study: StudyArgument,
-    trials: Annotated[str | None, typer.Option("--trials", metavar="+N", help="N more trials.")] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="New budget of seconds, in all.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="New budget of epochs, in all.")] = None,
-    target: Annotated[float | None, typer.Option("--target", help="New target value.")] = None,
+    trials: Annotated[str | None, typer.Option(metavar="+N", help="N more trials.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="New budget of seconds, in all.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="New budget of epochs, in all.")] = None,
+    target: Annotated[float | None, typer.Option(help="New target value.")] = None,
     patience: Annotated[
-        int | None, typer.Option("--patience", help="New number of trials without a better result.")
+        int | None, typer.Option(help="New number of trials without a better result.")
     ] = None,
     storage: StorageOption = None,
 ) -> None:
@@ -141,5 +130,26 @@ def delete(
     say(f"{study} is deleted")
 
 
-def _steer(study: str, storage: str | None, verb: Callable[[Database, StudyRow], StudyState]) -> None:
-    say(f"{study} is {verb(*open_study(storage, study))}")
+@app.command()
+def mark(
+    target: Annotated[str, typer.Argument(metavar="STUDY[/N,N]", help="Trials, or the study itself.")],
+    star: Annotated[bool | None, typer.Option("--star/--no-star", help="Star it, or take that back.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="Tag it; -WORD takes one away. Repeat it.")
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='A note in place of its last; "": none.')
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Star, tag or note something with trials: `hpo trials STUDY --where 'star tag=good'` finds them.
+
+    They are user attributes of Optuna's trials, hpo:star, hpo:tags and hpo:note. A study has a note alone.
+    """
+    from hpo.studies import steering
+    from hpo.studies.reading import get_study
+
+    study, _, numbers = target.partition("/")
+    database = open_existing(storage)
+    trials = steering.numbers_in(numbers)
+    say(steering.mark(database, get_study(database, study), trials, star=star, tags=tag or (), note=note))

@@ -79,26 +79,16 @@ def trials(
     if format_ is Format.JSON:
         print_json(answers.plain([answers.trial(trial) for trial in found]))
         return
+    shown = ["number", "state", "value", "params", "steps", "attempts", "runner", "seconds"]
+    if any(trial.broken for trial in found):
+        shown.insert(3, "breaks")
+    if any(trial.error for trial in found):
+        shown.append("error")
     rows = [
-        {
-            "number": trial.number,
-            "state": trial.state,
-            "value": trial.values,
-            "params": assigned(trial.params),
-            "steps": trial.steps,
-            "attempts": trial.attempts,
-            "runner": trial.runner,
-            "seconds": trial.seconds,
-            "breaks": ", ".join(trial.broken),
-            "error": trial.error,
-        }
+        {name: selection.FIELDS[name](trial) for name in shown if name in selection.FIELDS}
+        | {"value": trial.values, "params": assigned(trial.params), "breaks": ", ".join(trial.broken)}
         for trial in found
     ]
-    shown = ["number", "state", "value", "params", "steps", "attempts", "runner", "seconds"]
-    if any(row["breaks"] for row in rows):
-        shown.insert(3, "breaks")
-    if any(row["error"] for row in rows):
-        shown.append("error")
     print_rows(format_, rows, shown, nothing)
 
 
@@ -181,7 +171,7 @@ def why(
 def logs(
     name: TrialArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
-    attempt: Annotated[int | None, typer.Option("--attempt", help="Which attempt; default: all.")] = None,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; default: all.")] = None,
     storage: StorageOption = None,
 ) -> None:
     """Print what a trial's attempts printed; readable on any machine that shares the artifact store."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,11 @@ from hpo.spec.loading import near_file
 from hpo.spec.objective import DEFAULT_CALLABLE
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says in a study file's place; None: nothing."""
-
-    study: str | None = None
-    trials: int | None = None
-    direction: list[str] | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    write: Path | None = None
-
-    @property
-    def given(self) -> list[str]:
-        """The options that were given."""
-        return [f"--{name}" for name, value in asdict(self).items() if value is not None]
-
-
-def read_study(source: Path, asked: Asked, overrides: Sequence[str]) -> tuple[StudySpec, Path, bool]:
+def read_study(
+    source: Path, asked: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[StudySpec, Path, bool]:
     """The study that `source` is or names, the directory its objective is relative to, and whether the number
-    of trials is the command line's.
+    of trials is the command line's. What that says in a study file's place is `asked`, by option.
 
     Raises:
         UserError: options that a study file says itself, or an objective of which too little is known.
@@ -46,10 +30,11 @@ def read_study(source: Path, asked: Asked, overrides: Sequence[str]) -> tuple[St
     is_file = place.endswith(".py")
     is_module = not is_file and ":" in str(source) and all(part.isidentifier() for part in place.split("."))
     if not is_file and not is_module:
-        if asked.given and source.suffix != ".ipynb":
+        if asked and source.suffix != ".ipynb":
+            options = ", ".join(f"--{name}" for name in asked)
             raise UserError(
-                f"{', '.join(asked.given)}: a study file says that itself; change it there, or for once with "
-                "--set, as in --set budget.trials=30"
+                f"{options}: a study file says that itself; change it there, or for once with --set, as in "
+                "--set budget.trials=30"
             )
         return load_spec(source, overrides), source.absolute().parent, False
     if is_file and not Path(place).is_file():
@@ -58,31 +43,30 @@ def read_study(source: Path, asked: Asked, overrides: Sequence[str]) -> tuple[St
 
 
 def _of_objective(
-    place: str, callable_: str, is_module: bool, asked: Asked, overrides: Sequence[str]
+    place: str, callable_: str, is_module: bool, asked: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[StudySpec, Path, bool]:
     folder = Path.cwd() if is_module else Path(place).absolute().parent
-    if asked.write is not None:
-        folder = asked.write.absolute().parent
+    if "write" in asked:
+        folder = asked["write"].absolute().parent
     path = place if is_module else os.path.relpath(place, folder)
     name = place.rpartition(".")[2] if is_module else Path(place).stem
     suffix = "" if callable_ == DEFAULT_CALLABLE else f":{callable_}"
-    directions = asked.direction or ["minimize"]
+    directions = asked.get("direction") or ["minimize"]
+    one = len(directions) == 1
     content: dict[str, Any] = {
-        "study": asked.study or name + suffix.replace(":", "-"),
+        "study": asked.get("study") or name + suffix.replace(":", "-"),
         "objective": path + (suffix or (f":{callable_}" if is_module else "")),
-        "direction": directions[0] if len(directions) == 1 else None,
-        "directions": directions if len(directions) > 1 else None,
-        "sampler": asked.sampler,
-        "pruner": asked.pruner,
-        "budget": None if asked.trials is None else {"trials": asked.trials},
+        "direction" if one else "directions": directions[0] if one else directions,
+        **{part: asked[part] for part in ("sampler", "pruner") if part in asked},
     }
-    content = {key: value for key, value in content.items() if value is not None}
-    if asked.trials is None and not any(word.startswith("budget") for word in overrides):
+    if "trials" in asked:
+        content["budget"] = {"trials": asked["trials"]}
+    elif not any(word.startswith("budget") for word in overrides):
         raise UserError(f"say how many trials {content['study']} has in all, as in --trials 30")
     spec = parse_spec(content, f"hpo run {place}", overrides)
-    if asked.write is not None:
-        _write(asked.write, content, overrides)
-    return spec, folder, asked.trials is not None
+    if "write" in asked:
+        _write(asked["write"], content, overrides)
+    return spec, folder, "trials" in asked
 
 
 def _write(file: Path, content: dict[str, Any], overrides: Sequence[str]) -> None:

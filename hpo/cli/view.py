@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rich.console import Group
 from rich.live import Live
@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.cli.terminal import Terminal
+from hpo.report.text import duration
+from hpo.studies.answers import seconds_left
 from hpo.worker.events import Ended, Leaving, Reported, Started
 from hpo.worker.lines import Lines, leaving, named
 from storage.database.engine import Database
@@ -26,35 +28,11 @@ from storage.history.lists import Progress, progress
 _REFRESH = 1.0  # seconds between looks at the database
 
 
-class View(Protocol):
-    """Hears what runners say; a context manager around the run."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-    def on_event(self, runner: int, message: Any) -> None:
-        """One message of a runner."""
-
-
-def make_view(database: Database, study: str | None, *, quiet: bool) -> View:
+def make_view(database: Database, study: str | None) -> LiveView | Lines:
     """The view that fits where standard error goes; no study: the worker serves every one."""
-    if quiet:
-        return Silent()
     if study is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return LiveView(database, study, Terminal())
     return Lines(database, name_studies=study is None)
-
-
-class Silent:
-    """Shows nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def on_event(self, runner: int, message: Any) -> None:
-        """Ignored."""
 
 
 class LiveView:
@@ -66,8 +44,6 @@ class LiveView:
         self._terminal = terminal
         self._running: dict[Lease, tuple[int, Started, float, Reported | None]] = {}
         self._progress: Progress | None = None
-        self._began = time.monotonic()
-        self._first_done: int | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="view", daemon=True)
         # Last: it draws once while it is being made. What others write is the terminal's to catch.
@@ -109,7 +85,7 @@ class LiveView:
     def _look(self) -> None:
         while not self._over.is_set():
             try:
-                self._progress = self._database.once(lambda c: progress(c, self._database.clock, self._study))
+                self._progress = self._database.once(lambda c: progress(c, self._study))
             except StorageError:
                 self._progress = None
             self._over.wait(_REFRESH)
@@ -153,37 +129,13 @@ class LiveView:
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
         text = Text(f"{now.row.name}  {done.ended}{total} trials")
         text.append(f"  {done.complete} complete  {done.pruned} pruned", style="dim")
-        if done.parked:
-            text.append(f"  {done.parked} parked", style="dim")
-        if done.diverged:
-            text.append(f"  {done.diverged} diverged", style="magenta")
-        if done.failed:
-            text.append(f"  {done.failed} failed", style="red")
+        for state, style in (("parked", "dim"), ("diverged", "magenta"), ("failed", "red")):
+            if count := getattr(done, state):
+                text.append(f"  {count} {state}", style=style)
         if now.best_value is not None:
             text.append(f"  best {now.best_value:.6g} (trial {now.best_number})", style="bold green")
-        left = self._time_left(now)
-        if left is not None:
-            text.append(f"  about {_duration(left)} left", style="dim")
+        if (left := seconds_left(now)) is not None:
+            text.append(f"  about {duration(left)} left", style="dim")
         if now.row.state.value != "running":
             text.append(f"  {now.row.state.value}", style="yellow")
         return text
-
-    def _time_left(self, now: Progress) -> float | None:
-        guesses = []
-        if self._first_done is None:
-            self._first_done = now.counts.ended
-        mine = now.counts.ended - self._first_done
-        if now.row.budget_trials is not None and mine > 0:
-            pace = (time.monotonic() - self._began) / mine
-            guesses.append(pace * (now.row.budget_trials - now.counts.ended))
-        if now.row.budget_seconds is not None:
-            guesses.append(max(now.row.budget_seconds - now.seconds, 0.0))
-        return min(guesses) if guesses else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

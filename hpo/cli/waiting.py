@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from hpo.cli.app import Format, FormatOption, StorageOption, StudyArgument, app
 from hpo.cli.output import print_json, say
 from hpo.cli.queries import open_existing
 from hpo.errors import ExitCode
-
-if TYPE_CHECKING:
-    from storage.history.lists import Progress
 
 
 @app.command()
@@ -28,9 +25,7 @@ def wait(
             "trials=50: so many have ended; confirmed: `hpo confirm` is through.",
         ),
     ] = "end",
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="TIME", help="Give up after 90s, 10m or 2h.")
-    ] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after 90s, 10m or 2h.")] = None,
     storage: StorageOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> int:
@@ -47,10 +42,6 @@ def wait(
         database, study, for_, seconds, lambda error: say(f"{error}; waiting for it, too")
     )
     code = {"timeout": ExitCode.TIMEOUT, for_: ExitCode.DONE}.get(happened, ExitCode.FAILED)
-    return _tell(format_, happened, now, code)
-
-
-def _tell(format_: Format, happened: str, now: Progress, code: int) -> int:
     counts, best = now.counts, now.best_value
     if format_ is Format.JSON:
         found = {"happened": happened, "study": now.row.name, "state": now.row.state.value}

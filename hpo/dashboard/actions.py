@@ -134,6 +134,27 @@ def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Acti
     return ActionResult(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
 
 
+def _mark(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+    star, note = form.get("star"), form.get("note")
+    return ActionResult(
+        steering.mark(
+            database,
+            row,
+            steering.numbers_in(str(form.get("trial", ""))),
+            star=None if star in (None, "") else str(star).lower() in ("1", "true"),
+            tags=str(form.get("tags") or "").replace(",", " ").split(),
+            note=None if note is None else str(note).strip(),
+        )
+    )
+
+
+def _delete(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+    if form.get("name") != row.name:
+        raise UserError(f"type the study's name, {row.name}, to delete it with its trials and files")
+    steering.delete(database, row)
+    return ActionResult(f"{row.name} is deleted", gone=True)
+
+
 def _number(form: Mapping[str, Any], name: str, kind: Callable[[str], Any]) -> Any:
     raw = form.get(name)
     if raw is None or raw == "":
@@ -153,4 +174,6 @@ ACTIONS: dict[str, Callable[[Database, StudyRow, Mapping[str, Any]], ActionResul
     "retry": _retry,
     "extend": _extend,
     "enqueue": _enqueue,
+    "mark": _mark,
+    "delete": _delete,
 }

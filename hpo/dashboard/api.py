@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json
@@ -17,7 +18,7 @@ from starlette.routing import Route
 from hpo.dashboard import actions, charts, pages, shapes
 from hpo.dashboard.board import Board
 from hpo.dashboard.guard import token_of, who
-from hpo.dashboard.lists import list_studies, study_card
+from hpo.dashboard.lists import list_studies
 from hpo.dashboard.openapi import Endpoint, document
 from hpo.dashboard.table import conditions_of, list_trials, wish_of
 from hpo.errors import DatabaseError, NotFoundError, UserError
@@ -28,8 +29,9 @@ from hpo.studies import answers
 from hpo.studies.reading import read_evaluation, read_log
 from hpo.studies.selection import FIELDS
 from storage.database.records import StudyRow
+from storage.history.attempts import machines_of
 from storage.history.audit import Audit, audit
-from storage.history.lists import STUDY_SORTS
+from storage.history.lists import STUDY_SORTS, progress
 from storage.history.records import STATES, TrialRecord
 from storage.history.trials import Part, metrics_of, read_trial
 
@@ -119,7 +121,7 @@ def _study(board: Board, request: Request) -> Any:
 def _trials(board: Board, request: Request) -> Any:
     query = request.query_params
     wish = wish_of(query, pages.whole(query, "page", 1), _size(request, 100), "number")
-    found = list_trials(board.live(request.path_params["study"]), wish, with_=Part.WHOLE)
+    found = list_trials(board.live(request.path_params["study"]), wish, whole=True)
     return shapes.Trials(
         [answers.trial(record, found.now) for record in found.trials], found.total, found.page, found.pages
     )
@@ -130,10 +132,12 @@ def _trial(board: Board, request: Request) -> Any:
 
 
 def _trial_charts(board: Board, request: Request) -> Any:
-    row, record = _found(board, request, Part.REPORTS | Part.METRICS)
-    best = study_card(board.database, row.name, curve=False).progress.best_number
+    row, record = _found(board, request, Part.REPORTS | Part.METRICS | Part.ATTEMPTS)
+    best = board.database.read(lambda c: progress(c, row.name)).best_number
     evaluation = read_evaluation(board.database, row, record.number)
-    return {"charts": charts.draw_trial(board.sampled(row, best), record, evaluation)}
+    there = board.database.read(lambda connection: machines_of(connection, row))
+    history = replace(board.sampled(row, best), machines=there)
+    return {"charts": charts.draw_trial(history, record, evaluation)}
 
 
 def _log(board: Board, request: Request) -> Any:
@@ -158,8 +162,8 @@ def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[St
 
 def _chart(board: Board, request: Request) -> Any:
     query = request.query_params
-    metric, log, x, y = (query.get(name, "")[:200] for name in ("metric", "log", "x", "y"))
-    options = charts.Options(metric, log, conditions_of(query), x, y)
+    metric, log, x, y, over = (query.get(name, "")[:200] for name in ("metric", "log", "x", "y", "over"))
+    options = charts.Options(metric, log, conditions_of(query), x, y, over)
     return charts.draw_study(board, request.path_params["study"], request.path_params["chart"], options)
 
 
@@ -205,13 +209,7 @@ def _launches(board: Board, _request: Request) -> Any:
 
 def _compare(board: Board, request: Request) -> Any:
     histories = pages.compared(board, request.query_params.getlist("study"))
-    rows = comparison(tuple(histories))
-    return shapes.Comparison(
-        [
-            shapes.Compared(**{**vars(row), "test": None if row.test is None else shapes.Measured(*row.test)})
-            for row in rows
-        ]
-    )
+    return shapes.Comparison(list(comparison(tuple(histories))))
 
 
 def _compare_chart(board: Board, request: Request) -> Any:
@@ -300,6 +298,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ("log", "string", "1: logarithmic value axis; distance: of the distance to the best."),
             ("x", "string", "A parameter's name, for `contour` and `slice-1`; default: the most important."),
             ("y", "string", "The other one of `contour`."),
+            ("over", "string", "seconds: `learning` over the time worked at each trial, at an even pace."),
             _WHERE,
         ),
     ),

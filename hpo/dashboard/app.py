@@ -62,7 +62,7 @@ def build_app(board: Board) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        await asyncio.to_thread(prepare)
+        await asyncio.to_thread(prepare, board)
         work = (board.hub.run(), keep_house(board), warm_up(board))
         tasks = [asyncio.create_task(each) for each in work]
         try:
@@ -171,7 +171,10 @@ async def _form(request: Request) -> dict[str, str]:
     from urllib.parse import parse_qsl
 
     body = (await request.body()).decode("utf-8", "replace")
-    return dict(parse_qsl(body, keep_blank_values=True))
+    form: dict[str, str] = {}
+    for name, value in parse_qsl(body, keep_blank_values=True):
+        form[name] = f"{form[name]},{value}" if name == "trial" and name in form else value
+    return form
 
 
 async def _download(request: Request) -> Response:

@@ -34,5 +34,5 @@ def load() -> dict[str, tuple[bytes, bytes]]:
     static = files("hpo.dashboard").joinpath("static")
     found = {item.name: item for item in static.iterdir() if item.is_file()}
     found |= {f"vendor/{item.name}": item for item in static.joinpath("vendor").iterdir()}
-    found["report.css"] = files("hpo.report").joinpath("templates", "report.css")
+    found |= {name: files("hpo.report").joinpath("templates", name) for name in ("report.css", "drawing.js")}
     return {name: (item.read_bytes(), gzip.compress(item.read_bytes(), 6)) for name, item in found.items()}

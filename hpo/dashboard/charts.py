@@ -25,6 +25,7 @@ from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
 from storage.database.records import StudyRow
+from storage.history.attempts import machines_of
 from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import metrics_of
 
@@ -63,6 +64,7 @@ class Options:
     where: str = ""  # only trials that meet these conditions
     x: str = ""  # the parameter of a slice, or the first of a contour; "": the most important
     y: str = ""
+    over: str = ""  # "seconds": curves over the time worked at their trials, not over steps
 
 
 def study_slots(row: StudyRow, parameters: int) -> list[tuple[str, list[Slot]]]:
@@ -102,6 +104,8 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
             picture = _of_metric(board, row, chart, history, options.metric)
         else:
             picture = _drawn(chart, history, objective, part, (options.x, options.y)[: chart.picks])
+        if picture and chart.metric == "curves" and options.over == "seconds":
+            _show_seconds(picture.figure, history)
         if picture and chart.log and options.log == "distance" and chart.objectives != "several":
             _show_distance(picture.figure, history.directions[objective])
         elif picture and chart.log and options.log:
@@ -111,8 +115,11 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
     if chart.outline and not options.where and (rough := board.outlined(name)) is not None:
         return {"version": 0, "again": SOON, **draw(rough)}
     live = board.live(name)
-    history = live.chosen(options.where)
-    row = live.row
+    history, row = live.chosen(options.where), live.row
+    if chart.name == "machines":  # read when it is asked for: a beat is no change of the study
+        history = dataclasses.replace(
+            history, machines=board.database.read(lambda connection: machines_of(connection, row))
+        )
     return _cache.get((row.uid, address, options), live.version, lambda: draw(history))
 
 
@@ -218,6 +225,15 @@ def _show_distance(figure: go.Figure, direction: str) -> None:
         trace.y = [value if value is not None and value > least else None for value in far]
     figure.layout.annotations = ()
     figure.update_yaxes(type="log", range=None, title_text="distance to the best (log)")
+
+
+def _show_seconds(figure: go.Figure, history: StudyHistory) -> None:
+    """Each curve over the seconds its trial had taken; when a report came is not kept, so at an even pace."""
+    paces = {t.number: t.seconds / t.last_step for t in history.trials if t.seconds and t.last_step}
+    for trace in figure.data:
+        placed = zip(trace.x, trace.customdata, strict=True)
+        trace.x = [None if x is None or n not in paces else x * paces[n] for x, n in placed]
+    figure.update_xaxes(title_text="seconds worked, at an even pace", type="linear", range=None, dtick=None)
 
 
 def _make_logarithmic(figure: go.Figure, *, both: bool = False) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 from hpo.dashboard.board import Board
-from hpo.worker.neighbours import bury_dead, neighbours
 from hpo.worker.notifier import Notifier
+from hpo.worker.registration import bury_dead, neighbours
 from storage.database.engine import Database, Transaction
-from storage.database.errors import StorageError
 from storage.queue import workers
 from storage.queue.witness import Witness
 from storage.queue.workers import Neighbour
-
-log = logging.getLogger(__name__)
 
 
 async def keep_house(board: Board) -> None:
@@ -32,13 +28,10 @@ def look_after(database: Database, witness: Witness) -> None:
     """One heartbeat of the dashboard, and what follows from it."""
 
     def ask(connection: Transaction) -> tuple[Sequence[Neighbour], float | None]:
-        return neighbours(connection), workers.bear_witness(connection, database.clock)
+        return neighbours(connection), workers.bear_witness(connection)
 
     here = witness.beat(ask)
     if here is None:
         return
-    try:
-        bury_dead(database, here)
-    except StorageError as error:
-        log.warning("dead workers of this host keep their trials for now: %s", error)
+    bury_dead(database, here)
     witness.reap()

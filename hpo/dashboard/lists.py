@@ -80,16 +80,11 @@ def list_studies(
     return StudyPage(tuple(studies), total, page, max(1, -(-total // size)), tuple(damaged.values()))
 
 
-def study_card(database: Database, name: str, *, curve: bool = True) -> StudyCard:
-    """One study of the list; without its `curve` where that is not shown.
+def card_of(connection: Transaction, database: Database, name: str) -> StudyCard:
+    """One study of the list.
 
     Raises:
         UnknownStudyError
     """
-    return database.read(lambda connection: card_of(connection, database, name, curve=curve))
-
-
-def card_of(connection: Transaction, database: Database, name: str, *, curve: bool = True) -> StudyCard:
-    """As `study_card`, in a transaction."""
-    now = progress(connection, database.clock, name)
-    return StudyCard(now, lists.improvements(connection, now.row) if curve else (), seconds_left(now))
+    now = progress(connection, name)
+    return StudyCard(now, lists.improvements(connection, now.row), seconds_left(now))

@@ -18,6 +18,7 @@ from storage.history.trials import (
     first_complete,
     history_of,
     ids_of,
+    marked_ids,
     newest_report,
     read_metrics,
     read_trials,
@@ -39,6 +40,7 @@ class LiveStudy:
     def __init__(self, database: Database, row: StudyRow) -> None:
         self.row = row
         self.version = 0  # rises with every change
+        self.parameters: set[str] = set()  # that any trial had
         self.database = database
         self._lock = threading.Lock()
         self._choosing = threading.Lock()
@@ -79,14 +81,15 @@ class LiveStudy:
                 )
             return self._history
 
-    def chosen(self, where: str = "", sort: str = "") -> StudyHistory:
-        """As `refresh`, with the trials that meet the conditions alone, sorted as is asked.
+    def chosen(self, where: str = "", sort: str = "", history: StudyHistory | None = None) -> StudyHistory:
+        """As `refresh` (or the `history` that it just gave), with the trials that meet the conditions alone,
+        sorted as is asked.
 
         Raises:
             UserError: what cannot be read, or a name that no trial has. UnknownStudyError,
             DatabaseUnreachableError
         """
-        history = self.refresh()
+        history = self.refresh() if history is None else history
         if not where and not sort:
             return history
         with self._choosing:  # a table and its charts ask at once for the same
@@ -133,6 +136,7 @@ class LiveStudy:
         row = studies.get(connection, self.row.name)
         if row.uid != self.row.uid:  # deleted, and another one has its name now
             self._records, self._open, self._sampled, self._metrics = {}, set(), set(), {}
+            self.parameters.clear()
             self._history = self._evaluation = None
         touched = self._touched(connection, row) if self._records else None
         if touched is None:
@@ -147,6 +151,7 @@ class LiveStudy:
         new = {i: record for i, record in found.items() if self._records.get(i) != record}
         if new:
             self._records.update(new)
+            self.parameters.update(*(record.params for record in new.values()))
             self._open -= new.keys()
             self._open |= {i for i, record in new.items() if not record.ended}
             self._sample_metrics(connection)
@@ -158,6 +163,8 @@ class LiveStudy:
         since = None if last == self._last_report else self._last_report
         new, reported = changed_since(connection, row, newest=max(self._records), last_report=since)
         self._last_report = last
+        if row.marked != self.row.marked:
+            reported |= marked_ids(connection, row)
         return (new - self._records.keys()) | (reported & self._records.keys()) | self._open
 
     def _sample_metrics(self, connection: Transaction) -> None:

@@ -7,23 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 from hpo.dashboard import actions, charts
+from hpo.dashboard import table as tables
 from hpo.dashboard.board import Board
 from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
-from hpo.dashboard.lists import StudyCard, card_of, list_studies, study_card
+from hpo.dashboard.lists import StudyCard, card_of, list_studies
 from hpo.dashboard.render import Page
-from hpo.dashboard.table import (
-    SIZES,
-    TrialPage,
-    cell,
-    heading,
-    is_left,
-    list_trials,
-    more_columns,
-    moved,
-    quick_filters,
-    usual_columns,
-    wish_of,
-)
 from hpo.errors import NotFoundError, UserError
 from hpo.report import text
 from hpo.report.records.confirmation import sentences
@@ -37,11 +25,12 @@ from hpo.studies.why import why
 from storage.database.engine import Transaction
 from storage.database.records import StudyRow, StudyState
 from storage.history.attempts import FileRow, attempts_of, files_of
-from storage.history.lists import running_ids
-from storage.history.records import StudyHistory, TrialRecord
-from storage.history.trials import Part, read_trial, read_trials
+from storage.history.lists import Progress, progress, running_ids
+from storage.history.records import NOTE, Confirmation, StudyHistory, TrialRecord
+from storage.history.trials import Part, count_trials, read_trial, read_trials
 from storage.queue.events import Event, of_study
 from storage.queue.launches import Launch, all_launches
+from storage.queue.optuna_rows import study_attributes
 from storage.queue.workers import all_workers
 
 LOG_TAIL = 60_000  # bytes of a log on the page; the whole is a download
@@ -57,7 +46,9 @@ MAX_RUNNING = 12  # shown as running now
 MAX_FAILURES = 8  # kinds of errors shown
 MAX_PICTURES = 12  # of a trial, shown on its page
 MAX_PICTURE = 5_000_000  # bytes of one
-SHOWN = Part.PARAMS | Part.REPORTS | Part.ATTEMPTS  # of a trial on its page; its charts are asked for later
+SHOWN = (
+    Part.PARAMS | Part.REPORTS | Part.ATTRIBUTES | Part.ATTEMPTS
+)  # of a trial on its page; its charts are asked for later
 Query = Mapping[str, str]
 
 
@@ -84,29 +75,43 @@ def studies(board: Board, query: Query) -> Page:
 
 def study(board: Board, query: Query, name: str) -> Page:
     """One study: cards, charts, the table of trials. The charts are asked for by the browser."""
-    card = study_card(board.database, name, curve=False)
-    row = card.row
-    wish = wish_of(query, whole(query, "page", 1), min(whole(query, "size", SIZES[0]), SIZES[-1]))
+    live = board.live(name)
+    is_small = live.known or board.database.read(lambda c: count_trials(c, live.row)) <= SMALL
+    history = live.refresh() if is_small else None
+
+    def read(
+        connection: Transaction,
+    ) -> tuple[Progress, Confirmation | None, Sequence[TrialRecord], TrialRecord | None, Any]:
+        now = progress(connection, name, history)
+        note = study_attributes(connection, now.row.optuna_study_id, "study user").get(NOTE)
+        if history is not None:
+            running = [trial for trial in reversed(history.trials) if trial.state == "running"]
+            return now, history.confirmation, running[:MAX_RUNNING], history.best, note
+        ids = running_ids(connection, now.row, MAX_RUNNING)
+        found = read_trials(connection, now.row, ids, with_=Part.LINE).values()
+        return now, confirmed.of(connection, now.row), tuple(found), _best(connection, now), note
+
+    now, confirmation, running, best, note = board.database.read(read)
+    row = now.row
+    wish = tables.wish_of(
+        query, whole(query, "page", 1), min(whole(query, "size", tables.SIZES[0]), tables.SIZES[-1])
+    )
     wrong = ""
     try:
-        table = list_trials(board.live(name), wish)
+        table = tables.list_trials(live, wish, history=history)
     except UserError as error:
-        table, wrong = TrialPage((), 0, 1, 1, None), str(error)
-    usual = usual_columns(row, table.trials)
+        table, wrong = tables.TrialPage((), 0, 1, 1, None), str(error)
+    usual = tables.usual_columns(row, table.trials)
     columns = wish.columns or usual
-    best = _best(board, card)
-    now = card.progress
-    confirmation = board.database.read(lambda connection: confirmed.of(connection, row))
     chosen = now.best_number if confirmation is None else confirmation.choose(now.best_number)
     tested = None if chosen is None else row.test_of(chosen)
-    live = board.live(name)
-    whole_history = live.refresh() if live.known or now.counts.total <= SMALL else None
-    known = board.sampled(row, now.best_number)
+    known = history or board.sampled(row, now.best_number)
     names = [value_name(known, index) for index in range(len(row.spec["directions"]))]
     context = {
         "row": row,
+        "ahead": not query,  # what is picked in the address is not known here
         "objective": answers.shown_objective(row),
-        "card": card,
+        "card": StudyCard(now, (), answers.seconds_left(now)),
         "test": headline(parse_evaluation(tested, "test"), names[0]),
         "tested": chosen,
         "confirmation": confirmation,
@@ -116,26 +121,30 @@ def study(board: Board, query: Query, name: str) -> Page:
         "beside": _beside(board, row, table) if wish.where else None,
         "wrong": wrong,
         "columns": columns,
-        "others": [key for key in [*usual, *more_columns(known)] if key not in columns],
-        "sizes": SIZES,
-        "quick": quick_filters(wish.where, len(row.spec["directions"]) > 1),
+        "others": [key for key in [*usual, *tables.more_columns(known)] if key not in columns],
+        "sizes": tables.SIZES,
+        "quick": tables.quick_filters(wish.where, len(row.spec["directions"]) > 1, row.marked > 0),
+        "note": note,
         "chosen": {
             "where": wish.where,
             "sort": "" if wish.sort == "-number" else wish.sort,
             "columns": ",".join(wish.columns),
-            "size": "" if wish.size == SIZES[0] else wish.size,
+            "size": "" if wish.size == tables.SIZES[0] else wish.size,
         },
-        "title_of": lambda key: heading(key, names),
-        "is_left": is_left,
-        "cell": cell,
-        "moved": moved,
-        "sections": charts.study_slots(row, _parameters(board, row, table.trials)),
-        "running": board.database.read(lambda c: _running(c, row)),
-        "stuck": _why_stuck(board, card),
-        **_failed(charts.SameHistory(whole_history) if whole_history else None),
-        "front": whole_history.winners[:MAX_FRONT] if whole_history and len(names) > 1 else (),
+        "title_of": lambda key: tables.heading(key, names),
+        "is_left": tables.is_left,
+        "cell": tables.cell,
+        "moved": tables.moved,
+        "sections": charts.study_slots(
+            row, len({*row.spec["space"], *live.parameters, *(key for t in table.trials for key in t.params)})
+        ),
+        "running": running,
+        "stuck": _why_stuck(board, now),
+        **_failed(charts.SameHistory(history) if history else None),
+        "front": history.winners[:MAX_FRONT] if history and len(names) > 1 else (),
         "point_of": commands.point_yaml,
         "best": best,
+        "best_first": best is not None and row.state.ended and not now.counts.running,
         "best_yaml": commands.point_yaml(best.params) if best else "",
         "best_command": commands.enqueue_command(row, best.params) if best else "",
         "worker_command": commands.worker_command(board.database, row),
@@ -167,7 +176,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
     log = reading.read_log(row, number, wanted, -LOG_TAIL, LOG_TAIL)
     evaluation = parse_evaluation(reading.read_evaluation(board.database, row, number))
     files = board.database.read(lambda connection: files_of(connection, row, number))
-    best = _best(board, study_card(board.database, name, curve=False))
+    best = board.database.read(lambda c: _best(c, progress(c, name)))
     context = {
         "row": row,
         "trial": record,
@@ -235,7 +244,7 @@ def every_worker(board: Board, study: str | None = None) -> list[answers.Worker]
         NotFoundError: no such study.
     """
     study_id = None if study is None else board.row(study).id
-    found = board.database.read(lambda c: all_workers(c, board.database.clock, study_id))
+    found = board.database.read(lambda c: all_workers(c, study_id))
     return [answers.worker(row) for row in found]
 
 
@@ -315,13 +324,11 @@ def artifact(board: Board, name: str, number: int, file: str) -> bytes:
     return content
 
 
-def _best(board: Board, card: StudyCard) -> TrialRecord | None:
+def _best(connection: Transaction, now: Progress) -> TrialRecord | None:
     """The best trial; None without one or with several directions."""
-    best = card.progress.best_id
-    if best is None:
+    if now.best_id is None:
         return None
-    found = board.database.read(lambda c: read_trials(c, card.row, [best], with_=Part.PARAMS))
-    return found.get(best)
+    return read_trials(connection, now.row, [now.best_id], with_=Part.PARAMS).get(now.best_id)
 
 
 def _is_picture(file: FileRow) -> bool:
@@ -330,7 +337,7 @@ def _is_picture(file: FileRow) -> bool:
     return file.name.lower().endswith(ends) and file.bytes <= MAX_PICTURE
 
 
-def _beside(board: Board, row: StudyRow, table: TrialPage) -> dict[str, Any] | None:
+def _beside(board: Board, row: StudyRow, table: tables.TrialPage) -> dict[str, Any] | None:
     """A few trials beside each other: the parameters in which they differ, and the ends of their logs."""
     if not 2 <= table.total <= MAX_BESIDE or table.total != len(table.trials):
         return None
@@ -355,16 +362,10 @@ def _failed(known: charts.SameHistory | None) -> dict[str, Any]:
     return {"storm": storm(known.it), "failures": failures(known.it)[:MAX_FAILURES], "apart": apart(known.it)}
 
 
-def _running(connection: Transaction, row: StudyRow) -> tuple[TrialRecord, ...]:
-    """What runs now."""
-    ids = running_ids(connection, row, MAX_RUNNING)
-    return tuple(read_trials(connection, row, ids, with_=Part.LINE).values())
-
-
-def _why_stuck(board: Board, card: StudyCard) -> str:
+def _why_stuck(board: Board, now: Progress) -> str:
     """Why nothing runs although trials wait; "" where something runs, or nothing is to be done."""
-    row, counts = card.row, card.progress.counts
-    if row.state is not StudyState.RUNNING or counts.running:
+    row = now.row
+    if row.state is not StudyState.RUNNING or now.counts.running:
         return ""
     here = [item for item in every_worker(board) if item.study in (None, row.name)]
     shut = [item for item in here if item.state == "quarantined"]
@@ -377,17 +378,3 @@ def _why_stuck(board: Board, card: StudyCard) -> str:
         return "waits for its first worker"
     went = "is lost" if last.state == "lost" else "left"
     return f"waits for a worker: the last, {last.name}, {went} {text.duration(last.silent_for)} ago"
-
-
-def _parameters(board: Board, row: StudyRow, shown: Sequence[TrialRecord]) -> int:
-    """How many parameters there are. An objective may suggest what the study file does not declare: its
-    trials tell, all of them once the history is in memory, those in the table before.
-    """
-    known = board.live(row.name).known
-    told = {name for trial in shown for name in trial.params}
-    return len({*row.spec["space"], *(told if known is None else _names(charts.SameHistory(known)))})
-
-
-@lru_cache(maxsize=4)
-def _names(known: charts.SameHistory) -> set[str]:
-    return {name for trial in known.it.trials for name in trial.params}

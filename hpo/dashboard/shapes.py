@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from hpo.report.records.summary import Compared
 from hpo.studies.answers import Point, Says, Study, Trial, Worker
-from storage.history.records import StudyStateName
 from storage.queue.events import Event
 from storage.queue.launches import Launch
 
@@ -115,33 +115,6 @@ class Launches:
     """Launches."""
 
     launches: list[Launch]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric and its value."""
-
-    metric: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A study beside others."""
-
-    name: str
-    state: StudyStateName
-    sampler: str
-    pruner: str
-    trials: int
-    complete: int
-    best: float | None
-    best_number: int | None
-    found_after_seconds: float | None
-    found_after_epochs: float | None
-    epochs: int
-    seconds: float | None
-    test: Measured | None
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from hpo.dashboard.live import LiveStudy
 from hpo.errors import UserError
 from hpo.report import text
 from hpo.studies import selection
-from storage.database.clock import to_datetime
+from storage.database.clock import read_now, to_datetime
 from storage.database.engine import Transaction
 from storage.database.records import StudyRow
 from storage.history.lists import page_of_trials
 from storage.history.records import StudyHistory, TrialRecord
-from storage.history.trials import Part, ids_of, metrics_of, read_trials
+from storage.history.trials import Part, metrics_of, read_trials
 
 SIZES = (25, 50, 100, 250)  # rows of a page on the study's page
 MAX_WHERE = 2000  # characters of a filter
 MAX_COLUMNS = 60
 _TITLES = {"number": "Trial", "last_report": "Last report", "steps": "Reports", "seconds": "Time"}
-_LEFT = ("state", "worker", "runner", "device", "error")
+_LEFT = ("state", "worker", "runner", "device", "tag", "note", "error")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
@@ -78,38 +78,43 @@ def conditions_of(query: Mapping[str, str]) -> str:
     return where
 
 
-def list_trials(live: LiveStudy, wish: Wish, *, with_: Part = Part.LINE) -> TrialPage:
-    """One page of a study's trials. Without conditions and by number it is cut in SQL; else the history in
-    memory is looked through.
+def list_trials(
+    live: LiveStudy, wish: Wish, *, history: StudyHistory | None = None, whole: bool = False
+) -> TrialPage:
+    """One page of a study's trials. Without conditions, by number, and without the study's `history` of this
+    moment it is cut in SQL; else in memory. `whole`: with all reports and metrics.
 
     Raises:
         UserError: a condition, an order or a column that cannot be read, or that no trial has.
     """
     start, row = (wish.page - 1) * wish.size, live.row
-    plain = not wish.where and wish.sort in ("number", "-number")
-    chosen = () if plain else live.chosen(wish.where, wish.sort).trials
+    down, chosen = wish.sort == "-number", None
+    if wish.where or wish.sort not in ("number", "-number"):
+        chosen = live.chosen(wish.where, wish.sort, history).trials
+    elif history is not None:
+        chosen = history.trials[::-1] if down else history.trials
 
     def read(connection: Transaction) -> TrialPage:
-        if plain:
-            down = wish.sort.startswith("-")
+        trials: Sequence[TrialRecord]
+        if chosen is None:
             ids, total = page_of_trials(connection, row, descending=down, page=wish.page, size=wish.size)
+            found = read_trials(connection, row, ids, with_=Part.WHOLE if whole else Part.LINE)
+            trials = [found[i] for i in ids]
         else:
-            total, numbers = len(chosen), [trial.number for trial in chosen[start : start + wish.size]]
-            found_ids = ids_of(connection, row, numbers)
-            ids = [found_ids[number] for number in numbers if number in found_ids]
-        found = read_trials(connection, row, ids, with_=with_)
-        now = to_datetime(live.database.clock.read(connection))
-        trials = _measured(connection, row, [found[i] for i in ids], wish.columns)
+            trials, total = chosen[start : start + wish.size], len(chosen)
+        now = to_datetime(read_now(connection))
+        trials = _measured(connection, row, trials, None if whole else wish.columns)
         return TrialPage(trials, total, wish.page, max(1, -(-total // wish.size)), now)
 
     return live.database.read(read)
 
 
 def _measured(
-    connection: Transaction, row: StudyRow, trials: Sequence[TrialRecord], columns: Sequence[str]
+    connection: Transaction, row: StudyRow, trials: Sequence[TrialRecord], columns: Sequence[str] | None
 ) -> tuple[TrialRecord, ...]:
-    """The trials with the metrics that are columns."""
-    if wanted := selection.metrics_in(trials, names=columns):
+    """The trials with the metrics that are columns; None: with all."""
+    wanted = None if columns is None else selection.metrics_in(trials, names=columns)
+    if wanted != set():
         found = metrics_of(connection, row, [trial.number for trial in trials], wanted)
         trials = [replace(trial, metrics=found.get(trial.number, {})) for trial in trials]
     return tuple(trials)
@@ -121,7 +126,8 @@ def usual_columns(row: StudyRow, trials: Sequence[TrialRecord]) -> list[str]:
     many = len(row.spec["directions"])
     values = ["value"] if many == 1 else [f"value:{place}" for place in range(1, many + 1)]
     plain = [f"param:{name}" if name in selection.FIELDS else name for name in names]
-    after = ["last_report", "steps", "seconds", *plain, "attempts", "worker", "error"]
+    marks = [name for name in ("tag", "note") if any(selection.FIELDS[name](trial) for trial in trials)]
+    after = ["last_report", "steps", "seconds", *plain, "attempts", "worker", *marks, "error"]
     return ["number", "state", *values, *after]
 
 
@@ -129,14 +135,24 @@ def more_columns(known: StudyHistory) -> list[str]:
     """Columns that nobody sees unless they ask: metrics, and what a trial is beside the usual ones."""
     metrics = sorted({name for trial in known.trials for name in trial.metrics})
     kinds = ("metric:", "min:", "max:")
-    return ["score", "runner", "device", "feasible", *(kind + name for name in metrics for kind in kinds)]
+    return [
+        "score",
+        "runner",
+        "device",
+        "feasible",
+        "star",
+        "tag",
+        "note",
+        *(kind + name for name in metrics for kind in kinds),
+    ]
 
 
-def quick_filters(where: str, several: bool) -> list[tuple[str, str, bool]]:
+def quick_filters(where: str, several: bool, marked: bool) -> list[tuple[str, str, bool]]:
     """Conditions at hand: what each is called, the filter with or without it, and whether it holds now."""
     best = ("on the front", "front=true") if several else ("best 10 %", "best=10%")
     found = []
-    for name, one in (best, ("without pruned", "state!=pruned"), ("failed", "state=failed,diverged")):
+    usual = [best, ("without pruned", "state!=pruned"), ("failed", "state=failed,diverged")]
+    for name, one in [*usual, ("starred", "star")] if marked else usual:
         left = [word for word in where.split() if word != one]
         on = len(left) < len(where.split())
         found.append((name, " ".join(left if on else [*left, one]), on))
@@ -175,7 +191,7 @@ def cell(trial: TrialRecord, name: str, now: datetime | None) -> str:
         return text.duration(trial.seconds_until(now))
     found = selection.look_up(trial, name)
     if found is None:
-        return "" if name == "error" else "–"
+        return "" if name in ("error", "tag", "note") else "–"
     if isinstance(found, float) and name not in trial.params:
         return text.number(found, 5)
     return (

@@ -86,8 +86,7 @@ class Caller:
         """Start a worker of a study on the server's machine; nothing where one is at work."""
         row = self._row(study)
         self._demand_commands(row.spec["objective"])
-        clock = self.database.clock
-        found = self.database.read(lambda connection: all_workers(connection, clock, row.id))
+        found = self.database.read(lambda connection: all_workers(connection, row.id))
         at_work = [one for one in found if one.state is WorkerState.ACTIVE and one.study in (None, row.name)]
         if at_work and not more:
             return {"workers": len(at_work), "did": "nothing: they are at work", "next": f"wait {row.name}"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from hpo.dashboard import assets
+from hpo.dashboard import assets, pages
 from hpo.dashboard.board import Board
+from hpo.dashboard.lists import list_studies
 from hpo.dashboard.render import environment
 from hpo.report.drawing.theme import encode, templates
 from hpo.report.sections import pictures
@@ -23,8 +25,8 @@ async def warm_up(board: Board) -> None:
         await asyncio.to_thread(work)
 
 
-def prepare() -> None:
-    """What every page needs: templates compiled, plotly's validators loaded, scripts compressed.
+def prepare(board: Board) -> None:
+    """What every page needs: templates and queries compiled, plotly's validators loaded, scripts packed.
 
     Half a second that would be more than that beside the first visitor's own requests.
     """
@@ -35,6 +37,9 @@ def prepare() -> None:
     trial = TrialRecord(0, "complete", (0.5,), {}, started=datetime.now(UTC))
     history = StudyHistory("warm", "running", ("maximize",), {}, (trial,))
     encode(next(pictures(history, "progress")).untitled())
+    with suppress(Exception):  # whoever asks for this page will be told; all others are served
+        for name in list_studies(board.database, lambda _connection, _database, name: name, size=1).studies:
+            pages.study(board, {}, name)
 
 
 def _importances() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import secrets
+import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpo.errors import HpoError, UserError
+from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.files import file_name
+from hpo.spec.notifying import VARIABLES
+from hpo.spec.problems import nearest
 from storage.files.local_files import LocalFiles
 
 if TYPE_CHECKING:
@@ -116,7 +119,7 @@ class Order:
         found = {
             name: value
             for name, value in os.environ.items()
-            if name in (*_TRAVELS, *more) or name.startswith("PG")
+            if name in (*_TRAVELS, *more) or name.startswith(("PG", VARIABLES))
         }
         return {**found, STORAGE_VARIABLE: self.storage_url()}
 
@@ -128,10 +131,32 @@ class Order:
         """
         for name in self.options:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                meant = f"; did you mean {near[0]}?" if near else ""
-                names = ", ".join(sorted(known)) or "none"
-                raise UserError(f"--option {name}: {launcher} has no such option{meant} It has: {names}")
+                raise UserError(
+                    f"--option {name}: {launcher} has no such option{nearest(name, known)} "
+                    f"(it has {', '.join(sorted(known))})"
+                )
+
+    def whole_option(self, name: str, default: int, least: int, most: int) -> int:
+        """An option that is a whole number within these limits.
+
+        Raises:
+            UserError: it is another.
+        """
+        text = self.options.get(name, str(default))
+        if not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
+            raise UserError(f"--option {name}={text}: write a whole number from {least} to {most}")
+        return int(text)
+
+    def chosen_option(self, name: str, *words: str) -> str:
+        """An option that is one of these words, by default the first.
+
+        Raises:
+            UserError: it is none of them.
+        """
+        text = self.options.get(name, words[0])
+        if text not in words:
+            raise UserError(f"--option {name}={text}: it is {' or '.join(words)}")
+        return text
 
 
 @dataclass(frozen=True)
@@ -193,9 +218,8 @@ def find(name: str) -> Launcher:
         UserError: no such launcher, or its extra is not installed.
     """
     if name not in LAUNCHERS:
-        near = difflib.get_close_matches(name, LAUNCHERS, 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"--on {name}: no such launcher; there are {', '.join(LAUNCHERS)}.{meant}")
+        there = ", ".join(LAUNCHERS)
+        raise UserError(f"--on {name}: no such launcher{nearest(name, LAUNCHERS)} (there are {there})")
     try:
         module = import_module(f"hpo.launch.{name}")
     except ModuleNotFoundError as error:
@@ -214,8 +238,8 @@ def new_directory(parent: Path, order: Order, option: str) -> Path:
     Raises:
         HpoError: it cannot be made; `option` is what names another place.
     """
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in order.study)
-    directory = parent.absolute() / f"{name[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    name = file_name(order.study)[:80]
+    directory = parent.absolute() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     try:
         directory.mkdir(parents=True, mode=0o700)
     except OSError as error:
@@ -243,6 +267,27 @@ def last_lines(file: Path, lines: int) -> str:
         return ""
     except OSError as error:
         return f"cannot be shown: {error.strerror}\n"
+
+
+def outputs(worker: int | None, count: int, output: Callable[[int], str]) -> str:
+    """The `output` of one worker, or under headings that of all `count` of a launch.
+
+    Raises:
+        NotFoundError: no such worker.
+    """
+    if worker is None:
+        return "".join(f"--- worker {index}\n{output(index)}" for index in range(count))
+    if not 0 <= worker < count:
+        raise NotFoundError(f"there is no worker {worker}: this launch has 0 to {count - 1}")
+    return output(worker)
+
+
+def left(index: int, status: int, where: str = "") -> LaunchedWorker:
+    """A worker that has ended with this exit status, as a shell counts it; `where` it ran."""
+    if status == 0:
+        return LaunchedWorker(index, WorkerLife.ENDED, where)
+    how = f"died by {signal.Signals(status - 128).name}" if status > 128 else f"exit status {status}"
+    return LaunchedWorker(index, WorkerLife.FAILED, f"{how}, {where}" if where else how)
 
 
 def tail(text: str, lines: int) -> str:

@@ -33,8 +33,7 @@ def follow_parent() -> Callable[[], None] | None:
 def main(words: Sequence[str]) -> int:
     """Run `hpo WORDS`, hand SIGTERM on to it, end as it ends."""
     process = subprocess.Popen(  # noqa: S603 -- our own command
-        [sys.executable, "-P", "-m", "hpo", *words],
-        preexec_fn=follow_parent(),
+        [sys.executable, "-P", "-m", "hpo", *words], preexec_fn=follow_parent()
     )
     signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())
     status = process.wait()

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.errors import HpoError, UserError
 from hpo.launch.base import (
     LaunchedWorker,
     Order,
     WorkerLife,
     last_lines,
+    left,
     new_directory,
+    outputs,
     read_beside,
 )
 from hpo.worker.devices import find_gpus
@@ -47,14 +49,20 @@ class LocalLauncher:
         order.storage_url()  # in the environment that the workers inherit
         if not order.code.is_dir():
             raise UserError(f"--code {order.code}: there is no such directory")
+        shell = shutil.which("sh")
+        if shell is None:
+            raise HpoError("there is no `sh` on this machine, which `--on local` needs")
         gpus = gpus_of_each(order)
-        directory = _new_directory(order)
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        directory = new_directory(
+            Path(order.options.get("logs") or state / "hpo" / "launches"), order, "logs"
+        )
         started = []
         for index in range(order.workers):
             command = [sys.executable, "-P", "-m", "hpo", *order.arguments(gpus=gpus[index])]
             with (directory / f"worker-{index}.log").open("wb") as output:
                 process = subprocess.Popen(  # noqa: S603 -- our own command
-                    [_shell(), "-c", _NOTE_THE_END, str(_exit_file(directory, index)), *command],
+                    [shell, "-c", _NOTE_THE_END, str(_exit_file(directory, index)), *command],
                     cwd=order.code,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -75,28 +83,24 @@ class LocalLauncher:
 
     def logs(self, handle: Mapping[str, Any], worker: int | None, lines: int) -> str:
         """The last lines of the workers' output."""
-        count = len(handle["workers"])
-        if worker is not None and not 0 <= worker < count:
-            raise NotFoundError(f"there is no worker {worker}: this launch has 0 to {count - 1}")
         directory = Path(handle["directory"])
         if not directory.is_dir():
             raise HpoError(f"the output of these workers is on {handle['host']}, in {directory}")
-        if worker is not None:
-            return _output(directory, worker, lines)
-        return "".join(f"--- worker {i}\n{_output(directory, i, lines)}" for i in range(count))
+        count = len(handle["workers"])
+        return outputs(worker, count, lambda index: last_lines(directory / f"worker-{index}.log", lines))
 
     def stop(self, handle: Mapping[str, Any], grace: float) -> None:
         """SIGTERM to each worker, SIGKILL to what is left after `grace` seconds."""
         if handle["host_key"] != host_key():
             raise HpoError(_elsewhere(handle))
-        left = [worker for worker in handle["workers"] if is_alive(worker["pid"], worker["started"])]
-        for worker in left:
+        going = [worker for worker in handle["workers"] if is_alive(worker["pid"], worker["started"])]
+        for worker in going:
             _signal(worker, signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while left and time.monotonic() < deadline:
+        while going and time.monotonic() < deadline:
             time.sleep(_POLL)
-            left = [worker for worker in left if is_alive(worker["pid"], worker["started"])]
-        for worker in left:  # a worker's runners end with it
+            going = [worker for worker in going if is_alive(worker["pid"], worker["started"])]
+        for worker in going:  # a worker's runners end with it
             _signal(worker, signal.SIGKILL)
 
 
@@ -115,10 +119,7 @@ def _look(handle: Mapping[str, Any], index: int) -> LaunchedWorker:
         if handle["host_key"] != host_key():
             return LaunchedWorker(index, WorkerLife.UNKNOWN, f"on {handle['host']}")
         return LaunchedWorker(index, WorkerLife.FAILED, "was killed")
-    if status == 0:
-        return LaunchedWorker(index, WorkerLife.ENDED)
-    how = f"died by {signal.Signals(status - 128).name}" if status > 128 else f"exit status {status}"
-    return LaunchedWorker(index, WorkerLife.FAILED, how)
+    return left(index, status)
 
 
 def _elsewhere(handle: Mapping[str, Any]) -> str:
@@ -129,16 +130,6 @@ def _elsewhere(handle: Mapping[str, Any]) -> str:
 
 def _exit_file(directory: Path, index: int) -> Path:
     return directory / f"worker-{index}.exit"
-
-
-def _output(directory: Path, index: int, lines: int) -> str:
-    return last_lines(directory / f"worker-{index}.log", lines)
-
-
-def _new_directory(order: Order) -> Path:
-    """Where the output of a new launch goes: by default below the user's state directory."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return new_directory(Path(order.options.get("logs") or state / "hpo" / "launches"), order, "logs")
 
 
 def gpus_of_each(order: Order) -> list[str]:
@@ -158,13 +149,6 @@ def gpus_of_each(order: Order) -> list[str]:
             f"enough for {len(groups)} such workers, not {order.workers}"
         )
     return [",".join(group) for group in groups[: order.workers]]
-
-
-def _shell() -> str:
-    found = shutil.which("sh")
-    if found is None:
-        raise HpoError("there is no `sh` on this machine, which `--on local` needs")
-    return found
 
 
 LAUNCHER = LocalLauncher()

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import ray
 from ray.exceptions import RayError
 
-from hpo.errors import HpoError, NotFoundError, UserError
-from hpo.launch.base import LaunchedWorker, Order, WorkerLife, tail
+from hpo.errors import HpoError, UserError
+from hpo.launch.base import LaunchedWorker, Order, WorkerLife, left, outputs, tail
 from hpo.launch.ray_actor import NAMESPACE, WorkerActor, last_word
 
 _OPTIONS = ("address", "env", "restarts", "ship")
@@ -49,7 +49,8 @@ class RayLauncher:
     def submit(self, order: Order) -> dict[str, Any]:
         """Start the actors, and wait a moment to hear of those that cannot begin."""
         order.check_options(self.name, _OPTIONS)
-        restarts, ship = _whole(order, "restarts", _RESTARTS), _yes(order, "ship")
+        restarts = order.whole_option("restarts", _RESTARTS, 0, 1_000_000)
+        ship = order.chosen_option("ship", "false", "true") == "true"
         if ship:
             _check_size(order.code)
         address = order.options.get("address") or os.environ.get("RAY_ADDRESS") or "auto"
@@ -87,22 +88,18 @@ class RayLauncher:
     def logs(self, handle: Mapping[str, Any], worker: int | None, lines: int) -> str:
         """The last lines of the workers' output; of those that have ended, what the cluster kept."""
         names = handle["actors"]
-        if worker is not None and not 0 <= worker < len(names):
-            raise NotFoundError(f"there is no worker {worker}: this launch has 0 to {len(names) - 1}")
         with _cluster(handle["address"]):
-            if worker is not None:
-                return _output(names[worker], lines)
-            return "".join(f"--- worker {i}\n{_output(name, lines)}" for i, name in enumerate(names))
+            return outputs(worker, len(names), lambda index: _output(names[index], lines))
 
     def stop(self, handle: Mapping[str, Any], grace: float) -> None:
         """SIGTERM to the worker inside each actor; what is left after `grace` seconds is killed."""
         with _cluster(handle["address"]):
-            left = [actor for actor in map(_find, handle["actors"]) if actor is not None]
-            told = [actor.leave.remote() for actor in left]
+            going = [actor for actor in map(_find, handle["actors"]) if actor is not None]
+            told = [actor.leave.remote() for actor in going]
             reached, _ = (
                 ray.wait(told, num_returns=len(told), timeout=min(grace, _ANSWER)) if told else ([], [])
             )
-            waiting = [actor for actor, answer in zip(left, told, strict=True) if answer not in reached]
+            waiting = [actor for actor, answer in zip(going, told, strict=True) if answer not in reached]
             for actor in waiting:  # not started, or between two nodes: nothing is running to be told
                 ray.kill(actor, no_restart=True)
             deadline = time.monotonic() + grace
@@ -214,9 +211,7 @@ def _ended(index: int, name: str) -> LaunchedWorker:
     word = last_word(name)
     if word is None:
         return LaunchedWorker(index, WorkerLife.FAILED, "gone from the cluster without a word")
-    if word["status"] == 0:
-        return LaunchedWorker(index, WorkerLife.ENDED)
-    return LaunchedWorker(index, WorkerLife.FAILED, f"exit status {word['status']}")
+    return left(index, word["status"])
 
 
 def _output(name: str, lines: int) -> str:
@@ -232,20 +227,6 @@ def _cpus(order: Order) -> float:
     if order.cpus_per_worker is not None:
         return order.cpus_per_worker
     return 1.0 if order.gpus_per_worker else float(order.runners_per_worker)
-
-
-def _whole(order: Order, name: str, default: int) -> int:
-    text = order.options.get(name, str(default))
-    if not text.isdigit():
-        raise UserError(f"--option {name}={text}: write a whole number")
-    return int(text)
-
-
-def _yes(order: Order, name: str) -> bool:
-    text = order.options.get(name, "false").lower()
-    if text not in ("true", "false"):
-        raise UserError(f"--option {name}={text}: write true or false")
-    return text == "true"
 
 
 def _check_size(code: Path) -> None:

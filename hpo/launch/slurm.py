@@ -16,14 +16,16 @@ from typing import Any
 
 import submitit
 
-from hpo.errors import HpoError, NotFoundError, UserError
+from hpo.errors import HpoError, UserError
 from hpo.launch.base import (
     STORAGE_VARIABLE,
     LaunchedWorker,
     Order,
     WorkerLife,
     last_lines,
+    left,
     new_directory,
+    outputs,
     read_beside,
 )
 from hpo.launch.slurm_task import STOPPED, WorkerTask, exit_file
@@ -74,7 +76,8 @@ class SlurmLauncher:
                 f"--gpus-per-worker {order.gpus_per_worker:g}: SLURM hands out whole GPUs; take 1 and let "
                 "several trials share it with --runners"
             )
-        drain, again = _drain(order), _again_at_limit(order)
+        drain = order.whole_option("drain", _DRAIN, 1, 65_535)  # as sbatch has it
+        again = order.chosen_option("at-limit", "leave", "requeue") == "requeue"
         beside = order.code / "hpo-launches"  # the nodes must see the code, too
         folder = new_directory(Path(order.options.get("folder") or beside), order, "folder")
         tasks = [
@@ -112,16 +115,14 @@ class SlurmLauncher:
 
     def logs(self, handle: Mapping[str, Any], worker: int | None, lines: int) -> str:
         """The last lines of the workers' output, over all runs of a task that was queued again."""
-        count = handle["workers"]
-        if worker is not None and not 0 <= worker < count:
-            raise NotFoundError(f"there is no worker {worker}: this launch has 0 to {count - 1}")
-        if not Path(handle["folder"]).is_dir():
-            raise HpoError(
-                f"the output of these workers is in {handle['folder']}, which is not on this machine"
-            )
-        if worker is not None:
-            return _output(handle, worker, lines)
-        return "".join(f"--- worker {i}\n{_output(handle, i, lines)}" for i in range(count))
+        folder = Path(handle["folder"])
+        if not folder.is_dir():
+            raise HpoError(f"the output of these workers is in {folder}, which is not on this machine")
+
+        def output(index: int) -> str:
+            return last_lines(folder / f"{_task(handle, index)}_0_log.out", lines)
+
+        return outputs(worker, handle["workers"], output)
 
     def stop(self, handle: Mapping[str, Any], grace: float) -> None:
         """SIGTERM to each task, which its worker obeys; what is left after `grace` seconds is cancelled."""
@@ -186,20 +187,6 @@ def _sbatch_parameters(order: Order, drain: int) -> dict[str, Any]:
     return parameters
 
 
-def _drain(order: Order) -> int:
-    text = order.options.get("drain", str(_DRAIN))
-    if not text.isdecimal() or not 0 < int(text) < 65536:  # as sbatch has it
-        raise UserError(f"--option drain={text}: a whole number of seconds from 1 to 65535")
-    return int(text)
-
-
-def _again_at_limit(order: Order) -> bool:
-    text = order.options.get("at-limit", "leave")
-    if text not in ("leave", "requeue"):
-        raise UserError(f"--option at-limit={text}: it is leave or requeue")
-    return text == "requeue"
-
-
 def _python() -> str:
     """This interpreter, as submitit puts it into the script.
 
@@ -212,10 +199,6 @@ def _python() -> str:
 def _task(handle: Mapping[str, Any], index: int) -> str:
     """The id of one worker's task; a single worker is no array."""
     return f"{handle['job']}_{index}" if handle["workers"] > 1 else str(handle["job"])
-
-
-def _output(handle: Mapping[str, Any], index: int, lines: int) -> str:
-    return last_lines(Path(handle["folder"]) / f"{_task(handle, index)}_0_log.out", lines)
 
 
 def _queue(handle: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -250,10 +233,7 @@ def _look(
     if life in _GOING:
         return LaunchedWorker(index, life, f"task {task}, {where}" if where else f"task {task}")
     with contextlib.suppress(OSError, ValueError):
-        status = int(read_beside(exit_file(handle["folder"], index)))
-        if status:
-            return LaunchedWorker(index, WorkerLife.FAILED, f"exit status {status}, task {task}")
-        return LaunchedWorker(index, WorkerLife.ENDED, f"task {task}")
+        return left(index, int(read_beside(exit_file(handle["folder"], index))), f"task {task}")
     if life is None:
         return None
     return LaunchedWorker(index, life, f"task {task}, {state.lower()}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from hpo.errors import HpoError, NotFoundError, UserError
@@ -15,23 +14,6 @@ from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.queue import launches
 from storage.queue.launches import Launch
-
-
-@dataclass(frozen=True)
-class LaunchView:
-    """A launch and its workers as they are now."""
-
-    launch: Launch
-    workers: Sequence[LaunchedWorker]
-
-    @property
-    def state(self) -> str:
-        """stopped, or the state that says most about its workers."""
-        if self.launch.stopped is not None:
-            return "stopped"
-        there = {worker.state for worker in self.workers}
-        order = (WorkerLife.RUNNING, WorkerLife.WAITING, WorkerLife.UNKNOWN, WorkerLife.FAILED)
-        return next((state.value for state in order if state in there), WorkerLife.ENDED.value)
 
 
 def start(database: Database, study: StudyRow, on: str, order: Order) -> Launch:
@@ -54,7 +36,6 @@ def start(database: Database, study: StudyRow, on: str, order: Order) -> Launch:
         number = database.write_once(
             lambda connection: launches.add(
                 connection,
-                database.clock,
                 study_id=study.id,
                 launcher=on,
                 host=socket.gethostname(),
@@ -80,14 +61,16 @@ def get(database: Database, number: int) -> Launch:
     return row
 
 
-def list_all(database: Database, study: StudyRow | None = None) -> list[LaunchView]:
-    """Every launch, or those of one study, each asked for its workers' states unless it was stopped."""
+def list_all(database: Database, study: StudyRow | None = None) -> list[dict[str, Any]]:
+    """Every launch, or those of one study, as plain values; each is asked for its workers' states unless it
+    was stopped, and its own is the one that says most about them.
+    """
 
     def read(connection: Transaction) -> list[tuple[Launch, dict[str, Any]]]:
         found = launches.all_launches(connection, None if study is None else study.id)
         return [(launch, launches.handle_of(connection, launch.id)) for launch in found]
 
-    return [LaunchView(launch, _workers(launch, handle)) for launch, handle in database.read(read)]
+    return [_told(launch, handle) for launch, handle in database.read(read)]
 
 
 def logs(database: Database, launch: Launch, worker: int | None, lines: int) -> str:
@@ -111,35 +94,32 @@ def stop(database: Database, launch: Launch, grace: float) -> None:
 
 def forget(database: Database, launch: Launch) -> None:
     """Note that a launch is over, without asking its launcher."""
-    database.write(lambda connection: launches.mark_stopped(connection, database.clock, launch.id))
-
-
-def launch_json(view: LaunchView) -> dict[str, Any]:
-    """A launch as plain values."""
-    launch = view.launch
-    return {
-        "id": launch.id,
-        "study": launch.study,
-        "on": launch.launcher,
-        "from": launch.host,
-        "state": view.state,
-        "workers": [
-            {"worker": worker.index, "state": worker.state.value, "detail": worker.detail}
-            for worker in view.workers
-        ],
-        "started": plain(launch.created),
-        "stopped": plain(launch.stopped),
-    }
+    database.write(lambda connection: launches.mark_stopped(connection, launch.id))
 
 
 def _handle(database: Database, launch: Launch) -> dict[str, Any]:
     return database.read(lambda connection: launches.handle_of(connection, launch.id))
 
 
-def _workers(launch: Launch, handle: Mapping[str, Any]) -> list[LaunchedWorker]:
+def _told(launch: Launch, handle: Mapping[str, Any]) -> dict[str, Any]:
+    every = range(launch.workers)
     if launch.stopped is not None:
-        return [LaunchedWorker(index, WorkerLife.ENDED, "stopped") for index in range(launch.workers)]
-    try:
-        return find(launch.launcher).status(handle)
-    except HpoError as error:  # its extra is not installed here
-        return [LaunchedWorker(index, WorkerLife.UNKNOWN, str(error)) for index in range(launch.workers)]
+        state, workers = "stopped", [LaunchedWorker(i, WorkerLife.ENDED, "stopped") for i in every]
+    else:
+        try:
+            workers = find(launch.launcher).status(handle)
+        except HpoError as error:  # its extra is not installed here
+            workers = [LaunchedWorker(i, WorkerLife.UNKNOWN, str(error)) for i in every]
+        order = (WorkerLife.RUNNING, WorkerLife.WAITING, WorkerLife.UNKNOWN, WorkerLife.FAILED)
+        there = {worker.state for worker in workers}
+        state = next((life for life in order if life in there), WorkerLife.ENDED).value
+    return {
+        "id": launch.id,
+        "study": launch.study,
+        "on": launch.launcher,
+        "from": launch.host,
+        "state": state,
+        "workers": [{"worker": one.index, "state": one.state.value, "detail": one.detail} for one in workers],
+        "started": plain(launch.created),
+        "stopped": plain(launch.stopped),
+    }

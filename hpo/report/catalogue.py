@@ -15,37 +15,18 @@ import plotly.graph_objects as go
 from hpo.errors import NotFoundError
 from hpo.report import text
 from hpo.report.chart import Chart, Size
-from hpo.report.drawing.landscape import (
-    contour_figure,
-    importance_figure,
-    parallel_figure,
-    path_figure,
-    slice_figure,
-)
-from hpo.report.drawing.progress import (
-    best_figure,
-    edf_figure,
-    history_figure,
-    pareto_figure,
-    timeline_figure,
-)
-from hpo.report.drawing.training import (
-    confusion_figure,
-    learning_figure,
-    metrics_figure,
-    pr_figure,
-    residual_figure,
-    roc_figure,
-)
+from hpo.report.drawing import landscape, progress, training
 from hpo.report.records.landscape import MAX_SLICES, Slice, contour, parallel, path, slices, window
 from hpo.report.records.parameters import Importances, importances
 from hpo.report.records.progress import (
     BestSoFar,
     Edf,
     History,
+    Machines,
     best_so_far,
     edf,
     hypervolume,
+    machines,
     optimization_history,
     pareto,
     timeline,
@@ -147,6 +128,20 @@ def _slice_caption(record: Slice) -> str:
     return text.joined(told if record.boxes else "", record.note)
 
 
+def _machines_caption(record: Machines) -> str:
+    idle = (
+        ""
+        if record.idle is None
+        else (
+            f"Runners had nothing to do for {text.duration(record.idle)} in all, "
+            f"{100 * record.idle_share:.0f} % of their time."
+        )
+    )
+    return text.joined(
+        "Each point is the mean of the time up to it; of the whole machine.", idle, record.note
+    )
+
+
 def _residual_caption(record: Residuals) -> str:
     return "" if record.std is None else f"Standard deviation of the residuals: {text.number(record.std)}."
 
@@ -160,7 +155,7 @@ def _spread(histories: Sequence[StudyHistory]) -> list[Edf]:
 
 
 def _epochs_figure(lines: Sequence[BestSoFar], title: str) -> go.Figure:
-    return best_figure(lines, title.replace("epoch", lines[0].step_name))
+    return progress.best_figure(lines, title.replace("epoch", lines[0].step_name))
 
 
 def _numbered(records: Sequence[Any]) -> dict[str, Any]:
@@ -200,7 +195,7 @@ METRICS = Chart(
     name="metric",
     section="winner",
     record=lambda history, _: _numbered(best_metrics(history)),
-    draw=lambda record, _: metrics_figure(record, record.title),
+    draw=lambda record, _: training.metrics_figure(record, record.title),
     size="third",
     height=280,
     objectives="one",
@@ -211,7 +206,7 @@ EVALUATION = (
     _evaluation(
         "confusion",
         "Confusion matrix",
-        confusion_figure,
+        training.confusion_figure,
         _noted("Rows are the true classes, numbers are samples."),
         380,
         lambda record: "half" if len(record.classes) <= 12 else "full",
@@ -219,18 +214,18 @@ EVALUATION = (
     _evaluation(
         "roc",
         "ROC",
-        roc_figure,
+        training.roc_figure,
         lambda _: "Each class against all others; AUC is the area under the curve.",
         480,
     ),
     _evaluation(
         "pr",
         "Precision and recall",
-        pr_figure,
+        training.pr_figure,
         lambda _: "Each class against all others; AP is the average precision.",
         480,
     ),
-    _evaluation("residuals", "Predicted against actual", residual_figure, _residual_caption, 420),
+    _evaluation("residuals", "Predicted against actual", training.residual_figure, _residual_caption, 420),
 )
 
 STUDY: tuple[Chart, ...] = (
@@ -239,7 +234,7 @@ STUDY: tuple[Chart, ...] = (
         title="Pareto front",
         section="progress",
         record=lambda history, _: pareto(history),
-        draw=pareto_figure,
+        draw=progress.pareto_figure,
         caption=_noted("No trial on the front can be improved in one direction without losing in another."),
         height=420,
         min_width=lambda record: 900 if len(record.names) > 2 else 0,
@@ -251,7 +246,7 @@ STUDY: tuple[Chart, ...] = (
         title="Hypervolume over trials",
         section="progress",
         record=lambda history, _: [found] if (found := hypervolume(history)) else None,
-        draw=best_figure,
+        draw=progress.best_figure,
         caption=lambda _: "The area that the front so far dominates, up to each direction's worst value.",
         size="half",
         objectives="several",
@@ -263,7 +258,7 @@ STUDY: tuple[Chart, ...] = (
         section="progress",
         record=optimization_history,
         applies=lambda record: bool(record.points),
-        draw=history_figure,
+        draw=progress.history_figure,
         caption=_history_caption,
         log=True,
         outline=True,
@@ -273,7 +268,7 @@ STUDY: tuple[Chart, ...] = (
         title="Distribution of values",
         section="progress",
         record=lambda history, _: _spread([history]),
-        draw=edf_figure,
+        draw=progress.edf_figure,
         caption=_edf_caption,
         size="half",
         objectives="one",
@@ -294,7 +289,7 @@ STUDY: tuple[Chart, ...] = (
         title="Learning curves",
         section="learning",
         record=lambda history, _: learning_curves(history),
-        draw=learning_figure,
+        draw=training.learning_figure,
         caption=_learning_caption,
         height=420,
         objectives="one",
@@ -306,10 +301,10 @@ STUDY: tuple[Chart, ...] = (
         title="Rank correlation with the result",
         section="learning",
         record=lambda history, _: foresight(history),
-        draw=metrics_figure,
+        draw=training.metrics_figure,
         caption=lambda _: (
             "How well the order at a step foretells the order in the end: 1 is wholly, 0 not at all. With "
-            "the pruned trials it would mostly be higher. `hpo regret` says what pruning cost."
+            "the pruned trials it would mostly be higher. hpo regret says what pruning cost."
         ),
         size="half",
         objectives="one",
@@ -320,7 +315,7 @@ STUDY: tuple[Chart, ...] = (
         section="parameters",
         record=importances,
         applies=lambda record: record.trials > 0,
-        draw=importance_figure,
+        draw=landscape.importance_figure,
         caption=_importance_caption,
         size="half",
         metric="last",
@@ -330,7 +325,7 @@ STUDY: tuple[Chart, ...] = (
         title="From the first setting to the best",
         section="parameters",
         record=path,
-        draw=path_figure,
+        draw=landscape.path_figure,
         caption=_noted(
             "One parameter at a time, the most promising first; lines are 90 % intervals of each gain."
         ),
@@ -341,7 +336,7 @@ STUDY: tuple[Chart, ...] = (
         title="The two most important parameters",
         section="parameters",
         record=contour,
-        draw=lambda record, _: contour_figure(
+        draw=lambda record, _: landscape.contour_figure(
             record, f"{record.axis.split(' (')[0]} over {record.x.name} and {record.y.name}"
         ),
         caption=_noted("Smoothed over the trials (points); empty where no trial is near."),
@@ -354,7 +349,7 @@ STUDY: tuple[Chart, ...] = (
         title="Parallel coordinates",
         section="parameters",
         record=parallel,
-        draw=parallel_figure,
+        draw=landscape.parallel_figure,
         caption=_noted(
             "One line per trial, most important parameter first. Click a name to hide or show it."
         ),
@@ -365,7 +360,7 @@ STUDY: tuple[Chart, ...] = (
         name="slice",
         section="slices",
         record=lambda history, objective, picked=(): _numbered(slices(history, objective, *picked)),
-        draw=lambda record, ending: slice_figure(record, record.parameter.name + ending),
+        draw=lambda record, ending: landscape.slice_figure(record, record.parameter.name + ending),
         caption=_slice_caption,
         size="third",
         height=290,
@@ -379,7 +374,7 @@ STUDY: tuple[Chart, ...] = (
         title="Best so far over time",
         section="time",
         record=lambda history, _: _lines([history], "seconds"),
-        draw=best_figure,
+        draw=progress.best_figure,
         caption=lambda _: "Wall time since the first trial started, pauses included.",
         objectives="one",
     ),
@@ -389,10 +384,20 @@ STUDY: tuple[Chart, ...] = (
         section="time",
         record=lambda history, _: timeline(history),
         applies=lambda record: bool(record.bars),
-        draw=timeline_figure,
+        draw=progress.timeline_figure,
         caption=_noted("One bar per attempt, on the runner that worked at it."),
         height=320,
         min_width=lambda _: 560,
+        objectives="any",
+    ),
+    Chart(
+        name="machines",
+        title="Machines",
+        section="time",
+        record=lambda history, _: machines(history),
+        draw=progress.machines_figure,
+        caption=_machines_caption,
+        height=380,
         objectives="any",
     ),
 )
@@ -402,7 +407,7 @@ COMPARISON = (
         name="compare-trials",
         title="Best so far over trials",
         record=lambda histories: _lines(histories, "trials"),
-        draw=best_figure,
+        draw=progress.best_figure,
         caption=lambda _: (
             "Each line is a study; a marker is an improvement. Pruned trials count on the axis."
         ),
@@ -411,7 +416,7 @@ COMPARISON = (
         name="compare-seconds",
         title="Best so far over time",
         record=lambda histories: _lines(histories, "seconds"),
-        draw=best_figure,
+        draw=progress.best_figure,
         caption=lambda _: "Wall time, pauses included, so it depends on how many runners each study had.",
     ),
     Chart(
@@ -426,7 +431,7 @@ COMPARISON = (
         address="compare-values",
         title="Distribution of values",
         record=_spread,
-        draw=edf_figure,
+        draw=progress.edf_figure,
         caption=_edf_caption,
     ),
 )

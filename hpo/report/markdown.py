@@ -10,8 +10,9 @@ from pathlib import Path
 from hpo.errors import UserError
 from hpo.files import write_whole
 from hpo.report import text
-from hpo.report.records.parameters import importances
-from hpo.report.records.summary import Summary, comparison, summarize, trial_table
+from hpo.report.records.parameters import axes, importances
+from hpo.report.records.scores import ranked, scores
+from hpo.report.records.summary import Summary, comparison, summarize
 from hpo.report.records.training import evaluations
 from storage.history.records import StudyHistory
 
@@ -73,30 +74,28 @@ def _study(history: StudyHistory, level: str) -> list[str]:
 
 
 def _best_trials(history: StudyHistory, facts: Summary, level: str) -> list[str]:
-    table = trial_table(history)
-    sign = -1.0 if history.directions[0] == "maximize" else 1.0
-    finished = [row for row in table.rows if row.values and row.values[0] is not None]
-    finished.sort(key=lambda row: (bool(row.broken), sign * (row.values[0] or 0.0), row.number))
+    finished = [score.trial for score in ranked(scores(history, pruned=False), history.directions[0])]
     if not finished:
         return []
-    limited = any(row.broken for row in finished)
+    names = [axis.name for axis in axes(history)]
+    limited = any(trial.broken for trial in finished)
     rows = [
         (
-            str(row.number),
-            *(text.number(v, 5) for v in row.values),
-            text.duration(row.seconds),
-            *("–" if v is None else escaped(text.value(v)) for v in row.params),
-            *([escaped(", ".join(row.broken))] if limited else []),
+            str(trial.number),
+            *(text.number(v, 5) for v in trial.values or ()),
+            text.duration(trial.seconds),
+            *("–" if v is None else escaped(text.value(v)) for v in map(trial.params.get, names)),
+            *([escaped(", ".join(trial.broken))] if limited else []),
         )
-        for row in finished[:MAX_ROWS]
+        for trial in finished[:MAX_ROWS]
     ]
-    heads = ("trial", *map(escaped, facts.value_names), "time", *map(escaped, table.parameters))
+    heads = ("trial", *map(escaped, facts.value_names), "time", *map(escaped, names))
     heads += ("breaks",) if limited else ()
     return [f"{level}# Best trials", _table(heads, rows)]
 
 
 def _comparison(histories: Sequence[StudyHistory]) -> str:
-    heads = (
+    heads = [
         "study",
         "sampler",
         "pruner",
@@ -106,7 +105,7 @@ def _comparison(histories: Sequence[StudyHistory]) -> str:
         "epochs",
         "best after",
         "wall time",
-    )
+    ]
     rows = [
         (
             escaped(row.name),

@@ -85,7 +85,7 @@ def render(
             written=(written or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             figures=_figures_json([picture for section in sections for picture in section.pictures]),
             css=_asset("report.css"),
-            js=_asset("report.js"),
+            js=_asset("drawing.js") + _asset("report.js"),
             plotlyjs=plotly.offline.get_plotlyjs(),
         )
     )

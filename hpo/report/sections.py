@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hpo.report import catalogue
 from hpo.report.chart import Picture
+from hpo.report.records.progress import machines
 from hpo.report.records.training import Evaluation, metrics_by_unit
 from storage.history.records import StudyHistory, TrialRecord
 
@@ -83,5 +84,7 @@ def trial_pictures(history: StudyHistory, trial: TrialRecord, evaluation: Evalua
     drawn = [
         catalogue.METRICS.picture(f"metric-{found.title}", found) for found in metrics_by_unit(history, trial)
     ]
+    machine = catalogue.find("machines")[0]
+    drawn += [machine.picture(machine.name, machines(history, trial))]
     drawn += [chart.picture(chart.name, evaluation) for chart in catalogue.EVALUATION]
     return [picture for picture in drawn if picture]

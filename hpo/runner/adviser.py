@@ -65,35 +65,27 @@ def make_sampler_of(spec: StudySpec, code: Path, seed: int) -> BaseSampler | Non
     Raises:
         ObjectiveError: there is no such factory, or it makes something else.
     """
-    if not isinstance(spec.sampler, CustomSampler):
-        return None
-    made = _make("sampler", spec.sampler.factory, code, seed)
-    if not isinstance(made, BaseSampler):
-        raise ObjectiveError(_wrong("sampler", spec.sampler.factory, made))
-    return made
+    chosen = spec.sampler
+    return _make(BaseSampler, chosen.factory, code, seed) if isinstance(chosen, CustomSampler) else None
 
 
 def make_pruner_of(spec: StudySpec, code: Path) -> BasePruner | None:
     """As `make_sampler_of`, for a pruner."""
-    if not isinstance(spec.pruner, CustomPruner):
-        return None
-    made = _make("pruner", spec.pruner.factory, code)
-    if not isinstance(made, BasePruner):
-        raise ObjectiveError(_wrong("pruner", spec.pruner.factory, made))
-    return made
+    chosen = spec.pruner
+    return _make(BasePruner, chosen.factory, code) if isinstance(chosen, CustomPruner) else None
 
 
-def _make(what: str, factory: str, code: Path, *arguments: Any) -> Any:
+def _make(kind: Any, factory: str, code: Path, *arguments: Any) -> Any:
     make: Any = load_callable(parse_factory(factory), code).function
+    what = kind.__name__.removeprefix("Base").lower()
     try:
-        return make(*arguments)
+        made = make(*arguments)
     except (Exception, SystemExit) as error:
         raise ObjectiveError(f"{what}.factory {factory} failed:\n{told(error)}") from error
-
-
-def _wrong(what: str, factory: str, made: Any) -> str:
-    kind = f"optuna.{what}s.Base{what.capitalize()}"
-    return f"{what}.factory {factory} must return an {kind}, and returned {type(made).__name__}"
+    if not isinstance(made, kind):
+        wanted = f"an optuna.{what}s.{kind.__name__}, and returned {type(made).__name__}"
+        raise ObjectiveError(f"{what}.factory {factory} must return {wanted}")
+    return made
 
 
 class Adviser:

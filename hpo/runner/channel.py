@@ -30,16 +30,27 @@ class Channel:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.set_inheritable(False)  # what an objective starts must not hold it, nor speak here
         self._sending = threading.Lock()
+        self._unsent = bytearray()
 
-    def send(self, content: bytes) -> None:
-        """Send a message.
+    def send(self, content: bytes, *, more: bool = False) -> None:
+        """Send a message; where `more` is to come, with the next one or at a `flush`.
 
         Raises:
             OSError: the other end is gone.
         """
         with self._sending:
+            self._unsent += _LENGTH.pack(len(content)) + content
+        if not more or len(self._unsent) > _PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits. Raises as `send` does."""
+        if not self._unsent:
+            return
+        with self._sending:
+            content, self._unsent = self._unsent, bytearray()
             try:
-                self._socket.sendall(_LENGTH.pack(len(content)) + content)
+                self._socket.sendall(content)
             except BaseException:  # Ctrl-C in the middle of one: nothing may follow half a message
                 self._shut()
                 raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from hpo.weights import dump_state, read_state
@@ -14,6 +16,7 @@ from storage.files.checkpoints import Saved, file_name, newest
 
 log = logging.getLogger(__name__)
 
+MEMORY = 64 * 1024 * 1024  # bytes of states that a runner holds of trials that wait to be promoted
 PATIENCE = 15.0  # seconds: training waits so long for a store that is away, then goes on without
 
 
@@ -34,34 +37,74 @@ def _objection(content: bytes) -> str | None:
     return None if isinstance(state, dict) else f"it holds a {type(state).__name__}, not a state"
 
 
+@dataclass(frozen=True)
+class Held:
+    """A state after `step` in this process alone; the newest one that was saved is after `saved`."""
+
+    step: int
+    saved: int | None
+    state: dict[str, Any]
+
+
+class Memory:
+    """The states that attempts of this process have held, the newest `MEMORY` bytes. For any thread."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int], tuple[Held, int]] = {}  # with its bytes
+        self._bytes = 0
+        self._changing = threading.Lock()
+
+    def put(self, trial: str, attempt: int, held: Held) -> None:
+        """Hold the state that this attempt at a trial has left."""
+        with self._changing:
+            self._held[trial, attempt] = held, _size(held.state)
+            self._bytes += _size(held.state)
+            while self._bytes > MEMORY:
+                self._bytes -= self._held.pop(next(iter(self._held)))[1]
+
+    def take(self, trial: str, attempt: int) -> Held | None:
+        """Hand out the state that this attempt has left, if it is still here; it is held no longer."""
+        with self._changing:
+            held, size = self._held.pop((trial, attempt), (None, 0))
+            self._bytes -= size
+            return held
+
+
+def _size(state: Any) -> int:
+    """Bytes of the tensors in a state."""
+    if isinstance(state, dict | list | tuple):
+        return sum(map(_size, state.values() if isinstance(state, dict) else state))
+    return int(getattr(state, "nbytes", 0))
+
+
 class CheckpointStore:
     """What an objective sees as `trial.checkpoint`.
 
-    Args:
-        store: where files are kept.
-        trial: the trial's directory there.
-        attempt: number of this attempt; each writes a directory of its own, so that a stale one
-            cannot touch a later one's.
-        last: how many of its newest checkpoints an attempt keeps.
-        resumed: the checkpoint this attempt goes on from, already checked.
-        on_advance: called once, when a later one than `resumed` is saved.
-        before_save: waits until what the trial has reported is committed: a checkpoint that may be seen
-            before would leave a hole in the curve of whoever goes on from it.
+    Each attempt writes a directory of its own, so that a stale one cannot touch a later one's.
     """
 
     def __init__(
         self,
         store: ArtifactStore,
-        trial: str,
+        trial: str,  # the trial's directory there
         attempt: int,
-        resumed: Saved | None,
-        last: int = 2,
-        on_advance: Callable[[], None] = lambda: None,
+        resumed: Saved | None,  # the checkpoint this attempt goes on from, already checked
+        last: int = 2,  # how many of its newest checkpoints an attempt keeps
+        on_advance: Callable[[], None] = lambda: (
+            None
+        ),  # called once, when a later one than `resumed` is saved
+        # Waits until what the trial has reported is committed: a checkpoint that may be seen before would
+        # leave a hole in the curve of whoever goes on from it.
         before_save: Callable[[], None] = lambda: None,
+        memory: Memory | None = None,  # where states are held; None: they are saved
+        held: Held | None = None,  # the state this attempt goes on from, where it was held
     ) -> None:
         self._store = store.with_patience(PATIENCE)
         self._last = last
         self._folder = f"{trial}/{attempt}"
+        self._place = trial, attempt
+        self._memory = memory
+        self._held = held
         self._resumed = resumed
         self._kept: list[str] = []
         self._latest: Saved | None = resumed
@@ -76,7 +119,24 @@ class CheckpointStore:
     @property
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, or None."""
-        return None if self._latest is None else self._latest.step
+        return self.saved if self._held is None else self._held.step
+
+    @property
+    def saved(self) -> int | None:
+        """Step of the newest that is more than held, or None."""
+        if self._latest is not None:
+            return self._latest.step
+        return None if self._held is None else self._held.saved
+
+    def hold(self, state: dict[str, Any], step: int) -> None:
+        """Keep `state`, which nobody changes any more, for a trial that may go on in this process.
+
+        Elsewhere, and when the process is gone, it goes on from what was saved.
+        """
+        if self._memory is None:
+            self.save(state, step)
+        else:
+            self._memory.put(*self._place, Held(step, self.saved, state))
 
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step`; a full disk is said in the log and training goes on."""
@@ -88,7 +148,7 @@ class CheckpointStore:
         except ArtifactError as error:
             log.warning("checkpoint of step %d was not saved: %s", step, error)
             return
-        self._latest = Saved(int(step), 0, key, content)
+        self._latest, self._held = Saved(int(step), 0, key, content), None
         if key not in self._kept:
             self._kept.append(key)
         for old in self._kept[: -self._last]:
@@ -101,6 +161,8 @@ class CheckpointStore:
 
     def load(self) -> dict[str, Any] | None:
         """State of the newest whole checkpoint with its tensors on the CPU; None when there is none."""
+        if self._held is not None:
+            return self._held.state
         if self._latest is None:
             return None
         state: dict[str, Any] = read_state(self._latest.content)

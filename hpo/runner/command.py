@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -42,21 +43,14 @@ def command_objective(command: Command, study: str, directions: int, folder: Pat
     return Objective(program, ModuleType("command"), home, is_program=True)
 
 
+@dataclass(frozen=True)
 class Program:
-    """Calls a command as an objective is called.
+    """Calls a command as an objective is called."""
 
-    Args:
-        command: its arguments, as the study file has them.
-        study: the study's name.
-        directions: how many values a result has.
-        folder: where it runs.
-    """
-
-    def __init__(self, command: Command, study: str, directions: int, folder: Path) -> None:
-        self._command = command
-        self._study = study
-        self._directions = directions
-        self._folder = folder
+    command: Command  # its arguments, as the study file has them
+    study: str  # its name
+    directions: int  # how many values a result has
+    folder: Path  # where it runs
 
     def __call__(self, trial: Trial) -> Any:
         """Run the program to its end; its result, as an objective returns it.
@@ -70,7 +64,7 @@ class Program:
             state = trial.checkpoint.load() if trial.checkpoint.latest is not None else None
             resume = None if state is None else unpack(state, directory)
             process = self._start(trial, directory, resume)
-            run = Run(trial, process, directory, self._folder, self._directions)
+            run = Run(trial, process, directory, self.folder, self.directions)
             try:
                 return run.result()
             finally:
@@ -78,7 +72,7 @@ class Program:
 
     def _start(self, trial: Trial, directory: Path, resume: Path | None) -> subprocess.Popen[bytes]:
         own: dict[str, Any] = {
-            "study": self._study,
+            "study": self.study,
             "trial": trial.number,
             "attempt": trial.attempt,
             "seed": trial.seed,
@@ -87,7 +81,7 @@ class Program:
         }
         if resume is not None:
             own["resume"] = str(resume)
-        arguments = filled(self._command, {**own, "python": sys.executable, **trial.config})
+        arguments = filled(self.command, {**own, "python": sys.executable, **trial.config})
         environment = _usual_environment()
         for name, value in own.items():
             environment[f"HPO_{name.upper()}"] = str(value)
@@ -95,7 +89,7 @@ class Program:
         try:
             return subprocess.Popen(  # noqa: S603 -- the study's own, allowed by whoever started the worker
                 arguments,
-                cwd=self._folder,
+                cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

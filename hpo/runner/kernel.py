@@ -20,13 +20,9 @@ def run_trials(
 ) -> None:
     """Run what the worker hands out until it says to quit, or is gone; how it went is the worker's to say.
 
-    Ctrl-C leaves at once, wherever it is: the worker gives back what this process held.
-
-    Args:
-        descriptor: this end of the pipe.
-        objective: what is run.
-        code: the fingerprint of its code.
-        on_interrupt: called at Ctrl-C, before the worker sees that this end is gone.
+    The descriptor is this end of the pipe, `code` the fingerprint of the objective's code. Ctrl-C leaves at
+    once, wherever it is: the worker gives back what this process held. `on_interrupt` is called before it
+    sees that this end is gone.
     """
     stop = StopFlag()
     link = Link(Channel(descriptor), stop, on_end=lambda: link.lose_worker())

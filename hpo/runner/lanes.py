@@ -20,6 +20,7 @@ from typing import Any
 
 from hpo.errors import HpoError
 from hpo.runner import devices
+from hpo.runner.checkpoint import Memory
 from hpo.runner.interrupt import Interrupted, Urgency
 from hpo.runner.link import Link
 from hpo.runner.messages import Joined, Quit, Ready
@@ -108,12 +109,14 @@ class Pool:
 
     def __init__(self, session: Session, most: int) -> None:
         self.log = SharedLog(session.served.log)
+        self.memory = Memory()
         self.most = most
         self._session = session
         self._changed = threading.Condition()
         self._waiting: list[_Seat] = []
         self._busy = 0  # lanes that have an attempt
         self._is_leaving = False
+        self._trains = False  # and so sends what lanes say, soon
         self._error: BaseException | None = None
 
     # What a lane's thread does
@@ -131,9 +134,10 @@ class Pool:
                         self._busy -= 1
                         self._is_leaving |= session.needs_restart
                         self._changed.notify_all()
-                if self._is_leaving:
-                    return
-                session.link.tell(Ready(lanes=self.most))
+                with self._changed:
+                    if self._is_leaving:
+                        return
+                    session.link.tell(Ready(lanes=self.most), more=self._trains)
             self._leave(None)
         except BaseException as error:
             self._leave(error)
@@ -157,7 +161,7 @@ class Pool:
                 if not seat.is_taken:
                     self._waiting.remove(seat)
                     raise
-        link.tell(Joined())
+        link.tell(Joined(), more=True)
         seat.over.wait()
         assert seat.outcome is not None
         return seat.outcome()
@@ -167,7 +171,11 @@ class Pool:
     def run(self) -> None:
         """Train what comes until the runner leaves; raises what ended the work of a lane."""
         while seats := self._next():
+            self._trains = True
             self._train(seats)
+            with self._changed:
+                self._trains = False
+            self.send()
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
         if self._error is not None:
@@ -188,6 +196,10 @@ class Pool:
                 return [] if self._is_leaving and not self._busy else self._next()
             key = max(keys, key=lambda one: (one is not None) * keys.count(one))
         return self.take(key, 1 if key is None else self.most)
+
+    def send(self) -> None:
+        """Send what the lanes have said and nobody waits for."""
+        self._session.link.send()
 
     def look(self) -> None:
         """Find the keys of those who came. Not in their threads: to build a model draws random numbers."""
@@ -269,6 +281,7 @@ class Lanes:
 
     def joined(self) -> list[RunningTrial]:
         """Those that have not begun: at first all, later whoever has taken a place that was free."""
+        self._pool.send()
         if not self._new and len(self) < self._pool.most:
             self._pool.look()
             for seat in self._pool.take(self._key, self._pool.most - len(self)):
@@ -292,6 +305,7 @@ class Lanes:
 
     def check(self) -> None:
         """Call between batches: drops those that must stop; raises Interrupted when none is left."""
+        self._pool.send()
         for trial, seat in list(self._seats.items()):
             if seat.link.stop.urgency is not Urgency.NONE:
                 with self.only(trial):

@@ -11,33 +11,16 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+from hpo.runner import messages
 from hpo.runner.channel import Channel
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
-from hpo.runner.messages import (
-    UNHEARD,
-    Abandon,
-    Answer,
-    Away,
-    Boot,
-    Drain,
-    Numbered,
-    Quit,
-    Refused,
-    Sync,
-    Task,
-    ToRunner,
-    ToWorker,
-    from_worker,
-    to_worker,
-)
 from storage.database.errors import LeaseLostError
 
 log = logging.getLogger(__name__)
-M = TypeVar("M", bound=Numbered)
+M = TypeVar("M", bound=messages.Numbered)
 
 
 class ForkedError(RuntimeError):
@@ -45,7 +28,11 @@ class ForkedError(RuntimeError):
 
 
 class Link:
-    """Says what an attempt has to say, and hears the worker in a thread of its own."""
+    """Says what an attempt has to say, and hears the worker in a thread of its own.
+
+    What speaks or waits for an attempt raises LeaseLostError where that may write no more, and Interrupted
+    where it must stop. `serial`: of the only attempt that it is for.
+    """
 
     def __init__(
         self,
@@ -58,7 +45,7 @@ class Link:
         self._lanes: list[Link] = [] if first is None else first._lanes  # all of the process
         self._slot = len(self._lanes)
         self._lanes.append(self)
-        self.orders: queue.SimpleQueue[Boot | Task | Quit] = queue.SimpleQueue()
+        self.orders: queue.SimpleQueue[messages.Boot | messages.Task | messages.Quit] = queue.SimpleQueue()
         self._channel = channel
         self._stop = stop
         self._on_end = on_end
@@ -92,7 +79,7 @@ class Link:
         with self._changed:
             self._away = True
             self._stop.raise_to(Urgency.NOW)
-            self.orders.put(Quit())
+            self.orders.put(messages.Quit())
             self._changed.notify_all()
 
     def hang_up(self) -> None:
@@ -108,64 +95,58 @@ class Link:
             self._changed.notify_all()
         return Voice(self, self._stop, serial)
 
-    def tell(self, message: ToWorker) -> None:
-        """Say something that is no attempt's."""
+    def tell(self, message: messages.ToWorker, *, more: bool = False) -> None:
+        """Say something that is no attempt's; where `more` is to be said soon, with that or at a `send`."""
         self._here()
-        self._channel.send(to_worker(message, self._slot))
+        self._channel.send(messages.to_worker(message, self._slot), more=more)
+
+    def send(self) -> None:
+        """Send what lanes have said and nobody waits for."""
+        self._channel.flush()
 
     def post(self, kind: type[M], *fields: Any, serial: int | None = None) -> None:
-        """Say something of the attempt, or of the one of `serial` alone, that will be written soon.
-
-        Raises:
-            LeaseLostError: the attempt may write no more.
-            Interrupted: it must stop, and this cannot be said now.
-        """
+        """Say something of the attempt that will be written soon."""
         self._here()
         with self._changed:
             self._demand(serial)
-            if self._away or self._said - self._committed >= UNHEARD:
+            if self._away or self._said - self._committed >= messages.UNHEARD:
                 self._hear_of_commits(serial)
-            self._say(kind, *fields)
+            self._say(kind, *fields, more=True)
 
-    def ask(self, kind: type[M], *fields: Any, serial: int | None = None) -> Any:
-        """Say something of the attempt, or of the one of `serial` alone, and wait for the answer.
-
-        Raises:
-            LeaseLostError: the attempt may write no more.
-            Interrupted: it must stop, and there is no answer yet.
-        """
+    def ask(self, kind: Callable[..., messages.Numbered], *fields: Any, serial: int | None = None) -> Any:
+        """Say something of the attempt, and wait for the answer."""
         return self.answer(self.question(kind, *fields, serial=serial), serial=serial)
 
-    def question(self, kind: type[M], *fields: Any, serial: int | None = None) -> int:
-        """Ask something, and do not wait: `answer` does, by the number returned. Raises as it does."""
+    def question(
+        self, kind: Callable[..., messages.Numbered], *fields: Any, serial: int | None = None
+    ) -> int:
+        """Ask something, and do not wait: `answer` does, by the number returned."""
         self._here()
         with self._changed:
             self._demand(serial)
-            return self._say(kind, *fields)
+            return self._say(kind, *fields, more=True)
 
     def answer(self, number: int, *, serial: int | None = None) -> Any:
-        """The answer to a question, waited for; raises as `ask` does."""
+        """The answer to a question, waited for."""
         self._here()
         with self._changed:
             self._demand(serial)
             self._wait(lambda: number in self._answers, serial)
             return self._taken(number)
 
-    def ask_at_last(self, kind: type[M], *fields: Any, when_unheard: Callable[[], None], after: float) -> Any:
+    def ask_at_last(
+        self, kind: Callable[..., messages.Numbered], *, when_unheard: Callable[[], None], after: float
+    ) -> Any:
         """As `ask`, for an attempt's end: also of one that is told to stop, or may write no more.
 
-        Args:
-            kind: what is said.
-            fields: of the message.
-            when_unheard: called once when the database is away, or there is no answer within `after` seconds.
-            after: seconds.
+        `when_unheard` is called once when the database is away, or there is no answer within `after` seconds.
 
         Raises:
             Interrupted: told to stop at once, and the database is away.
         """
         self._here()
         with self._changed:
-            number = self._say(kind, *fields)
+            number = self._say(kind)
             heard = self._changed.wait_for(lambda: number in self._answers or self._away, after)
         if not heard or number not in self._answers:
             when_unheard()
@@ -176,12 +157,7 @@ class Link:
             return self._taken(number)
 
     def check(self, *, serial: int | None = None) -> None:
-        """See whether the attempt may go on.
-
-        Raises:
-            LeaseLostError: the attempt may write no more.
-            Interrupted: it is over.
-        """
+        """See whether the attempt may go on."""
         self._here()
         with self._changed:
             self._demand(serial)
@@ -189,12 +165,7 @@ class Link:
                 raise self._error
 
     def flush(self, *, serial: int | None = None) -> None:
-        """Wait until everything said of the attempt is committed.
-
-        Raises:
-            LeaseLostError: the attempt may write no more.
-            Interrupted: it must stop at once.
-        """
+        """Wait until everything said of the attempt is committed."""
         self._here()
         with self._changed:
             self._demand(serial)
@@ -203,14 +174,15 @@ class Link:
     def _hear_of_commits(self, serial: int | None) -> None:
         """Wait until everything said so far is committed."""
         if self._committed < self._said:
-            number = self._say(Sync)
+            number = self._say(messages.Sync)
             self._wait(lambda: number in self._answers, serial)
             self._taken(number)
 
-    def _say(self, kind: type[M], *fields: Any) -> int:
-        content = to_worker(kind(self._said + 1, self._serial, *fields), self._slot)
+    def _say(self, kind: Callable[..., messages.Numbered], *fields: Any, more: bool = False) -> int:
+        """Say something of the attempt; where `more` is to be said, lanes say it together."""
+        content = messages.to_worker(kind(self._said + 1, self._serial, *fields), self._slot)
         self._said += 1
-        self._channel.send(content)
+        self._channel.send(content, more=more and len(self._lanes) > 1)
         return self._said
 
     def _taken(self, number: int) -> Any:
@@ -242,6 +214,7 @@ class Link:
 
     def _wait(self, until: Callable[[], bool], serial: int | None) -> None:
         """Hold on until something is so, or the attempt may not go on."""
+        self._channel.flush()
         waits_for = self._serial if serial is None else serial
         self._changed.wait_for(
             lambda: until() or self._error is not None or self._must_stop or self._serial != waits_for
@@ -272,32 +245,32 @@ class Link:
         """Hear the worker; when it is gone, so is this process."""
         while True:
             try:
-                slot, message = from_worker(self._channel.receive())
+                slot, message = messages.from_worker(self._channel.receive())
             except (EOFError, OSError):
                 self._on_end()
                 return
             self._lanes[slot]._hear(message)
 
-    def _hear(self, message: ToRunner) -> None:
+    def _hear(self, message: messages.ToRunner) -> None:
         with self._changed:
             match message:
-                case Boot() | Task() | Quit():
+                case messages.Boot() | messages.Task() | messages.Quit():
                     self.orders.put(message)
-                case Answer():
+                case messages.Answer():
                     self._answers[message.number] = message.value
                     self._committed = max(self._committed, message.number)
-                case Away():
+                case messages.Away():
                     if message.away and not self._away:
                         log.warning("database away: reports and results wait until it is back")
                     self._away = message.away
-                case Refused() if message.serial == self._serial:
+                case messages.Refused() if message.serial == self._serial:
                     self._error = self._error or message.error
                     if isinstance(message.error, LeaseLostError):
                         self._stop.raise_to(Urgency.LOST)
-                case Abandon() if message.serial == self._serial:
+                case messages.Abandon() if message.serial == self._serial:
                     self._stop.overdue = message.overdue
                     self._stop.raise_to(Urgency.LOST)
-                case Drain():
+                case messages.Drain():
                     self._stop.raise_to(Urgency.NOW if message.now else Urgency.END_OF_EPOCH)
             self._changed.notify_all()
 
@@ -306,69 +279,43 @@ class Voice:
     """What one attempt's objective says. When the attempt is over it says nothing more: not for the next one.
 
     That it may write no more reaches the objective as `Interrupted`, which `except Exception` cannot swallow.
+    As does that it must stop.
     """
 
     def __init__(self, link: Link, stop: StopFlag, serial: int) -> None:
         self._link, self._stop, self._serial = link, stop, serial
+        self.on_answer: Callable[[type, Any], None] = lambda _kind, _answer: None
 
     def post(self, kind: type[M], *fields: Any) -> None:
-        """Say something that will be written soon.
-
-        Raises:
-            Interrupted: the attempt must stop.
-        """
-        with self._interrupted_when_lost():
-            self._link.post(kind, *fields, serial=self._serial)
+        """Say something that will be written soon."""
+        self._speak(self._link.post, kind, *fields)
 
     def ask(self, kind: type[M], *fields: Any) -> Any:
-        """Say something, and wait for the answer.
-
-        Raises:
-            Interrupted: the attempt must stop.
-        """
-        with self._interrupted_when_lost():
-            return self._link.ask(kind, *fields, serial=self._serial)
+        """Say something, and wait for the answer."""
+        answer = self._speak(self._link.ask, kind, *fields)
+        self.on_answer(kind, answer)
+        return answer
 
     def question(self, kind: type[M], *fields: Any) -> int:
-        """Ask something whose answer is waited for later.
-
-        Raises:
-            Interrupted: the attempt must stop.
-        """
-        with self._interrupted_when_lost():
-            return self._link.question(kind, *fields, serial=self._serial)
+        """Ask something whose answer is waited for later."""
+        number: int = self._speak(self._link.question, kind, *fields)
+        return number
 
     def answer(self, number: int) -> Any:
-        """The answer to a question.
-
-        Raises:
-            Interrupted: the attempt must stop.
-        """
-        with self._interrupted_when_lost():
-            return self._link.answer(number, serial=self._serial)
+        """The answer to a question."""
+        return self._speak(self._link.answer, number)
 
     def check(self) -> None:
-        """See whether the attempt may go on.
-
-        Raises:
-            Interrupted: it must stop.
-        """
-        with self._interrupted_when_lost():
-            self._link.check(serial=self._serial)
+        """See whether the attempt may go on."""
+        self._speak(self._link.check)
 
     def flush(self) -> None:
-        """Wait until everything that was said is committed.
+        """Wait until everything that was said is committed."""
+        self._speak(self._link.flush)
 
-        Raises:
-            Interrupted: the attempt must stop.
-        """
-        with self._interrupted_when_lost():
-            self._link.flush(serial=self._serial)
-
-    @contextmanager
-    def _interrupted_when_lost(self) -> Iterator[None]:
+    def _speak(self, verb: Callable[..., Any], *what: Any) -> Any:
         try:
-            yield
+            return verb(*what, serial=self._serial)
         except LeaseLostError as error:
             self._stop.raise_to(Urgency.LOST)
             raise Interrupted(str(error)) from error

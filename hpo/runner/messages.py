@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from objectives.imports import ObjectivePath
-from storage.database.records import AttemptState, Need
+from storage.database.records import AttemptState, Need, objective_name
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -48,10 +48,11 @@ class Served:
     log: int = 50_000_000  # bytes an attempt's log may have
     attribute: int = 1_000_000  # bytes of JSON an attribute may have
     sampling: Mapping[str, str] = field(default_factory=dict)  # digests of a custom sampler's files
+    keeps_pruned: bool = False  # whether pruned trials keep their checkpoints
     lanes: int = 1  # trials that a runner may train at once
-    points: Sequence[
-        Mapping[str, Any]
-    ] = ()  # configs drawn from the space, to see whether lanes pay; (): they do
+    ranks: int = 1  # processes that train a trial together, each on a device of its own
+    # Configs drawn from the space, to see whether lanes pay; (): they do.
+    points: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -163,94 +164,82 @@ class Broken:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step's value (None: metrics alone) and metrics."""
+class Numbered:
+    """What is said of a task."""
 
     number: int
     serial: int
+
+
+@dataclass(frozen=True)
+class Step(Numbered):
+    """One step's value (None: metrics alone) and metrics."""
+
     step: int
     value: float | None
     metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Parameter:
+class Parameter(Numbered):
     """A parameter that needed no sampler: given by hand, or with a single value."""
 
-    number: int
-    serial: int
     name: str
     value: float  # as the distribution stores it
     distribution: str  # JSON
 
 
 @dataclass(frozen=True)
-class Attribute:
+class Attribute(Numbered):
     """An attribute of the trial, or of its study."""
 
-    number: int
-    serial: int
     of: Literal["user", "system", "study user", "study system"]
     key: str
     value: str  # JSON
 
 
 @dataclass(frozen=True)
-class Suggest:
+class Suggest(Numbered):
     """Asks for a parameter that the study file does not declare: its value as the distribution stores it."""
 
-    number: int
-    serial: int
     name: str
     distribution: str  # JSON
 
 
 @dataclass(frozen=True)
-class ShouldPrune:
+class ShouldPrune(Numbered):
     """Asks the pruner, once everything before it is committed."""
-
-    number: int
-    serial: int
 
 
 @dataclass(frozen=True)
-class TakeOver:
+class TakeOver(Numbered):
     """Asks for the `Beginning` of an earlier attempt's trial that goes on from the checkpoint of `step`.
 
     `finished`: its result was kept and will be delivered, so nothing of it is dropped.
     """
 
-    number: int
-    serial: int
     step: int | None
     finished: bool = False
 
 
 @dataclass(frozen=True)
-class Advanced:
+class Advanced(Numbered):
     """The attempt has a checkpoint that is further than any before."""
-
-    number: int
-    serial: int
 
 
 @dataclass(frozen=True)
-class FileStored:
+class FileStored(Numbered):
     """Asks to keep a file that the study may have in its store: whether it has."""
 
-    number: int
-    serial: int
     name: str
     sha256: str
     size: int  # bytes
 
 
 @dataclass(frozen=True)
-class FileKept:
+class FileKept(Numbered):
     """A file of the trial is in the store now."""
 
-    number: int
-    serial: int
     name: str
     path: str
     sha256: str
@@ -258,19 +247,15 @@ class FileKept:
 
 
 @dataclass(frozen=True)
-class Finish:
+class Finish(Numbered):
     """How the attempt ends. Answered when that is written; or by what keeps it from counting."""
 
-    number: int
-    serial: int
     state: AttemptState
     values: tuple[float, ...] | None = None
     error: str | None = None
     peak_memory: float | None = None  # bytes
     reports: dict[int, float] = field(default_factory=dict)  # of a result that was kept: not written yet
-    metrics: dict[int, dict[str, float]] = field(
-        default_factory=dict
-    )  # by step: logged since the last report
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # by step: since the last report
     weights: tuple[str, str, str, int] | None = None  # the fields of a KeptFile
     constraints: dict[str, float] = field(default_factory=dict)  # of a result, each kept when at most 0
     set_aside: Need = Need.NOTHING  # it ended beside others: tried again with so much to itself
@@ -278,78 +263,39 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Sync:
+class Sync(Numbered):
     """Asks to hear when everything before it is committed."""
-
-    number: int
-    serial: int
 
 
 @dataclass(frozen=True)
-class ReadStudy:
+class ReadStudy(Numbered):
     """Asks for the study's trials that are newer than `version`: (version, trials)."""
 
-    number: int
-    serial: int
     version: int
 
 
 @dataclass(frozen=True)
-class ReadAttributes:
+class ReadAttributes(Numbered):
     """Asks for the study's own user or system attributes."""
 
-    number: int
-    serial: int
     of: Literal["study user", "study system"]
 
 
 @dataclass(frozen=True)
-class StopStudy:
+class StopStudy(Numbered):
     """The objective called `study.stop()`: what runs is finished, nothing more starts."""
-
-    number: int
-    serial: int
 
 
 @dataclass(frozen=True)
-class EnqueuePoint:
+class EnqueuePoint(Numbered):
     """The objective called `study.enqueue_trial()`: answered by the ticket's number; None: there is none."""
 
-    number: int
-    serial: int
     point: dict[str, Any]
 
 
-Numbered = (
-    Step
-    | Parameter
-    | Attribute
-    | Suggest
-    | ShouldPrune
-    | TakeOver
-    | Advanced
-    | FileStored
-    | FileKept
-    | Finish
-    | Sync
-    | ReadStudy
-    | ReadAttributes
-    | StopStudy
-    | EnqueuePoint
-)
-QUESTIONS = (  # whoever says one of these waits for the answer
-    Suggest,
-    ShouldPrune,
-    TakeOver,
-    FileStored,
-    FileKept,
-    Finish,
-    Sync,
-    ReadStudy,
-    ReadAttributes,
-    StopStudy,
-    EnqueuePoint,
-)
+KINDS = Numbered.__subclasses__()
+# Whoever says one of these waits for the answer.
+QUESTIONS = tuple(kind for kind in KINDS if kind not in (Step, Parameter, Attribute, Advanced))
 ToWorker = Ready | Joined | Broken | Numbered
 
 
@@ -386,3 +332,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(
         f"{type(value).__name__} cannot be recorded: it must be a number, text, list or dictionary of such"
     )
+
+
+def of_directions(values: Sequence[float]) -> dict[str, float]:
+    """What is reported of several directions, as metrics: Optuna's tables have no place for more than one."""
+    return {objective_name(place): value for place, value in enumerate(values)}
+
+
+def values_reported(
+    value: float | None, metrics: Mapping[str, float], directions: int
+) -> tuple[float, ...] | None:
+    """The values that a step reports, one a direction; None: it has metrics alone."""
+    if directions == 1:
+        return None if value is None else (value,)
+    names = [objective_name(place) for place in range(directions)]
+    return tuple(metrics[name] for name in names) if all(name in metrics for name in names) else None

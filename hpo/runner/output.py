@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,39 +63,58 @@ def captured(store: ArtifactStore, folder: str, most: int) -> Iterator[None]:
 
 
 class SharedLog:
-    """What a process prints that runs several attempts at once: nobody can tell which of them it is of.
-
-    Args:
-        most: bytes of an attempt's log.
-    """
+    """What a process prints that runs several attempts at once: nobody can tell which of them it is of."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._attempts = 0  # at once
+        self._most = most  # bytes of an attempt's log
+        self._parts: dict[str, tuple[ArtifactStore, int]] = {}  # by folder: where each begins
+        self._mirroring = threading.Lock()
         self._file = TemporaryFile()  # noqa: SIM115 -- as long as the process
         _flush()
         os.dup2(self._file.fileno(), 1)
         os.dup2(self._file.fileno(), 2)
+        threading.Thread(target=self._mirror, name="log mirror", daemon=True).start()
 
     @contextmanager
     def part(self, store: ArtifactStore, folder: str) -> Iterator[None]:
-        """Keep what is printed in this block as `<folder>/log.txt`, once it ends; of much the last part."""
+        """Keep what is printed in this block as `<folder>/log.txt`, within seconds; of much the last part."""
         log = self._file.fileno()
-        if not self._attempts:
-            os.ftruncate(log, 0)
-            os.lseek(log, 0, os.SEEK_SET)
-        self._attempts += 1
-        since = os.fstat(log).st_size
+        with self._mirroring:
+            if not self._parts:
+                os.ftruncate(log, 0)
+                os.lseek(log, 0, os.SEEK_SET)
+            since = os.fstat(log).st_size
+            self._parts[folder] = store, since
         try:
             yield
         finally:
-            self._attempts -= 1
+            with self._mirroring:
+                del self._parts[folder]
+            self._keep(store, folder, since, MIRROR_PATIENCE)
+
+    def _keep(self, store: ArtifactStore, folder: str, since: int, patience: float) -> int:
+        """Bring what was printed since then; returns its bytes."""
+        _flush()
+        log = self._file.fileno()
+        said = os.pread(log, self._most, max(since, os.fstat(log).st_size - self._most))
+        if said:
+            with suppress(ArtifactError, OSError):
+                store.put(f"{folder}/{LOG_NAME}", _OF_ALL + said, patience)
+        return len(said)
+
+    def _mirror(self) -> None:
+        """What is printed outlives a process that is killed."""
+        sent = brought = 0
+        while True:
+            time.sleep(max(MIRROR_SECONDS, brought / MIRROR_BYTES_A_SECOND))
+            brought = 0
             _flush()
-            size = os.fstat(log).st_size
-            said = os.pread(log, self._most, max(since, size - self._most))
-            if said:
-                with suppress(ArtifactError, OSError):
-                    store.put(f"{folder}/{LOG_NAME}", _OF_ALL + said, MIRROR_PATIENCE)
+            size = os.fstat(self._file.fileno()).st_size
+            for folder in list(self._parts) if size != sent else ():
+                with self._mirroring:
+                    if folder in self._parts:
+                        brought += self._keep(self._parts[folder][0], folder, self._parts[folder][1], 0.0)
+            sent = size
 
 
 def _keep_bounded(log: int, most: int, ended: threading.Event) -> None:

@@ -33,7 +33,7 @@ def preload(path: ObjectivePath | None, folder: Path) -> None:
 def needed(path: ObjectivePath, folder: Path) -> set[str]:
     """Which modules that are dear to import an objective's files import, at any place in them."""
     if path.module is not None and path.module.startswith("objectives."):
-        return {path.module, _OPTIMIZERS}
+        return {path.module}
     found: set[str] = set()
     files = [folder / path.file] if path.file is not None else _files(str(path.module), folder)
     seen: set[Path] = set()

@@ -40,7 +40,7 @@ def work(link: Link, stop: StopFlag) -> int:
     try:
         session = Session(boot, link, stop)
         count, note = lanes.places(session)
-        note = "; ".join(filter(None, (note, session.note))) or None
+        note, session.note = "; ".join(filter(None, (note, session.note))) or None, None
         if count > 1:
             lanes.work(session, count, note)
             return 0
@@ -50,7 +50,7 @@ def work(link: Link, stop: StopFlag) -> int:
             session.run(order)
             if session.needs_restart:
                 return 0  # for example out of GPU memory; the worker starts another in its place
-            link.tell(Ready())
+            link.tell(Ready(note=session.note))
     except DatabaseFaultError as error:
         link.tell(Broken(str(error), ExitCode.FAILED))
         return GAVE_UP
@@ -64,7 +64,7 @@ def work(link: Link, stop: StopFlag) -> int:
 def main(pipe: int) -> None:
     """Entry point of the child process; `pipe` is the number of the descriptor that leads to its worker."""
     stop = StopFlag()
-    _outlive_signals(stop)
+    outlive_signals(stop)
     die_with_parent()
     become_reaper()
     faulthandler.enable()
@@ -82,7 +82,7 @@ def main(pipe: int) -> None:
     os._exit(status)  # threads an objective left behind must not keep the process alive
 
 
-def _outlive_signals(stop: StopFlag) -> None:
+def outlive_signals(stop: StopFlag) -> None:
     """SIGINT and SIGTERM are the worker's to heed, and it drains; systemd and SLURM send them to all.
 
     By a handler, for what is ignored stays ignored in all that an objective starts, which would then survive

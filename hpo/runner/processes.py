@@ -43,6 +43,14 @@ def stat_of(pid: int | str) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
+def signal_name(number: int) -> str:
+    """`SIGKILL`; also of one that has no name here."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def children(pid: int | str) -> list[Process]:
     """What a process, `self` for this one, has started or adopted and not waited for."""
     found: list[int] = []

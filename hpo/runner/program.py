@@ -20,6 +20,7 @@ from typing import Any
 
 import optuna
 
+from hpo.runner.processes import signal_name
 from hpo.runner.program_files import packed, within
 from hpo.runner.values import ProgramError, ProgramKilledError
 from objectives.protocol import Trial
@@ -123,10 +124,7 @@ class Run:
         before = f"{last}\n" if "\n" in last else ""  # the last line of an error is what lists show
         if status > 0:
             raise ProgramError(f"{before}the program exited with status {status}{words}")
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
+        name = signal_name(-status)
         if -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
             raise ProgramKilledError(f"{before}the program was killed by {name}{words}")
         raise ProgramError(f"{before}the program died by {name}{words}")
@@ -211,9 +209,11 @@ class Run:
             if "artifact" in said:
                 self._trial.artifact(self._folder / str(said["artifact"]))
             if "result" in said:
-                self._result = _result(said["result"], self._directions)
+                self._result = _values("result", said["result"], self._directions)
             if "value" in said:
-                self._heed_value(_number("value", said["value"]), step)
+                self._result = _values("value", said["value"], self._directions)
+                if step is not None:
+                    self._trial.report(self._result, step)
             if "checkpoint" in said:
                 self._heed_checkpoint(said["checkpoint"], step)
         except ArtifactsAwayError:
@@ -225,16 +225,6 @@ class Run:
             ) from error
         if "value" in said and step is not None and self._trial.should_prune():
             raise optuna.TrialPruned
-
-    def _heed_value(self, value: float, step: int | None) -> None:
-        if self._directions > 1:
-            raise ProgramError(
-                f"has a value, where the study has {self._directions} directions: print metrics by other "
-                'names, and {"result": [..., ...]} at the end'
-            )
-        self._result = value
-        if step is not None:
-            self._trial.report(value, step)
 
     def _heed_checkpoint(self, name: Any, step: int | None) -> None:
         """Take what it has put into its directory. It may be far ahead of what is read of it here, so what it
@@ -277,21 +267,18 @@ def _step(said: Mapping[str, Any]) -> int | None:
     return int(step)
 
 
-def _number(what: str, value: Any) -> float:
-    if not _is_number(value):
-        hint = "; a training that exploded says NaN" if value is None else ""
-        raise ProgramError(f"has the {what} {_told(value)}, which is no number{hint}")
-    return float(value)
-
-
-def _result(value: Any, directions: int) -> float | tuple[float, ...]:
+def _values(what: str, value: Any, directions: int) -> float | tuple[float, ...]:
     """One number, or as many as there are directions."""
     values = value if isinstance(value, list) else [value]
     if len(values) != directions:
         raise ProgramError(
-            f"has {len(values)} results; the study has {directions} direction{'s' if directions > 1 else ''}"
+            f"has {len(values)} {what}s; the study has {directions} direction{'s' if directions > 1 else ''}"
         )
-    numbers = tuple(_number("result", one) for one in values)
+    for one in values:
+        if not _is_number(one):
+            hint = "; a training that exploded says NaN" if one is None else ""
+            raise ProgramError(f"has the {what} {_told(one)}, which is no number{hint}")
+    numbers = tuple(map(float, values))
     return numbers if directions > 1 else numbers[0]
 
 

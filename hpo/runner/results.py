@@ -89,33 +89,14 @@ def forget_trial(store: ArtifactStore, folder: str, up_to_attempt: int) -> None:
 
 
 def _read(content: bytes, directions: int) -> Finished:
-    plain = json.loads(content)
-    state = TicketState(plain["state"])
-    values = None if plain["values"] is None else tuple(float(value) for value in plain["values"])
-    if state not in (TicketState.COMPLETE, TicketState.PRUNED, TicketState.DIVERGED):
-        raise ValueError(f"its state is {state}")
-    if state is TicketState.COMPLETE and (values is None or len(values) != directions):
-        raise ValueError(f"it has {0 if values is None else len(values)} values, not {directions}")
-    if any(math.isnan(value) for value in values or ()) and state is TicketState.COMPLETE:
+    from pydantic import TypeAdapter  # dear to import, and few attempts find a result
+
+    found: Finished = TypeAdapter(Finished).validate_python(json.loads(content))
+    values = found.values or ()
+    if found.state not in (TicketState.COMPLETE, TicketState.PRUNED, TicketState.DIVERGED):
+        raise ValueError(f"its state is {found.state}")
+    if found.state is TicketState.COMPLETE and len(values) != directions:
+        raise ValueError(f"it has {len(values)} values, not {directions}")
+    if found.state is TicketState.COMPLETE and any(map(math.isnan, values)):
         raise ValueError("a value of it is not a number")
-    metrics = {
-        int(step): {str(name): float(number) for name, number in named.items()}
-        for step, named in plain["metrics"].items()
-    }
-    reports = {int(step): float(value) for step, value in plain.get("reports", {}).items()}
-    constraints = {str(name): float(value) for name, value in plain.get("constraints", {}).items()}
-    peak = plain["peak_memory"]
-    code = plain.get("code")
-    if not isinstance(code, dict | None):
-        raise TypeError("its code is no mapping")
-    error = plain.get("error")
-    return Finished(
-        state,
-        values,
-        None if peak is None else float(peak),
-        metrics,
-        code,
-        None if error is None else str(error),
-        reports,
-        constraints,
-    )
+    return found

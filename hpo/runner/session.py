@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from hpo.errors import CodeDiffersError, HpoError, SpecError
 from hpo.fingerprint import fingerprint, packed
 from hpo.objective import Objective, check_settings, load_objective
 from hpo.runner import devices, results
-from hpo.runner.checkpoint import CheckpointStore, newest_readable
+from hpo.runner.checkpoint import CheckpointStore, Memory, newest_readable
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.link import Link, Voice
 from hpo.runner.messages import Advanced, Beginning, Boot, Finish, Served, TakeOver, Task
@@ -45,6 +45,7 @@ from storage.files.checkpoints import Saved
 
 if TYPE_CHECKING:
     from hpo.runner.lanes import Pool
+    from hpo.runner.ranks import FirstRank
     from hpo.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,8 @@ KEEP_AFTER = 1.0  # seconds without an answer, after which a result is kept on d
 class Session:
     """What a runner keeps of a study between trials: its objective and its artifact store.
 
-    Args:
-        boot: what it serves.
-        link: to its worker.
-        stop: what tells a trial to stop.
-        own: the objective and the fingerprint of its code, of a process that is a person's own: output,
-            threads and Ctrl-C are left alone there. None: it is imported, and the process is a runner's.
+    `own`: the objective and the fingerprint of its code, of a process that is a person's own: output, threads
+    and Ctrl-C are left alone there. None: it is imported, and the process is a runner's.
 
     Raises:
         ObjectiveError: the objective cannot be imported here.
@@ -94,6 +91,8 @@ class Session:
         self.code: Mapping[str, Any] = {**code, **{name: one for name, one in more.items() if one}}
         self._is_own = own is not None
         self._pool: Pool | None = None  # of trials that are trained together
+        self._memory: Memory | None = None
+        self._first_rank: FirstRank | None = None  # of those that train a trial together
         self._strays = Strays()
         if not self._is_own:
             devices.set_threads(served.threads)
@@ -102,6 +101,7 @@ class Session:
         """The session of one lane among several: its trials are trained in the pool."""
         own = copy.copy(self)
         own.link, own.stop, own._pool = link, link.stop, pool
+        own._memory = None if self.served.keeps_pruned else pool.memory
         return own
 
     def run(self, task: Task) -> None:
@@ -131,15 +131,19 @@ class Session:
 
     def _attempt(self, task: Task, voice: Voice) -> None:
         resumed: Saved | None = None
-        beginning = task.beginning
+        beginning, held = task.beginning, None
         if beginning is None:
-            if self._delivered_kept(task):
-                return
-            resumed = newest_readable(self.store, task.folder, task.attempt)
-            if resumed is None and task.origin is not None:
-                resumed = newest_readable(self.store, task.origin)
+            if self._memory is not None and task.delivered == task.attempt - 1:  # nobody has tried it since
+                held = self._memory.take(task.folder, task.delivered)
+            if held is None:
+                if self._delivered_kept(task):
+                    return
+                resumed = newest_readable(self.store, task.folder, task.attempt)
+                if resumed is None and task.origin is not None:
+                    resumed = newest_readable(self.store, task.origin)
+            since = held or resumed
             try:
-                beginning = self._taken_over(None if resumed is None else resumed.step)
+                beginning = self._taken_over(None if since is None else since.step)
             except (ValueError, TypeError, SpecError) as error:  # a point of plain Optuna's `enqueue_trial`
                 self._failed(f"its parameters do not fit the study: {error}")
                 return
@@ -151,6 +155,8 @@ class Session:
             self.served.keep_last,
             on_advance=(lambda: voice.post(Advanced)) if task.lost else (lambda: None),
             before_save=voice.flush,
+            memory=self._memory,
+            held=held,
         )
         running = RunningTrial(
             task,
@@ -162,6 +168,7 @@ class Session:
             checkpoint=checkpoint,
             store=self.store,
             in_lane=self._pool is not None,
+            ranks=(ranks := self._ranks(task, beginning, resumed, voice)),
         )
         if beginning.stops:
             self._deliver(running, task, TicketState.PRUNED, running.last_report)
@@ -175,6 +182,28 @@ class Session:
                 seed_everything(task.seed)
                 devices.reset_peak_memory(self.boot.device)
             self._call(running, task)
+        if ranks is not None:
+            self._after(ranks)
+
+    def _ranks(
+        self, task: Task, beginning: Beginning, resumed: Saved | None, voice: Voice
+    ) -> FirstRank | None:
+        """What starts the further ranks of an attempt; None where it has none."""
+        if self.served.ranks == 1:
+            return None
+        from hpo.runner.ranks import FirstRank, Order
+
+        self._first_rank = self._first_rank or FirstRank(self.served.ranks)
+        return self._first_rank.of(Order(self.boot, task, beginning, resumed), voice)
+
+    def _after(self, ranks: FirstRank) -> None:
+        distributed = sys.modules.get("torch.distributed")
+        self.needs_restart |= distributed is not None and distributed.is_initialized()
+        if not ranks.was_joined:
+            self.note = (
+                f"gpus_per_trial is {self.served.ranks}, and the objective has not used "
+                "objectives.ranks.joined: one process trained each trial"
+            )
 
     def _captured(self, task: Task) -> AbstractContextManager[None]:
         if self._pool is not None:
@@ -200,10 +229,11 @@ class Session:
             else:
                 self._finish(AttemptState.RELEASED, error="drained")
         except NotANumberError as error:
-            self._diverged(running, task, str(error))
+            self._deliver(running, task, TicketState.DIVERGED, None, str(error))
         except optuna.TrialPruned:
             if running.is_at_nan:  # which every pruner prunes
-                self._diverged(running, task, "the last report is nan: this setting diverged")
+                why = "the last report is nan: this setting diverged"
+                self._deliver(running, task, TicketState.DIVERGED, None, why)
             else:
                 self._deliver(running, task, TicketState.PRUNED, running.last_report)
         except TogetherError as error:
@@ -230,9 +260,8 @@ class Session:
         text = told(error)
         print(text, file=sys.stderr)
         if self.stop.signalled:  # a signal to the whole group ends data loaders and the like
-            self._finish(
-                AttemptState.RELEASED, error="a signal ended what the objective had started\n" + text
-            )
+            why = "a signal ended what the objective had started\n" + text
+            self._finish(AttemptState.RELEASED, error=why)
         elif isinstance(error, ProgramKilledError):
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGKILL)  # as its objective was, and judged as such: lost, not failed
@@ -242,7 +271,7 @@ class Session:
         else:
             self.needs_restart = bool(getattr(error, "needs_restart", False))
             if says_diverged(error) or running.is_at_nan:  # after NaN, an error is but its consequence
-                self._diverged(running, task, text)
+                self._deliver(running, task, TicketState.DIVERGED, None, text)
             else:
                 self._failed(text)
 
@@ -256,16 +285,15 @@ class Session:
     ) -> None:
         """Say the result; kept on disk when the database is away, until it is written.
 
+        That a trial diverged is one like others, which samplers learn from, but of no value.
+
         Raises:
             CodeDiffersError: a result of other code came first; this one does not count.
         """
         peak = devices.peak_memory(self.boot.device)
         unsent = running.take_unsent()
-        everything = {
-            step: {**running.metrics.get(step, {}), **unsent.get(step, {})}
-            for step in {*running.metrics, *unsent}
-        }
-        constraints = running.constraints
+        logged, constraints = running.metrics, running.constraints
+        everything = {step: {**logged.get(step, {}), **unsent.get(step, {})} for step in {*logged, *unsent}}
         result = results.Finished(
             state, values, peak, everything, self.code, error, running.reports, constraints
         )
@@ -279,18 +307,15 @@ class Session:
         if state is TicketState.COMPLETE:
             results.keep_code(self.store, self.served.folder, self._unkept)
         try:
-            self.link.ask_at_last(
-                Finish,
-                AttemptState(state.value),
-                values,
-                error,
-                peak,
-                {},
-                unsent,
-                _weights(state, running.checkpoint.newest),
-                constraints,
-                when_unheard=keep,
-                after=KEEP_AFTER,
+            self._say_at_last(
+                keep,
+                state=AttemptState(state.value),
+                values=values,
+                error=error,
+                peak_memory=peak,
+                metrics=unsent,
+                weights=_weights(state, running.checkpoint.newest),
+                constraints=constraints,
             )
         except CodeDiffersError:  # another attempt must not go on from them
             results.forget_trial(self.store, task.folder, task.attempt)
@@ -309,19 +334,8 @@ class Session:
         self._taken_over(None, finished=True)
         newest = newest_readable(self.store, task.folder, task.attempt)
         try:
-            self.link.ask(
-                Finish,
-                AttemptState(kept.state.value),
-                kept.values,
-                kept.error,
-                kept.peak_memory,
-                dict(kept.reports),
-                {step: dict(named) for step, named in kept.metrics.items()},
-                _weights(kept.state, newest),
-                dict(kept.constraints),
-                Need.NOTHING,
-                None if kept.code is None else dict(kept.code),
-            )
+            said = {**vars(kept), "state": AttemptState(kept.state.value)}
+            self.link.ask(partial(Finish, **said, weights=_weights(kept.state, newest)))
         except CodeDiffersError as error:
             log.warning("the result that was kept does not count, the trial begins anew: %s", error)
             results.forget_trial(self.store, task.folder, task.attempt)
@@ -330,41 +344,17 @@ class Session:
         return True
 
     def _failed(self, error: str, *, set_aside: Need = Need.NOTHING) -> None:
-        self._finish(
-            AttemptState.FAILED,
-            error=error,
-            peak_memory=devices.peak_memory(self.boot.device),
-            set_aside=set_aside,
-        )
+        peak = devices.peak_memory(self.boot.device)
+        self._finish(AttemptState.FAILED, error=error, peak_memory=peak, set_aside=set_aside)
 
-    def _diverged(self, running: RunningTrial, task: Task, error: str) -> None:
-        """A result like others, which samplers learn from, but that of no value."""
-        self._deliver(running, task, TicketState.DIVERGED, None, error)
-
-    def _finish(
-        self,
-        state: AttemptState,
-        *,
-        error: str,
-        peak_memory: float | None = None,
-        set_aside: Need = Need.NOTHING,
-    ) -> None:
+    def _finish(self, state: AttemptState, **said: Any) -> None:
         """Say that the attempt ends without a result. That its lease is lost already changes nothing."""
         with suppress(LeaseLostError):
-            self.link.ask_at_last(
-                Finish,
-                state,
-                None,
-                error,
-                peak_memory,
-                {},
-                {},
-                None,
-                {},
-                set_aside,
-                when_unheard=lambda: None,
-                after=KEEP_AFTER,
-            )
+            self._say_at_last(lambda: None, state=state, **said)
+
+    def _say_at_last(self, when_unheard: Callable[[], None], **said: Any) -> None:
+        """Say how the attempt ends: the fields of `Finish`."""
+        self.link.ask_at_last(partial(Finish, **said), when_unheard=when_unheard, after=KEEP_AFTER)
 
 
 def find_objective(spec: Served | StudySpec, folder: Path) -> Objective:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partialmethod
 from typing import Any, NoReturn
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial
 
+from hpo.runner import messages
 from hpo.runner.link import Voice
-from hpo.runner.messages import (
-    Attribute,
-    EnqueuePoint,
-    Parameter,
-    ReadAttributes,
-    ReadStudy,
-    StopStudy,
-    plain,
-)
 from hpo.runner.values import check_attribute
 from hpo.search.view import StudyView
 
@@ -49,7 +42,7 @@ class PipeStorage(StudyView):
         )
 
     def _kept_up(self) -> list[FrozenTrial]:
-        self._version, newer = self._link.ask(ReadStudy, self._version)
+        self._version, newer = self._link.ask(messages.ReadStudy, self._version)
         for trial in newer:
             self._copies[trial.number] = trial
         self._copies[self._own.number] = self._own
@@ -62,12 +55,12 @@ class PipeStorage(StudyView):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """The study's user attributes as they are now."""
-        found: dict[str, Any] = self._link.ask(ReadAttributes, "study user")
+        found: dict[str, Any] = self._link.ask(messages.ReadAttributes, "study user")
         return found
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """The study's system attributes as they are now."""
-        found: dict[str, Any] = self._link.ask(ReadAttributes, "study system")
+        found: dict[str, Any] = self._link.ask(messages.ReadAttributes, "study system")
         return found
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -95,15 +88,15 @@ class PipeStorage(StudyView):
     ) -> None:
         """Record a parameter of the running trial."""
         self._demand_own(trial_id)
-        self._link.post(Parameter, param_name, param_value_internal, json_of(distribution))
+        self._link.post(messages.Parameter, param_name, param_value_internal, json_of(distribution))
         own = self._own
         own.params = {**own.params, param_name: distribution.to_external_repr(param_value_internal)}
         own.distributions = {**own.distributions, param_name: distribution}
 
     def _post(self, of: str, key: str, value: Any) -> None:
-        told = plain(value)
+        told = messages.plain(value)
         check_attribute(key, told, self._largest)
-        self._link.post(Attribute, of, key, told)
+        self._link.post(messages.Attribute, of, key, told)
 
     def _demand_own(self, trial_id: int) -> None:
         if trial_id != self._own._trial_id:
@@ -119,7 +112,7 @@ class PipeStudy(optuna.Study):
 
     def stop(self) -> None:
         """End the study as `hpo stop` does: what runs is finished, nothing more starts."""
-        self._link.ask(StopStudy)
+        self._link.ask(messages.StopStudy)
 
     def enqueue_trial(
         self,
@@ -134,30 +127,20 @@ class PipeStudy(optuna.Study):
         """
         if skip_if_exists and self._should_skip_enqueue(params):
             return
-        if self._link.ask(EnqueuePoint, dict(params)) is None:
+        if self._link.ask(messages.EnqueuePoint, dict(params)) is None:
             raise ValueError(
                 f"study {self.study_name} has no ticket left for a further point; `hpo extend` adds some"
             )
 
-    def ask(self, fixed_distributions: Mapping[str, BaseDistribution] | None = None) -> NoReturn:
-        """Refused."""
-        self._refuse("ask for a trial")
-
-    def tell(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused."""
-        self._refuse("tell the result of a trial")
-
-    def optimize(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused."""
-        self._refuse("optimize the study it is part of")
-
-    def add_trial(self, trial: FrozenTrial) -> NoReturn:
-        """Refused."""
-        self._refuse("add a trial")
-
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, what: str, *_: Any, **__: Any) -> NoReturn:
         assert isinstance(self._storage, PipeStorage)
         self._storage.refuse(what)
+
+    # Refused, whatever is asked.
+    ask = partialmethod(_refuse, "ask for a trial")
+    tell = partialmethod(_refuse, "tell the result of a trial")
+    optimize = partialmethod(_refuse, "optimize the study it is part of")
+    add_trial = partialmethod(_refuse, "add a trial")
 
 
 def json_of(distribution: BaseDistribution) -> str:

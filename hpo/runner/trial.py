@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,10 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 
+from hpo.runner import messages
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import StopFlag
 from hpo.runner.link import Voice
-from hpo.runner.messages import Beginning, FileKept, FileStored, Served, ShouldPrune, Step, Suggest, Task
 from hpo.runner.study import PipeStorage, PipeStudy, json_of
 from storage.database.records import CONSTRAINT
 from storage.files import checkpoints
@@ -36,16 +38,17 @@ class RunningTrial(optuna.Trial):
 
     def __init__(
         self,
-        task: Task,
-        beginning: Beginning,
+        task: messages.Task,
+        beginning: messages.Beginning,
         *,
-        served: Served,
+        served: messages.Served,
         device: str,
         link: Voice,
         stop: StopFlag,
         checkpoint: CheckpointStore,
         store: ArtifactStore,
         in_lane: bool = False,
+        ranks: AbstractContextManager[Any] | None = None,
     ) -> None:
         # Optuna's own constructor would read the trial again and call the sampler.
         trial = copy.copy(beginning.trial)
@@ -61,6 +64,7 @@ class RunningTrial(optuna.Trial):
         self.seed = task.seed
         self.attempt = task.attempt
         self.checkpoint = checkpoint
+        self.ranks = ranks  # entered by `objectives.ranks.joined`; None: this process trains it alone
         self._link = link
         self._stop = stop
         self._store = store
@@ -68,10 +72,11 @@ class RunningTrial(optuna.Trial):
         self._logged: dict[int, dict[str, float]] = {}
         self._metrics: dict[int, dict[str, float]] = {}  # all that were sent
         self._files_kept = 0
-        self._asks_ahead = in_lane and served.prunes and len(served.directions) == 1
+        self._asks_ahead = in_lane and served.prunes
         self._asked: int | None = None  # the number of that question
         reports = trial.intermediate_values
         self._last_step: int | None = max(reports) if reports else None
+        self._at_nan = self._last_step is not None and math.isnan(reports[self._last_step])
         self._named_at_last: set[str] = set()  # metrics the last reported step has
         self._for_next: dict[str, float] = {}  # metrics of the step that will be reported next
 
@@ -84,27 +89,38 @@ class RunningTrial(optuna.Trial):
     def __reduce__(self) -> str:
         raise TypeError("a running trial belongs to its process and cannot be sent to another")
 
-    def report(self, value: float, step: int) -> None:
+    def report(self, value: float | Sequence[float], step: int) -> None:
         """Report the objective's value after `step` (>= 0); what pruners and charts read.
+
+        In a study of several directions `value` is a list with one for each, as the objective returns them.
 
         Raises:
             Interrupted: the trial must stop.
-            NotImplementedError: the study has several directions; use `log`.
+            NotImplementedError: the study has several directions, and this is one value.
         """
         self._stop.before_report()
-        if len(self._served.directions) > 1:
+        number: float | None = None
+        if (count := len(self._served.directions)) == 1:
+            number, at = _report_numbers(value, step)
+            self._cached_frozen_trial.intermediate_values[at] = number
+            self._at_nan = math.isnan(number)
+        elif len(values := list(value) if hasattr(value, "__iter__") else []) == count:
+            numbers = [_report_numbers(one, step)[0] for one in values]
+            at = int(step)
+            self._for_next = messages.of_directions(numbers) | self._for_next
+            self._at_nan = any(map(math.isnan, numbers))
+        else:
             raise NotImplementedError(
-                "report is for studies with one direction, as in Optuna; with several use trial.log(...)"
+                f"with {count} directions report takes {count} numbers, trial.report([..., ...], step); one"
+                " alone it does not take, as in Optuna"
             )
-        number, at = _report_numbers(value, step)
         self._flush_log()
-        self._link.post(Step, at, number, self._for_next)
+        self._link.post(messages.Step, at, number, self._for_next)
         self._metrics.setdefault(at, {}).update(self._for_next)
-        self._cached_frozen_trial.intermediate_values[at] = number
         self._last_step, self._named_at_last = at, set(self._for_next)
         self._for_next = {}
         if self._asks_ahead:  # the answers of all lanes come together
-            self._asked = self._link.question(ShouldPrune)
+            self._asked = self._link.question(messages.ShouldPrune)
         self._stop.after_report()
 
     def should_prune(self) -> bool:
@@ -112,18 +128,18 @@ class RunningTrial(optuna.Trial):
 
         Raises:
             Interrupted: the trial must stop.
-            NotImplementedError: the study has several directions.
+            NotImplementedError: the study has several directions, and nothing was reported.
         """
         self._stop.end_of_epoch()
-        if len(self._served.directions) > 1:
+        if len(self._served.directions) > 1 and self._last_step is None:
             raise NotImplementedError(
-                "Trial.should_prune is not supported for several directions, as in Optuna"
+                "should_prune of several directions needs trial.report([..., ...], step) before it"
             )
         if not self._served.prunes:
             self._link.check()
             return False
         asked, self._asked = self._asked, None
-        return bool(self._link.ask(ShouldPrune) if asked is None else self._link.answer(asked))
+        return bool(self._link.ask(messages.ShouldPrune) if asked is None else self._link.answer(asked))
 
     def check(self) -> None:
         """Call between batches.
@@ -165,12 +181,12 @@ class RunningTrial(optuna.Trial):
         kept = check_name(name or Path(path).name)
         content = Path(path).read_bytes()
         sha256, size = digest(content), len(content)
-        if self._link.ask(FileStored, kept, sha256, size):
+        if self._link.ask(messages.FileStored, kept, sha256, size):
             return
         self._files_kept += 1
         key = checkpoints.object_key(self._served.folder, sha256, self.number, self.attempt, self._files_kept)
         self._store.put(key, content)
-        self._link.ask(FileKept, kept, key, sha256, size)
+        self._link.ask(messages.FileKept, kept, key, sha256, size)
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Record a JSON value with the trial; NumPy's and torch's numbers and arrays become such.
@@ -225,12 +241,12 @@ class RunningTrial(optuna.Trial):
 
     @property
     def is_at_nan(self) -> bool:
-        """Whether the last report is NaN."""
-        return self.last_report is not None and math.isnan(*self.last_report)
+        """Whether the last report is NaN, or a value of it."""
+        return self._at_nan
 
     def _flush_log(self) -> None:
         for step in sorted(self._logged):
-            self._link.post(Step, step, None, self._logged[step])
+            self._link.post(messages.Step, step, None, self._logged[step])
             self._metrics.setdefault(step, {}).update(self._logged[step])
         self._logged.clear()
 
@@ -254,7 +270,9 @@ class RunningTrial(optuna.Trial):
         elif distribution.single():
             value = _get_single_value(distribution)
         else:
-            return distribution.to_external_repr(self._link.ask(Suggest, name, json_of(distribution)))
+            return distribution.to_external_repr(
+                self._link.ask(messages.Suggest, name, json_of(distribution))
+            )
         self.storage.set_trial_param(self._trial_id, name, distribution.to_internal_repr(value), distribution)
         return value
 

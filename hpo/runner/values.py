@@ -16,6 +16,10 @@ from storage.database.records import Need
 from storage.files.room import is_full, told_where
 
 
+class RankError(Exception):
+    """A further process of those that train the trial together failed: what it told."""
+
+
 class BadValueError(Exception):
     """The objective returned something that is not a result."""
 
@@ -77,7 +81,7 @@ def says_diverged(error: BaseException) -> bool:
 
 def told(error: BaseException) -> str:
     """The traceback from the objective on, without our own frame; of a program its sentence."""
-    if isinstance(error, ProgramError):
+    if isinstance(error, ProgramError | RankError):
         return f"{error}\n"
     frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, frames))

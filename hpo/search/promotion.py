@@ -5,7 +5,7 @@ A run stops at each rung and is parked there with its checkpoint; none is droppe
 
     ladder = Ladder.of(min_epochs=1, max_epochs=20, reduction_factor=3)    # epochs 1, 3, 9, 20
     ladder.parking                                                         # 1, 3, 9: where runs are parked
-    standing = Standing([ladder], 3, maximize=True)
+    standing = Standing([ladder], 3, ["maximize"])
     standing.learn(rungs)                                                  # what runs had at them
     standing.promotion(parked.intersection)                                # (17, 9, 6): 17 goes on to epoch 9
 """
@@ -59,14 +59,15 @@ class Standing:
     Args:
         ladders: of each bracket.
         reduction_factor: one in so many goes on.
-        maximize: whether the higher value is the better one.
+        directions: minimize or maximize; of several, runs are ranked by fronts.
     """
 
-    def __init__(self, ladders: Sequence[Ladder], reduction_factor: int, *, maximize: bool) -> None:
+    def __init__(self, ladders: Sequence[Ladder], reduction_factor: int, directions: Sequence[str]) -> None:
         self.ladders = ladders
         self._factor = reduction_factor
-        self._sign = -1 if maximize else 1
-        self._at: dict[tuple[int, int], _Ranked] = defaultdict(_Ranked)  # by bracket and rung
+        self._signs = [-1 if direction == "maximize" else 1 for direction in directions]
+        kind = _Ranked if len(directions) == 1 else _Fronts
+        self._at: dict[tuple[int, int], _Ranked | _Fronts] = defaultdict(kind)  # by bracket and rung
 
     def learn(self, rungs: Iterable[Rung]) -> None:
         """Learn which rungs are stored that were not, or have another value; the same again does no harm.
@@ -74,8 +75,10 @@ class Standing:
         Who diverged there has no finite value, and is the worst.
         """
         for rung in rungs:
-            loss = None if rung.value is None else self._sign * rung.value
-            self._at[rung.bracket, rung.rung].put(rung.trial_id, loss)
+            values = () if rung.value is None else (rung.value, *rung.further)
+            losses = [sign * value for sign, value in zip(self._signs, values, strict=False)]
+            losses = [math.inf if math.isnan(loss) else loss for loss in losses]
+            self._at[rung.bracket, rung.rung].put(rung.trial_id, losses)
 
     def promotion(
         self, parked: Callable[[Sequence[int]], Collection[int]], room: float = math.inf
@@ -103,6 +106,14 @@ class Standing:
                     return trial, self.ladders[bracket].epochs[rung + 1], further
         return None
 
+    def goes_on(self, rung: Rung, bootstrap: int) -> bool:
+        """Whether a run of several directions is among the best 1/`reduction_factor` at a rung it came to, of
+        few the best one; where at least `bootstrap` others have come.
+        """
+        ranked = self._at[rung.bracket, rung.rung]
+        assert isinstance(ranked, _Fronts)
+        return len(ranked) > bootstrap and ranked.is_among(rung.trial_id, self._factor)
+
     def _epoch(self, place: tuple[int, int]) -> int:
         return self.ladders[place[0]].epochs[place[1]]
 
@@ -117,15 +128,78 @@ class _Ranked:
     def __contains__(self, run: object) -> bool:
         return run in self._place
 
-    def put(self, run: int, loss: float | None) -> None:
-        """It had this loss there; None: it has not come here."""
+    def put(self, run: int, losses: Sequence[float]) -> None:
+        """It had this loss there; none: it has not come here."""
         if (old := self._place.pop(run, None)) is not None:
             del self._order[bisect_left(self._order, old)]
-        if loss is not None:
-            self._place[run] = math.inf if math.isnan(loss) else loss, run
+        if losses:
+            self._place[run] = losses[0], run
             insort(self._order, self._place[run])
 
     def best(self, factor: int, above: Container[int]) -> list[int]:
         """Of the best `1/factor` of all those that have not come to the rung above, the best first."""
         first = self._order[: len(self._order) // factor]
         return [run for loss, run in first if run not in above and loss < math.inf]
+
+
+class _Fronts:
+    """The runs that came to one rung, by several losses: front by front (Deb et al. 2002), and within one
+    those first that have the most room around them, its ends before all.
+    """
+
+    def __init__(self) -> None:
+        self._losses: dict[int, Sequence[float]] = {}
+        self._ranks: dict[int, tuple[int, float]] = {}  # the best first; empty: to be found anew
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def __contains__(self, run: object) -> bool:
+        return run in self._losses
+
+    def put(self, run: int, losses: Sequence[float]) -> None:
+        """It had these losses there; none: it has not come here."""
+        self._losses.pop(run, None)
+        if losses:
+            self._losses[run] = losses
+        self._ranks.clear()
+
+    def best(self, factor: int, above: Container[int]) -> list[int]:
+        """As of `_Ranked`."""
+        first = list(self._ranked())[: len(self) // factor]
+        return [run for run in first if run not in above and math.inf not in self._losses[run]]
+
+    def is_among(self, run: int, factor: int) -> bool:
+        """Whether it is among the best `1/factor`, or as good as the last of them."""
+        ranks = self._ranked()
+        return ranks[run] <= list(ranks.values())[max(len(ranks) // factor, 1) - 1]
+
+    def _ranked(self) -> dict[int, tuple[int, float]]:
+        if not self._ranks and self._losses:
+            runs = sorted(self._losses)
+            found = zip(*by_fronts([self._losses[run] for run in runs]), strict=True)
+            ranks = dict(zip(runs, found, strict=True))
+            self._ranks = {run: ranks[run] for run in sorted(runs, key=lambda one: (ranks[one], one))}
+        return self._ranks
+
+
+def by_fronts(losses: Sequence[Sequence[float]]) -> tuple[list[int], list[float]]:
+    """Of each point the number of its front, and its crowding distance with the sign turned, so that of both
+    the smaller is the better.
+    """
+    import numpy as np
+    from optuna.study._multi_objective import _fast_non_domination_rank
+
+    points = np.array(losses, dtype=float)
+    fronts = _fast_non_domination_rank(points)
+    room = np.zeros(len(points))
+    for front in range(int(fronts.max()) + 1):
+        mine = np.flatnonzero(fronts == front)
+        for axis in points[mine].T:
+            order = mine[np.argsort(axis, kind="stable")]
+            held = np.sort(axis)
+            if not 0 < held[-1] - held[0] < np.inf:
+                continue
+            room[order[1:-1]] += (held[2:] - held[:-2]) / (held[-1] - held[0])
+            room[order[[0, -1]]] = np.inf
+    return fronts.tolist(), (-room).tolist()

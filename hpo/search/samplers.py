@@ -73,7 +73,7 @@ def suggest(
             if fixed:
                 return point
             others = (one for one in study.get_trials(deepcopy=False) if one._trial_id != trial._trial_id)
-            return untried(spec, point, ticket, (one.params for one in others))
+            return untried(spec, point, ticket, [one.params for one in others])
 
 
 def _drawn(spec: StudySpec, ticket: int, fixed: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hpo.spec.conditions import active, is_active, order
 from hpo.spec.grid import MAX_CELLS, cells
 from hpo.spec.parameters import AnyParameter, last_value
 from hpo.spec.points import check_partial_point, missing_names
-from hpo.spec.problems import dotted, listed, spec_error
+from hpo.spec.problems import dotted, found, listed, spec_error
 
 Chooser = Callable[[str, BaseDistribution], Any]
 
@@ -86,9 +86,8 @@ def check_point(spec: StudySpec, point: Mapping[str, Any]) -> dict[str, Any]:
     try:
         checked = check_partial_point(spec.space, point)
     except PydanticCustomError as error:
-        context = error.context or {}
-        field = dotted(context["at"]) or "a point"
-        raise spec_error(f"{field} {context['sentence']}") from None
+        place, sentence = found(error)
+        raise spec_error(f"{dotted(place) or 'a point'} {sentence}") from None
     clash = [name for name in checked if name in spec.fixed]
     if clash:
         raise spec_error(f"{clash[0]} is a fixed value of the study; a point cannot change it")

@@ -1,27 +1,32 @@
-"""Where the space is finite, and small, no setting is trained twice unless somebody asks for it.
+"""No setting is trained twice unless somebody asks for it.
 
-A point that was tried already gives way to one of the settings that were not, each as likely. Samplers that
-learn are held against all trials; random and qmc against lower tickets alone, so that the number of runners
-changes nothing. Points that a person enqueues are taken as they are. A study has no more tickets than there
-are settings (`StudySpec.tickets`), so it ends when all of them were trained.
+Where the space is finite, and small, a point that was tried already gives way to one of the settings that
+were not, each as likely. Samplers that learn are held against all trials; random and qmc against lower
+tickets alone, so that the number of runners changes nothing. Points that a person enqueues are taken as they
+are. A study has no more tickets than there are settings (`StudySpec.tickets`), so it ends when all of them
+were trained. In any other space what Optuna's samplers and `rungs` say again gives way to a random point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hpo.search.draws import unit
+from hpo.search.space import random_point
 from hpo.spec import StudySpec
 from hpo.spec.grid import distinct
 
 Point = dict[str, Any]
 
 
-def untried(spec: StudySpec, point: Point, ticket: int, tried: Iterable[Mapping[str, Any]]) -> Point:
+def untried(spec: StudySpec, point: Point, ticket: int, tried: Collection[Mapping[str, Any]]) -> Point:
     """The point, or, where it was tried, a setting that was not; the point again where all were."""
-    settings = distinct(spec.space)
-    return point if settings is None else _another(spec, settings, point, ticket, set(map(_key, tried)))
+    if not point or point not in tried:
+        return point
+    if (settings := distinct(spec.space)) is None:
+        return point if spec.sampler.name == "custom" else random_point(spec, spec.sampler.seed, ticket)
+    return _another(spec, settings, point, ticket, set(map(_key, tried)))
 
 
 def drawn(spec: StudySpec, draw: Callable[[int, Mapping[str, Any]], Point], ticket: int) -> Point:

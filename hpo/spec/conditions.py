@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from hpo.spec.parameters import AnyParameter, CategoricalParameter, FloatParameter, last_value
-from hpo.spec.problems import listed, nearest, problem, shown
+from hpo.spec.problems import listed, nearest, problem, shown, within
 
 Space = Mapping[str, AnyParameter]
 
@@ -20,7 +20,8 @@ def check_conditions(space: Space) -> None:
     """
     for name, parameter in space.items():
         for parent, values in (parameter.when or {}).items():
-            _check_condition(space, name, parent, values)
+            with within(name, "when", parent):
+                _check_condition(space, name, parent, values)
     try:
         order(space)
     except CycleError as error:
@@ -31,11 +32,8 @@ def check_conditions(space: Space) -> None:
     for name in space:
         for parent, possible in _demands(space, name).items():
             if not possible:
-                raise problem(
-                    f"can never be met: {name} needs {parent} to have two different values at once",
-                    name,
-                    "when",
-                )
+                clash = f"{name} needs {parent} to have two different values at once"
+                raise problem(f"can never be met: {clash}", name, "when")
 
 
 def order(space: Space) -> list[str]:
@@ -87,26 +85,17 @@ def active(space: Space, assignment: Mapping[str, Any]) -> list[str]:
 def _check_condition(space: Space, name: str, parent: str, values: Sequence[Any]) -> None:
     if parent not in space:
         others = [other for other in space if other != name]
-        raise problem(
-            f"names the parameter {shown(parent)}, which the space does not have{nearest(parent, others)}",
-            name,
-            "when",
-            parent,
-        )
+        near = nearest(parent, others)
+        raise problem(f"names the parameter {shown(parent)}, which the space does not have{near}")
     owner = space[parent]
     if isinstance(owner, FloatParameter):
-        raise problem(
-            "is a float parameter; a condition needs a categorical or int one", name, "when", parent
-        )
+        raise problem("is a float parameter; a condition needs a categorical or int one")
     for value in values:
         if isinstance(owner, CategoricalParameter):
             if value not in owner.labels:
                 raise problem(
                     f"cannot be {shown(value)}; its choices are {listed(map(shown, owner.labels))}"
-                    f"{nearest(value, owner.labels)}",
-                    name,
-                    "when",
-                    parent,
+                    f"{nearest(value, owner.labels)}"
                 )
         elif (
             isinstance(value, bool)
@@ -115,12 +104,8 @@ def _check_condition(space: Space, name: str, parent: str, values: Sequence[Any]
             or (value - owner.low) % owner.step
         ):
             steps = "" if owner.step == 1 else f" in steps of {owner.step}"
-            raise problem(
-                f"cannot be {shown(value)}; it is a whole number from {owner.low} to {owner.high}{steps}",
-                name,
-                "when",
-                parent,
-            )
+            whole = f"a whole number from {owner.low} to {owner.high}{steps}"
+            raise problem(f"cannot be {shown(value)}; it is {whole}")
 
 
 def _demands(space: Space, name: str) -> dict[str, list[Any]]:

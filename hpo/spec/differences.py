@@ -20,9 +20,8 @@ def spec_differences(here: StudySpec, stored: StudySpec) -> list[str]:
     lines = []
     for path in dict.fromkeys([*mine, *theirs]):
         a, b = mine.get(path, _ABSENT), theirs.get(path, _ABSENT)
-        if (a is _ABSENT and b is _ABSENT) or _same(a, b):
-            continue
-        lines.append(f"{dotted(path)}: {_told(a)} here, {_told(b)} in the stored study")
+        if type(a) is not type(b) or a != b:
+            lines.append(f"{dotted(path)}: {_told(a)} here, {_told(b)} in the stored study")
     return lines
 
 
@@ -34,10 +33,6 @@ def _flat(value: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
     for key, inner in value.items():
         parts |= _flat(inner, (*path, key))
     return parts
-
-
-def _same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(a == b)
 
 
 def _told(value: Any) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -89,14 +92,8 @@ def check_json(value: Any, *at: Any) -> Any:
         PydanticCustomError: pointing at the part that is not JSON.
     """
     match value:
-        case None | bool() | str():
-            return value
-        case int():
-            return value
-        case float():
-            if not math.isfinite(value):
-                raise problem(f"must be a finite number, got {shown(value)}", *at)
-            return value
+        case None | str() | int() | float():
+            return check_scalar(value, *at)
         case dict():
             for key in value:
                 if not isinstance(key, str):
@@ -181,18 +178,15 @@ StudyName = Annotated[
 class _Bound:
     """A limit on a number, for the check and for the JSON schema alike."""
 
+    keyword: str
+    words: str
+    keeps: Callable[[Any, float], bool]
     limit: float
-    keyword: Literal["minimum", "maximum", "exclusiveMinimum"]
 
     def check(self, value: Any) -> Any:
         """`value`, if it keeps the limit."""
-        limit, got = self.limit, shown(value)
-        if self.keyword == "minimum" and value < limit:
-            raise problem(f"must be at least {limit:,}, got {got}")
-        if self.keyword == "maximum" and value > limit:
-            raise problem(f"must be at most {limit:,}, got {got}")
-        if self.keyword == "exclusiveMinimum" and value <= limit:
-            raise problem(f"must be above {limit:,}, got {got}")
+        if not self.keeps(value, self.limit):
+            raise problem(f"must be {self.words} {self.limit:,}, got {shown(value)}")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -204,16 +198,6 @@ class _Bound:
         return handler(schema) | {self.keyword: self.limit}
 
 
-def at_least(low: float) -> _Bound:
-    """The field must be `low` or more."""
-    return _Bound(low, "minimum")
-
-
-def at_most(high: float) -> _Bound:
-    """The field must be `high` or less."""
-    return _Bound(high, "maximum")
-
-
-def above(low: float) -> _Bound:
-    """The field must be more than `low`."""
-    return _Bound(low, "exclusiveMinimum")
+at_least = partial(_Bound, "minimum", "at least", operator.ge)
+at_most = partial(_Bound, "maximum", "at most", operator.le)
+above = partial(_Bound, "exclusiveMinimum", "above", operator.gt)

@@ -18,7 +18,7 @@ from hpo.spec.overrides import Override, apply_overrides
 from hpo.spec.parameters import Choice, Parameter
 from hpo.spec.problems import PROBLEM, Path, dotted, listed, nearest, shown, spec_error
 from hpo.spec.reading import MAX_BYTES, Document, read_yaml
-from hpo.spec.sampling import PrunerSpec, SamplerSpec
+from hpo.spec.sampling import PrunerSpec, SamplerSpec, Wrapped
 
 MAX_PROBLEMS = 10  # told at once
 PIPE_SECONDS = 10.0  # for a study file that comes through a pipe
@@ -167,10 +167,10 @@ def _sentence(detail: Any) -> tuple[Path, str]:
             return path, _REQUIRED.get(path, "is required")
         case "union_tag_not_found":
             tag = context["discriminator"].strip("'")
-            return (*path, tag), f"is required: one of {listed(_tags(path))}"
+            return (*path, tag), f"is required: one of {listed(_union(path))}"
         case "union_tag_invalid":
             tag = context["discriminator"].strip("'")
-            names = _tags(path)
+            names = list(_union(path))
             return (*path, tag), f"must be one of {listed(names)}, got {shown(context['tag'])}" + nearest(
                 _as_here(context["tag"]), names
             )
@@ -222,8 +222,7 @@ def _members(union: Any) -> dict[str, type[BaseModel]]:
     return members
 
 
-_UNWRAPPED = ("none", "patient", "custom")  # what the patient pruner cannot wrap
-_PARAMETERS, _SAMPLERS, _PRUNERS = map(_members, (Parameter, SamplerSpec, PrunerSpec))
+_PARAMETERS, _SAMPLERS, _PRUNERS, _WRAPPED = map(_members, (Parameter, SamplerSpec, PrunerSpec, Wrapped))
 
 
 def _union(path: Path) -> dict[str, type[BaseModel]]:
@@ -236,12 +235,8 @@ def _union(path: Path) -> dict[str, type[BaseModel]]:
         case ("pruner",):
             return _PRUNERS
         case ("pruner", "wrapped"):
-            return {name: model for name, model in _PRUNERS.items() if name not in _UNWRAPPED}
+            return _WRAPPED
     return {}
-
-
-def _tags(path: Path) -> list[str]:
-    return list(_union(path))
 
 
 def _plain_section(path: Path) -> type[BaseModel] | None:

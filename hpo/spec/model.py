@@ -8,18 +8,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
 from hpo.spec.command import Command, check_command, check_places, shown_command
 from hpo.spec.conditions import check_conditions
-from hpo.spec.confirming import Confirm, switched
 from hpo.spec.fields import (
-    Number,
     Section,
     StudyName,
     Text,
     Whole,
-    above,
     at_least,
     at_most,
     check_json,
@@ -28,14 +24,12 @@ from hpo.spec.fields import (
     whole,
 )
 from hpo.spec.grid import MAX_CELLS, count_cells, distinct, grid_size
-from hpo.spec.keeping import Keep, short_form
 from hpo.spec.limits import check_limit
 from hpo.spec.notifying import Channel, channels
 from hpo.spec.objective import check_objective, parse_objective
 from hpo.spec.parameters import Parameter
 from hpo.spec.points import check_partial_point
-from hpo.spec.problems import moved, nearest, problem, shown
-from hpo.spec.resources import Limits
+from hpo.spec.problems import nearest, problem, shown, within
 from hpo.spec.sampling import (
     AshaPruner,
     HyperbandPruner,
@@ -45,15 +39,14 @@ from hpo.spec.sampling import (
     TpeSampler,
     named,
 )
+from hpo.spec.sections import Budget, Confirm, Keep, Limits, Retry, Seconds, short_form, switched
 from objectives.imports import ObjectivePath
 
 Direction = Literal["minimize", "maximize"]
 DIRECTIONS = ("minimize", "maximize")
 MAX_NAMES = 500  # of parameters, or of fixed values
-MAX_TRIALS = 1_000_000
-MAX_EPOCHS = 1_000_000_000
-MAX_SECONDS = 10 * 365 * 86_400
 MAX_LANES = 1024
+MAX_RANKS = 64
 AUTO_LANES, AUTO_LEARNING = 64, 16  # at most, of `auto`; the second where samplers learn from what has ended
 NOT_IDENTITY = frozenset(
     {"budget", "retry", "keep", "limits", "confirm", "notify", "proposals", "notes", "chosen"}
@@ -61,55 +54,6 @@ NOT_IDENTITY = frozenset(
 
 _TEXT_OR_NUMBER = {"type": ["string", "number", "boolean"]}
 _ARGUMENT_SCHEMA = {"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "minItems": 1, "items": _TEXT_OR_NUMBER}]}
-
-Seconds = Annotated[Number, above(0), at_most(MAX_SECONDS)]
-
-
-class Budget(Section):
-    """What ends the study; whatever is met first."""
-
-    trials: Annotated[Whole, at_least(1), at_most(MAX_TRIALS)] | None = Field(
-        default=None, description="Number of trials, enqueued points included."
-    )
-    seconds: Seconds | None = Field(
-        default=None, description="Wall-clock seconds from the first claim; stands still while paused."
-    )
-    epochs: Annotated[Whole, at_least(1), at_most(MAX_EPOCHS)] | None = Field(
-        default=None,
-        description="Epochs (distinct reported steps) of all trials together. What a trial may need is"
-        " reserved when it starts: `fixed.epochs` or the pruner's max_epochs says it. One direction only.",
-    )
-    target: Number | None = Field(
-        default=None,
-        description="Objective value that is good enough, in the objective's unit; one direction only.",
-    )
-
-    patience: Annotated[Whole, at_least(1), at_most(MAX_TRIALS)] | None = Field(
-        default=None,
-        description="Trials in a row that brought no better result; one that is parked counts once. One"
-        " direction only.",
-    )
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing here would end a study."""
-        return all(limit is None for limit in self.model_dump().values())
-
-
-class Retry(Section):
-    """Further attempts at a trial, by what ended the last one."""
-
-    lost: Annotated[Whole, at_least(0), at_most(1000)] = Field(
-        default=3, description="Further attempts after a worker was lost."
-    )
-    failed: Annotated[Whole, at_least(0), at_most(1000)] = Field(
-        default=0, description="Further attempts after an exception in the objective."
-    )
-
-
-def _nearest_direction(direction: Any) -> str:
-    begun = [whole for whole in DIRECTIONS if whole.startswith(str(direction).lower()) and direction]
-    return nearest(begun[0] if len(begun) == 1 else direction, DIRECTIONS)
 
 
 def _directions(value: Any) -> Any:
@@ -119,9 +63,9 @@ def _directions(value: Any) -> Any:
     for index, direction in enumerate(values):
         if direction not in DIRECTIONS:
             at = (index,) if isinstance(value, list | tuple) else ()
-            raise problem(
-                f"must be minimize or maximize, got {shown(direction)}{_nearest_direction(direction)}", *at
-            )
+            begun = [one for one in DIRECTIONS if one.startswith(str(direction).lower()) and direction]
+            near = nearest(begun[0] if len(begun) == 1 else direction, DIRECTIONS)
+            raise problem(f"must be minimize or maximize, got {shown(direction)}{near}", *at)
     return tuple(values)
 
 
@@ -175,7 +119,7 @@ class StudySpec(Section):
         BeforeValidator(check_command),
         WithJsonSchema({"type": ["array", "null"], "minItems": 1, "items": _ARGUMENT_SCHEMA}),
     ] = Field(
-        default=None,
+        None,
         description="A program as objective, by its arguments; {name} stands for a parameter or fixed value."
         " It runs in the study file's folder and reports in lines of JSON.",
     )
@@ -183,30 +127,28 @@ class StudySpec(Section):
         description="What to do with each of the objective's values, in the order it returns them."
     )
     sampler: Annotated[SamplerSpec, BeforeValidator(named)] = Field(
-        default=TpeSampler(name="tpe"),
+        TpeSampler(name="tpe"),
         description="How points are chosen; a bare name takes its defaults. auto, or absent: chosen when the"
         " study is created.",
     )
     pruner: Annotated[PrunerSpec, BeforeValidator(named)] = Field(
-        default=NoPruner(name="none"),
+        NoPruner(name="none"),
         description="How hopeless trials end early; a bare name takes its defaults. auto, or absent like the"
         " sampler: chosen when the study is created.",
     )
-    budget: Budget = Field(default=Budget(), description="What ends the study. Only a grid may leave it out.")
-    retry: Retry = Field(default=Retry(), description="How often a trial is attempted again.")
+    budget: Budget = Field(Budget(), description="What ends the study. Only a grid may leave it out.")
+    retry: Retry = Field(Retry(), description="How often a trial is attempted again.")
     keep: Annotated[Keep, BeforeValidator(short_form)] = Field(
-        default=Keep(), description="Which trials keep their weights, as a mapping or short: best 3, last 1."
+        Keep(), description="Which trials keep their weights, as a mapping or short: best 3, last 1."
     )
-    limits: Limits = Field(default=Limits(), description="What an attempt may use, as {memory: 8GB}.")
+    limits: Limits = Field(Limits(), description="What an attempt may use, as {memory: 8GB}.")
     enqueue: Annotated[
         tuple[dict[str, Any], ...],
         BeforeValidator(_points),
         WithJsonSchema({"type": "array", "items": {"type": "object", "minProperties": 1}}),
-    ] = Field(
-        default=(), description="Points to try first; names a point leaves out are left to the sampler."
-    )
+    ] = Field((), description="Points to try first; names a point leaves out are left to the sampler.")
     threads: Annotated[Whole, at_least(1), at_most(1024)] = Field(
-        default=1, description="CPU threads of a runner; part of the study, because it changes the last bits."
+        1, description="CPU threads of a runner; part of the study, because it changes the last bits."
     )
     lanes: Annotated[
         int | Literal["auto"],
@@ -215,99 +157,102 @@ class StudySpec(Section):
             {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_LANES}, {"const": "auto"}]}
         ),
     ] = Field(
-        default=1,
+        1,
         description="Trials that a runner trains at once as one batched model, where the objective exports"
         " objective_many and lane_key; auto: many where that pays, else 1. Unless 1 it is part of the study:"
         " sums are added in another order.",
     )
+    gpus_per_trial: Annotated[Whole, at_least(1), at_most(MAX_RANKS)] = Field(
+        1,
+        description="GPUs of one machine that train a trial together, a process on each; without GPUs so many"
+        " processes on the CPU. An objective of one's own joins them by `objectives.ranks`. Unless 1 it is"
+        " part of the study: sums are added in another order.",
+    )
     trial_timeout: Seconds | None = Field(
-        default=None,
+        None,
         description="Seconds an attempt may take, together with parked ones that it goes on from; absent:"
         " no limit.",
     )
     report_timeout: Seconds | None = Field(
-        default=None, description="Seconds an attempt may go without a report; absent: no limit."
+        None, description="Seconds an attempt may go without a report; absent: no limit."
     )
     space: Annotated[dict[str, Parameter], _named_mapping("parameter")] = Field(
-        default={},
-        description="Parameters by name; empty: the objective suggests for itself, as in plain Optuna.",
+        {}, description="Parameters by name; empty: the objective suggests for itself, as in plain Optuna."
     )
     fixed: Annotated[
         dict[str, Any],
         BeforeValidator(_json_mapping),
         _named_mapping("fixed value"),
         WithJsonSchema({"type": "object"}),
-    ] = Field(
-        default={}, description="Values every trial's `config` holds besides its parameters; any JSON value."
-    )
+    ] = Field({}, description="Values every trial's `config` holds besides its parameters; any JSON value.")
     constraints: Annotated[
         dict[str, Annotated[str, BeforeValidator(check_limit)]], _named_mapping("constraint")
     ] = Field(
-        default={},
+        {},
         description='Bounds of logged metrics at the epoch that counts, as {validation_loss: "<= 0.5"}. A'
         " trial that breaks one, or never logged it, is never the best.",
     )
-    confirm: Annotated[
-        Confirm | None,
-        BeforeValidator(switched),
-    ] = Field(
-        default=None,
+    confirm: Annotated[Confirm | None, BeforeValidator(switched)] = Field(
+        None,
         description="Train the best settings again when the search has ended, before the test set is seen;"
         " true: as `hpo confirm` does. One direction only.",
     )
     notify: Annotated[tuple[Channel, ...], BeforeValidator(channels)] = Field(
-        default=(), description="Who is told of its end, a new best, failures, a lost worker, the budget."
+        (), description="Who is told of its end, a new best, failures, a lost worker, the budget."
     )
     proposals: Annotated[float | None, BeforeValidator(share)] = Field(
-        default=None,
+        None,
         description="Share of the trials that may be points which people and programs enqueue while it runs,"
         " like 30 %; absent: all.",
     )
-    notes: Text = Field(default="", description="Free text for people; not part of the study's identity.")
+    notes: Text = Field("", description="Free text for people; not part of the study's identity.")
     chosen: Text = Field(
-        default="",
+        "",
         description="Which sampler and pruner were chosen where the file names none, and why; written when"
         " the study is created.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _one_kind_of_objective(cls, data: Any) -> Any:
-        if data.get("command") is not None:
-            if data.get("objective") is not None:
-                raise problem("cannot stand beside `objective`; drop one of the two", "command")
-            return {**data, "objective": None}
-        if data.get("objective", "") is None:
-            raise problem("must name a callable, or a `command` must stand in its place", "objective")
-        return data
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_kind_of_direction(cls, data: Any) -> Any:
+    def _one_kind_of_each(cls, data: Any) -> Any:
+        """`directions` stands for `direction`, and None in the place of `objective` beside a command."""
         if not isinstance(data, Mapping):
             raise problem(
                 f"must be a mapping with at least study, objective and direction, got {shown(data)}"
             )
-        if "direction" not in data:
-            return data
-        if "directions" in data:
-            raise problem("cannot stand beside `directions`; drop one of the two", "direction")
-        if not isinstance(data["direction"], str):
-            raise problem(f"must be minimize or maximize, got {shown(data['direction'])}", "direction")
         rest = {key: value for key, value in data.items() if key != "direction"}
-        return {**rest, "directions": data["direction"]}
+        if "direction" in data:
+            if "directions" in data:
+                raise problem("cannot stand beside `directions`; drop one of the two", "direction")
+            if not isinstance(data["direction"], str):
+                raise problem(f"must be minimize or maximize, got {shown(data['direction'])}", "direction")
+            rest["directions"] = data["direction"]
+        if rest.get("command") is not None:
+            if rest.get("objective") is not None:
+                raise problem("cannot stand beside `objective`; drop one of the two", "command")
+            rest["objective"] = None
+        elif rest.get("objective", "") is None:
+            raise problem("must name a callable, or a `command` must stand in its place", "objective")
+        return rest
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _check_names(self)
-        try:
+        for name in self.fixed:
+            if name in self.space:
+                raise problem(
+                    "stands under `space` too; a name has one meaning: drop one of the two", "fixed", name
+                )
+        with within("space"):
             check_conditions(self.space)
-        except PydanticCustomError as error:
-            raise moved(error, "space") from None
         _check_directions(self)
         _check_sampler(self)
-        _check_epochs(self)
+        with within("budget", "epochs"):
+            _check_epochs(self)
         _check_command(self)
+        if self.gpus_per_trial > 1 and self.lanes != 1:
+            raise problem(
+                "cannot stand beside lanes: a trial has several devices, or a share of one", "gpus_per_trial"
+            )
         object.__setattr__(self, "enqueue", _checked_enqueue(self))
         return self
 
@@ -346,6 +291,11 @@ class StudySpec(Section):
         return self.objective or shown_command(self.command or ())
 
     @property
+    def is_exhaustive(self) -> bool:
+        """Whether the study ends when every setting of a small finite space was tried."""
+        return self.sampler.name != "grid" and self.tickets not in (None, self.budget.trials)
+
+    @property
     def tickets(self) -> int | None:
         """How many trials the study has: `budget.trials`, or if fewer a grid's cells, or the settings of a
         small finite space and those that are enqueued again; None: no such limit."""
@@ -358,19 +308,11 @@ class StudySpec(Section):
         return count if self.budget.trials is None else min(count, self.budget.trials)
 
 
-def _check_names(spec: StudySpec) -> None:
-    for name in spec.fixed:
-        if name in spec.space:
-            raise problem(
-                "stands under `space` too; a name has one meaning: drop one of the two", "fixed", name
-            )
-
-
 def _check_directions(spec: StudySpec) -> None:
     if len(spec.directions) == 1:
         return
-    if spec.pruner.name not in ("none", "auto"):
-        raise problem("cannot prune with several directions; use none", "pruner")
+    if spec.pruner.name not in ("none", "auto", "asha", "hyperband"):
+        raise problem("cannot prune with several directions; use asha, hyperband or none", "pruner")
     for name in ("target", "patience"):
         if getattr(spec.budget, name) is not None:
             raise problem("needs a single direction; with several, leave it out", "budget", name)
@@ -384,19 +326,13 @@ def _check_epochs(spec: StudySpec) -> None:
     if spec.budget.epochs is None:
         return
     if len(spec.directions) > 1:
-        raise problem("needs a single direction: with several nothing is reported", "budget", "epochs")
+        raise problem("needs a single direction")
     if spec.full_epochs is None:
         raise problem(
-            "must be told how many a trial has: set fixed.epochs, or max_epochs of asha or hyperband",
-            "budget",
-            "epochs",
+            "must be told how many a trial has: set fixed.epochs, or max_epochs of asha or hyperband"
         )
     if spec.budget.epochs < spec.full_epochs:
-        raise problem(
-            f"must be at least the {spec.full_epochs} of one trial, got {spec.budget.epochs}",
-            "budget",
-            "epochs",
-        )
+        raise problem(f"must be at least the {spec.full_epochs} of one trial, got {spec.budget.epochs}")
 
 
 def _check_sampler(spec: StudySpec) -> None:
@@ -410,10 +346,8 @@ def _check_sampler(spec: StudySpec) -> None:
             )
         return
     for parameter, definition in spec.space.items():
-        try:
+        with within("space", parameter):
             grid_size(definition)
-        except PydanticCustomError as error:
-            raise moved(error, "space", parameter) from None
     if spec.enqueue:
         raise problem("has no meaning for a grid, which visits every cell anyway; leave it out", "enqueue")
     count = spec.tickets or 0
@@ -432,10 +366,8 @@ def _check_command(spec: StudySpec) -> None:
         raise problem("needs an objective in Python: a program is one trial; leave it out", "lanes")
     if not spec.space:
         raise problem("is required: a command cannot suggest for itself what is not declared", "space")
-    try:
+    with within("command"):
         check_places(spec.command, spec.space, spec.fixed)
-    except PydanticCustomError as error:
-        raise moved(error, "command") from None
 
 
 def _checked_enqueue(spec: StudySpec) -> tuple[dict[str, Any], ...]:
@@ -444,15 +376,10 @@ def _checked_enqueue(spec: StudySpec) -> tuple[dict[str, Any], ...]:
         raise problem(f"has {len(spec.enqueue)} points, but budget.trials is {trials}", "enqueue")
     points = []
     for index, point in enumerate(spec.enqueue):
-        try:
+        with within("enqueue", index):
             checked = check_partial_point(spec.space, point)
-        except PydanticCustomError as error:
-            raise moved(error, "enqueue", index) from None
         for name in checked:
             if not spec.space and name in spec.fixed:
                 raise problem("stands under `fixed` too; drop one of the two", "enqueue", index, name)
         points.append(checked)
     return tuple(points)
-
-
-__all__ = ["Budget", "Direction", "Retry", "StudySpec"]

@@ -49,20 +49,20 @@ class Channel(Section):
     """One receiver: a webhook, or a command that a worker runs where it may."""
 
     webhook: Annotated[str | None, BeforeValidator(_variable)] = Field(
-        default=None, description=f"Name of the variable that holds the URL; it begins with {VARIABLES}."
+        None, description=f"Name of the variable that holds the URL; it begins with {VARIABLES}."
     )
     form: Literal["json", "slack", "discord", "ntfy"] = Field(
-        default="json", description="What is posted: plain JSON, or what one of these services reads."
+        "json", description="What is posted: plain JSON, or what one of these services reads."
     )
     command: Annotated[tuple[str, ...] | None, BeforeValidator(_words)] = Field(
-        default=None,
+        None,
         description="A program in the webhook's place, by its arguments; it reads the JSON from its input.",
     )
     on: Annotated[tuple[Kind, ...], BeforeValidator(_kinds)] = Field(
-        default=KINDS, description="The events that are told; all of them by default."
+        KINDS, description="The events that are told; all of them by default."
     )
     retry: Annotated[Number, above(0), at_most(86_400)] = Field(
-        default=30.0, description="Seconds between two tries while the other side is away."
+        30.0, description="Seconds between two tries while the other side is away."
     )
 
     @model_validator(mode="after")

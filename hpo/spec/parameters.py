@@ -14,7 +14,6 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from hpo.spec.fields import (
     SCALAR_SCHEMA,
@@ -28,7 +27,7 @@ from hpo.spec.fields import (
     number,
     whole,
 )
-from hpo.spec.problems import moved, problem, shown
+from hpo.spec.problems import problem, shown, within
 
 MAX_LABEL = 200  # characters of a choice's label
 
@@ -77,10 +76,8 @@ def _points_of(number: Callable[[Any], Any]) -> BeforeValidator:
             return whole(value)
         items = []
         for index, item in enumerate(value):
-            try:
+            with within(index):
                 items.append(number(item))
-            except PydanticCustomError as error:
-                raise moved(error, index) from None
         return tuple(items)
 
     return BeforeValidator(read)
@@ -96,12 +93,12 @@ class FloatParameter(Section):
     type: Literal["float"] = Field(description="Kind of parameter.")
     low: Number = Field(description="Smallest value, in the parameter's own unit.")
     high: Number = Field(description="Largest value; above `low`.")
-    log: Flag = Field(default=False, description="Draw on a logarithmic scale; `low` must be above 0.")
+    log: Flag = Field(False, description="Draw on a logarithmic scale; `low` must be above 0.")
     step: Number | None = Field(
-        default=None, description="Distance between allowed values, counted from `low`; not with `log`."
+        None, description="Distance between allowed values, counted from `low`; not with `log`."
     )
     points: FloatPoints = Field(
-        default=None,
+        None,
         description="Values of a grid: how many between `low` and `high` (evenly spaced, geometric with"
         " `log`), or a list of them. Only the grid sampler reads it.",
     )
@@ -122,12 +119,10 @@ class IntParameter(Section):
     type: Literal["int"] = Field(description="Kind of parameter.")
     low: Whole = Field(description="Smallest value.")
     high: Whole = Field(description="Largest value; above `low`.")
-    log: Flag = Field(default=False, description="Draw on a logarithmic scale; `low` must be at least 1.")
-    step: Whole = Field(
-        default=1, description="Distance between allowed values, counted from `low`; 1 with `log`."
-    )
+    log: Flag = Field(False, description="Draw on a logarithmic scale; `low` must be at least 1.")
+    step: Whole = Field(1, description="Distance between allowed values, counted from `low`; 1 with `log`.")
     points: IntPoints = Field(
-        default=None,
+        None,
         description="Values of a grid: at most how many between `low` and `high` (evenly spaced, geometric"
         " with `log`, rounded to allowed values), or a list of them; absent: every allowed value. Only the"
         " grid sampler reads it.",
@@ -143,11 +138,8 @@ class IntParameter(Section):
         if isinstance(self.points, tuple):
             for index, value in enumerate(self.points):
                 if (value - self.low) % self.step:
-                    raise problem(
-                        f"must be {self.low} plus a multiple of the step {self.step}, got {value}",
-                        "points",
-                        index,
-                    )
+                    allowed = f"{self.low} plus a multiple of the step {self.step}"
+                    raise problem(f"must be {allowed}, got {value}", "points", index)
         return self
 
 
@@ -200,28 +192,14 @@ def _pair(item: Any, index: int) -> tuple[Any, Any]:
     return item, item
 
 
-_CHOICES_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "anyOf": [
-                    SCALAR_SCHEMA,
-                    {
-                        "type": "object",
-                        "properties": {"label": SCALAR_SCHEMA, "value": {}},
-                        "required": ["label", "value"],
-                        "additionalProperties": False,
-                    },
-                ]
-            },
-        },
-        {"type": "object", "minProperties": 1},
-    ]
+_LABELLED = {
+    "type": "object",
+    "properties": {"label": SCALAR_SCHEMA, "value": {}},
+    "required": ["label", "value"],
+    "additionalProperties": False,
 }
-
-
+_LISTED = {"type": "array", "minItems": 1, "items": {"anyOf": [SCALAR_SCHEMA, _LABELLED]}}
+_CHOICES_SCHEMA: dict[str, Any] = {"anyOf": [_LISTED, {"type": "object", "minProperties": 1}]}
 Choices = Annotated[tuple[Choice, ...], BeforeValidator(_choices), WithJsonSchema(_CHOICES_SCHEMA)]
 
 
@@ -255,11 +233,7 @@ AnyParameter = FloatParameter | IntParameter | CategoricalParameter
 
 def last_value(parameter: FloatParameter | IntParameter) -> float:
     """The largest value that `low` plus a number of steps reaches; `high` where there is no step."""
-    if parameter.step is None:
-        return parameter.high
-    low, step = Decimal(str(parameter.low)), Decimal(str(parameter.step))
-    count = (Decimal(str(parameter.high)) - low) // step
-    return type(parameter.low)(low + count * step)
+    return parameter.high if parameter.step is None else step_value(parameter, step_count(parameter) - 1)
 
 
 def step_count(parameter: FloatParameter | IntParameter) -> int:
@@ -289,9 +263,8 @@ def _check_step(step: float, low: float, high: float, log: bool) -> None:
     if step <= 0:
         raise problem(f"must be above 0, got {_neat(step)}", "step")
     if step > high - low:
-        raise problem(
-            f"must not be larger than the range from {_neat(low)} to {_neat(high)}, got {_neat(step)}", "step"
-        )
+        span = f"the range from {_neat(low)} to {_neat(high)}"
+        raise problem(f"must not be larger than {span}, got {_neat(step)}", "step")
 
 
 def _check_points(points: int | tuple[float, ...] | None, low: float, high: float) -> None:
@@ -303,11 +276,8 @@ def _check_points(points: int | tuple[float, ...] | None, low: float, high: floa
         raise problem("must hold at least one value", "points")
     for index, value in enumerate(points):
         if not low <= value <= high:
-            raise problem(
-                f"must lie between low ({_neat(low)}) and high ({_neat(high)}), got {_neat(value)}",
-                "points",
-                index,
-            )
+            ends = f"low ({_neat(low)}) and high ({_neat(high)})"
+            raise problem(f"must lie between {ends}, got {_neat(value)}", "points", index)
         if value in points[:index]:
             raise problem(f"repeats the value {_neat(value)}", "points", index)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import PydanticCustomError
-
 from hpo.spec.conditions import Space, is_active, order
 from hpo.spec.fields import check_json, check_name, check_scalar, number, whole
 from hpo.spec.parameters import (
@@ -17,7 +15,7 @@ from hpo.spec.parameters import (
     last_value,
     step_value,
 )
-from hpo.spec.problems import listed, moved, nearest, problem, shown
+from hpo.spec.problems import listed, nearest, problem, shown, within
 
 
 def check_value(parameter: AnyParameter, value: Any) -> Any:
@@ -93,10 +91,8 @@ def check_partial_point(space: Space, point: Any) -> dict[str, Any]:
         else:
             possible.add(name)
         if name in point:
-            try:
+            with within(name):
                 held[name] = check_value(parameter, point[name])
-            except PydanticCustomError as error:
-                raise moved(error, name) from None
     return held
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -25,10 +26,20 @@ def problem(sentence: str, *at: Any) -> PydanticCustomError:
     return PydanticCustomError(PROBLEM, "{sentence}", {"sentence": sentence, "at": at})
 
 
-def moved(error: PydanticCustomError, *at: Any) -> PydanticCustomError:
-    """The same problem, seen from a value further up: `at` leads down to where it was raised."""
+@contextmanager
+def within(*at: Any) -> Iterator[None]:
+    """A problem raised in the block is seen from a value further up: `at` leads down to where it came up."""
+    try:
+        yield
+    except PydanticCustomError as error:
+        place, sentence = found(error)
+        raise problem(sentence, *at, *place) from None
+
+
+def found(error: PydanticCustomError) -> tuple[Path, str]:
+    """Where a problem is, and its sentence, which follows that place."""
     context = error.context or {}
-    return problem(context["sentence"], *at, *context["at"])
+    return context["at"], context["sentence"]
 
 
 def spec_error(message: str) -> SpecError:

@@ -7,7 +7,7 @@ brackets and expands aliases without limit. Here the events of its parser are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,24 +47,8 @@ class Document:
 
     def line(self, path: Path) -> int | None:
         """The line of the part at `path`, or of the nearest part around it."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.lines:
-                return self.lines[path[:length]]
-        return None
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What errors call the text that is read."""
-
-    name: str
-    numbered: bool
-
-    def error(self, what: str, line: int | None = None) -> SpecError:
-        """The error to raise, with the line where there is one to tell."""
-        return spec_error(
-            f"{self.name}, line {line}: {what}" if line and self.numbered else f"{self.name}: {what}"
-        )
+        around = (path[:length] for length in range(len(path), 0, -1))
+        return next((self.lines[part] for part in around if part in self.lines), None)
 
 
 def read_yaml(content: bytes, name: str, *, numbered: bool = True) -> Document:
@@ -74,17 +58,21 @@ def read_yaml(content: bytes, name: str, *, numbered: bool = True) -> Document:
         SpecError: when it is too large or deep, is no UTF-8 text, no YAML, holds an alias, a tag,
             a second document or a repeated key.
     """
-    where = _Place(name, numbered)
-    text = _decoded(content, where)
+
+    def error(what: str, line: int | None = None) -> SpecError:
+        return spec_error(f"{name}, line {line}: {what}" if line and numbered else f"{name}: {what}")
+
+    text = _decoded(content, error)
     try:
-        return _Builder(where).build(yaml.parse(text, Loader=_Loader))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = ", ".join(part for part in (error.problem, error.context) if part)
-        line = mark.line + 1 if mark else None
-        raise where.error(f"is not valid YAML: {what or 'cannot be read'}", line) from error
-    except yaml.YAMLError as error:
-        raise where.error(f"is not valid YAML: {str(error).splitlines()[0]}") from error
+        return _Builder(error, yaml.parse(text, Loader=_Loader)).build()
+    except yaml.MarkedYAMLError as wrong:
+        mark = wrong.problem_mark or wrong.context_mark
+        what = ", ".join(part for part in (wrong.problem, wrong.context) if part)
+        raise error(
+            f"is not valid YAML: {what or 'cannot be read'}", mark.line + 1 if mark else None
+        ) from wrong
+    except yaml.YAMLError as wrong:
+        raise error(f"is not valid YAML: {str(wrong).splitlines()[0]}") from wrong
 
 
 def read_scalar(text: str) -> Any:
@@ -106,123 +94,99 @@ def read_scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _decoded(content: bytes, where: _Place) -> str:
+def _decoded(content: bytes, error: Callable[..., SpecError]) -> str:
     if len(content) > MAX_BYTES:
-        raise where.error(f"is larger than {MAX_BYTES:,} bytes; that is no study file")
+        raise error(f"is larger than {MAX_BYTES:,} bytes; that is no study file")
     if b"\0" in content:
-        raise where.error("holds a NUL byte; a study file is UTF-8 text")
+        raise error("holds a NUL byte; a study file is UTF-8 text")
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise where.error("is not UTF-8 text; a study file is", line) from error
+    except UnicodeDecodeError as wrong:
+        line = content.count(b"\n", 0, wrong.start) + 1
+        raise error("is not UTF-8 text; a study file is", line) from wrong
     if control := _CONTROL.search(text):
         line = text.count("\n", 0, control.start()) + 1
-        raise where.error(f"holds the control character {control.group()!r}", line)
+        raise error(f"holds the control character {control.group()!r}", line)
     return text
 
 
 class _Builder:
-    """Turns parser events into values with a stack of its own: no recursion, nothing built twice."""
+    """Turns parser events into values: nothing is built twice, and nothing deeper than `MAX_DEPTH`."""
 
-    def __init__(self, where: _Place) -> None:
-        self._where = where
+    def __init__(self, error: Callable[..., SpecError], events: Iterator[Any]) -> None:
+        self._told = error
+        self._events = events
         self._lines: dict[Path, int] = {}
         self._nodes = 0
 
-    def build(self, events: Iterator[Any]) -> Document:
-        root: list[Any] = []
-        stack: list[_Open] = [_Open(root, None)]
-        documents = 0
-        for event in events:
-            line = event.start_mark.line + 1
-            match event:
-                case yaml.DocumentStartEvent():
-                    documents += 1
-                    if documents > 1:
-                        raise self._error(line, "holds a second document; a study file is one")
-                case yaml.AliasEvent():
-                    raise self._error(line, f"uses the alias *{event.anchor}; write the value out")
-                case yaml.ScalarEvent():
-                    self._admit(event, line)
-                    stack[-1].add(self._scalar(event, line), line, self)
-                case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
-                    self._admit(event, line)
-                    if len(stack) > MAX_DEPTH:
-                        raise self._error(line, f"is nested deeper than {MAX_DEPTH} levels")
-                    holder: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
-                    stack.append(_Open(holder, stack[-1].add(holder, line, self)))
-                case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
-                    stack.pop()
-        if not root:
-            raise self._where.error("is empty")
-        return Document(root[0], self._lines)
+    def build(self) -> Document:
+        value, documents = None, 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self._error(event, "holds a second document; a study file is one")
+                value = self._value(next(self._events), ())
+        if not documents:
+            raise self._told("is empty")
+        return Document(value, self._lines)
 
-    def _admit(self, event: Any, line: int) -> None:
+    def _value(self, event: Any, path: Path) -> Any:
+        self._admit(event)
+        self._note(path, event)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        if len(path) >= MAX_DEPTH:
+            raise self._error(event, f"is nested deeper than {MAX_DEPTH} levels")
+        return self._list(path) if isinstance(event, yaml.SequenceStartEvent) else self._mapping(path)
+
+    def _list(self, path: Path) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items))))
+        return items
+
+    def _mapping(self, path: Path) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            self._admit(event)
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._error(event, "a list or mapping cannot be a key")
+            key = self._scalar(event)
+            at = (*path, key)
+            if key in found:
+                raise self._error(
+                    event, f"the key {shown(key)} stands twice (first on line {self._lines[at]})"
+                )
+            self._note(at, event)
+            found[key] = self._value(next(self._events), at)
+        return found
+
+    def _note(self, path: Path, event: Any) -> None:
+        """Remember where a part begins; a mapping's value begins at its key."""
+        self._lines.setdefault(path, event.start_mark.line + 1)
+
+    def _admit(self, event: Any) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            raise self._error(event, f"uses the alias *{event.anchor}; write the value out")
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise self._error(line, f"holds more than {MAX_NODES:,} values; that is no study file")
+            raise self._error(event, f"holds more than {MAX_NODES:,} values; that is no study file")
         if event.anchor is not None:
-            raise self._error(line, f"uses the anchor &{event.anchor}; write the value out")
+            raise self._error(event, f"uses the anchor &{event.anchor}; write the value out")
         if event.tag not in (None, "!"):
-            raise self._error(line, f"uses the tag {shown(event.tag)}; plain values only")
+            raise self._error(event, f"uses the tag {shown(event.tag)}; plain values only")
 
-    def _scalar(self, event: Any, line: int) -> Any:
+    def _scalar(self, event: Any) -> Any:
         if not event.implicit[0]:  # quoted
             return event.value
         try:
             return read_scalar(event.value)
         except ValueError as error:
-            raise self._error(line, f"holds {error}; at most {MAX_DIGITS} digits are allowed") from error
+            raise self._error(event, f"holds {error}; at most {MAX_DIGITS} digits are allowed") from error
 
-    def _error(self, line: int, what: str) -> SpecError:
-        return self._where.error(what, line)
-
-    def note(self, path: Path, line: int) -> None:
-        """Remember where a part begins; a mapping's value begins at its key."""
-        self._lines.setdefault(path, line)
-
-    def repeated(self, path: Path, line: int) -> SpecError:
-        first = self._lines.get(path)
-        where = f" (first on line {first})" if first else ""
-        return self._error(line, f"the key {shown(path[-1])} stands twice{where}")
-
-    def bad_key(self, line: int) -> SpecError:
-        return self._error(line, "a list or mapping cannot be a key")
-
-
-_NO_KEY = object()
-
-
-class _Open:
-    """A list or mapping that is still being filled."""
-
-    def __init__(self, holder: Any, path: Path | None) -> None:
-        self._holder = holder
-        self._path = path or ()
-        self._is_root = path is None  # holds the document itself
-        self._key: Any = _NO_KEY
-
-    def add(self, value: Any, line: int, builder: _Builder) -> Path:
-        """Put the next value (a mapping's keys and values alternate); returns its path."""
-        if isinstance(self._holder, list):
-            path = () if self._is_root else (*self._path, len(self._holder))
-            self._holder.append(value)
-            builder.note(path, line)
-            return path
-        if self._key is _NO_KEY:
-            if isinstance(value, list | dict):
-                raise builder.bad_key(line)
-            path = (*self._path, value)
-            if value in self._holder:
-                raise builder.repeated(path, line)
-            builder.note(path, line)
-            self._key = value
-            return path
-        path = (*self._path, self._key)
-        self._holder[self._key] = value
-        self._key = _NO_KEY
-        return path
+    def _error(self, event: Any, what: str) -> SpecError:
+        return self._told(what, event.start_mark.line + 1)
 
 
 def read_point(words: Iterable[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ Probability = Annotated[Number, at_least(0), at_most(1)]
 
 class _Sampler(Section):
     seed: Annotated[Whole, at_least(0), at_most(MAX_SEED)] = Field(
-        default=0, description="Where every random number of the study comes from, training seeds included."
+        0, description="Where every random number of the study comes from, training seeds included."
     )
 
 
@@ -46,13 +46,13 @@ class TpeSampler(_Sampler):
     """Tree-structured Parzen estimator (Bergstra et al. 2011; Optuna's TPESampler)."""
 
     name: Literal["tpe"] = Field(description="Which sampler.")
-    n_startup_trials: Count = Field(default=10, description="Random trials before the estimator is used.")
-    n_ei_candidates: CountFromOne = Field(default=24, description="Candidates drawn for each suggestion.")
+    n_startup_trials: Count = Field(10, description="Random trials before the estimator is used.")
+    n_ei_candidates: CountFromOne = Field(24, description="Candidates drawn for each suggestion.")
     multivariate: Flag | None = Field(
-        default=None, description="Model parameters jointly; null: yes for one direction, no for several."
+        None, description="Model parameters jointly; null: yes for one direction, no for several."
     )
-    group: Flag = Field(default=False, description="Model each group of conditional parameters jointly.")
-    constant_liar: Flag = Field(default=True, description="Keep away from the points of running trials.")
+    group: Flag = Field(False, description="Model each group of conditional parameters jointly.")
+    constant_liar: Flag = Field(True, description="Keep away from the points of running trials.")
 
     @model_validator(mode="after")
     def _group_is_joint(self) -> Self:
@@ -66,7 +66,7 @@ class RungsSampler(_Sampler):
 
     name: Literal["rungs"] = Field(description="Which sampler.")
     warm: Count = Field(
-        default=18,
+        18,
         description="Trials that are parked at the first rung; later ones go on to the second, whose values"
         " say more. Without `mode: promote` of the pruner it has no meaning.",
     )
@@ -76,10 +76,8 @@ class GpSampler(_Sampler):
     """Gaussian process with expected improvement (Optuna's GPSampler)."""
 
     name: Literal["gp"] = Field(description="Which sampler.")
-    n_startup_trials: Count = Field(default=10, description="Random trials before the process is fitted.")
-    deterministic_objective: Flag = Field(
-        default=False, description="The objective's value carries no noise."
-    )
+    n_startup_trials: Count = Field(10, description="Random trials before the process is fitted.")
+    deterministic_objective: Flag = Field(False, description="The objective's value carries no noise.")
 
 
 class CmaesSampler(_Sampler):
@@ -87,18 +85,14 @@ class CmaesSampler(_Sampler):
     categorical and conditional parameters are drawn at random."""
 
     name: Literal["cmaes"] = Field(description="Which sampler.")
-    n_startup_trials: Count = Field(default=1, description="Random trials before the strategy starts.")
+    n_startup_trials: Count = Field(1, description="Random trials before the strategy starts.")
     popsize: Annotated[Whole, at_least(3), at_most(MAX_COUNT)] | None = Field(
-        default=None, description="Trials of a generation; null: 4 + floor(3 ln(number of parameters))."
+        None, description="Trials of a generation; null: 4 + floor(3 ln(number of parameters))."
     )
-    consider_pruned_trials: Flag = Field(default=False, description="Learn from pruned trials' last report.")
-    use_separable_cma: Flag = Field(default=False, description="Diagonal covariance, for many parameters.")
-    with_margin: Flag = Field(
-        default=False, description="Keep discrete parameters moving (CMA-ES with margin)."
-    )
-    lr_adapt: Flag = Field(
-        default=False, description="Adapt the learning rate to noisy, multimodal objectives."
-    )
+    consider_pruned_trials: Flag = Field(False, description="Learn from pruned trials' last report.")
+    use_separable_cma: Flag = Field(False, description="Diagonal covariance, for many parameters.")
+    with_margin: Flag = Field(False, description="Keep discrete parameters moving (CMA-ES with margin).")
+    lr_adapt: Flag = Field(False, description="Adapt the learning rate to noisy, multimodal objectives.")
 
     @model_validator(mode="after")
     def _one_variant(self) -> Self:
@@ -112,27 +106,24 @@ class QmcSampler(_Sampler):
     """Low-discrepancy sequence; the ticket's index says which of its points."""
 
     name: Literal["qmc"] = Field(description="Which sampler.")
-    qmc_type: Literal["sobol", "halton"] = Field(default="sobol", description="Which sequence.")
+    qmc_type: Literal["sobol", "halton"] = Field("sobol", description="Which sequence.")
     scramble: Flag = Field(
-        default=True,
-        description="Randomise the sequence by the seed; off, it starts in the corner of all lows.",
+        True, description="Randomise the sequence by the seed; off, it starts in the corner of all lows."
     )
 
 
 class _Genetic(_Sampler):
     population_size: Annotated[Whole, at_least(2), at_most(MAX_COUNT)] = Field(
-        default=50, description="Trials of a generation."
+        50, description="Trials of a generation."
     )
     crossover: Literal["uniform", "blxalpha", "spx", "sbx", "vsbx", "undx"] = Field(
-        default="uniform", description="How parents' numbers are mixed."
+        "uniform", description="How parents' numbers are mixed."
     )
-    crossover_prob: Probability = Field(default=0.9, description="Probability that a child has two parents.")
-    swapping_prob: Probability = Field(default=0.5, description="Probability of swapping each parameter.")
-    mutation: Literal["polynomial"] | None = Field(
-        default=None, description="How numbers mutate; null: drawn anew."
-    )
+    crossover_prob: Probability = Field(0.9, description="Probability that a child has two parents.")
+    swapping_prob: Probability = Field(0.5, description="Probability of swapping each parameter.")
+    mutation: Literal["polynomial"] | None = Field(None, description="How numbers mutate; null: drawn anew.")
     mutation_prob: Probability | None = Field(
-        default=None, description="Probability of mutating each parameter; null: 1 / number of parameters."
+        None, description="Probability of mutating each parameter; null: 1 / number of parameters."
     )
 
     @model_validator(mode="after")
@@ -154,7 +145,7 @@ class Nsga3Sampler(_Genetic):
 
     name: Literal["nsga3"] = Field(description="Which sampler.")
     dividing_parameter: CountFromOne = Field(
-        default=3, description="Parts into which each direction is divided: how dense the front becomes."
+        3, description="Parts into which each direction is divided: how dense the front becomes."
     )
 
 
@@ -181,10 +172,10 @@ class NoPruner(Section):
 
 
 class _AgainstOthers(Section):
-    n_startup_trials: Count = Field(default=5, description="Complete trials before anything is pruned.")
-    n_warmup_steps: Count = Field(default=0, description="Steps (epochs) of a trial before it may be pruned.")
-    interval_steps: CountFromOne = Field(default=1, description="Steps (epochs) between two checks.")
-    n_min_trials: CountFromOne = Field(default=1, description="Trials that must have reported the same step.")
+    n_startup_trials: Count = Field(5, description="Complete trials before anything is pruned.")
+    n_warmup_steps: Count = Field(0, description="Steps (epochs) of a trial before it may be pruned.")
+    interval_steps: CountFromOne = Field(1, description="Steps (epochs) between two checks.")
+    n_min_trials: CountFromOne = Field(1, description="Trials that must have reported the same step.")
 
 
 class MedianPruner(_AgainstOthers):
@@ -203,18 +194,16 @@ class PercentilePruner(_AgainstOthers):
 
 
 class _Halving(Section):
-    min_epochs: CountFromOne = Field(
-        default=1, description="Epochs before the first comparison (first rung)."
-    )
+    min_epochs: CountFromOne = Field(1, description="Epochs before the first comparison (first rung).")
     max_epochs: CountFromOne = Field(
         description="Epochs of a full trial: a trial that reached them is complete, never pruned."
     )
     reduction_factor: Annotated[Whole, at_least(2), at_most(1000)] = Field(
-        default=3, description="One in so many trials goes on at each rung; rungs lie this factor apart."
+        3, description="One in so many trials goes on at each rung; rungs lie this factor apart."
     )
-    bootstrap_count: Count = Field(default=0, description="Trials a rung must have seen before any goes on.")
+    bootstrap_count: Count = Field(0, description="Trials a rung must have seen before any goes on.")
     mode: Literal["stop", "promote"] = Field(
-        default="stop",
+        "stop",
         description="What becomes of a trial at a rung. stop: it goes on if it is among the best so far, or"
         " is pruned for good. promote: it is parked with its checkpoint, and goes on once it is among the"
         " best of all that have come there.",
@@ -237,7 +226,7 @@ class AshaPruner(_Halving):
 
     name: Literal["asha"] = Field(description="Which pruner.")
     min_early_stopping_rate: Annotated[Whole, at_least(0), at_most(20)] = Field(
-        default=0, description="Rungs to skip at the start."
+        0, description="Rungs to skip at the start."
     )
 
 
@@ -251,14 +240,10 @@ class ThresholdPruner(Section):
     """Prunes a trial whose reported value leaves the bounds."""
 
     name: Literal["threshold"] = Field(description="Which pruner.")
-    lower: Number | None = Field(
-        default=None, description="Smallest acceptable value, in the objective's unit."
-    )
-    upper: Number | None = Field(
-        default=None, description="Largest acceptable value, in the objective's unit."
-    )
-    n_warmup_steps: Count = Field(default=0, description="Steps (epochs) of a trial before it may be pruned.")
-    interval_steps: CountFromOne = Field(default=1, description="Steps (epochs) between two checks.")
+    lower: Number | None = Field(None, description="Smallest acceptable value, in the objective's unit.")
+    upper: Number | None = Field(None, description="Largest acceptable value, in the objective's unit.")
+    n_warmup_steps: Count = Field(0, description="Steps (epochs) of a trial before it may be pruned.")
+    interval_steps: CountFromOne = Field(1, description="Steps (epochs) between two checks.")
 
     @model_validator(mode="after")
     def _some_bound(self) -> Self:
@@ -274,8 +259,8 @@ class WilcoxonPruner(Section):
     Wilcoxon's signed-rank test. The objective returns their mean; trials may take the steps in any order."""
 
     name: Literal["wilcoxon"] = Field(description="Which pruner.")
-    p_threshold: Probability = Field(default=0.1, description="Prune below this p-value; higher prunes more.")
-    n_startup_steps: Count = Field(default=2, description="Steps in common with the best before any pruning.")
+    p_threshold: Probability = Field(0.1, description="Prune below this p-value; higher prunes more.")
+    n_startup_steps: Count = Field(2, description="Steps in common with the best before any pruning.")
 
 
 class CustomPruner(Section):
@@ -302,7 +287,7 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
-_Prunable = Annotated[
+Wrapped = Annotated[
     MedianPruner | PercentilePruner | AshaPruner | HyperbandPruner | ThresholdPruner | WilcoxonPruner,
     Field(discriminator="name"),
 ]
@@ -314,10 +299,10 @@ class PatientPruner(Section):
     name: Literal["patient"] = Field(description="Which pruner.")
     patience: Count = Field(description="Steps (epochs) without improvement before pruning.")
     min_delta: Annotated[Number, at_least(0)] = Field(
-        default=0.0, description="What counts as an improvement, in the objective's unit."
+        0.0, description="What counts as an improvement, in the objective's unit."
     )
-    wrapped: Annotated[_Prunable, BeforeValidator(_wrapped)] | None = Field(
-        default=None, description="The pruner that decides then; absent: prune at once."
+    wrapped: Annotated[Wrapped, BeforeValidator(_wrapped)] | None = Field(
+        None, description="The pruner that decides then; absent: prune at once."
     )
 
 

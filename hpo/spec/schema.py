@@ -18,30 +18,19 @@ def json_schema() -> dict[str, Any]:
     properties["notify"] = {"anyOf": [*one, properties["notify"]]} | {
         name: properties["notify"].pop(name) for name in ("description", "default", "title")
     }
-    _allow_one_direction(schema)
-    _allow_a_command(schema)
-    for owner, key in ((properties, "sampler"), (properties, "pruner")):
-        _allow_bare_names(owner[key], definitions)
-    _allow_bare_names(definitions["PatientPruner"]["properties"]["wrapped"], definitions)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "hpo study file"}
-
-
-def _allow_one_direction(schema: dict[str, Any]) -> None:
-    """`direction: minimize` stands for a list of one."""
+    # `direction: minimize` stands for a list of one, and `command` in the place of `objective`.
     direction = {"type": "string", "enum": list(DIRECTIONS)}
-    description = "What to do with the objective's value."
-    schema["properties"]["direction"] = direction | {"description": description}
-    schema["properties"]["directions"] |= {"type": "array", "items": direction, "minItems": 1}
-    schema["required"] = [name for name in schema["required"] if name != "directions"]
-    schema["allOf"] = [{"oneOf": [{"required": ["direction"]}, {"required": ["directions"]}]}]
-
-
-def _allow_a_command(schema: dict[str, Any]) -> None:
-    """`command` stands in the place of `objective`."""
-    schema["required"].remove("objective")
+    properties["direction"] = direction | {"description": "What to do with the objective's value."}
+    properties["directions"] |= {"type": "array", "items": direction, "minItems": 1}
+    schema["required"] = [name for name in schema["required"] if name not in ("directions", "objective")]
     kinds = {"objective": "string", "command": "array"}
     given = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in kinds.items()]
-    schema["allOf"].append({"oneOf": given})
+    one_or_more = [{"required": ["direction"]}, {"required": ["directions"]}]
+    schema["allOf"] = [{"oneOf": one_or_more}, {"oneOf": given}]
+    wrapped = definitions["PatientPruner"]["properties"]["wrapped"]
+    for field in (properties["sampler"], properties["pruner"], wrapped):
+        _allow_bare_names(field, definitions)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "hpo study file"}
 
 
 def _allow_bare_names(field: dict[str, Any], definitions: dict[str, Any]) -> None:

@@ -228,7 +228,7 @@ def study(connection: Transaction, database: Database, name: str) -> Study:
     Raises:
         UnknownStudyError
     """
-    return Study(**_study(connection, lists.progress(connection, database.clock, name)))
+    return Study(**_study(connection, lists.progress(connection, name)))
 
 
 def study_detail(connection: Transaction, database: Database, name: str) -> StudyDetail:
@@ -237,7 +237,7 @@ def study_detail(connection: Transaction, database: Database, name: str) -> Stud
     Raises:
         UnknownStudyError
     """
-    now = lists.progress(connection, database.clock, name)
+    now = lists.progress(connection, name)
     row, fields = now.row, _study(connection, now)
     best = fields["best"]
     confirmation = confirmed.of(connection, row)

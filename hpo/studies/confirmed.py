@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from hpo.search import confirming
 from hpo.search.confirming import Values
@@ -13,6 +13,15 @@ from storage.history.records import Confirmation, Estimate, Setting, TrialRecord
 from storage.history.trials import Part, ids_of, read_trials
 from storage.queue import repeats, tickets
 from storage.queue.repeats import Repeated
+
+_STATES = (
+    "ended early",
+    "best",
+    "tied",
+    "dropped",
+    "beaten",
+)  # of a setting: the first that holds, else open
+_SHOWN = ("best", "tied", "beaten", "dropped", "ended early", "open")  # in this order
 
 
 def of(connection: Transaction, row: StudyRow) -> Confirmation | None:
@@ -47,17 +56,8 @@ def judged(
         shrinkage = None
         if estimate is not None and reported is not None:
             shrinkage = sign * reported - estimate.mean
-        state = "open"
-        if number in out:
-            state = "ended early"
-        elif number == best:
-            state = "best"
-        elif number in ties:
-            state = "tied"
-        elif number in dropped:
-            state = "dropped"
-        elif estimate is not None:
-            state = "beaten"
+        among: tuple[Collection[int | None], ...] = (out, {best}, ties, dropped, known)
+        state = next((state for state, own in zip(_STATES, among, strict=True) if number in own), "open")
         is_first = trial is not None and first is not None and trial.params == first.params
         settings.append(Setting(number, reported, _turned(estimate, sign), shrinkage, state, is_first))
     settings.sort(key=lambda one: _rank(one, sign))
@@ -114,5 +114,5 @@ def _turned(estimate: Estimate | None, sign: float) -> Estimate | None:
 
 
 def _rank(one: Setting, sign: float) -> tuple[int, float, int]:
-    order = ("best", "tied", "beaten", "dropped", "ended early", "open")
-    return order.index(one.state), 0.0 if one.estimate is None else -sign * one.estimate.mean, one.trial
+    mean = 0.0 if one.estimate is None else -sign * one.estimate.mean
+    return _SHOWN.index(one.state), mean, one.trial

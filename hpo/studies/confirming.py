@@ -8,7 +8,7 @@ from __future__ import annotations
 from hpo.errors import UserError
 from hpo.search.draws import repeat_seed
 from hpo.spec import StudySpec
-from hpo.spec.confirming import Confirm
+from hpo.spec.sections import Confirm
 from hpo.studies import reading
 from hpo.studies.steering import note
 from storage.database.engine import Database, Transaction
@@ -64,7 +64,7 @@ def ask(database: Database, row: StudyRow, *, top: int | None = None, seeds: int
         if wanted:
             note(connection, database, row, "confirm", top=top, seeds=seeds)
         rows = [(again, params) for _, again, params in wanted]
-        return repeats.add(connection, database.clock, row.id, rows)
+        return repeats.add(connection, row.id, rows)
 
     return database.write_once(verb)
 

@@ -14,13 +14,13 @@ from hpo.search.auto import as_stored, chosen
 from hpo.search.space import check_point, distribution, grid_points
 from hpo.settings import Settings
 from hpo.spec import Budget, StudySpec, spec_differences
-from hpo.spec.model import MAX_EPOCHS, MAX_TRIALS
+from hpo.spec.sections import MAX_EPOCHS, MAX_TRIALS
 from hpo.studies.steering import how_to_go_on, note
 from hpo.studies.warm_start import WarmStart
-from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.errors import StudyExistsError, UnknownStudyError
 from storage.database.records import StudyRow, StudyState
+from storage.files.artifacts import ArtifactStore
 from storage.history.records import StudyHistory
 from storage.queue import notices, optuna_rows, outcomes, studies, tickets, tokens
 from storage.queue import seconds as seconds_of
@@ -57,7 +57,7 @@ def create(
     spec = chosen(spec)
     taken = () if warm is None else warm.points
     points = [] if history else _points(spec, taken)
-    open_artifacts(settings.artifact_url())  # a store that cannot be used is told before the first trial
+    ArtifactStore(settings.artifact_url())  # a store that cannot be used is told before the first trial
     new = studies.NewStudy(
         name=spec.study,
         directions=spec.directions,
@@ -209,13 +209,7 @@ def add_trial(
         raise UserError(f"{history.name} cannot take this trial: {error}") from error
 
 
-def extend(
-    database: Database,
-    row: StudyRow,
-    *,
-    trials: int = 0,
-    **budgets: Unpack[Budgets],
-) -> StudyRow:
+def extend(database: Database, row: StudyRow, *, trials: int = 0, **budgets: Unpack[Budgets]) -> StudyRow:
     """Give a study `trials` more tickets, or a new budget of seconds or epochs, a new target or patience.
 
     A study that had ended runs again, unless a result meets its target, or its seconds, epochs or patience
@@ -232,23 +226,24 @@ def extend(
         raise UserError(
             "say what to extend: --trials +50, --seconds 7200, --epochs 2000, --target 0.99 or --patience 60"
         )
-    if patience is not None and (
-        row.budget_patience is None or not row.budget_patience < patience <= MAX_TRIALS
+    for what, had, wanted, most in (
+        ("patience", row.budget_patience, patience, MAX_TRIALS),
+        ("epochs", row.budget_epochs, epochs, MAX_EPOCHS),
     ):
-        had = "none" if row.budget_patience is None else f"{row.budget_patience:,}"
-        raise UserError(f"--patience must be above the study's, which is {had}, got {patience:,}")
-    if epochs is not None and (row.budget_epochs is None or not row.budget_epochs < epochs <= MAX_EPOCHS):
-        had = "none" if row.budget_epochs is None else f"{row.budget_epochs:,}"
-        raise UserError(f"--epochs must be above the budget of epochs, which is {had}, got {epochs:,}")
+        if wanted is not None and (had is None or not had < wanted <= most):
+            told = "none" if had is None else f"{had:,}"
+            raise UserError(f"--{what} must be above the study's, which is {told}, got {wanted:,}")
     spec = StudySpec.model_validate(row.spec)
-    used = database.read(lambda connection: seconds_of.used(connection, database.clock, row))
+    used = database.read(lambda connection: seconds_of.used(connection, row))
     if seconds is not None and not (math.isfinite(seconds) and seconds > used):
         raise UserError(f"--seconds must be above the {used:.0f} used so far, got {seconds:g}")
     if target is not None and not math.isfinite(target):
         raise UserError(f"--target must be a finite number, got {target:g}")
     if target is not None and len(spec.directions) > 1:
         raise UserError("a target needs a single direction")
-    if trials <= 0 and row.budget_trials is not None and tickets_left(database, row) == 0:
+    found = database.read(lambda connection: tickets.counts(connection, row.id))
+    spent = row.budget_trials is not None and found.waiting + found.running + found.parked == 0
+    if trials <= 0 and spent:
         raise UserError(f"every trial of {row.name} is spent; add some: `hpo extend {row.name} --trials +N`")
     points: list[Mapping[str, Any] | None] = [None] * max(trials, 0)
     cells = spec.sampler.name == "grid"
@@ -263,7 +258,7 @@ def extend(
     first = row.budget_trials if cells and trials > 0 else None
 
     def verb(connection: Transaction) -> bool:
-        done = studies.extend(connection, database.clock, row.id, points, cells=cells, first=first, **budgets)
+        done = studies.extend(connection, row.id, points, cells=cells, first=first, **budgets)
         if done:
             tokens.charge(
                 connection,
@@ -286,12 +281,6 @@ def standing(row: StudyRow) -> str:
     total = "no limit of trials" if row.budget_trials is None else f"{row.budget_trials} trials"
     why = f" ({row.ended_why}); {how_to_go_on(row)}" if row.ended_why else ""
     return f"{row.name} is {row.state} with {total}{why}"
-
-
-def tickets_left(database: Database, row: StudyRow) -> int:
-    """How many tickets are neither finished nor given up."""
-    found = database.read(lambda connection: tickets.counts(connection, row.id))
-    return found.waiting + found.running + found.parked
 
 
 def tickets_ended(database: Database, row: StudyRow) -> int:
@@ -339,14 +328,8 @@ def _demand_same(spec: StudySpec, row: StudyRow) -> None:
             + "\nGive this one another name (--set study=...), or remove the other with "
             f"`hpo delete {spec.study}`"
         )
-    now = {
-        "trials": row.budget_trials,
-        "seconds": row.budget_seconds,
-        "epochs": row.budget_epochs,
-        "target": row.budget_target,
-        "patience": row.budget_patience,
-    }
     asked, at_first = spec.budget.model_dump(), stored.budget.model_dump()
+    now = {name: getattr(row, f"budget_{name}") for name in asked}
     if asked not in (at_first, now):
         raise UserError(
             f"{spec.study} exists with another budget:\n"

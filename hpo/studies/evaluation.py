@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +18,14 @@ from hpo.spec import StudySpec, resolve
 from hpo.studies import reading
 from hpo.studies.steering import note
 from hpo.weights import dump_state, read_state
-from hpo.wiring import open_artifacts
 from objectives.errors import TrainingError
 from objectives.standalone import LocalTrial
 from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.files import checkpoints, kept_files
+from storage.files.artifacts import ArtifactStore
 from storage.history.records import StudyHistory, TrialRecord, why_no_best
 from storage.queue import repeats, studies
-
-
-@dataclass(frozen=True)
-class WinnerTrial:
-    """What `evaluate(trial, checkpoint)` is handed: the winner, read-only."""
-
-    number: int
-    params: dict[str, Any]
-    config: dict[str, Any]
-    device: str
-    seed: int
-    attempt: int
-    user_attrs: Mapping[str, Any] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Nothing can interrupt an evaluation."""
-
-    def log(self, step: int | None = None, **metrics: float) -> None:
-        """Evaluations return what they measured; this is ignored."""
 
 
 def evaluate(
@@ -124,7 +104,7 @@ def export(database: Database, row: StudyRow, code: Path, out: Path, *, refit: b
                 config = dict(objective.refit(trial.config, trial.user_attrs.get("training") or {}))
                 again = LocalTrial(config, trial.seed, trial.device)
                 objective.call(again)
-                trial = replace(trial, config=config)
+                trial = _handed(row, winner, config)
                 state = read_state(again.read_artifact(kept_files.MODEL))
             if objective is not None and objective.export is not None and not weights:
                 objective.export(trial, state, made)
@@ -148,46 +128,41 @@ def _chosen(history: StudyHistory) -> TrialRecord:
 
 def _with_weights(
     database: Database, row: StudyRow, spec: StudySpec, winner: TrialRecord
-) -> tuple[WinnerTrial, Any]:
+) -> tuple[LocalTrial, Any]:
     """What the functions beside an objective are handed of the winner, and its state."""
-    import torch
-
-    kept = _kept(database, row, winner)
+    kept = kept_weights(database, row, winner)
     if kept is None:
         raise HpoError(
             f"trial {winner.number} left neither {kept_files.MODEL} nor a checkpoint in {row.artifacts}, "
             "so it cannot be evaluated here"
         )
-    trial = WinnerTrial(
-        number=winner.number,
-        params=dict(winner.params),
-        config=resolve(spec, winner.params) | ({"seeds": kept[1]} if kept[1] > 1 else {}),
-        device="cuda:0" if torch.cuda.is_available() else "cpu",
-        seed=training_seed(row.seed, winner.ticket),
-        attempt=winner.attempts,
-        user_attrs=winner.user_attrs,
-    )
-    return trial, read_state(kept[0])
+    config = resolve(spec, winner.params) | ({"seeds": kept[1]} if kept[1] > 1 else {})
+    return _handed(row, winner, config), read_state(kept[0])
 
 
-def winner_bytes(database: Database, row: StudyRow, trial: TrialRecord) -> bytes | None:
-    """The trial's `model.pt`, else its newest whole checkpoint, else what a repeat of it kept; None when none
-    can be read here.
+def _handed(row: StudyRow, winner: TrialRecord, config: dict[str, Any]) -> LocalTrial:
+    """The winner as a trial of which nothing is stored: what is reported and logged goes nowhere."""
+    import torch
+
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    seed = training_seed(row.seed, winner.ticket)
+    trial = LocalTrial(config, seed, device, number=winner.number, attempt=winner.attempts)
+    trial.params, trial.user_attrs = dict(winner.params), dict(winner.user_attrs)
+    return trial
+
+
+def kept_weights(database: Database, row: StudyRow, trial: TrialRecord) -> tuple[bytes, int] | None:
+    """The trial's `model.pt`, else its newest whole checkpoint, else what a repeat of it kept; and of how
+    many trainings with other seeds these are the weights, 1: its own. None when none can be read here.
 
     Raises:
         ArtifactError: the artifact store is away, or cannot be used from here.
     """
-    found = _kept(database, row, trial)
-    return None if found is None else found[0]
-
-
-def _kept(database: Database, row: StudyRow, trial: TrialRecord) -> tuple[bytes, int] | None:
-    """As `winner_bytes`, with how many trainings with other seeds they are the weights of; 1: its own."""
     for name in kept_files.WEIGHTS:
         content = reading.read_artifact(database, row, trial.number, name)
         if content is not None:
             return content, 1
-    store = open_artifacts(row.artifacts)
+    store = ArtifactStore(row.artifacts)
     saved = checkpoints.newest(store, checkpoints.trial_key(row.uid, row.first_name, trial.number))
     if saved is not None:
         return saved.content, 1
@@ -208,13 +183,13 @@ def weights_of(database: Database, row: StudyRow, history: StudyHistory, number:
         raise HpoError(f"{row.name} has no best trial: say which one's weights, by its number")
     if chosen is None:
         raise NotFoundError(f"{row.name} has no trial {number}")
-    content = winner_bytes(database, row, chosen)
-    if content is None:
+    kept = kept_weights(database, row, chosen)
+    if kept is None:
         raise HpoError(
             f"trial {chosen.number} of {row.name} kept no weights: trial.checkpoint.save(state, step) keeps "
             "them, and `keep` in the study file says of how many trials"
         )
-    return read_state(content)
+    return read_state(kept[0])
 
 
 def use_threads(threads: int) -> None:

@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic_core import PydanticCustomError
 
@@ -21,7 +16,7 @@ from hpo.search.space import distribution
 from hpo.settings import Settings
 from hpo.spec import StudySpec, parse_spec
 from hpo.spec.points import check_partial_point, missing_names
-from hpo.spec.problems import dotted, listed
+from hpo.spec.problems import dotted, found, listed
 from hpo.studies import creation
 from hpo.studies.sources import Observed, Source
 from storage.database.engine import Database
@@ -156,8 +151,8 @@ def _checked(spec: StudySpec, params: Mapping[str, Any], *, whole: bool) -> dict
     try:
         point = check_partial_point(spec.space, params) if params else {}
     except PydanticCustomError as error:
-        context = error.context or {}
-        raise UserError(f"{dotted(context['at'])} {context['sentence']}") from None
+        place, sentence = found(error)
+        raise UserError(f"{dotted(place)} {sentence}") from None
     if whole and (missing := missing_names(spec.space, point)):
         raise UserError(f"it has no value for {listed(missing)}")
     return point

@@ -10,7 +10,6 @@ from typing import Any
 
 from hpo.errors import NotFoundError
 from hpo.studies import confirmed
-from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.errors import (
     ArtifactError,
@@ -21,8 +20,9 @@ from storage.database.errors import (
 )
 from storage.database.records import Counts, StudyRow
 from storage.files import checkpoints
-from storage.history.attempts import file_of
-from storage.history.records import Confirmation, StudyHistory, TrialRecord
+from storage.files.artifacts import ArtifactStore
+from storage.history.attempts import file_of, machines_of
+from storage.history.records import Confirmation, Machine, StudyHistory, TrialRecord
 from storage.history.trials import history_of, read_trials
 from storage.queue import studies, tickets
 
@@ -54,17 +54,20 @@ def history(database: Database, name: str, *, evaluated: bool = True) -> StudyHi
     """
     row = get_study(database, name)
 
-    def read(connection: Transaction) -> tuple[dict[int, TrialRecord], Counts, Confirmation | None]:
-        counts = tickets.counts(connection, row.id)
-        return read_trials(connection, row), counts, confirmed.of(connection, row)
+    def read(
+        connection: Transaction,
+    ) -> tuple[dict[int, TrialRecord], Counts, Confirmation | None, tuple[Machine, ...]]:
+        trials, counts = read_trials(connection, row), tickets.counts(connection, row.id)
+        return trials, counts, confirmed.of(connection, row), machines_of(connection, row)
 
-    trials, counts, confirmation = database.read(read)
+    trials, counts, confirmation, machines = database.read(read)
     return history_of(
         row,
         trials.values(),
         counts=counts,
         winner_evaluation=lambda number: read_evaluation(database, row, number) if evaluated else None,
         confirmation=confirmation,
+        machines=machines,
     )
 
 
@@ -89,7 +92,7 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
     if found is None:
         return None
     try:
-        return open_artifacts(row.artifacts).get(found.path, found.sha256)
+        return ArtifactStore(row.artifacts).get(found.path, found.sha256)
     except (ArtifactsAwayError, BadArtifactUrlError):
         raise
     except ArtifactError:
@@ -113,7 +116,7 @@ def read_log(row: StudyRow, trial: int, attempt: int, start: int, length: int) -
     """
     key = f"{checkpoints.trial_key(row.uid, row.first_name, trial)}/{attempt}/log.txt"
     try:
-        content, begin, size = open_artifacts(row.artifacts).part(key, start, length)
+        content, begin, size = ArtifactStore(row.artifacts).part(key, start, length)
     except ArtifactError:  # it is away, needs a driver that is not here, or has none
         return None
     if start < 0 < begin:  # maybe within a character, of at most four bytes

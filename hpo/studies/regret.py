@@ -15,10 +15,10 @@ from hpo.search.draws import in_sample, training_seed
 from hpo.spec import StudySpec
 from hpo.studies import reading
 from hpo.studies.steering import note
-from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.records import Repeat, StudyRow
 from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore
 from storage.history.records import TrialRecord, ranked
 from storage.history.trials import ids_of
 from storage.queue import repeats
@@ -65,11 +65,13 @@ def ask(database: Database, row: StudyRow, sample: int) -> StudyRow:
     """
     if not row.state.ended:
         raise UserError(f"{row.name} is {row.state}: what its pruner cost is measured when it has ended")
+    if len(row.spec["directions"]) > 1:
+        raise UserError(f"{row.name} has several directions, of which no trial is the best one missed")
     history = reading.history(database, row.name, evaluated=False)
     pruned = _in_order(row, history.trials)
     if not pruned:
         raise UserError(f"{row.name} has pruned no trial, so there is nothing to regret")
-    store = open_artifacts(row.artifacts)
+    store = ArtifactStore(row.artifacts)
     chosen = pruned[:sample]
     folders = [checkpoints.trial_key(row.uid, row.first_name, one.number) for one in chosen]
     steps = [checkpoints.last_step(store, folder) for folder in folders]
@@ -83,7 +85,7 @@ def ask(database: Database, row: StudyRow, sample: int) -> StudyRow:
             )
             for one, step in zip(chosen, steps, strict=True)
         ]
-        its = repeats.add(connection, database.clock, row.id, wanted, repeats.REGRET)
+        its = repeats.add(connection, row.id, wanted, repeats.REGRET)
         if not its.state.ended:
             note(connection, database, row, "regret", trials=len(chosen))
         return its
@@ -177,7 +179,7 @@ def unprune(database: Database, row: StudyRow, trial: int) -> int:
     epochs = StudySpec.model_validate(row.spec).full_epochs or 0
 
     def verb(connection: Transaction) -> int | None:
-        made = repeats.carry_on(connection, database.clock, row, trial, epochs)
+        made = repeats.carry_on(connection, row, trial, epochs)
         if made is not None:
             note(connection, database, row, "unprune", trial=trial, copy=made.number)
         return None if made is None else made.number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,33 +15,20 @@ from typing import Any
 from hpo.errors import UserError
 from storage.history.records import StudyHistory, TrialRecord, front_of, ranked
 
+_OWN = "number state value last_report steps attempts seconds worker runner device error feasible star note"
 FIELDS: dict[str, Callable[[TrialRecord], Any]] = {
-    "number": lambda trial: trial.number,
-    "state": lambda trial: trial.state,
-    "value": lambda trial: trial.value,
-    "last_report": lambda trial: trial.last_report,
+    **{name: operator.attrgetter(name) for name in _OWN.split()},
+    "epochs": operator.attrgetter("steps"),
     "score": lambda trial: trial.last_report if trial.state == "pruned" else trial.value,
-    "steps": lambda trial: trial.steps,
-    "epochs": lambda trial: trial.steps,
-    "attempts": lambda trial: trial.attempts,
-    "seconds": lambda trial: trial.seconds,
-    "worker": lambda trial: trial.worker,
-    "runner": lambda trial: trial.runner,
-    "device": lambda trial: trial.device,
-    "error": lambda trial: trial.error,
-    "feasible": lambda trial: trial.feasible,
+    "tag": lambda trial: " ".join(trial.tags) or None,
 }
-"""What every trial has; `score` is what charts count it with, `value:2` its value in the second direction.
-Other names are parameters, then metrics: their last values, or `min:` or `max:`."""
+"""What every trial has; `star` alone is a condition, of the tags `tag=a` asks for one. `score` is what charts
+count it with, `value:2` its value in the second direction. Other names are parameters, then metrics: their
+last values, or `min:` or `max:`."""
 MAX_CONDITIONS = 60
 
 _CONDITION = re.compile(r"(?P<name>[^<>=!~]+)(?P<sign><=|>=|!=|=|<|>|~)(?P<text>.*)", re.DOTALL)
-_ORDERED: dict[str, Callable[[Any, Any], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
+_ORDERED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _RANKED = ("best", "front")  # what is told of a trial beside all others
 _OF_METRIC = ("min:", "max:", "metric:")
 
@@ -57,11 +45,13 @@ class Condition:
         """Whether a trial's value meets it. What a trial does not have meets `!=` alone."""
         if value is None:
             return self.sign == "!="
+        if (meets := _ORDERED.get(self.sign)) is not None:
+            number = value if type(value) in (int, float) else _number(value)
+            return number is not None and meets(number, self._number)
+        if self.name == "tag" and self.sign in ("=", "!="):
+            return any(tag in self._texts for tag in value.split()) == (self.sign == "=")
         if self.sign == "~":
             return self.text.casefold() in str(value).casefold()
-        if self.sign in _ORDERED:
-            number = value if type(value) in (int, float) else _number(value)
-            return number is not None and _ORDERED[self.sign](number, self._number)
         return any(_alike(value, text) for text in self._texts) == (self.sign == "=")
 
     @cached_property
@@ -86,7 +76,7 @@ def parse_conditions(texts: Iterable[str]) -> list[Condition]:
         except ValueError:
             raise UserError(f"a quote is not closed in {text[:80]!r}") from None
         for word in words:
-            match = _CONDITION.fullmatch(word)
+            match = _CONDITION.fullmatch("star=true" if word == "star" else word)
             if match is None:
                 raise UserError(
                     f"{word[:80]!r} is no condition: write a name, one of = != < <= > >= ~ and a value "
@@ -162,7 +152,12 @@ def select(
 
 def reader(name: str) -> Callable[[TrialRecord], Any]:
     """`look_up` of one name."""
-    return FIELDS.get(name) or (lambda trial: look_up(trial, name))
+
+    def read(trial: TrialRecord) -> Any:
+        value = trial.params.get(name)  # what most are asked for
+        return look_up(trial, name) if value is None else value
+
+    return FIELDS.get(name) or read
 
 
 def place_of(name: str) -> int | None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hpo.errors import HpoError, UserError
-from hpo.wiring import open_artifacts
 from storage.database.engine import Database, Transaction
 from storage.database.errors import ArtifactError
 from storage.database.records import StudyRow, StudyState, WorkerState
 from storage.files import checkpoints
+from storage.files.artifacts import ArtifactStore
+from storage.history.records import NOTE, STAR, TAGS
+from storage.history.trials import Part, ids_of, read_trials
 from storage.queue import events, outcomes, repeats, studies, workers
 
+MAX_NOTE = 2000  # characters
+MAX_TAGS = 20  # of a trial
+MAX_MARKED = 500  # trials at once
+_TAG = re.compile(r"-?\w[\w.+-]{0,39}")
 _GONE = 15.0  # seconds without a beat, after which a worker is taken for dead
 
 
@@ -62,7 +70,7 @@ def cancel(database: Database, row: StudyRow) -> int:
 
     def verb(connection: Transaction) -> tuple[int, int]:
         going = not studies.get(connection, row.name).state.ended
-        ended = studies.cancel(connection, database.clock, row.id)
+        ended = studies.cancel(connection, row.id)
         if going or any(ended):
             note(connection, database, row, "cancel", running=ended[0], waiting=ended[1])
         return ended
@@ -73,12 +81,19 @@ def cancel(database: Database, row: StudyRow) -> int:
     return running
 
 
-def retry_failed(database: Database, row: StudyRow) -> int:
-    """Queue every failed trial again, as a new trial of the same ticket; returns how many.
+def retry_failed(database: Database, row: StudyRow, trial: int | None = None) -> int:
+    """Queue every failed trial again, or one `trial`, as a new trial of the same ticket; returns how many.
 
-    Diverged ones stay as they are: their settings would diverge again.
+    Of all of them diverged ones stay as they are: their settings would diverge again.
     """
-    return _retried(database, row)
+
+    def verb(connection: Transaction) -> int:
+        count = studies.retry_failed(connection, row.id, trial)
+        if count:
+            note(connection, database, row, "retry", trial=trial, trials=count)
+        return count
+
+    return database.write_once(verb)
 
 
 def unless_going(database: Database, row: StudyRow) -> str:
@@ -96,11 +111,77 @@ def retry_trial(database: Database, row: StudyRow, trial: int) -> None:
     Raises:
         UserError: it has neither failed nor diverged, or waits again already.
     """
-    if not _retried(database, row, trial):
+    if not retry_failed(database, row, trial):
         raise UserError(
             f"{row.name}/{trial} cannot be retried: it has neither failed nor diverged, or another trial "
             f"repeats it already; `hpo trials {row.name}` lists them"
         )
+
+
+def numbers_in(text: str) -> list[int]:
+    """Trials as "3,17"; "" names none.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    words = [word.strip() for word in text.split(",")] if text else []
+    if any(not (word.isascii() and word.isdigit() and len(word) < 10) for word in words):
+        raise UserError(f"name trials by their numbers, like 3,17; got {text[:80]!r}")
+    return [int(word) for word in words]
+
+
+def mark(
+    database: Database,
+    row: StudyRow,
+    trials: Collection[int],
+    *,
+    star: bool | None = None,
+    tags: Sequence[str] = (),
+    note: str | None = None,
+) -> str:
+    """Star, tag or note something with trials, or with none of them a note with the study; says what it did.
+
+    Args:
+        database: of the study.
+        row: the study.
+        trials: numbers.
+        star: None leaves it.
+        tags: words, each added; "-word" is taken away.
+        note: "" takes it away, None leaves it.
+
+    Raises:
+        UserError: no such trial, or what cannot be a mark.
+    """
+    bad = next((tag for tag in tags if not _TAG.fullmatch(tag)), None)
+    if bad is not None:
+        raise UserError(f"a tag is a word of letters, digits and ._+- of at most 40 signs, not {bad[:60]!r}")
+    if note is not None and len(note) > MAX_NOTE:
+        raise UserError(f"a note has at most {MAX_NOTE:,} characters, this one {len(note):,}")
+    if not trials and (star is not None or tags):
+        raise UserError(f"say which trials to star or tag: {row.name}/3, or {row.name}/3,17")
+    if len(trials) > MAX_MARKED:
+        raise UserError(f"at most {MAX_MARKED} trials can be marked at once, not {len(trials):,}")
+    if star is None and note is None and not tags:
+        raise UserError("say what to mark it with: a star, a tag or a note")
+
+    def verb(connection: Transaction) -> None:
+        ids = ids_of(connection, row, trials)
+        if missing := set(trials) - ids.keys():
+            raise UserError(f"{row.name} has no trial {min(missing)}")
+        marks: dict[int, dict[str, Any]] = {}
+        for i, trial in read_trials(connection, row, ids.values(), with_=Part.ATTRIBUTES).items():
+            left = {tag for tag in (*trial.tags, *tags) if not tag.startswith("-") and f"-{tag}" not in tags}
+            if len(left) > MAX_TAGS:
+                raise UserError(f"a trial has at most {MAX_TAGS} tags")
+            new = {STAR: star, TAGS: sorted(left) if tags else None, NOTE: note}
+            marks[i] = {name: value for name, value in new.items() if value is not None}
+        studies.mark(connection, row, None if trials else note, marks)
+        told = {"trials": sorted(trials) or None, "star": star, "tags": [*tags] or None, "note": note}
+        events.add(connection, row.id, "mark", database.who, told)
+
+    database.write_once(verb)
+    which = ",".join(map(str, sorted(trials)))
+    return f"{row.name}/{which} marked" if trials else f"the note of {row.name} is kept"
 
 
 def set_aside(database: Database, row: StudyRow) -> str:
@@ -111,13 +192,13 @@ def set_aside(database: Database, row: StudyRow) -> str:
     """
 
     def aside(connection: Transaction) -> str | None:
-        known = workers.all_workers(connection, database.clock, row.id)
+        known = workers.all_workers(connection, row.id)
         if any(
             one.study == row.name and one.state is not WorkerState.LEFT and one.silent_for < _GONE
             for one in known
         ):
             return None
-        found = studies.set_aside(connection, database.clock, row.id)
+        found = studies.set_aside(connection, row.id)
         if found is not None:
             note(connection, database, row, "rename", before=row.name)
         return found
@@ -142,7 +223,7 @@ def delete(database: Database, row: StudyRow) -> None:
     for uid in [row.uid, *(one.uid for one in its)]:
         folder = checkpoints.study_key(uid, row.first_name)
         try:
-            open_artifacts(row.artifacts).remove(folder)
+            ArtifactStore(row.artifacts).remove(folder)
         except ArtifactError as error:
             raise HpoError(
                 f"{row.name} is deleted, but its files are still there: {error}. "
@@ -159,7 +240,7 @@ def set_state(
         UnknownStudyError: it was deleted.
     """
     before = studies.get(connection, row.name).state
-    after = studies.set_state(connection, database.clock, row.id, wanted)
+    after = studies.set_state(connection, row.id, wanted)
     if after is not before:
         note(connection, database, row, what)
     return after
@@ -167,20 +248,33 @@ def set_state(
 
 def note(connection: Transaction, database: Database, row: StudyRow, what: str, **details: Any) -> None:
     """Remember, in the act's own transaction, that it was done, and by whom; details of None are left out."""
-    events.add(connection, database.clock, row.id, what, database.who, details)
+    events.add(connection, row.id, what, database.who, details)
+
+
+def why_ended(row: StudyRow) -> str:
+    """Why a study has ended, for people."""
+    from hpo.spec import StudySpec  # which commands that only steer do without
+
+    if row.ended_why == outcomes.ALL_DONE and StudySpec.model_validate(row.spec).is_exhaustive:
+        return f"{row.ended_why}, which was every setting of its space"
+    return row.ended_why or ""
+
+
+def has_ended(row: StudyRow) -> str:
+    """That a study has ended, why, and what lets it go on."""
+    return f"{row.name} is {row.state}: {why_ended(row)}; {how_to_go_on(row)}"
 
 
 def how_to_go_on(row: StudyRow) -> str:
     """What lets a study go on that does not run."""
     if row.state is not StudyState.FINISHED and row.ended_why not in outcomes.BY_BUDGET:
         return f"`hpo resume {row.name}` lets it go on"
-    if row.ended_why == outcomes.TARGET_REACHED:
-        return f"`hpo extend {row.name} --target VALUE` sets it a further one"
-    if row.ended_why == outcomes.SECONDS_SPENT:
-        return f"`hpo extend {row.name} --seconds N` gives it more, in all"
-    if row.ended_why == outcomes.PATIENCE_SPENT:
-        return f"`hpo extend {row.name} --patience N` gives it more than {row.budget_patience}"
-    return f"`hpo extend {row.name} --trials +N` gives it more"
+    more = {
+        outcomes.TARGET_REACHED: "--target VALUE` sets it a further one",
+        outcomes.SECONDS_SPENT: "--seconds N` gives it more, in all",
+        outcomes.PATIENCE_SPENT: f"--patience N` gives it more than {row.budget_patience}",
+    }
+    return f"`hpo extend {row.name} {more.get(row.ended_why or '', '--trials +N` gives it more')}"
 
 
 def _served(database: Database, row: StudyRow) -> StudyRow:
@@ -192,16 +286,6 @@ def _served(database: Database, row: StudyRow) -> StudyRow:
 def _demand_going(row: StudyRow, verb: str) -> None:
     if row.state.ended:
         raise UserError(f"{row.name} is {row.state}; there is nothing to {verb}")
-
-
-def _retried(database: Database, row: StudyRow, trial: int | None = None) -> int:
-    def verb(connection: Transaction) -> int:
-        count = studies.retry_failed(connection, database.clock, row.id, trial)
-        if count:
-            note(connection, database, row, "retry", trial=trial, trials=count)
-        return count
-
-    return database.write_once(verb)
 
 
 def _set(database: Database, row: StudyRow, what: str, wanted: StudyState) -> StudyState:

@@ -5,24 +5,45 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from hpo.errors import UserError
 from hpo.studies import confirmed
-from storage.database.engine import Database
+from storage.database.engine import Database, Transaction
 from storage.database.errors import DatabaseUnreachableError
 from storage.history.lists import Progress, progress
 
-_LOOK = 1.0  # seconds between two looks
+_LOOK = 0.5  # seconds between two looks
 CONFIRMED = "confirmed"
+Seen = TypeVar("Seen")
+Away = Callable[[DatabaseUnreachableError], None]
+
+
+def looks(
+    database: Database, read: Callable[[Transaction], Seen], away: Away, seconds: float = math.inf
+) -> Iterator[Seen]:
+    """What is read now, and again and again until the seconds are over.
+
+    A database that goes away after the first time is waited for; `away` is told, once.
+    """
+    until = time.monotonic() + seconds
+    yield database.read(read)
+    told = False
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(_LOOK, left))
+        try:
+            found = database.read(read)
+        except DatabaseUnreachableError as error:
+            if not told:
+                away(error)
+            told = True
+        else:
+            yield found
 
 
 def wait(
-    database: Database,
-    study: str,
-    what: str,
-    seconds: float = math.inf,
-    away: Callable[[DatabaseUnreachableError], None] = lambda _error: None,
+    database: Database, study: str, what: str, seconds: float = math.inf, away: Away = lambda _error: None
 ) -> tuple[str, Progress]:
     """What happened, and how the study stands then: `what`; `end`, where it has ended without it; `timeout`.
 
@@ -36,25 +57,14 @@ def wait(
     Raises:
         UnknownStudyError; UserError: nothing of that name can be waited for.
     """
-    until = time.monotonic() + seconds
-    now = database.read(lambda connection: progress(connection, database.clock, study))
-    happened = _sought(database, what, now)
-    told = False
-    while True:
+    happened: Callable[[Progress], bool] | None = None
+    for now in looks(database, lambda connection: progress(connection, study), away, seconds):
+        happened = happened or _sought(database, what, now)
         if happened(now):
             return what, now
         if now.row.state.ended and what != CONFIRMED:
             return "end", now
-        left = until - time.monotonic()
-        if left <= 0:
-            return "timeout", now
-        time.sleep(min(_LOOK, left))
-        try:
-            now = database.read(lambda connection: progress(connection, database.clock, study))
-        except DatabaseUnreachableError as error:
-            if not told:
-                away(error)
-            told = True
+    return "timeout", now
 
 
 def _sought(database: Database, what: str, before: Progress) -> Callable[[Progress], bool]:
@@ -74,12 +84,12 @@ def _sought(database: Database, what: str, before: Progress) -> Callable[[Progre
     if match := re.fullmatch(r"trials=(\d{1,9})", what):
         return lambda now: now.counts.ended >= int(match[1])
     if what == CONFIRMED:
-        return lambda now: _is_confirmed(database, now)
+
+        def is_confirmed(now: Progress) -> bool:
+            found = database.read(lambda connection: confirmed.of(connection, now.row))
+            return found is not None and found.done
+
+        return is_confirmed
     raise UserError(
         f"what is waited for is one of end, best, failure, trials=50, confirmed; got {what[:40]!r}"
     )
-
-
-def _is_confirmed(database: Database, now: Progress) -> bool:
-    found = database.read(lambda connection: confirmed.of(connection, now.row))
-    return found is not None and found.done

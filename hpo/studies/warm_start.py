@@ -15,7 +15,7 @@ from hpo.search.prior import LEARNING, MAX_PRIOR
 from hpo.search.space import distribution
 from hpo.spec import StudySpec
 from hpo.spec.points import check_partial_point, check_value
-from hpo.spec.problems import dotted
+from hpo.spec.problems import dotted, found
 from hpo.studies import reading
 from storage.database.engine import Database
 from storage.history.records import StudyHistory, TrialRecord, ranked
@@ -89,17 +89,16 @@ def _fitting(spec: StudySpec, params: Mapping[str, Any], left_out: Counter[str])
             try:
                 point[name] = check_value(spec.space[name], value)
             except PydanticCustomError as error:
-                left_out[f"a value of {name} is left out: it {(error.context or {})['sentence']}"] += 1
+                left_out[f"a value of {name} is left out: it {found(error)[1]}"] += 1
         else:
             point[name] = value
     while point:
         try:
             return check_partial_point(spec.space, point)
         except PydanticCustomError as error:
-            context = error.context or {}
-            name = str(context["at"][0])
-            left_out[f"{dotted(context['at'])} is left out: it {context['sentence']}"] += 1
-            del point[name]
+            place, sentence = found(error)
+            left_out[f"{dotted(place)} is left out: it {sentence}"] += 1
+            del point[place[0]]
     return {}
 
 

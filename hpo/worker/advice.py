@@ -8,12 +8,9 @@ import os
 import pickle
 import select
 import signal
-import socket
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from optuna import Study
@@ -24,9 +21,11 @@ from optuna.trial import FrozenTrial
 from hpo.errors import AdviceError
 from hpo.runner.adviser import Engaged, Question
 from hpo.runner.channel import ChannelError, Mailbox
+from hpo.runner.processes import signal_name
 from hpo.search.draws import sampler_seed
 from hpo.spec import StudySpec
-from hpo.worker.leftovers import MARK, end_leftovers, importing_hpo
+from hpo.worker.leftovers import end_leftovers
+from hpo.worker.nursery import Newborn, start
 
 PATIENCE = 60.0  # seconds for an answer
 FIRST = 120.0  # seconds for the first, which imports their code
@@ -34,28 +33,19 @@ FIRST = 120.0  # seconds for the first, which imports their code
 News = Callable[[int], tuple[int, Sequence[FrozenTrial]]]  # version -> the one now, and what came since
 
 
+@dataclass(eq=False)
 class Advice:
-    """Asks the adviser of one study, from one thread; its process is started with the first question.
+    """Asks the adviser of one study, from one thread; its process is started with the first question."""
 
-    Args:
-        spec: the study's.
-        study_id: Optuna's.
-        code: directory that their paths are relative to.
-        news: the study's trials that are newer than a version.
-        worker_id: marks its process, which ends with the worker.
-    """
-
-    def __init__(self, spec: StudySpec, study_id: int, code: str, news: News, worker_id: str) -> None:
-        self._spec = spec
-        self._study_id = study_id
-        self._code = code
-        self._news = news
-        self._worker_id = worker_id
-        self._process: subprocess.Popen[bytes] | None = None
-        self._mailbox: Mailbox | None = None
-        self._mark = ""
-        self._version = 0
-        self._patience = FIRST
+    spec: StudySpec
+    study_id: int  # Optuna's
+    code: str  # directory that their paths are relative to
+    news: News
+    worker_id: str  # marks its process, which ends with the worker
+    _made: Newborn | None = None
+    _mailbox: Mailbox | None = None
+    _version: int = 0
+    _patience: float = FIRST
 
     def sampler(self, ticket: int) -> BaseSampler:
         """The study's sampler, for one ticket."""
@@ -87,7 +77,7 @@ class Advice:
             AdviceError: it failed, hangs or says nonsense; its process is ended then.
         """
         mailbox = self._mailbox or self._start(ticket)
-        self._version, news = self._news(self._version)
+        self._version, news = self.news(self._version)
         attributes = study._storage.get_study_system_attrs(study._study_id)
         mailbox.send(pickle.dumps(Question(what, trial, news, attributes, name, distribution)))
         try:
@@ -109,32 +99,22 @@ class Advice:
 
     def close(self) -> None:
         """End its process, and what that has started."""
-        process, self._process = self._process, None
+        made, self._made = self._made, None
         mailbox, self._mailbox = self._mailbox, None
-        if process is not None:
+        if made is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            end_leftovers(self._mark)
+                os.killpg(made.process.pid, signal.SIGKILL)
+            made.process.wait()
+            end_leftovers(made.mark)
         if mailbox is not None:
             mailbox.close()
 
     def _start(self, ticket: int) -> Mailbox:
-        ours, theirs = socket.socketpair()
-        self._mark = f"{self._worker_id}/{uuid.uuid4().hex}"
-        self._process = subprocess.Popen(  # noqa: S603 -- our own module
-            [sys.executable, "-P", "-m", "hpo.runner.adviser", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env={**importing_hpo(), MARK: self._mark},
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # with what the worker says of itself
-            start_new_session=True,
-        )
-        theirs.close()
-        self._mailbox = mailbox = Mailbox(ours)
+        self._made = made = start("hpo.runner.adviser", self.worker_id)
+        self._mailbox = mailbox = Mailbox(made.pipe)
         self._version, self._patience = 0, FIRST
-        seed = sampler_seed(self._spec.sampler.seed, ticket)  # no two workers' samplers draw alike
-        mailbox.send(pickle.dumps(Engaged(self._spec, self._study_id, self._code, seed)))
+        seed = sampler_seed(self.spec.sampler.seed, ticket)  # no two workers' samplers draw alike
+        mailbox.send(pickle.dumps(Engaged(self.spec, self.study_id, self.code, seed)))
         return mailbox
 
     def _answer(self, mailbox: Mailbox) -> dict[str, Any]:
@@ -158,9 +138,9 @@ class Advice:
         )
 
     def _how(self) -> str:
-        status = None if self._process is None else self._process.wait()
+        status = None if self._made is None else self._made.process.wait()
         if status is not None and status < 0:
-            return f"by {signal.Signals(-status).name}"
+            return f"by {signal_name(-status)}"
         return f"with status {status}"
 
 

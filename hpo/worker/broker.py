@@ -25,6 +25,7 @@ from storage.database.engine import Database, Patience
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError
 from storage.database.records import AttemptState, Need
 from storage.queue import workers
+from storage.queue.tickets import Takes
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +33,13 @@ LEAVE_WITHIN = 5.0  # seconds that an orderly end waits for a database that is a
 
 
 class Broker:
-    """Claims, suggestions, pruning and writes for the runners of one worker.
+    """Claims, suggestions, pruning and writes for the runners of one worker, which it wakes for news.
 
-    Args:
-        database: the shared database. While it is away the broker goes on trying, until it is closed.
-        worker_id: the worker's.
-        lease: seconds.
-        wake: called when there is news in `events`.
+    While the database is away it goes on trying, until it is closed. A lease is given in seconds.
     """
 
     def __init__(self, database: Database, worker_id: str, lease: float, wake: Callable[[], None]) -> None:
-        self.events: deque[tuple[Desk, Any]] = deque()  # (desk, Started | Ended | NoTicket | Broken)
+        self.events: deque[tuple[Desk, Any]] = deque()  # (desk, Started | Ended | NothingToClaim | Broken)
         self._database = database
         self._worker_id = worker_id
         self._wake = wake
@@ -51,15 +48,8 @@ class Broker:
         self._left = 0  # runners that are gone
         self._housekeeper = Housekeeper(database)
         self._asker = Asker(self._inbox.put, self._say)
-        self._clerk = Clerk(
-            database,
-            worker_id,
-            lease,
-            asker=self._asker,
-            housekeeper=self._housekeeper,
-            say=self._say,
-            tell_all=self._tell_all,
-        )
+        threads = self._asker, self._housekeeper
+        self._clerk = Clerk(database, worker_id, lease, *threads, self._say, self._tell_all)
         self._thread = threading.Thread(target=self._keep_writing, name="clerk", daemon=True)
         self._thread.start()
 
@@ -67,9 +57,9 @@ class Broker:
         """A runner has been started."""
         self._desks |= {desk}
 
-    def order(self, desk: Desk, alone: bool | None, beside: bool | None = None) -> None:
-        """Claim a ticket for an idle runner: an event says what came of it."""
-        self._inbox.put(Order(desk, alone, beside))
+    def order(self, desk: Desk, takes: Takes = None) -> None:
+        """Claim a ticket of these needs for an idle runner: an event says what came of it."""
+        self._inbox.put(Order(desk, takes))
 
     def hear(self, desk: Desk, message: Numbered) -> None:
         """A runner said something of its attempt."""
@@ -88,7 +78,7 @@ class Broker:
 
     def drain(self) -> None:
         """Claim nothing more."""
-        self._clerk.drain()
+        self._clerk.dispatch.is_draining = True
 
     @property
     def unsettled(self) -> int:

@@ -17,15 +17,17 @@ import psutil
 
 from hpo.runner.channel import ChannelError, Mailbox
 from hpo.runner.messages import Abandon, Boot, Broken, Drain, Joined, Quit, Ready, Step
+from hpo.runner.processes import signal_name
 from hpo.worker.broker import Broker
 from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk, read
 from hpo.worker.devices import Share
-from hpo.worker.events import Ended, NoTicket, Reported, Started
+from hpo.worker.events import Ended, Reported, Started
 from hpo.worker.identity import process_started
 from hpo.worker.leftovers import end_leftovers
-from hpo.worker.nursery import Adopted, Nursery, start
+from hpo.worker.nursery import Adopted, Nursery, start_runner
 from hpo.worker.turns import Assignment
+from storage.database.records import NothingToClaim
 
 KILL_AFTER = 5.0  # seconds in which a runner notices that its lease is lost
 
@@ -89,7 +91,7 @@ class Child:
     ) -> Child:
         """A new runner for a study: the one that its nursery has, or it is started by itself."""
         made = None if nursery is None else nursery.take()
-        made = made or start(share, assignment.spec.threads, worker_id)
+        made = made or start_runner(share, assignment.spec.threads, worker_id)
         desk, process = seat(Mailbox(made.pipe)), made.process
         desk.tell(boot)
         pidfd = None
@@ -105,7 +107,7 @@ class Child:
         for slot in range(1, count):
             self.lanes.append(replace(self, desk=replace(self.desk, slot=slot)))
 
-    def hear(self, message: Ready | Joined | Broken | Started | Reported | Ended | NoTicket) -> None:
+    def hear(self, message: Ready | Joined | Broken | Started | Reported | Ended | NothingToClaim) -> None:
         """Something happened to it: where that leads."""
         now = time.monotonic()
         match message, self.phase:
@@ -127,7 +129,7 @@ class Child:
                 self.last, self.last_progress = message, now
             case Ended(), Phase.WORKING | Phase.ASKED:
                 self.phase, self.current, self.abandoned = Phase.ENDED, None, None
-            case NoTicket(), Phase.ASKED:
+            case NothingToClaim(), Phase.ASKED:
                 self.phase = Phase.IDLE
 
     def receive(self) -> list[bytes]:
@@ -298,22 +300,19 @@ class Child:
                 self.kill()
             return
         why = self.overdue
-        if why is not None and self._is_quiet and self.at_work > 1:  # any of them may hang
-            self.kill()
-            return
-        self.why_killed = why or self.why_killed
-        if self.why_killed is not None:
+        if not self._is_quiet or self.at_work == 1:  # else any of them may hang
+            self.why_killed = why or self.why_killed
+        if why is not None or self.why_killed is not None:
             self.kill()
 
     @property
     def overdue(self) -> str | None:
         """Which of its study's time-outs its trial has passed; None: none."""
-        now = time.monotonic()
         total, quiet = self.assignment.spec.trial_timeout, self.assignment.spec.report_timeout
         if self.waits:
             return None
         worked = 0.0 if self.current is None else self.current.worked
-        if total is not None and worked + now - self.current_since > total:
+        if total is not None and worked + time.monotonic() - self.current_since > total:
             return f"it took longer than trial_timeout ({total:g} s)"
         if self._is_quiet:
             return f"no report for longer than report_timeout ({quiet:g} s)"
@@ -323,8 +322,9 @@ class Child:
     def _is_quiet(self) -> bool:
         """Whether no lane of its process has reported for too long."""
         quiet = self.assignment.spec.report_timeout
-        newest = max(lane.last_progress for lane in self.lanes)
-        return quiet is not None and time.monotonic() - newest > quiet
+        if quiet is None:
+            return False
+        return time.monotonic() - max(lane.last_progress for lane in self.lanes) > quiet
 
     def close(self) -> None:
         """Forget a runner that has ended."""
@@ -343,12 +343,8 @@ class Child:
             return self.why_killed, True
         status = self.process.returncode
         if status is not None and status < 0:
-            try:
-                name = signal.Signals(-status).name
-            except ValueError:
-                name = f"signal {-status}"
             innocent = -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
             if -status == signal.SIGKILL:
                 return "its runner was killed by SIGKILL (by hand, or out of memory)", False
-            return f"its runner died by {name}", not innocent
+            return f"its runner died by {signal_name(-status)}", not innocent
         return f"its runner's process exited with status {status} during the trial", True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from hpo.worker import repeats, writes
 from hpo.worker.asker import Asker
 from hpo.worker.desk import Desk
 from hpo.worker.dispatch import Dispatch, Order
-from hpo.worker.events import Ended, NoTicket
+from hpo.worker.events import Ended
 from hpo.worker.housekeeping import Housekeeper
 from hpo.worker.study import Held, ServedStudy
 from hpo.worker.writes import Pending, Then
@@ -25,9 +26,9 @@ from storage.database.errors import (
     LeaseLostError,
     StorageError,
 )
-from storage.database.records import AttemptState, Need
+from storage.database.records import AttemptState, Need, NothingToClaim
 from storage.queue import attempts, leases, outcomes
-from storage.queue.attempts import Report, Write, end_if_live
+from storage.queue.attempts import Report, Write
 
 log = logging.getLogger(__name__)
 
@@ -61,50 +62,22 @@ class Own:
 Item = Order | Said | Pending | Left | Own
 
 
+@dataclass(eq=False)
 class Clerk:
-    """Works in one thread, and is the only one that writes for runners.
+    """Works in one thread, and is the only one that writes for runners."""
 
-    Args:
-        database: the shared database.
-        worker_id: the worker's.
-        lease: seconds.
-        asker: has samplers choose.
-        housekeeper: removes files.
-        say: tells the worker's loop what happened to a runner.
-        tell_all: tells every runner something.
-    """
+    database: Database
+    worker_id: str
+    lease: float  # seconds
+    asker: Asker
+    housekeeper: Housekeeper
+    say: Callable[[Desk, Any], None]  # tells the worker's loop what happened to a runner
+    tell_all: Callable[[Any], None]  # tells every runner something
+    settled: int = 0  # runners whose end is written
 
-    def __init__(
-        self,
-        database: Database,
-        worker_id: str,
-        lease: float,
-        *,
-        asker: Asker,
-        housekeeper: Housekeeper,
-        say: Callable[[Desk, Any], None],
-        tell_all: Callable[[Any], None],
-    ) -> None:
-        self.settled = 0  # runners whose end is written
-        self._database = database
-        self._asker = asker
-        self._housekeeper = housekeeper
-        self._say = say
-        self._tell_all = tell_all
-        self._dispatch = Dispatch(
-            database.clock,
-            worker_id,
-            lease,
-            asker=asker,
-            housekeeper=housekeeper,
-            say=say,
-            transact=self._patiently,
-            write=lambda pending: self._commit([pending]),
-        )
-
-    def drain(self) -> None:
-        """Claim nothing more."""
-        self._dispatch.is_draining = True
+    def __post_init__(self) -> None:
+        its = self.worker_id, self.lease, self.asker, self.housekeeper, self.say
+        self.dispatch = Dispatch(*its, self._patiently, lambda pending: self._commit([pending]))
 
     def handle(self, items: Sequence[Item]) -> None:
         """Write what came, in the order it came, and claim what was ordered.
@@ -114,12 +87,12 @@ class Clerk:
         rest = list(items)
         try:
             last = self._write([item for item in rest if not isinstance(item, Order)])
-            orders = self._dispatch.wanted([item for item in rest if isinstance(item, Order)])
+            orders = self.dispatch.wanted([item for item in rest if isinstance(item, Order)])
             if self._is_one_study(last, orders):
                 self._commit(last, orders)
             else:
                 self._commit(last)
-                self._dispatch.claim(orders)
+                self.dispatch.claim(orders)
         except DatabaseFaultError as error:
             self.fail(rest, error)
 
@@ -133,19 +106,15 @@ class Clerk:
         """Group commits, each ended by something of the worker's own; the last group is returned."""
         group: list[Pending] = []
         for item in items:
-            match item:
-                case Own():
-                    self._commit(group)
-                    group = []
+            if isinstance(item, Own | Left):
+                self._commit(group)
+                group = []
+                if isinstance(item, Own):
                     self._patiently(item.verb)
-                case Left():
-                    self._commit(group)
-                    group = []
+                else:
                     self._settle(item)
-                case _:
-                    pending = self._pending(item)
-                    if pending is not None:
-                        group.append(pending)
+            elif (pending := self._pending(item)) is not None:
+                group.append(pending)
         return group
 
     def _pending(self, item: Said | Pending) -> Pending | None:
@@ -157,27 +126,27 @@ class Clerk:
         if held is None or message.serial != held.serial:
             return None  # left over from a trial that is over
         if held.is_over or held.lost is not None:
-            self._answer_stale(desk, held, message)
+            self._answer_stale(held, message)
             return None
         if isinstance(message, Finish) and message.state is AttemptState.LOST:
             held.lost = message.error or "lost"
-            self._answer_stale(desk, held, message)
+            self._answer_stale(held, message)
             return None
         try:
-            if isinstance(desk.study, repeats.ServedRepeats):
-                return repeats.of_message(self._database, desk, held, message)
-            return writes.of_message(self._database, desk, held, message)
+            said = repeats if isinstance(desk.study, repeats.ServedRepeats) else writes
+            pending: Pending = said.of_message(held, message)
+            return pending
         except Exception as error:  # it, or what made it, is wrong
             desk.refuse(message, error)
             return None
 
-    def _answer_stale(self, desk: Desk, held: Held, message: Numbered) -> None:
+    def _answer_stale(self, held: Held, message: Numbered) -> None:
         """An attempt that may write no more said something; its end is counted once."""
         why = held.lost or "this attempt has ended"
         if isinstance(message, Finish) and not held.is_over:
             self._patiently(partial(leases.note_rejected, lease=held.lease))
-            self._over(desk, held, Ended(held.lease, AttemptState.LOST, error=why))
-        desk.refuse(message, LeaseLostError(why))
+            self._over(held, Ended(held.lease, AttemptState.LOST, error=why))
+        held.desk.refuse(message, LeaseLostError(why))
 
     def _commit(self, group: Sequence[Pending], orders: Sequence[Order] = ()) -> None:
         """Write a group, and claim for these orders with it; then say what came of it."""
@@ -188,7 +157,7 @@ class Clerk:
         look = {p.desk.study for p in group if p.desk.study.compares and isinstance(p.message, Step)}
         for study in look:
             if not study.has_looked:  # all there is to read; nobody's write waits for that
-                self._trying(partial(_called_with, study.look), write=False)
+                self._patiently(study.look, write=False)
         claimed: list[Any] = []
         answers = iter(self._committed(entries, look, orders, claimed) if entries else ())
         for pending in group:
@@ -200,57 +169,50 @@ class Clerk:
             pending.learn()
             if pending.then is not None:
                 self._follow(pending, results[-1] if results else None)
-        self._dispatch.take(orders, claimed)
+        self.dispatch.take(orders, claimed)
 
     def _follow(self, pending: Pending, result: Any) -> None:
         """What a write was for."""
-        desk, held = pending.desk, pending.held
+        held = pending.held
         match pending.then:
             case Then.ANSWER:
                 pending.answer_with(result if result is not None else pending.answer)
             case Then.BEGIN:
                 held.trial = result
-                self._dispatch.begin(desk, held, pending.params or {})
-            case Then.GO_ON:
-                self._asker.go_on(pending)
+                self.dispatch.begin(held, pending.params or {})
             case Then.RUN:
-                self._dispatch.run(pending)
+                self.dispatch.run(pending)
             case Then.PRUNE if held.claim.copies is not None:
                 pending.answer_with(False)
-            case Then.PRUNE if desk.study.has_own_pruner:
-                self._asker.prune(pending)
-            case Then.PRUNE:
+            case Then.PRUNE if not pending.desk.study.has_own_pruner:
                 _answer(pending, lambda: self._should_prune(pending))
-            case Then.SUGGEST:
-                self._asker.suggest(pending)
-            case Then.READ:
-                self._asker.read(pending)
             case Then.ACT:
                 self._act(pending)
             case Then.END:
                 self._ended(pending)
+            case _:  # what takes long
+                self.asker.ask(pending)
 
     def _should_prune(self, pending: Pending) -> bool:
         held, study = pending.held, pending.desk.study
-        assert held.trial is not None
         if not study.keeps_rungs:
-            return study.should_prune(held.trial)
+            return study.should_prune(held.stored)
         verdicts, held.verdicts = held.verdicts, {}
         held.is_stopped |= any(verdicts.values())
         return any(verdicts.values())
 
     def _act(self, pending: Pending) -> None:
         try:
-            _answer(pending, lambda: self._database.write_once(partial(_while_held, pending)))
+            act = partial(leases.while_held, lease=pending.held.lease, verb=pending.act)
+            _answer(pending, lambda: self.database.write_once(act))
         except LeaseLostError as error:
             self._refuse(pending, error)
 
     def _refuse(self, pending: Pending, why: Exception) -> None:
         """The lease is lost, the database does not take a value, or a result may not count."""
         desk, held = pending.desk, pending.held
-        if isinstance(why, StorageError | CodeDiffersError):
-            told: Exception = why
-        else:
+        told = why
+        if not isinstance(why, StorageError | CodeDiffersError):
             told = ValueError(f"the database does not take this: {writes.shortened(why)}")
         if isinstance(why, LeaseLostError):
             held.lost = str(why)
@@ -259,11 +221,11 @@ class Clerk:
         ):  # its runner knows nothing of it
             held.is_over = True
             lost = held.lost is not None
-            self._say(desk, NoTicket(False, str(why)) if lost else Broken(str(told), ExitCode.FAILED))
+            self.say(desk, NothingToClaim(False, str(why)) if lost else Broken(str(told), ExitCode.FAILED))
             return
         if held.lost is not None:
             if pending.message is not None:
-                self._answer_stale(desk, held, pending.message)
+                self._answer_stale(held, pending.message)
             return
         if pending.end is None:
             held.error = held.error or told
@@ -274,16 +236,20 @@ class Clerk:
         """An attempt's end is written."""
         assert pending.end is not None
         desk, held = pending.desk, pending.held
-        self._over(desk, held, pending.end)
+        self._over(held, pending.end)
         pending.answer_with(None)
         if held.trial is not None:
-            self._housekeeper.let_go(desk.study, held.trial, AttemptState(pending.end.state), held.claim)
+            self.housekeeper.let_go(desk.study, held.trial, AttemptState(pending.end.state), held.claim)
 
-    def _over(self, desk: Desk, held: Held, ended: Ended) -> None:
+    def _over(self, held: Held, ended: Ended) -> None:
+        self._forget(held)
+        self.say(held.desk, ended)
+
+    @staticmethod
+    def _forget(held: Held) -> None:
         held.is_over = True
         if held.trial is not None:
-            desk.study.known.drop(held.trial.id)
-        self._say(desk, ended)
+            held.desk.study.known.drop(held.trial.id)
 
     def _settle(self, item: Left) -> None:
         """A runner is gone; whatever it holds is freed."""
@@ -291,26 +257,18 @@ class Clerk:
         held = desk.held
         try:
             if held is not None and not held.is_over:
-                held.is_over = True
-                if held.trial is not None:
-                    desk.study.known.drop(held.trial.id)
-                clock, lease = self._database.clock, held.lease
-                aside = partial(
-                    outcomes.set_aside,
-                    clock=clock,
-                    lease=lease,
-                    error=item.why,
-                    need=item.need,
-                    state=item.state,
-                )
-                verb = {
-                    AttemptState.FAILED: partial(
-                        outcomes.fail, clock=clock, lease=lease, error=item.why, blames=item.blames
-                    ),
-                    AttemptState.LOST: partial(outcomes.lose, clock=clock, lease=lease, why=item.why),
-                }.get(item.state, partial(outcomes.release, clock=clock, lease=lease, why=item.why))
-                self._patiently(partial(end_if_live, lease=lease, verb=aside if item.need else verb))
-                self._say(desk, Ended(lease, item.state, error=item.why))
+                self._forget(held)
+                lease, why, verb = held.lease, item.why, partial(outcomes.release, why=item.why)
+                if item.need:
+                    verb = partial(outcomes.set_aside, error=why, need=item.need, state=item.state)
+                elif item.state is AttemptState.FAILED:
+                    verb = partial(outcomes.fail, error=why, blames=item.blames)
+                elif item.state is AttemptState.LOST:
+                    verb = partial(outcomes.lose, why=why)
+                verb = partial(verb, lease=lease)
+                with suppress(LeaseLostError):  # it was over already
+                    self._patiently(partial(leases.while_held, lease=lease, verb=verb))
+                self.say(desk, Ended(lease, item.state, error=item.why))
         except DatabaseFaultError as error:
             log.warning("a trial is freed when its lease expires: %s", error)
         self._settled(desk)
@@ -330,59 +288,42 @@ class Clerk:
         def first(connection: Transaction) -> None:
             for study in look:
                 study.look(connection)
-            claimed[:] = self._dispatch.claimed(orders, connection) if orders else ()
+            claimed[:] = self.dispatch.claimed(orders, connection) if orders else ()
 
         answers: list[Any] = self._trying(lambda write: attempts.commit(write, entries, first))
         if orders and any(
             isinstance(one, Exception) and not isinstance(one, StorageError) for one in answers
         ):
             # What the database did not take was rolled back, and perhaps the claims with it.
-            claimed[:] = self._patiently(partial(self._dispatch.claimed, orders))
+            claimed[:] = self._patiently(partial(self.dispatch.claimed, orders))
         return answers
 
-    def _patiently(self, verb: Callable[[Transaction], Any]) -> Any:
-        return self._trying(lambda write: write(verb))
+    def _patiently(self, verb: Callable[[Transaction], Any], *, write: bool = True) -> Any:
+        return self._trying(lambda run: run(verb), write=write)
 
     def _trying(self, call: Callable[[Callable[..., Any]], Any], *, write: bool = True) -> Any:
         """Write or read; while the database is away the runners are told, and it is tried until then."""
         try:
-            return call(partial(self._database.once, write=write))
+            return call(partial(self.database.once, write=write))
         except DatabaseUnreachableError as error:
             log.debug("%s", error)
-        self._tell_all(Away(True))
+        self.tell_all(Away(True))
         try:
-            return call(self._database.write if write else self._database.read)
+            return call(self.database.write if write else self.database.read)
         finally:
-            self._tell_all(Away(False))
+            self.tell_all(Away(False))
 
     def fail(self, items: Sequence[Item | None], error: DatabaseFaultError) -> None:
         """The database cannot be used: whoever waits for it is told so, and leaves."""
         log.warning("%s", error)
         for item in items:
             match item:
-                case Order():
-                    self._say(item.desk, Broken(str(error), ExitCode.FAILED))
+                case Order() | Pending():
+                    self.say(item.desk, Broken(str(error), ExitCode.FAILED))
                 case Said():
                     item.desk.refuse(item.message, error)
-                case Pending():
-                    self._say(item.desk, Broken(str(error), ExitCode.FAILED))
                 case Left():
                     self._settled(item.desk)  # its trial is freed when its lease expires
-                case _:
-                    continue
-
-
-def _called_with(verb: Callable[[Transaction], Any], run: Callable[..., Any]) -> Any:
-    return run(verb)
-
-
-def _while_held(pending: Pending, connection: Transaction) -> Any:
-    """Do something to the study for an attempt that holds its lease; its study is held before its ticket."""
-    lease = pending.held.lease
-    lost = leases.hold(connection, {lease}, ending={lease})
-    if lost:
-        raise lost[lease]
-    return pending.act(connection)
 
 
 def _answer(pending: Pending, find: Callable[[], Any]) -> None:

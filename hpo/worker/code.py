@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import CodeDiffersError
@@ -15,19 +16,18 @@ from storage.queue import optuna_rows, studies
 MARK = "code_mismatch"  # user attribute of trials that ran on other code
 
 
+@dataclass(eq=False)
 class CodeGuard:
-    """Compares the code of one runner with what the study's first completed trial ran on.
+    """Compares the code of one runner with what the study's first completed trial ran on."""
 
-    Trials are marked with `marks`: the differences, once they are known and allowed, and another hpo.
-    """
+    study: StudyRow
+    here: Mapping[str, Any]
+    allow: bool
+    marks: list[str] = field(default_factory=list)  # on trials: differences that are allowed, and another hpo
+    _differing: list[str] = field(default_factory=list)
 
-    def __init__(self, row: StudyRow, here: Mapping[str, Any], *, allow: bool) -> None:
-        self.here = here
-        self.marks: list[str] = []
-        self._differing: list[str] = []
-        self._study = row
-        self._allow = allow
-        self._pinned: Mapping[str, Any] | None = row.code
+    def __post_init__(self) -> None:
+        self._pinned = self.study.code
 
     def compare(self, connection: Transaction) -> None:
         """Refuse to add results of other code to the study, once it has a first result to differ from.
@@ -36,10 +36,10 @@ class CodeGuard:
             CodeDiffersError: with the list of differences.
         """
         if self._pinned is None:
-            self._learn(studies.code_of(connection, self._study.id))
+            self._learn(studies.code_of(connection, self.study.id))
         else:
             self._learn(self._pinned)
-        if self._differing and not self._allow:
+        if self._differing and not self.allow:
             raise self._error(self._differing)
 
     def mark(self, connection: Transaction, trial_id: int) -> None:
@@ -63,12 +63,12 @@ class CodeGuard:
             return None
         code = self.here if code is None else code
         first = code if state is TicketState.COMPLETE else None
-        pinned = studies.pinned_code(connection, self._study.id, first)
+        pinned = studies.pinned_code(connection, self.study.id, first)
         unlike = [] if pinned is None else differences(code, pinned)
         if not unlike:
             return None
         self._learn(pinned)
-        if self._allow and self._differing:
+        if self.allow and self._differing:
             self.mark(connection, trial_id)
             return None
         return self._error(unlike)
@@ -81,7 +81,7 @@ class CodeGuard:
 
     def _error(self, unlike: list[str]) -> CodeDiffersError:
         return CodeDiffersError(
-            f"this machine's code is not that of {self._study.name}:\n"
+            f"this machine's code is not that of {self.study.name}:\n"
             + "\n".join(f"  {line}" for line in unlike)
             + "\nIf it was changed on purpose: give the study another name (--set study=NAME), begin it anew "
             "with `hpo run --restart`, which keeps these results under another name, or go on with "

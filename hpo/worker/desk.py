@@ -6,17 +6,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 from hpo.errors import HpoError
+from hpo.runner import messages
 from hpo.runner.channel import ChannelError, Mailbox
-from hpo.runner.messages import QUESTIONS, Answer, Numbered, Refused, ToRunner, ToWorker, to_runner
 from hpo.worker.code import CodeGuard
 from hpo.worker.study import Held, ServedStudy
 from storage.database.errors import StorageError
 from storage.database.records import Claim
 
-_KINDS = {kind.__name__: kind for kind in get_args(ToWorker)}
+_KINDS = {kind.__name__: kind for kind in (messages.Ready, messages.Joined, messages.Broken, *messages.KINDS)}
 
 
 @dataclass(eq=False)
@@ -34,29 +34,29 @@ class Desk:
     is_left: bool = False  # the runner is gone
     serials: int = 0  # of its attempts so far
 
-    def tell(self, message: ToRunner) -> None:
+    def tell(self, message: messages.ToRunner) -> None:
         """Send a message; a runner that is gone does not hear it."""
-        self.mailbox.send(to_runner(message, self.slot))
+        self.mailbox.send(messages.to_runner(message, self.slot))
 
-    def answer(self, message: Numbered, value: Any) -> None:
+    def answer(self, message: messages.Numbered, value: Any) -> None:
         """Answer what the runner asked; an error is raised there."""
-        self.tell(Answer(message.number, _sendable(value)))
+        self.tell(messages.Answer(message.number, _sendable(value)))
 
-    def refuse(self, message: Numbered, error: Exception) -> None:
+    def refuse(self, message: messages.Numbered, error: Exception) -> None:
         """Say that something is not written: to the question, or at the attempt's next word."""
-        if isinstance(message, QUESTIONS):
+        if isinstance(message, messages.QUESTIONS):
             self.answer(message, error)
         else:
-            self.tell(Refused(message.serial, _sendable(error)))
+            self.tell(messages.Refused(message.serial, _sendable(error)))
 
     def hold(self, claim: Claim) -> Held:
         """The runner holds this claim now."""
         self.serials += 1
-        self.held = Held(claim, self.serials)
+        self.held = Held(self, claim, self.serials)
         return self.held
 
 
-def read(content: bytes) -> tuple[int, ToWorker]:
+def read(content: bytes) -> tuple[int, messages.ToWorker]:
     """What a runner said, and of which lane, checked: it runs a stranger's code.
 
     Raises:
@@ -64,7 +64,7 @@ def read(content: bytes) -> tuple[int, ToWorker]:
     """
     try:
         name, fields, slot = json.loads(content)
-        message: ToWorker = _reader(name)(fields)
+        message: messages.ToWorker = _reader(name)(fields)
         if type(slot) is not int or slot < 0:
             raise ValueError(f"{slot} is no lane")
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # pydantic's error is a ValueError

@@ -43,6 +43,13 @@ class Share:
     device: str  # as the runner sees it: "cpu" or "cuda:0"
     shown: str  # as people see it: "cpu", "cuda:1"
     visible: str | None  # CUDA_VISIBLE_DEVICES of the runner; None: left as it is
+    cards: int = 0  # that are visible to it
+
+    def too_few(self, wanted: int) -> str | None:
+        """Why a trial that takes so many GPUs cannot run here, in words; None where it can."""
+        if self.device == "cpu" or self.cards >= wanted:
+            return None
+        return f"gpus_per_trial is {wanted}, and a runner has {self.cards} here; name the study to the worker"
 
 
 def find_gpus() -> list[Gpu]:
@@ -107,17 +114,14 @@ def parse_gpu(line: str) -> Gpu:
     return Gpu(int(index), uuid, name, int(float(memory)) if memory[:1].isdigit() else 0)
 
 
-def plan(gpus: str, per_gpu: int, runners: int | None) -> list[Share]:
-    """The share of each runner.
+def plan(gpus: str, per_gpu: int, runners: int | None, each: int = 1) -> list[Share]:
+    """The share of each runner; None: `per_gpu` of them for each card, else one for each core.
 
-    Args:
-        gpus: "all", "none", or indices and UUIDs separated by commas; of a divided card an index means
-            all instances, 0:1 one of them.
-        per_gpu: runners on each card.
-        runners: how many runners; None: `per_gpu` for each card, else one for each core.
+    `gpus` is "all", "none", or indices and UUIDs separated by commas; of a divided card an index means all
+    instances, 0:1 one of them. A trial, and so a runner, has `each`; cards that are left over stay idle.
 
     Raises:
-        UserError: a GPU that is not there, or a number below 1.
+        UserError: a GPU that is not there, fewer than a trial takes, or a number below 1.
     """
     for option, value in (("--per-gpu", per_gpu), ("--runners", runners)):
         if value is not None and not 1 <= value <= MAX_RUNNERS:
@@ -125,9 +129,18 @@ def plan(gpus: str, per_gpu: int, runners: int | None) -> list[Share]:
     cards = _chosen(gpus)
     if not cards:
         hidden = "" if gpus == "none" else None
-        return [Share("cpu", "cpu", hidden)] * (runners or usable_cores())
-    count = runners or len(cards) * per_gpu
-    return [Share("cuda:0", card.shown, card.uuid) for card in (cards[i % len(cards)] for i in range(count))]
+        return [Share("cpu", "cpu", hidden)] * (runners or max(1, usable_cores() // each))
+    places = [cards[first : first + each] for first in range(0, len(cards) - each + 1, each)]
+    if not places:
+        raise UserError(
+            f"gpus_per_trial is {each}, but --gpus {gpus} names {len(cards)} of this machine: "
+            f"{', '.join(card.shown for card in cards)}. --gpus none trains on the CPU, by {each} processes"
+        )
+    shares = [
+        Share("cuda:0", "+".join(card.shown for card in own), ",".join(card.uuid for card in own), len(own))
+        for own in places
+    ]
+    return [shares[i % len(shares)] for i in range(runners or len(shares) * per_gpu)]
 
 
 def usable_cores() -> int:

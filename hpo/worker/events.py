@@ -42,16 +42,6 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class NoTicket:
-    """Nothing to claim."""
-
-    ended: bool
-    why: str
-    fault: bool = False  # because this worker, or (not ended) this worker at this study, is at fault
-    alone: Need = Need.NOTHING  # what that which is left needs to itself
-
-
-@dataclass(frozen=True)
 class Leaving:
     """Told to leave, the worker waits for `running` trials to reach a good point."""
 

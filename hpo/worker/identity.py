@@ -38,7 +38,8 @@ def host_key() -> str:
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespaces = "/".join(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in _namespaces())
+        kinds = [kind for kind in ("pid", "time") if Path(f"/proc/self/ns/{kind}").exists()]
+        namespaces = "/".join(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in kinds)
     except OSError:  # not Linux
         return f"{socket.gethostname()}-{psutil.boot_time():.0f}"
     return f"{boot}/{namespaces}"
@@ -63,7 +64,3 @@ def process_started(pid: int) -> float | None:
 def is_alive(pid: int, started: float) -> bool:
     """Whether the process that had this pid at that start still runs (a reused pid does not count)."""
     return process_started(pid) == started
-
-
-def _namespaces() -> list[str]:
-    return [kind for kind in ("pid", "time") if Path(f"/proc/self/ns/{kind}").exists()]

@@ -1,10 +1,12 @@
-"""Which objectives a worker has imported: its first runner imports alone, and who fails later is missed."""
+"""Which objectives a worker's runners could import and begin with: the first one imports alone, and who fails
+later is missed.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
-_TRIES = 3  # imports of one runner that fail, where another runner's did not
+_TRIES = 3  # imports of one runner that fail where another's did not; or deaths before a trial, in a row
 
 
 class Imports:
@@ -14,6 +16,7 @@ class Imports:
         self._runners = range(runners)
         self._done: set[str] = set()
         self._failed: Counter[tuple[str, int]] = Counter()
+        self._died: Counter[str] = Counter()
 
     def done(self, uid: str) -> None:
         """A runner has imported the study's objective."""
@@ -29,6 +32,15 @@ class Imports:
             return False
         self._failed[uid, runner] += 1
         return not all(self.has_given_up(uid, one) for one in self._runners)
+
+    def died(self, uid: str) -> bool:
+        """A runner has ended before it began a trial; whether so many have that none ever will."""
+        self._died[uid] += 1
+        return self._died[uid] >= _TRIES
+
+    def worked(self, uid: str) -> None:
+        """A trial has begun."""
+        del self._died[uid]
 
     def has_given_up(self, uid: str, runner: int) -> bool:
         """Whether the runner tries no more."""

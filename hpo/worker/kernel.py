@@ -170,7 +170,7 @@ def _work(request: Request) -> tuple[int, str]:
         settings,
         Assignment(row, StudySpec.model_validate(row.spec)),
         request.code,
-        plan("all", 1, request.runners or 1),
+        plan("all", 1, request.runners or 1, row.gpus_per_trial),
         limits=Limits(request.count),
         allow_mismatch=request.allow_mismatch,
         allow_commands=request.allow_commands,

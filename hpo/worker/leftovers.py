@@ -39,10 +39,8 @@ def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:
     """SIGKILL every process of this machine with a mark that begins so, or in one of these sessions.
 
     Returns how many there were, when they are gone or after two seconds (a process may hang in the kernel).
-
-    Args:
-        mark: a worker's id and a slash for all its runners, or all of one runner's mark.
-        sessions: pid and start ticks of runners; each leads a session, for those that lost their environment.
+    The mark is a worker's id and a slash for all its runners, or all of one runner's. A session is known by
+    pid and start ticks of the runner that leads it, for those that lost their environment.
     """
     until = time.monotonic() + _LONGEST
     left = partial(_left, f"{MARK}={mark}".encode(), dict(sessions))
@@ -65,13 +63,9 @@ def end_leftovers(mark: str, sessions: Sequence[tuple[int, float]] = ()) -> int:
 def end_orphans(of: tuple[int, float], worker_id: str, others: Collection[int], *, living: bool) -> None:
     """What a runner that has ended left to this process, its reaper: SIGKILL it, and wait for what is dead.
 
-    However it has lost its environment, session and parent, by which `end_leftovers` knows it.
-
-    Args:
-        of: the runner's pid and start ticks; what began earlier is not of it.
-        worker_id: what lives and bears the mark of this worker is its own, or another runner's.
-        others: pids of what this worker has started.
-        living: end also what is not dead by itself.
+    However it has lost its environment, session and parent, by which `end_leftovers` knows it. `of`: the
+    runner's pid and start ticks; what began earlier is not of it, nor are the `others`, by pid, which this
+    worker has started, nor what lives and bears its mark. `living`: end also what is not dead by itself.
     """
     mark, until, session = f"{MARK}={worker_id}/".encode(), time.monotonic() + _LONGEST, os.getsid(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hpo.worker.events import Ended, Leaving, Reported, Started
@@ -19,27 +20,15 @@ def to_standard_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@dataclass(eq=False)
 class Lines:
-    """One plain line for each trial that ends.
+    """One plain line for each trial that ends."""
 
-    Args:
-        database: where counts and the best so far are read.
-        name_studies: several studies are served.
-        write: where a line goes.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        name_studies: bool = False,
-        write: Callable[[str], None] = to_standard_error,
-    ) -> None:
-        self._database = database
-        self._name_studies = name_studies
-        self._write = write
-        self._started: dict[Any, tuple[Started, float]] = {}
-        self._last: dict[Any, Reported] = {}
+    database: Database  # where counts and the best so far are read
+    name_studies: bool = False  # several are served
+    write: Callable[[str], None] = to_standard_error
+    _started: dict[Any, tuple[Started, float]] = field(default_factory=dict)
+    _last: dict[Any, Reported] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -52,25 +41,25 @@ class Lines:
         if isinstance(message, Started):
             self._started[message.lease] = (message, time.monotonic())
             if message.resumed_from is not None:
-                self._write(f"{self._name(message)}, from step {message.resumed_from}")
+                self.write(f"{self._name(message)}, from step {message.resumed_from}")
         elif isinstance(message, Reported):
             self._last[message.lease] = message
         elif isinstance(message, Ended) and message.lease in self._started:
             started, since = self._started.pop(message.lease)
             last = self._last.pop(message.lease, None)
-            self._write(
+            self.write(
                 f"{self._name(started)} {message.state}{_result(message, last)} "
                 f"({time.monotonic() - since:.1f} s){self._so_far(started.study)}"
             )
         elif isinstance(message, Leaving):
-            self._write(leaving(message))
+            self.write(leaving(message))
 
     def _name(self, started: Started) -> str:
-        return named(f"{started.study}/" if self._name_studies else "trial ", started)
+        return named(f"{started.study}/" if self.name_studies else "trial ", started)
 
     def _so_far(self, study: str) -> str:
         try:
-            now = self._database.once(lambda c: progress(c, self._database.clock, study))
+            now = self.database.once(lambda c: progress(c, study))
         except StorageError:
             return ""
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
+
+KEPT = 120  # samples of a worker, however long it lives
 
 
 def machine_load() -> list[dict[str, Any]]:
@@ -22,6 +27,42 @@ def machine_load() -> list[dict[str, Any]]:
     with contextlib.suppress(Exception):  # no driver, no library, a card that is lost: nothing to show
         meters += _cards()
     return meters
+
+
+class Loads:
+    """What a worker's meters showed since it started, thinned: `KEPT` samples at most.
+
+    A sample is the mean of the looks up to its moment; when there are too many, two become one.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._began = now, now()
+        self._names: list[str] = []
+        self._samples: list[list[float]] = []  # seconds since it started, then each meter's share of 100
+        self._looks: list[list[float]] = []  # of the next sample
+        self._each = 1  # looks of a sample
+
+    def add(self, meters: Sequence[dict[str, Any]]) -> str | None:
+        """Take in a look; every sample as JSON, as `machines_of` reads it, where that completed one."""
+        shares = {meter["name"]: 100 * meter["value"] / meter["max"] for meter in meters if meter["max"]}
+        if not shares:
+            return None
+        self._names = self._names or list(shares)
+        self._looks.append([self._now() - self._began, *(shares.get(name, 0.0) for name in self._names)])
+        if len(self._looks) < self._each:
+            return None
+        self._samples.append(_mean(self._looks))
+        self._looks = []
+        if len(self._samples) == KEPT:
+            self._samples = [_mean(self._samples[i : i + 2]) for i in range(0, KEPT, 2)]
+            self._each *= 2
+        rows = [[round(number) for number in sample] for sample in self._samples]
+        return json.dumps({"names": self._names, "samples": rows}, separators=(",", ":"))
+
+
+def _mean(samples: Sequence[list[float]]) -> list[float]:
+    """Of samples one after another, at the last one's moment."""
+    return [samples[-1][0], *(sum(column) / len(samples) for column in [*zip(*samples, strict=True)][1:])]
 
 
 def _cards() -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from typing import Any
@@ -36,26 +37,23 @@ HELD = 3 * TIMEOUT  # for which the right to send is taken
 NEARLY = 0.9  # of the budget
 
 
-class Notifier(threading.Thread):
-    """Sends for one process: every `interval` seconds from `start` on, or when it is told to look.
+@dataclass(eq=False)
+class Notifier:
+    """Sends for one process: every `interval` seconds from `start` on, or when it is told to look."""
 
-    Args:
-        database: the shared database.
-        interval: seconds.
-        code: where commands run; None: it runs none.
-    """
+    database: Database
+    interval: float
+    code: str | None = None  # where commands run; None: it runs none
 
-    def __init__(self, database: Database, interval: float, code: str | None = None) -> None:
-        super().__init__(name="notifier", daemon=True)
-        self._database = database
-        self._interval = interval
-        self._code = code
+    def __post_init__(self) -> None:
         self._me = uuid.uuid4().hex
         self._over = threading.Event()
         self._said: set[str] = set()  # what is said in the log once
+        self._thread = threading.Thread(target=self.run, name="notifier", daemon=True)
+        self.start = self._thread.start
 
     def run(self) -> None:
-        while not self._over.wait(self._interval):
+        while not self._over.wait(self.interval):
             try:
                 self.look()
             except Exception:  # or the thread would end
@@ -64,7 +62,7 @@ class Notifier(threading.Thread):
     def finish(self, study: str | None, seconds: float, hurry: Callable[[], bool]) -> None:
         """End; what there is to tell of `study` is told before, for so long, unless it is to `hurry`."""
         self.stop()
-        self.join(TIMEOUT)
+        self._thread.join(TIMEOUT)
         until = time.monotonic() + seconds
         left = 0 if hurry() else self.look(study)
         if left:
@@ -75,7 +73,7 @@ class Notifier(threading.Thread):
                 seconds,
             )
         while left and not hurry() and time.monotonic() < until:
-            time.sleep(min(self._interval, 0.2))
+            time.sleep(min(self.interval, 0.2))
             left = self.look(study)
 
     def stop(self) -> None:
@@ -84,9 +82,9 @@ class Notifier(threading.Thread):
 
     def look(self, study: str | None = None) -> int:
         """Tell what there is to tell; returns how many receivers of `study` this process is yet to reach."""
-        left, clock = 0, self._database.clock
+        left = 0
         try:
-            for one in self._database.once(lambda c: notices.open_notices(c, clock, self._me)):
+            for one in self.database.once(lambda c: notices.open_notices(c, self._me)):
                 channel = Channel.model_validate(one.channel)
                 if one.runs and events.NEARLY in channel.on:
                     self._look_at_budget(one)
@@ -98,7 +96,7 @@ class Notifier(threading.Thread):
 
     def _may(self, channel: Channel) -> bool:
         if channel.command is not None:
-            return self._code is not None
+            return self.code is not None
         name = channel.webhook or ""
         if os.environ.get(name, "").startswith(("http://", "https://")):
             return True
@@ -108,21 +106,18 @@ class Notifier(threading.Thread):
         return False
 
     def _look_at_budget(self, one: Notice) -> None:
-        now = self._database.once(lambda c: progress(c, self._database.clock, one.study))
+        now = self.database.once(lambda c: progress(c, one.study))
         pairs = ((now.counts.ended, now.row.budget_trials), (now.seconds, now.row.budget_seconds))
         share = max((used / limit for used, limit in pairs if limit), default=0.0)
         if share >= NEARLY:
-            clock = self._database.clock
-            self._database.once(lambda c: notices.say_nearly(c, clock, one.study_id, share), write=True)
+            self.database.once(lambda c: notices.say_nearly(c, one.study_id, share), write=True)
 
     def _tell(self, one: Notice, channel: Channel) -> bool:
         """Whether all that can be told was. The right to send is taken anew before each event."""
-        clock, wait = self._database.clock, None
+        wait = None
         lost: set[Any] = set()
         while wait is None:
-            found = self._database.once(
-                lambda c: notices.hold(c, clock, one, self._me, HELD, channel.on), write=True
-            )
+            found = self.database.once(lambda c: notices.hold(c, one, self._me, HELD, channel.on), write=True)
             if found is None:
                 break
             worker = found.details.get("worker")
@@ -134,10 +129,10 @@ class Notifier(threading.Thread):
                     log.warning("%s could not be told of %s: %s", receiver, one.study, why)
                     wait = channel.retry
                     continue
-            self._database.once(
+            self.database.once(
                 partial(notices.arrived, one=one, holder=self._me, event_id=found.id), write=True
             )
-        self._database.once(lambda c: notices.let_go(c, clock, one, self._me, wait), write=True)
+        self.database.once(lambda c: notices.let_go(c, one, self._me, wait), write=True)
         return wait is None
 
     def _send(self, channel: Channel, told: Mapping[str, Any]) -> str | None:
@@ -150,7 +145,7 @@ class Notifier(threading.Thread):
                     capture_output=True,
                     timeout=TIMEOUT,
                     check=False,
-                    cwd=self._code,
+                    cwd=self.code,
                     env=importing_hpo(),
                 )
                 return f"exit status {done.returncode}" if done.returncode else None

@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from hpo.spec import StudySpec
@@ -61,31 +60,37 @@ class Newborn:
 
 
 def start(
-    share: Share,
-    threads: int,
+    module: str,
     worker_id: str,
-    module: str = "hpo.runner.process",
+    environment: Mapping[str, str] | None = None,
     kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> Newborn:
-    """Start a process that gets one end of a pair of sockets, and no secret."""
+    """Start one of our modules as a process that gets one end of a pair of sockets, and no secret."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    environment = importing_hpo()
-    for name in _THREAD_VARIABLES:
-        environment[name] = str(threads)
-    if share.visible is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = share.visible
-        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
-    mark = environment[MARK] = _new_mark(worker_id)
+    mark = _new_mark(worker_id)
     with theirs:
         process = subprocess.Popen(  # noqa: S603 -- our own module
             [sys.executable, "-P", "-m", module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=environment,
+            env={**importing_hpo(), **(environment or {}), MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
             start_new_session=True,  # Ctrl-C in the terminal is for the worker alone
         )
     return Newborn(process, ours, mark)
+
+
+def start_runner(share: Share, threads: int, worker_id: str) -> Newborn:
+    """Start a runner by itself."""
+    return start("hpo.runner.process", worker_id, _environment(share, threads))
+
+
+def _environment(share: Share, threads: int) -> dict[str, str]:
+    environment = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    if share.visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = share.visible
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
+    return environment
 
 
 class Nursery:
@@ -97,7 +102,8 @@ class Nursery:
     """
 
     def __init__(self, share: Share, spec: StudySpec, worker_id: str, code: str) -> None:
-        made = start(share, spec.threads, worker_id, "hpo.runner.nursery", socket.SOCK_SEQPACKET)
+        environment = _environment(share, spec.threads)
+        made = start("hpo.runner.nursery", worker_id, environment, socket.SOCK_SEQPACKET)
         self._process, self._control = made.process, made.pipe
         self.worker_id = worker_id
         self._waiting: selectors.BaseSelector = selectors.SelectSelector()
@@ -195,9 +201,7 @@ class Nursery:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -12,8 +12,8 @@ from hpo.search.promotion import Ladder, Standing
 from hpo.search.pruners import Hyperband, ladders
 from hpo.search.rungs import first_stop
 from hpo.spec import StudySpec
-from hpo.spec.model import MAX_TRIALS
 from hpo.spec.sampling import AshaPruner, HyperbandPruner
+from hpo.spec.sections import MAX_TRIALS
 from storage.database.engine import Transaction
 from storage.database.records import Claim, StudyRow
 from storage.history.known import read_whole
@@ -22,34 +22,75 @@ from storage.queue.rungs import Rung
 from storage.queue.tickets import Goes, Parked
 
 
-class Parking:
-    """What is known of a study's rungs and of the trials that are parked there.
+class Halving:
+    """The rungs of a study whose pruner compares trials there itself, not as Optuna's does: what is known of
+    them, and who stops. In a study of several directions in which trials are not promoted, for good.
+    """
 
-    Args:
-        row: the study.
-        spec: its pruner promotes.
-        pruner: as it was made of the spec.
-        tell: is told which rungs are stored that were not.
+    def __init__(self, row: StudyRow, spec: StudySpec, pruner: BasePruner) -> None:
+        assert isinstance(spec.pruner, AshaPruner | HyperbandPruner)
+        self._row = row
+        self._options = spec.pruner
+        self._pruner = pruner
+        self._directions = row.spec["directions"]
+        self._standing = Standing(ladders(spec.pruner), spec.pruner.reduction_factor, self._directions)
+
+    def learn(self, found: Sequence[Rung]) -> None:
+        """Learn which rungs are stored that were not."""
+        self._standing.learn(found)
+
+    def at_reports(
+        self, claim: Claim, trial_id: int, reports: Mapping[int, Sequence[float]], done: int = 0
+    ) -> tuple[bool, list[Rung]]:
+        """Whether a trial stops at the last of these reports, and the rungs that it comes to with them.
+
+        `done`: epochs it had done before them.
+        """
+        bracket, ladder = self._ladder(claim)
+        reached, is_nan = [], False
+        for step, (value, *further) in sorted(reports.items()):
+            is_nan = any(map(math.isnan, (value, *further)))
+            if not is_nan:
+                found = ladder.reached(done, step)
+                reached += [Rung(trial_id, rung, bracket, step, value, tuple(further)) for rung in found]
+            done = max(done, step)
+        return is_nan or self._stops(claim, done, reached), reached
+
+    def _stops(self, claim: Claim, done: int, reached: Sequence[Rung]) -> bool:
+        if claim.copies is not None:
+            return False
+        self.learn(reached)
+        return not all(self._standing.goes_on(rung, self._options.bootstrap_count) for rung in reached)
+
+    def _ladder(self, claim: Claim) -> tuple[int, Ladder]:
+        """A trial's bracket, by its ticket's number, and its rungs."""
+        bracket = 0
+        if isinstance(self._pruner, Hyperband):
+            bracket = self._pruner.bracket_of(self._row.name, claim.number)
+        return bracket, self._standing.ladders[bracket]
+
+
+class Parking(Halving):
+    """What is known of a study's rungs and of the trials that are parked there; its pruner promotes.
+
+    `tell` is told which rungs are stored that were not.
     """
 
     def __init__(
         self, row: StudyRow, spec: StudySpec, pruner: BasePruner, tell: Callable[[Sequence[Rung]], None]
     ) -> None:
-        assert isinstance(spec.pruner, AshaPruner | HyperbandPruner)
+        super().__init__(row, spec, pruner)
         self.trains_anew = False  # a promoted trial had no checkpoint, and that was said
-        self._row = row
         self._sampler = spec.sampler
         self._tell = tell
-        self._pruner = pruner
-        maximize = row.spec["directions"][0] == "maximize"
-        self._standing = Standing(ladders(spec.pruner), spec.pruner.reduction_factor, maximize=maximize)
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._shown: dict[int, tuple[int, FrozenTrial]] = {}  # by id: after so many attempts, as pruned
 
     def promote(self, connection: Transaction, parked: Parked, room: float) -> Goes | None:
         """The parked trial that goes on (`tickets.Promote`)."""
-        self._rungs_seen, found = rungs.newer(connection, self._row.id, self._rungs_seen)
-        self._standing.learn(found)
+        count = len(self._directions)
+        self._rungs_seen, found = rungs.newer(connection, self._row.id, self._rungs_seen, count)
+        self.learn(found)
         self._tell(found)
         return self._standing.promotion(parked, room)
 
@@ -57,22 +98,6 @@ class Parking:
     def first_slice(self) -> int:
         """The most epochs that a new trial does before it is parked."""
         return max(first_stop(self._sampler, MAX_TRIALS, ladder) for ladder in self._standing.ladders)
-
-    def at_reports(
-        self, claim: Claim, trial_id: int, reports: Mapping[int, float], done: int = 0
-    ) -> tuple[bool, list[Rung]]:
-        """Whether a trial stops at the last of these reports, and the rungs that it comes to with them.
-
-        `done`: epochs it had done before them.
-        """
-        bracket, ladder = self._ladder(claim)
-        reached, value = [], math.nan
-        for step, value in sorted(reports.items()):
-            if not math.isnan(value):
-                found = ladder.reached(done, step)
-                reached += [Rung(trial_id, rung, bracket, step, value) for rung in found]
-            done = max(done, step)
-        return math.isnan(value) or self.stops(claim, done), reached
 
     def stops(self, claim: Claim, done: int) -> bool:
         """Whether a trial that has done so many epochs is to be parked."""
@@ -82,7 +107,10 @@ class Parking:
         stop = claim.stop_at or first_stop(self._sampler, claim.number, ladder)
         return stop <= done < ladder.epochs[-1]
 
-    def learn(self, connection: Transaction) -> None:
+    def _stops(self, claim: Claim, done: int, reached: Sequence[Rung]) -> bool:
+        return self.stops(claim, done)
+
+    def look(self, connection: Transaction) -> None:
         """Learn which trials are parked, and with what."""
         parked = tickets.parked(connection, self._row.id)
         new = [one for one, attempts in parked.items() if self._shown.get(one, (0,))[0] != attempts]
@@ -101,10 +129,3 @@ class Parking:
         """
         parked = self._shown
         return [parked[t._trial_id][1] if t._trial_id in parked else t for t in trials] if parked else trials
-
-    def _ladder(self, claim: Claim) -> tuple[int, Ladder]:
-        """A trial's bracket, by its ticket's number, and its rungs."""
-        bracket = 0
-        if isinstance(self._pruner, Hyperband):
-            bracket = self._pruner.bracket_of(self._row.name, claim.number)
-        return bracket, self._standing.ladders[bracket]

@@ -1,4 +1,4 @@
-"""A worker's own record in the database: written at its start, signed off at its end."""
+"""Workers' records in the database: one's own, and those of this host whose processes are gone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 
 from hpo.fingerprint import versions
 from hpo.worker.devices import Share
-from hpo.worker.identity import Identity
-from hpo.worker.neighbours import bury_dead, neighbours
+from hpo.worker.identity import Identity, host_key, is_alive
+from hpo.worker.leftovers import end_leftovers
 from storage.database.engine import Database, Transaction
 from storage.database.errors import StorageError
 from storage.queue import studies, workers
@@ -31,30 +31,21 @@ def sign_on(
     def write(connection: Transaction) -> Sequence[Neighbour]:
         workers.register(
             connection,
-            database.clock,
             worker_id=me.id,
-            name=me.name,
-            host=me.host,
-            host_key=me.host_key,
-            pid=me.pid,
-            pid_started=me.pid_started,
             lease_seconds=lease,
+            **{name: value for name, value in vars(me).items() if name != "id"},
             study_id=None if study is None else studies.get(connection, study).id,
             devices=[share.shown for share in shares],
             versions=versions(),
         )
         return neighbours(connection)
 
-    others = database.write(write)
-    try:
-        bury_dead(database, others)
-    except StorageError as error:  # the worker is registered, and its heartbeats bury them
-        log.warning("dead workers of this host keep their trials for now: %s", error)
+    bury_dead(database, database.write(write))
 
 
 def sign_off(database: Database, me: Identity, *, hurry: bool) -> None:
     """Record that the worker left in good order; `hurry`: a database that is away is not waited for."""
-    verb = partial(workers.sign_off, clock=database.clock, worker_id=me.id)
+    verb = partial(workers.sign_off, worker_id=me.id)
     try:
         if hurry:
             database.once(verb, write=True)
@@ -62,3 +53,31 @@ def sign_off(database: Database, me: Identity, *, hurry: bool) -> None:
             database.write(verb)
     except StorageError as error:
         log.warning("could not sign off: %s", error)
+
+
+def neighbours(connection: Transaction) -> Sequence[Neighbour]:
+    """The workers of this host that have not signed off, the caller among them."""
+    return workers.of_host(connection, host_key())
+
+
+def bury_dead(database: Database, among: Sequence[Neighbour]) -> None:
+    """Free the tickets of those whose processes are gone; what their runners left is ended before that.
+
+    Or it would go on beside the next attempt at the same trial. Where that cannot be now, a later heartbeat
+    does it.
+    """
+    dead = [one for one in among if not is_alive(one.pid, one.started)]
+    for one in dead:
+        left = end_leftovers(f"{one.id}/", one.runners)
+        if left:
+            log.warning("ended %d processes that the dead worker %s left behind", left, one.name)
+
+    def bury(connection: Transaction) -> None:
+        for one in dead:
+            workers.bury(connection, one.id)
+
+    if dead:
+        try:
+            database.once(bury, write=True)
+        except StorageError as error:
+            log.warning("dead workers of this host keep their trials for now: %s", error)

@@ -12,33 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
-from hpo.runner.messages import (
-    Advanced,
-    Attribute,
-    Beginning,
-    EnqueuePoint,
-    FileKept,
-    FileStored,
-    Finish,
-    Numbered,
-    Parameter,
-    ReadAttributes,
-    ReadStudy,
-    Served,
-    ShouldPrune,
-    Step,
-    StopStudy,
-    Suggest,
-    Sync,
-    TakeOver,
-)
+from hpo.runner import messages as said
+from hpo.runner.messages import Beginning, Served
 from hpo.spec import StudySpec, resolve
 from hpo.studies.confirmed import race
 from hpo.worker import writes
-from hpo.worker.desk import Desk
-from hpo.worker.study import Held, ServedStudy
+from hpo.worker.study import Held, ServedStudy, running
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Database, Transaction
 from storage.database.records import AttemptState, Claim, Repeat, StudyRow
@@ -118,9 +99,8 @@ class ServedRepeats(ServedStudy):
     def beginning_of(self, claim: Claim) -> Beginning:
         """The trial's setting, with nothing of what it came to."""
         again = self.held[claim.lease.ticket_id]
-        found = create_trial(state=TrialState.RUNNING)
-        found.number, found._trial_id = again.trial.number, repeats.artifacts_of(claim.lease.ticket_id)
-        found.params, found.distributions = dict(again.trial.params), dict(again.trial.distributions)
+        of, its_id = again.trial, repeats.artifacts_of(claim.lease.ticket_id)
+        found = running(of.number, of.params, of.distributions, its_id)
         config = resolve(self.spec, found.params)
         if again.repeat.seeds > 1:
             config["seeds"] = again.repeat.seeds
@@ -132,41 +112,40 @@ def of_claim(claim: Claim) -> Trial:
     return Trial(repeats.artifacts_of(claim.lease.ticket_id), claim.number)
 
 
-def of_message(database: Database, desk: Desk, held: Held, message: Numbered) -> Pending:
+def of_message(held: Held, message: said.Numbered) -> Pending:
     """What a runner said of a repeat, as `writes.of_message` of a trial: its lease is looked at all the same.
 
     Raises:
         ValueError: it may not say so.
     """
-    study, lease = desk.study, held.lease
+    study, lease = held.desk.study, held.lease
     assert isinstance(study, ServedRepeats)
     again = study.held[lease.ticket_id]
-    pending = partial(Pending, desk, held, message=message)
+    pending = partial(Pending, held, message=message)
     looked = (Write(lease, lambda _connection: None),)
     match message:
-        case Finish():
-            return _end(database, desk, held, again, message)
-        case TakeOver(step=step):
+        case said.Finish():
+            return _end(held, again, message)
+        case said.TakeOver(step=step):
             take_over = partial(attempts.take_over, claim=held.claim, checkpoint_step=step)
             return pending((Write(lease, take_over),), Then.RUN, answer=study.beginning_of(held.claim))
-        case Suggest(name=name):
+        case said.Suggest(name=name):
             raise ValueError(f"trial {again.trial.number} had no parameter {name}, so its repeats have none")
-        case Attribute(of="user", key=key, value=text) if key == MEMBERS and again.repeat.seeds > 1:
+        case said.Attribute(of="user", key=key, value=text) if key == MEMBERS and again.repeat.seeds > 1:
             again.values = _members(text)
-            said = partial(repeats.say, ticket_id=lease.ticket_id, values=again.values)
-            return pending((Write(lease, said),))
-        case ReadAttributes(of=of):
+            say = partial(repeats.say, ticket_id=lease.ticket_id, values=again.values)
+            return pending((Write(lease, say),))
+        case said.ReadAttributes(of=of):
             read = partial(optuna_rows.study_attributes, optuna_study_id=study.of.optuna_study_id, of=of)
-            return pending(then=Then.READ, read=lambda: database.read(read))
-        case ShouldPrune():
+            return pending(then=Then.READ, read=lambda: study.database.read(read))
+        case said.ShouldPrune():
             return pending(looked, Then.ANSWER, answer=False)
-        case StopStudy() | EnqueuePoint():  # they are not the study's business
+        case said.StopStudy() | said.EnqueuePoint():  # they are not the study's business
             return pending(looked, Then.ANSWER)
-        case Step() | Attribute() | Parameter():
+        case said.Step() | said.Attribute() | said.Parameter():
             return pending(looked)
-        case Advanced() | FileStored() | FileKept() | Sync() | ReadStudy():
-            assert held.trial is not None
-            return writes.of_trial(database, desk, held, held.trial, message)
+        case said.Advanced() | said.FileStored() | said.FileKept() | said.Sync() | said.ReadStudy():
+            return writes.of_trial(held, message)
     raise ValueError(f"{type(message).__name__} is nothing a repeat says")
 
 
@@ -176,7 +155,7 @@ def _members(text: str) -> tuple[float, ...]:
     return tuple(float(next(iter(one.values()))) for one in found)
 
 
-def _end(database: Database, desk: Desk, held: Held, again: Again, message: Finish) -> Pending:
+def _end(held: Held, again: Again, message: said.Finish) -> Pending:
     """The last write of an attempt at a repeat."""
     values: tuple[float, ...] = ()
     if message.state is AttemptState.COMPLETE:
@@ -186,7 +165,7 @@ def _end(database: Database, desk: Desk, held: Held, again: Again, message: Fini
 
     def say(connection: Transaction) -> None:
         repeats.say(connection, held.lease.ticket_id, values)
-        if desk.study.row.repeats == repeats.CONFIRM:
-            race(connection, desk.study.row, held.lease.ticket_id)
+        if held.desk.study.row.repeats == repeats.CONFIRM:
+            race(connection, held.desk.study.row, held.lease.ticket_id)
 
-    return writes.end(database, desk, held, message, say)
+    return writes.end(held, message, say)

@@ -14,36 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState, create_trial
 
 from hpo.errors import HpoError, UserError
 from hpo.fingerprint import LARGEST, differences, fingerprint, unpack, versions
 from hpo.reached import in_environment
+from hpo.runner import messages
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import StopFlag
 from hpo.runner.link import Voice
-from hpo.runner.messages import (
-    Attribute,
-    Beginning,
-    FileStored,
-    ReadAttributes,
-    ReadStudy,
-    ShouldPrune,
-    Step,
-    Suggest,
-    Task,
-)
 from hpo.runner.session import find_objective, seed_everything
 from hpo.runner.trial import RunningTrial
 from hpo.runner.values import NotANumberError, checked_values, told
 from hpo.search.draws import training_seed
 from hpo.spec import StudySpec, resolve
 from hpo.studies.evaluation import use_threads
-from hpo.wiring import open_artifacts
 from hpo.worker.code import MARK
-from hpo.worker.study import ServedStudy
+from hpo.worker.study import ServedStudy, running
 from storage.database.engine import Database
-from storage.database.records import StudyRow
+from storage.database.records import StudyRow, objective_name
 from storage.files.artifacts import ArtifactStore
 from storage.files.checkpoints import code_key, study_key
 from storage.history.attempts import AttemptRow, attempts_of, ticket_of
@@ -94,14 +82,8 @@ def replay(
     """Train the trial again in this process, on the device it had where there is one, and compare.
 
     The objective is handed what a runner hands it, on a pipe that leads nowhere: it is pruned where it was,
-    finds no checkpoint and no other trials, and what it keeps goes into a directory that is removed.
-
-    Args:
-        database: to read from.
-        row: the trial's study.
-        record: the trial, whole.
-        code: directory that objectives are relative to.
-        threads: CPU threads, in the place of the study's.
+    finds no checkpoint and no other trials, and what it keeps goes into a directory that is removed. It is
+    relative to the directory `code`; `threads` of the CPU stand in the place of the study's.
 
     Raises:
         UserError: the trial has not ended, or was not trained by hpo.
@@ -124,10 +106,11 @@ def replay(
         store = ArtifactStore(aside)
         held = database.read(lambda connection: ticket_of(connection, row, record.number))
         number = record.ticket if held is None or held.copies is None else held.copies
-        task = Task(0, "trial", 1, training_seed(row.seed, number), True, False, 0, None)
+        task = messages.Task(0, "trial", 1, training_seed(row.seed, number), True, False, 0, None)
+        found = running(record.number, record.params, record.distributions)
         trial = RunningTrial(
             task,
-            _beginning(spec, record),
+            messages.Beginning(found, resolve(spec, record.params), {}),
             served=ServedStudy(database, row, spec, str(code)).as_served(),
             device=device,
             link=heard,
@@ -171,7 +154,7 @@ def stored_code(row: StudyRow, beside: Path) -> Iterator[Path]:
             "--code DIR"
         )
     key = code_key(study_key(row.uid, row.first_name), code["kept"])
-    content = open_artifacts(row.artifacts).get(key, code["kept"])
+    content = ArtifactStore(row.artifacts).get(key, code["kept"])
     path = sys.path[:]
     with tempfile.TemporaryDirectory(prefix="hpo-code-") as aside:
         folder = Path(aside).resolve()
@@ -204,16 +187,18 @@ class _Heard(Voice):
     def __init__(self, record: TrialRecord) -> None:
         self.values: dict[tuple[int, str], float] = {}  # by step and name; "" is the report
         self.origin: Mapping[str, Any] = {}
-        self._last = max(record.reports, default=None) if record.state == "pruned" else None
+        reports = record.reports or record.metrics.get(objective_name(0), {})  # else of several directions
+        last = max(reports, default=None) if record.state == "pruned" else None
+        self._ends = {(last, ""), (last, objective_name(0))}  # what it reported when it was pruned
 
     def post(self, kind: Any, *fields: Any) -> None:
         """Keep what is reported, and what it began with."""
-        if kind is Step:
+        if kind is messages.Step:
             step, value, named = fields
             if value is not None:
                 self.values[step, ""] = value
             self.metrics({step: named})
-        elif kind is Attribute and fields[:2] == ("user", ORIGIN):
+        elif kind is messages.Attribute and fields[:2] == ("user", ORIGIN):
             self.origin = json.loads(fields[2])
 
     def metrics(self, by_step: Mapping[int, Mapping[str, float]]) -> None:
@@ -222,25 +207,17 @@ class _Heard(Voice):
 
     def ask(self, kind: Any, *fields: Any) -> Any:
         """Answer: pruned where it was, its files are there already, alone in its study."""
-        if kind is ShouldPrune:
-            return self._last is not None and (self._last, "") in self.values
-        if kind is Suggest:
+        if kind is messages.ShouldPrune:
+            return not self._ends.isdisjoint(self.values)
+        if kind is messages.Suggest:
             raise HpoError(f"the objective asks for {fields[0]!r}, which it did not then")
-        return {FileStored: True, ReadStudy: (0, []), ReadAttributes: {}}.get(kind)
+        return {messages.FileStored: True, messages.ReadStudy: (0, []), messages.ReadAttributes: {}}.get(kind)
 
     def check(self) -> None:
         """Nothing interrupts it."""
 
     def flush(self) -> None:
         """Nothing is waited for."""
-
-
-def _beginning(spec: StudySpec, record: TrialRecord) -> Beginning:
-    trial = create_trial(
-        state=TrialState.RUNNING, params=dict(record.params), distributions=dict(record.distributions)
-    )
-    trial.number = record.number
-    return Beginning(trial, resolve(spec, record.params), {})
 
 
 def _device(then: str) -> str:

@@ -21,7 +21,7 @@ class Signals:
         self.interrupts = 0
         self.terminated: float | None = None  # monotonic
         self._unseen = False
-        self._deadline_unseen = True
+        self.is_deadline_seen = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -53,14 +53,13 @@ class Signals:
             while os.read(self.read_fd, 4096):
                 continue
 
+    def has_come(self) -> bool:
+        """Whether one of them has."""
+        return self.terminated is not None or self.interrupts > 0
+
     def fresh(self) -> bool:
         """Whether a signal came since this was last asked."""
         seen, self._unseen = self._unseen, False
-        return seen
-
-    def fresh_deadline(self) -> bool:
-        """True the first time it is asked."""
-        seen, self._deadline_unseen = self._deadline_unseen, False
         return seen
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

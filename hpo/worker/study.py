@@ -17,26 +17,17 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.asked import sampling_code
-from hpo.runner.messages import Beginning, Served
+from hpo.runner.messages import Beginning, Served, values_reported
 from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.draws import from_unit, in_sample, training_seed, unit
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
-from hpo.search.space import check_point, completed, distribution
+from hpo.search.space import completed, distribution
 from hpo.search.view import StudyView, digest, known_as
-from hpo.spec import StudySpec, resolve
-from hpo.spec.sampling import (
-    CustomPruner,
-    CustomSampler,
-    NoPruner,
-    PatientPruner,
-    RungsSampler,
-    ThresholdPruner,
-)
-from hpo.wiring import open_artifacts
-from hpo.worker.parking import Parking
+from hpo.spec import StudySpec, resolve, sampling
+from hpo.worker.parking import Halving, Parking
 from storage.database.engine import Database, Transaction
 from storage.database.records import Claim, Lease, StudyRow
 from storage.files import checkpoints
@@ -48,6 +39,7 @@ from storage.queue.rungs import Rung
 
 if TYPE_CHECKING:
     from hpo.worker.advice import Advice
+    from hpo.worker.desk import Desk
 
 _LOOKED_AT = 32  # settings
 Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSON
@@ -57,6 +49,7 @@ Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSO
 class Held:
     """An attempt that a runner holds. `serial` names it on the pipe; its lease is never read from there."""
 
+    desk: Desk
     claim: Claim
     serial: int
     trial: Trial | None = None  # None until the trial is in the database, or taken over
@@ -73,6 +66,12 @@ class Held:
         """The right to write."""
         return self.claim.lease
 
+    @property
+    def stored(self) -> Trial:
+        """Its trial, which is in the database."""
+        assert self.trial is not None
+        return self.trial
+
 
 class ServedStudy:
     """Row, spec, history, sampler and pruner of one study."""
@@ -88,9 +87,12 @@ class ServedStudy:
         self._marks: dict[int, tuple[FrozenTrial, int]] = {}
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch
-        self._database = database
+        self.database = database
         self._pruner = make_pruner(spec)
         self.parking = Parking(row, spec, self._pruner, self._have_come) if promotes(spec) else None
+        self._directions = len(row.spec["directions"])
+        several = self._directions > 1 and self.parking is None and self.keeps_rungs
+        self._halving = Halving(row, spec, self._pruner) if several else self.parking
         self._code = code
         self._worker_id = worker_id
 
@@ -107,7 +109,7 @@ class ServedStudy:
             self._advice.close()
 
     def _sampler(self, ticket: int) -> BaseSampler:
-        if isinstance(self.spec.sampler, CustomSampler):
+        if isinstance(self.spec.sampler, sampling.CustomSampler):
             return self._advice.sampler(ticket)
         return make_sampler(self.spec, ticket)
 
@@ -119,11 +121,11 @@ class ServedStudy:
     @cached_property
     def store(self) -> ArtifactStore:
         """Where the study's files are."""
-        return open_artifacts(self.row.artifacts)
+        return ArtifactStore(self.row.artifacts)
 
     @cached_property
     def _prior(self) -> tuple[FrozenTrial, ...]:
-        return prior_trials(self.spec, self._database.read(lambda c: studies.prior(c, self.row.id)))
+        return prior_trials(self.spec, self.database.read(lambda c: studies.prior(c, self.row.id)))
 
     def as_served(self) -> Served:
         """What its runners are told of it."""
@@ -139,11 +141,13 @@ class ServedStudy:
             keep_last=self.spec.keep.last,
             artifacts=self.row.artifacts,
             folder=checkpoints.study_key(self.row.uid, self.row.first_name),
-            prunes=not isinstance(self.spec.pruner, NoPruner),
+            prunes=not isinstance(self.spec.pruner, sampling.NoPruner),
             log=self.spec.limits.log,
             attribute=self.spec.limits.attribute,
             sampling=self._sampling,
+            keeps_pruned=self.spec.keep.pruned > 0,
             lanes=self.spec.most_lanes,
+            ranks=1 if self.spec.command else self.spec.gpus_per_trial,
             points=self._points() if self.spec.lanes == "auto" else (),
         )
 
@@ -237,7 +241,6 @@ class ServedStudy:
     def suggested_one(
         self,
         held: Held,
-        trial: Trial,
         name: str,
         distribution_json: str,
         note: Note = lambda _of, _key, _json: None,
@@ -249,7 +252,7 @@ class ServedStudy:
         wanted = json_to_distribution(distribution_json)
         if self.learns and not held.relative:
             self.refresh()
-        own = self.known.get(trial.id)
+        own = self.known.get(held.stored.id)
         sampler = self._sampler(held.claim.number)
         study = for_sampler(self._study(note), self.spec)
         study.sampler = sampler
@@ -271,8 +274,8 @@ class ServedStudy:
         if self.parking is not None:
             return False
         chosen = self.spec.pruner
-        asked = chosen.wrapped if isinstance(chosen, PatientPruner) else chosen
-        return asked is not None and not isinstance(asked, NoPruner | ThresholdPruner)
+        asked = chosen.wrapped if isinstance(chosen, sampling.PatientPruner) else chosen
+        return asked is not None and not isinstance(asked, sampling.NoPruner | sampling.ThresholdPruner)
 
     @cached_property
     def keeps_rungs(self) -> bool:
@@ -282,33 +285,38 @@ class ServedStudy:
     @property
     def has_own_pruner(self) -> bool:
         """Whether the pruner is a stranger's code, which may take its time."""
-        return isinstance(self.spec.pruner, CustomPruner)
+        return isinstance(self.spec.pruner, sampling.CustomPruner)
 
-    def advised_to_prune(self, held: Held, trial: Trial, note: Note) -> bool:
+    def advised_to_prune(self, held: Held, note: Note) -> bool:
         """What the study's own pruner says of a trial.
 
         Raises:
             AdviceError: it failed.
         """
         self.refresh()
-        return self._advice.prune(self._study(note), self.known.get(trial.id), held.claim.number)
+        return self._advice.prune(self._study(note), self.known.get(held.stored.id), held.claim.number)
 
     def should_prune(self, trial: Trial) -> bool:
         """What a pruner without rungs says of a trial, given what is known of others."""
         return bool(self._comparing.prune(self._template, self.known.get(trial.id)))
 
-    def at_report(self, held: Held, trial: Trial, step: int, value: float) -> tuple[bool, list[Rung]]:
+    def reported_in(self, value: float | None, metrics: Mapping[str, float]) -> tuple[float, ...] | None:
+        """The values that a step reports, one a direction; None: it has metrics alone."""
+        return values_reported(value, metrics, self._directions)
+
+    def at_report(self, held: Held, step: int, values: tuple[float, ...]) -> tuple[bool, list[Rung]]:
         """What a pruner with rungs says of a trial that reports this, and the rungs it has come to.
 
         Given what the look in this very transaction has learnt, and others in it who were decided on before.
         """
-        if self.parking is not None:
+        trial = held.stored
+        if self._halving is not None:
             held.steps.add(step)  # known learns of it with the commit, and more may stand in the same one
             seen = held.steps.union(self.known.get(trial.id).intermediate_values)
             done = max((one for one in seen if one < step), default=0)
-            return self.parking.at_reports(held.claim, trial.id, {step: value}, done)
+            return self._halving.at_reports(held.claim, trial.id, {step: values}, done)
         own = copy.copy(self.known.get(trial.id))
-        own.intermediate_values = {**own.intermediate_values, step: value}
+        own.intermediate_values = {**own.intermediate_values, step: values[0]}
         return bool(self._comparing.prune(self._template, own)), self._compared.noted(trial.id)
 
     @property
@@ -340,9 +348,13 @@ class ServedStudy:
     def trials(self) -> list[FrozenTrial]:
         """All trials as samplers see them; for one that reads rungs, open ones with what they had there."""
         found = self.known.trials()
-        if isinstance(self.spec.sampler, RungsSampler):
+        if self._reads_rungs:
             return [self._with_rungs(trial) for trial in found]
         return found if self.parking is None else self.parking.shown(found)
+
+    @property
+    def _reads_rungs(self) -> bool:
+        return isinstance(self.spec.sampler, sampling.RungsSampler)
 
     def _with_rungs(self, trial: FrozenTrial) -> FrozenTrial:
         if trial.state.is_finished() or trial.intermediate_values or trial._trial_id not in self._at_rungs:
@@ -360,33 +372,31 @@ class ServedStudy:
 
     def refresh(self) -> None:
         """Learn which trials others have begun or ended since."""
-        self._database.read(self._learn_trials)
+        self.database.read(self._learn_trials)
 
     def look(self, connection: Transaction) -> None:
         """Learn what pruners compare, in a transaction that reads it or has written nothing yet."""
         self._learn_trials(connection)
         if self.keeps_rungs:
-            self._rungs_seen, found = rungs.newer(connection, self.row.id, self._rungs_seen)
-            self._compared.learn(found)
+            seen, several = self._rungs_seen, self._directions
+            self._rungs_seen, found = rungs.newer(connection, self.row.id, seen, several)
+            (self._halving or self._compared).learn(found)
             self._have_come(found)
         self.has_looked = True
 
     def _learn_trials(self, connection: Transaction) -> None:
         self.known.refresh(connection, params=self.learns and not self.spec.space)
-        if self.parking is not None and self.learns and not isinstance(self.spec.sampler, RungsSampler):
-            self.parking.learn(connection)
+        if self.parking is not None and self.learns and not self._reads_rungs:
+            self.parking.look(connection)
 
     def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
         """A new trial, as it was just stored."""
-        found = create_trial(state=TrialState.RUNNING)
-        found.number, found._trial_id = trial.number, trial.id
-        found.params = dict(params)
-        found.distributions = {name: self.distributions[name] for name in params}
-        return self._beginning(claim, found)
+        held = {name: self.distributions[name] for name in params}
+        return self._beginning(claim, running(trial.number, params, held, trial.id))
 
     def read(self, trial: Trial) -> FrozenTrial:
         """A trial of an earlier attempt, as it was just taken over."""
-        (found,) = self._database.read(lambda c: read_whole(c, [trial.id]))
+        (found,) = self.database.read(lambda c: read_whole(c, [trial.id]))
         self.known.put(found)
         return found
 
@@ -394,24 +404,13 @@ class ServedStudy:
         """A stored trial with the parameters that it lacked."""
         found = copy.copy(trial)
         found.params = {**trial.params, **missing}
-        found.distributions = {
-            **trial.distributions,
-            **{name: self.distributions[name] for name in missing},
-        }
+        found.distributions = {**trial.distributions, **{name: self.distributions[name] for name in missing}}
         return self._beginning(claim, found)
 
     def newer_than(self, version: int) -> tuple[int, list[FrozenTrial]]:
         """The study's trials that are newer, and the newest version."""
         self.refresh()
         return self.known.since(version)
-
-    def checked(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """A point that an objective enqueues.
-
-        Raises:
-            SpecError: naming the parameter and what is allowed.
-        """
-        return check_point(self.spec, point)
 
     def _beginning(self, claim: Claim, trial: FrozenTrial) -> Beginning:
         self.known.put(trial)
@@ -420,35 +419,26 @@ class ServedStudy:
 
     def reported(self, trial: Trial, step: int, value: float) -> None:
         """A trial of this worker has a further value."""
-        self._change(
-            trial, lambda own: setattr(own, "intermediate_values", {**own.intermediate_values, step: value})
-        )
+        self._add(trial, intermediate_values={step: value})
 
     def has_parameter(self, trial: Trial, name: str, value: float, held: BaseDistribution) -> None:
         """A trial of this worker has a further parameter."""
-
-        def add(own: FrozenTrial) -> None:
-            own.params = {**own.params, name: held.to_external_repr(value)}
-            own.distributions = {**own.distributions, name: held}
-
-        self._change(trial, add)
+        self._add(trial, params={name: held.to_external_repr(value)}, distributions={name: held})
 
     def has_attribute(self, trial: Trial, of: Owner, key: str, value_json: str) -> None:
         """A trial of this worker has a further attribute."""
-        value = json.loads(value_json)
-        if of == "system":
-            self._change(trial, lambda own: setattr(own, "system_attrs", {**own.system_attrs, key: value}))
-        elif of == "user":
-            self._change(trial, lambda own: setattr(own, "user_attrs", {**own.user_attrs, key: value}))
+        if of in ("system", "user"):
+            self._add(trial, **{f"{of}_attrs": {key: json.loads(value_json)}})
 
-    def _change(self, trial: Trial, change: Callable[[FrozenTrial], None]) -> None:
+    def _add(self, trial: Trial, **more: Mapping[Any, Any]) -> None:
         changed = copy.copy(self.known.get(trial.id))
-        change(changed)
+        for name, new in more.items():
+            setattr(changed, name, {**getattr(changed, name), **new})
         self.known.put(changed)
 
     @cached_property
     def _template(self) -> optuna.Study:
-        return optuna.Study(self.row.name, _View(self, self._database), TicketSampler(0, 0), self._pruner)
+        return optuna.Study(self.row.name, _View(self), TicketSampler(0, 0), self._pruner)
 
     def _study(self, note: Note, seen: Sequence[FrozenTrial] | None = None) -> optuna.Study:
         """The study with no list of trials from last time, through a view that notes for one attempt.
@@ -456,8 +446,18 @@ class ServedStudy:
         `seen`: all that it shows; None: what is known whenever it is asked.
         """
         study = uncached(self._template)
-        study._storage = _View(self, self._database, note, seen)
+        study._storage = _View(self, note, seen)
         return study
+
+
+def running(
+    number: int, params: Mapping[str, Any], held: Mapping[str, BaseDistribution], trial_id: int = -1
+) -> FrozenTrial:
+    """A trial that runs and has nothing but parameters, of these distributions; they are not compared."""
+    found = create_trial(state=TrialState.RUNNING)
+    found.number, found._trial_id = number, trial_id
+    found.params, found.distributions = dict(params), dict(held)
+    return found
 
 
 class _View(StudyView):
@@ -466,14 +466,13 @@ class _View(StudyView):
     def __init__(
         self,
         study: ServedStudy,
-        database: Database,
         note: Note = lambda _of, _key, _json: None,
         seen: Sequence[FrozenTrial] | None = None,
     ) -> None:
         row = study.row
         trials = study.trials if seen is None else lambda: [*seen]
         super().__init__(row.name, row.optuna_study_id, row.spec["directions"], trials, study.known.get)
-        self._database = database
+        self._database = study.database
         self._note = note
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from hpo.worker.cards import Access, Cards
 from hpo.worker.child import Child, Phase
 from hpo.worker.desk import Desk
 from hpo.worker.devices import Share, allowed_cores, cores_of
-from hpo.worker.events import Ended, Leaving, NoTicket, Started
+from hpo.worker.events import Ended, Leaving, Started
 from hpo.worker.guard import guarded
 from hpo.worker.imports import Imports
 from hpo.worker.lease_keeper import Beat, LeaseKeeper
@@ -37,16 +37,16 @@ from hpo.worker.registration import sign_off, sign_on
 from hpo.worker.repeats import ServedRepeats
 from hpo.worker.signals import Signals
 from hpo.worker.study import ServedStudy
-from hpo.worker.turns import POLL, Assignment, EveryStudy, OneStudy, Turns
+from hpo.worker.turns import POLL, Assignment, EveryStudy, Turns
 from hpo.worker.usage import Usage
 from storage.database.changes import Changes
 from storage.database.engine import Database, Patience
-from storage.database.records import AttemptState, Need, WorkerState
+from storage.database.records import AttemptState, Need, NothingToClaim, WorkerState
+from storage.queue.tickets import BESIDE, Takes
 
 log = logging.getLogger(__name__)
 
-_BOOT_TRIES = 3  # runners in a row that die before they start a trial
-_GAVE_UP = "its runner could not use the database"
+_STOOD = 1.0  # seconds by which a worker looks too late where it was stopped, and not only busy
 
 
 @dataclass(frozen=True)
@@ -58,101 +58,69 @@ class Outcome:
     told: bool = False  # by a signal to leave: it does nothing further
 
 
+@dataclass(eq=False)
 class Worker:
-    """One `hpo worker`, or the worker inside `hpo run`.
+    """One `hpo worker`, or the worker inside `hpo run`."""
 
-    Args:
-        database: the shared database.
-        settings: lease, heartbeat, grace.
-        study: the study to serve; None: every running one in turn.
-        code: directory that the objective is relative to.
-        shares: one device share for each runner.
-        limits: what makes it leave before the study ends.
-        name: shown to people; default `host:pid`.
-        allow_mismatch: run although the objective or the packages differ from the study's.
-        allow_commands: run studies whose objective is a command.
-        on_event: told every message of a runner (for the live view).
-        seat: how its one runner comes to its place, where that is a process that runs already; the worker
-            leaves with it. None: runners are started.
-        nursery: begun beforehand, for this worker alone, which closes it.
-    """
+    database: Database
+    settings: Settings
+    study: Assignment | None  # the study to serve; None: every running one in turn
+    code: str  # directory that the objective is relative to
+    shares: Sequence[Share]  # one device share for each runner
+    limits: Limits = field(default_factory=Limits)  # what makes it leave before the study ends
+    name: str | None = None  # shown to people; default `host:pid`
+    allow_mismatch: bool = False  # run although the objective or the packages differ from the study's
+    allow_commands: bool = False  # run studies whose objective is a command
+    on_event: Callable[[int, Any], None] = lambda _runner, _message: None  # told every message of a runner
+    # How its one runner comes to its place, where that is a process that runs already; the worker leaves with
+    # it. None: runners are started.
+    seat: Callable[..., Child] | None = None
+    nursery: Nursery | None = None  # begun beforehand, for this worker alone, which closes it
 
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        study: Assignment | None,
-        code: str,
-        shares: Sequence[Share],
-        *,
-        limits: Limits = Limits(),  # noqa: B008 -- frozen
-        name: str | None = None,
-        allow_mismatch: bool = False,
-        allow_commands: bool = False,
-        on_event: Callable[[int, Any], None] = lambda _runner, _message: None,
-        seat: Callable[..., Child] | None = None,
-        nursery: Nursery | None = None,
-    ) -> None:
-        self.identity = identity.identify(uuid.uuid4().hex if nursery is None else nursery.worker_id, name)
-        self._database = database
-        self._settings = settings
-        self._study = None if study is None else study.row.name
-        self._changes = Changes(database)
+    _guard: int | None = None
+    _draining: str | None = None
+    _outcome: Outcome | None = None
+    _last_beat: Beat | None = None
+    _look_again: float = 0.0  # monotonic: when every runner is looked at, whether it speaks or not
+    _children: dict[int, Child] = field(default_factory=dict)
+    _noted: set[str] = field(default_factory=set)  # what runners have told of their lanes
+    _skips: dict[str, str] = field(default_factory=dict)  # studies this worker leaves alone, and why
+    _served: dict[str, ServedStudy] = field(default_factory=dict)  # by uid
+
+    def __post_init__(self) -> None:
+        worker_id = uuid.uuid4().hex if self.nursery is None else self.nursery.worker_id
+        self.identity = identity.identify(worker_id, self.name)
+        self._only = None if self.study is None else self.study.row.name
+        self._changes = Changes(self.database)
         self._turns: Turns = (
-            OneStudy(study, changed=self._changes.seen)
-            if study is not None
-            else EveryStudy(database, self.identity.id, changed=self._changes.seen)
+            Turns(self.study, changed=self._changes.seen)
+            if self.study is not None
+            else EveryStudy(self.database, worker_id, changed=self._changes.seen)
         )
-        self._code = code
-        self._shares = list(shares)
-        self._cards = Cards(shares)
-        self._left = limits.trials
-        self._until = limits.until
-        self._idleness = Idleness(limits.idle)
-        self._allow_mismatch = allow_mismatch
-        self._allow_commands = allow_commands
-        self._on_event = on_event
-        self._seat = seat
+        self._cards = Cards(self.shares)
+        self._left = math.inf if self.limits.trials is None else self.limits.trials
+        self._idleness = Idleness(self.limits.idle)
         self._waiting = selectors.DefaultSelector()
-        spec = None if study is None else study.spec
-        self._begin_nursery = partial(Nursery.of, shares, spec, code, self.identity.id)
-        self._nursery = nursery
-        self._children: dict[int, Child] = {}
-        self._guard: int | None = None
         self._usage = Usage()
-        self._boot_failures: Counter[str] = Counter()  # in a row, by study
-        self._imports = Imports(len(shares))
-        self._noted: set[str] = set()  # what runners have told of their lanes
-        self._skips: dict[str, str] = {}  # studies this worker leaves alone, and why
-        self._draining: str | None = None
-        self._outcome: Outcome | None = None
-        self._last_beat: Beat | None = None
-        self._look_again = 0.0  # monotonic: when every runner is looked at, whether it speaks or not
-        self._served: dict[str, ServedStudy] = {}  # by uid
+        self._imports = Imports(len(self.shares))
 
     def run(self) -> Outcome:
         """Work until the study has ended, the count is reached, or a signal says to leave."""
-        sign_on(self._database, self.identity, self._study, self._shares, lease=self._settings.lease)
-        self._database.patience = Patience(endless=True)
-        guard = guarded(self.identity.id) if self._seat is None else nullcontext()
-        nursery = self._nursery or self._begin_nursery()
-        with Signals() as signals, guard as self._guard, nursery as self._nursery:
+        sign_on(self.database, self.identity, self._only, self.shares, lease=self.settings.lease)
+        self.database.patience = Patience(endless=True)
+        guard = guarded(self.identity.id) if self.seat is None else nullcontext()
+        spec = None if self.study is None else self.study.spec
+        nursery = self.nursery or Nursery.of(self.shares, spec, self.code, self.identity.id)
+        with Signals() as signals, guard as self._guard, nursery as self.nursery:
             self._waiting.register(signals.read_fd, selectors.EVENT_READ)
-            if self._nursery is not None:
-                self._nursery.watch(self._waiting)
-            self._broker = Broker(self._database, self.identity.id, self._settings.lease, signals.wake)
-            keeper = LeaseKeeper(
-                self._database,
-                self.identity.id,
-                self._study,
-                lease=self._settings.lease,
-                interval=self._settings.heartbeat,
-                status=self._status,
-                wake=signals.wake_fd,
-            )
+            if self.nursery is not None:
+                self.nursery.watch(self._waiting)
+            self._broker = Broker(self.database, self.identity.id, self.settings.lease, signals.wake)
+            how = self.settings.lease, self.settings.heartbeat, self._status, signals.wake_fd
+            keeper = LeaseKeeper(self.database, self.identity.id, self._only, *how)
             keeper.start()
-            commands = self._code if self._allow_commands else None
-            notifier = Notifier(self._database, self._settings.heartbeat, commands)
+            commands = self.code if self.allow_commands else None
+            notifier = Notifier(self.database, self.settings.heartbeat, commands)
             notifier.start()
             try:
                 while self._children or self._draining is None:
@@ -164,11 +132,7 @@ class Worker:
                     for child in self._lanes():
                         child.end_if_hung()
                     self._usage.look(self._children.values())
-                notifier.finish(
-                    self._study,
-                    self._settings.news,
-                    lambda: signals.terminated is not None or signals.interrupts > 0,
-                )
+                notifier.finish(self._only, self.settings.news, signals.has_come)
             finally:
                 notifier.stop()
                 self._leave(keeper)
@@ -177,28 +141,25 @@ class Worker:
     # Runners
 
     def _spawn(self, runner: int, assignment: Assignment) -> None:
-        share = self._shares[runner]
+        share = self.shares[runner]
         if assignment.uid not in self._served:
             serve = ServedStudy if assignment.row.repeats_of is None else ServedRepeats
-            self._served[assignment.uid] = serve(
-                self._database, assignment.row, assignment.spec, self._code, self.identity.id
-            )
+            study = assignment.row, assignment.spec
+            self._served[assignment.uid] = serve(self.database, *study, self.code, self.identity.id)
         served = self._served[assignment.uid]
         told = served.as_served()
-        if self._seat is not None:  # a person's own process trains one after another
-            told = replace(told, lanes=1)
-        boot = Boot(
-            served=told,
-            device=share.device,
-            code=self._code,
-            cores=self._cores(runner, assignment),
-            shared=self._cards.is_shared(runner),
-        )
+        if self.seat is not None:  # a person's own process trains one after another
+            told = replace(told, lanes=1, ranks=1)
+        cores = None  # CPU runners keep out of each other's way; those of a card go where there is room
+        if share.device == "cpu":
+            threads = assignment.spec.threads * assignment.spec.gpus_per_trial
+            cores = cores_of(runner, len(self.shares), threads, allowed_cores())
+        boot = Boot(told, share.device, self.code, cores, self._cards.is_shared(runner))
 
         def desk(mailbox: Mailbox) -> Desk:
-            return Desk(runner, mailbox, served, share.shown, runners=len(self._shares))
+            return Desk(runner, mailbox, served, share.shown, runners=len(self.shares))
 
-        spawn = self._seat or partial(Child.spawn, nursery=self._nursery)
+        spawn = self.seat or partial(Child.spawn, nursery=self.nursery)
         child = spawn(runner, share, assignment, self.identity.id, boot, desk)
         self._children[runner] = child
         child.split(told.lanes)
@@ -208,28 +169,26 @@ class Worker:
         keys = (child.process_key for child in self._children.values())
         self._broker.record_runners([key for key in keys if key is not None])
 
-    def _cores(self, runner: int, assignment: Assignment) -> tuple[int, ...] | None:
-        """CPU runners keep out of each other's way; those of a card go where there is room."""
-        if self._shares[runner].device != "cpu":
-            return None
-        return cores_of(runner, len(self._shares), assignment.spec.threads, allowed_cores())
-
     def _wait(self, signals: Signals) -> None:
         """Sleep until a runner speaks or dies, there is news, a beat or a signal, or it is time to look."""
         for child in self._children.values():
             child.watch_mailbox(self._waiting)
         ready = {key.data for key, _ in self._waiting.select(POLL)}
         signals.clear()
-        now = time.monotonic()
+        late = time.monotonic() - self._look_again
+        if late > _STOOD:  # all stood still, as in a suspended container: that is no trial's time
+            for lane in self._lanes():
+                lane.current_since += late
+                lane.last_progress += late
         for child in list(self._children.values()):
-            if child in ready or now >= self._look_again:
+            if child in ready or late >= 0:
                 child.desk.mailbox.flush()
                 dead = not child.alive
                 self._hear(child)
                 if dead:
                     self._bury(child)
-        if now >= self._look_again:
-            self._look_again = now + POLL
+        if late >= 0:
+            self._look_again = time.monotonic() + POLL
         self._heed_broker()
 
     def _heed_broker(self) -> None:
@@ -241,13 +200,13 @@ class Worker:
             if lane is not None:
                 self._on_message(lane, event)
             else:
-                self._on_event(desk.runner, event)
+                self.on_event(desk.runner, event)
 
     def _hear(self, child: Child) -> None:
         messages = child.receive()
         self._heed_broker()  # a runner says nothing of what the broker has not told before
         for content in messages:
-            said = child.understand(content, self._broker, allow_mismatch=self._allow_mismatch)
+            said = child.understand(content, self._broker, allow_mismatch=self.allow_mismatch)
             if said is not None:
                 self._on_message(*said)
 
@@ -262,18 +221,17 @@ class Worker:
                     self._noted.add(message.note)
                     log.warning("%s: %s", child.assignment.study, message.note)
             case Started():
-                self._boot_failures.pop(child.assignment.uid, None)
+                self._imports.worked(child.assignment.uid)
                 self._turns.started(child.index)
                 self._idleness.found_work()
-                if message.is_promoted and self._left is not None:  # it was counted when it began
-                    self._left += 1
+                self._left += message.is_promoted  # it was counted when it began
             case Ended():
                 self._idleness.found_work()
                 self._turns.may_have_work()
                 if message.set_aside:
                     self._want(child, message.set_aside)
-                    self._left = None if self._left is None else self._left + 1
-            case NoTicket():
+                    self._left += 1
+            case NothingToClaim():
                 self._on_no_ticket(child, message)
             case Broken():
                 child.why_broken = message.why
@@ -283,12 +241,11 @@ class Worker:
                     self._give_up_on(child.assignment, message.why, message.exit_code)
                 if child.rests:
                     child.lanes[0].dismiss()
-        self._on_event(child.index, message)
+        self.on_event(child.index, message)
 
-    def _on_no_ticket(self, child: Child, message: NoTicket) -> None:
+    def _on_no_ticket(self, child: Child, message: NothingToClaim) -> None:
         runner = child.lanes[0]
-        if self._left is not None:
-            self._left += 1
+        self._left += 1
         if runner.takes > 1 and runner.takes_alone and not message.ended and not message.fault:
             runner.takes_alone = False  # now for those that can be trained beside others
             return
@@ -302,7 +259,7 @@ class Worker:
             self._quarantined(message.why)
         elif message.fault:
             self._give_up_on(child.assignment, message.why, ExitCode.FAILED)
-        elif message.ended and self._study is not None:
+        elif message.ended and self._only is not None:
             self._drain(message.why)
 
     def _want(self, child: Child, need: Need) -> None:
@@ -314,13 +271,10 @@ class Worker:
 
     def _bury(self, child: Child) -> None:
         """A runner has ended: free its ticket at once."""
-        child.forget(self._waiting)
-        child.close()
-        del self._children[child.index]
+        self._part_with(child)
         if child.process_key is not None and self._guard is not None:
             others = {self._guard, *(other.process.pid for other in self._children.values())}
-            died = child.process.returncode != 0
-            end_orphans(child.process_key, self.identity.id, others, living=died)
+            end_orphans(child.process_key, self.identity.id, others, living=child.process.returncode != 0)
         uid = child.assignment.uid
         if all(other.assignment.uid != uid for other in self._children.values()):
             served = self._served.pop(uid, None)  # with its history; who comes back to it reads it anew
@@ -328,12 +282,15 @@ class Worker:
                 served.close()
         for lane in child.lanes:
             self._free(lane)
-        if not child.at_work and child.never_worked:
-            self._boot_failures[child.assignment.uid] += 1
-            if self._boot_failures[child.assignment.uid] >= _BOOT_TRIES:
-                status = child.process.returncode
-                why = f"runners end before they start a trial (exit status {status}); they say why above"
-                self._give_up_on(child.assignment, why, ExitCode.FAILED)
+        if not child.at_work and child.never_worked and self._imports.died(uid):
+            status = child.process.returncode
+            why = f"runners end before they start a trial (exit status {status}); they say why above"
+            self._give_up_on(child.assignment, why, ExitCode.FAILED)
+
+    def _part_with(self, child: Child) -> None:
+        child.forget(self._waiting)
+        child.close()
+        del self._children[child.index]
 
     def _free(self, child: Child) -> None:
         """Give back what a lane of a runner that has ended holds."""
@@ -341,8 +298,8 @@ class Worker:
         leave = partial(self._broker.leave, child.desk)
         is_guilty = child.why_killed is not None or child.abandoned is not None
         if child.process.returncode == GAVE_UP:
-            leave(AttemptState.RELEASED, child.why_broken or _GAVE_UP)
-        elif self._seat is not None:
+            leave(AttemptState.RELEASED, child.why_broken or "its runner could not use the database")
+        elif self.seat is not None:
             # Interrupted, it has left its trial; without that, its process has died.
             died = self._draining is None
             left = AttemptState.LOST if died else AttemptState.RELEASED
@@ -371,20 +328,20 @@ class Worker:
             return
         if self._broker.unsettled:  # a dead runner's lease must not pass to its successor unsettled
             return
-        for runner in range(len(self._shares)):
+        for runner in range(len(self.shares)):
             there = self._children.get(runner)
             if there is None or there.free_lanes:
                 self._place(runner, there)
 
     def _place(self, runner: int, child: Child | None) -> None:
         """Bring a place on a device to its next ticket: an order, a new process, or the old one's leave."""
-        if self._left is not None and self._left <= 0:
+        if self._left <= 0:
             if not any(lane.busy for lane in self._lanes()):
                 self._drain("the count of trials is reached")
             return
         assignment: Assignment | None
         access = self._cards.access(runner, self._children)
-        if access is Access.WAIT or access is Access.LEAVE:
+        if access in (Access.WAIT, Access.LEAVE):
             if access is Access.LEAVE and child is not None and child.rests:
                 child.dismiss()  # with the memory it holds
             return
@@ -394,18 +351,20 @@ class Worker:
         else:
             assignment = self._turns.next(runner)
         if assignment is not None and self._imports.has_given_up(assignment.uid, runner):
-            if self._study is None:  # other studies may have work for it
+            if self._only is None:  # other studies may have work for it
                 self._turns.nothing(runner)
             return
         if assignment is None:
             self._idleness.found_nothing()
-        elif assignment.spec.command is not None and not self._allow_commands:
+        elif assignment.spec.command is not None and not self.allow_commands:
             self._give_up_on(assignment, _command_refused(assignment.spec), ExitCode.BAD_INPUT)
+        elif why := self.shares[runner].too_few(assignment.spec.gpus_per_trial):
+            self._give_up_on(assignment, why, ExitCode.BAD_INPUT)
         elif child is None:
             self._idleness.found_work()
             alone = self._imports.is_first(assignment.uid)
             waits = alone and any(c.assignment.uid == assignment.uid for c in self._children.values())
-            if not waits and not (self._nursery is not None and self._nursery.is_expecting()):
+            if not waits and not (self.nursery is not None and self.nursery.is_expecting()):
                 self._spawn(runner, assignment)
         elif child.assignment.uid != assignment.uid:
             self._idleness.found_work()
@@ -416,17 +375,23 @@ class Worker:
 
     def _order(self, child: Child, *, alone: bool) -> None:
         """Order a ticket for each free lane; for the first one only, where that takes one to itself."""
+        shared, several = self._cards.is_shared(child.index), child.takes > 1
+        takes: Takes
+        if alone:
+            takes = (Need.CARD,) if shared else None
+        elif not several:
+            takes = (Need.NOTHING, Need.RUNNER) if shared else None
+        elif child.takes_alone:
+            takes = (Need.RUNNER,) if shared else (Need.CARD, Need.RUNNER)
+        else:
+            takes = BESIDE
         free = child.free_lanes
-        beside = None if child.takes == 1 else not child.takes_alone
-        if alone or beside is False:
+        if alone or (several and child.takes_alone):
             free = [child] if child.rests and child.free else []
-            beside = None if alone else beside
-        for lane in free[: self._left]:
-            if self._left is not None:
-                self._left -= 1
+        for lane in free[: int(min(self._left, len(free)))]:
+            self._left -= 1
             lane.ask(alone=alone)
-            asked = alone if self._cards.is_shared(child.index) else None
-            self._broker.order(lane.desk, asked, beside)
+            self._broker.order(lane.desk, takes)
 
     def _lanes(self) -> Iterator[Child]:
         """Every lane of every runner."""
@@ -447,9 +412,8 @@ class Worker:
             self._broker.note("leaves to others: " + "; ".join(self._skips.values()))
 
     def _quarantined(self, why: str) -> None:
-        hint = (
-            f"`hpo trial {self._study}/0` shows a traceback" if self._study else "`hpo ls` lists the studies"
-        )
+        name = self._only
+        hint = f"`hpo trial {name}/0` shows a traceback" if name else "`hpo ls` lists the studies"
         self._outcome = self._outcome or Outcome(ExitCode.FAILED, f"{why}\n{hint}. Mend it and start again")
         self._drain(why)
 
@@ -462,9 +426,8 @@ class Worker:
         if signals.interrupts >= 2 or (signals.interrupts and signals.terminated is not None):
             self._abort("aborted", ExitCode.INTERRUPTED)
         elif signals.interrupts == 1 and signals.fresh():
-            self._outcome = Outcome(
-                ExitCode.INTERRUPTED, "interrupted; the same command carries on where this left off"
-            )
+            why = "interrupted; the same command carries on where this left off"
+            self._outcome = Outcome(ExitCode.INTERRUPTED, why)
             self._drain_running(now=False)
         if signals.terminated is not None:
             since = time.monotonic() - signals.terminated
@@ -473,22 +436,23 @@ class Worker:
                     ExitCode.DONE, "told to leave; tickets were given back", told=True
                 )
                 self._drain_running(now=False)
-            if since > 0.6 * self._settings.grace and signals.fresh_deadline():
+            if since > 0.6 * self.settings.grace and not signals.is_deadline_seen:
+                signals.is_deadline_seen = True
                 self._drain_running(now=True)
-            if since > self._settings.grace:
+            if since > self.settings.grace:
                 self._abort("the grace period is over", ExitCode.DONE)
 
     def _heed_limits(self) -> None:
         if self._draining is not None:
             return
-        if self._until is not None and time.time() >= self._until:
+        if self.limits.until is not None and time.time() >= self.limits.until:
             self._drain_running("the time given with --until has come; running trials were given back")
         elif self._idleness.over and all(child.free and child.rests for child in self._children.values()):
             self._drain("there was nothing to claim for as long as --idle-timeout says")
 
     def _drain_running(self, why: str = "draining", *, now: bool = False) -> None:
         self._drain(why)
-        self._on_event(-1, Leaving(sum(child.at_work for child in self._children.values())))
+        self.on_event(-1, Leaving(sum(child.at_work for child in self._children.values())))
         for child in self._lanes():
             child.drain(now=now)
 
@@ -498,9 +462,7 @@ class Worker:
         self._drain(why)
         for child in list(self._children.values()):
             child.kill()
-            child.forget(self._waiting)
-            child.close()
-            del self._children[child.index]
+            self._part_with(child)
             for lane in child.lanes:
                 self._broker.leave(lane.desk, AttemptState.RELEASED, why)
 
@@ -512,11 +474,10 @@ class Worker:
             self._turns.may_have_work()
         self._last_beat = beat
         for child in self._lanes():
-            current = child.current
-            if current is None or current.lease in beat.held or child.current_since >= beat.asked:
+            current, told = child.current, child.abandoned is not None
+            if current is None or told or current.lease in beat.held or child.current_since >= beat.asked:
                 continue
-            if child.abandoned is None:
-                child.abandon()
+            child.abandon()
         if beat.over is not None:
             self._drain(beat.over)
         if beat.worker is WorkerState.QUARANTINED:
@@ -527,7 +488,9 @@ class Worker:
     def _status(self) -> dict[str, Any]:
         """What each runner is at, for `hpo workers` and the dashboard."""
         runners = [child.at() for child in list(self._children.values())]
-        return {"runners": runners, "draining": self._draining, "load": machine_load()}
+        busy = 100 * sum(one["trial"] is not None for one in runners) / max(1, len(runners))
+        at_work = {"name": "runners", "value": busy, "max": 100.0, "unit": "%"}
+        return {"runners": runners, "draining": self._draining, "load": [at_work, *machine_load()]}
 
     def _leave(self, keeper: LeaseKeeper) -> None:
         """Write what is left to write, and sign off. Leases are renewed until that is done."""
@@ -543,7 +506,7 @@ class Worker:
         self._heed_broker()
         if self._broker.unsettled:
             log.warning("%d trials are freed when their leases expire", self._broker.unsettled)
-        sign_off(self._database, self.identity, hurry=hurry)
+        sign_off(self.database, self.identity, hurry=hurry)
         self._changes.close()
 
 

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from hpo.spec import StudySpec
 from storage.database.engine import Database, Transaction
@@ -46,41 +45,36 @@ class Assignment:
         return self.row.name
 
 
+@dataclass
 class Patience:
-    """How long to leave a study alone that has no work: longer and longer, and not all workers alike.
+    """How long to leave a study alone that has no work: longer and longer, and not all workers alike."""
 
-    Args:
-        now: monotonic time.
-        changed: whether somebody has written to the database since; then it is time to look again.
-    """
-
-    def __init__(self, now: Callable[[], float], changed: Callable[[], bool]) -> None:
-        self._now = now
-        self._changed = changed
-        self._waits = 0.0  # seconds
-        self._not_before = 0.0
-        self._look_again = 0.0
+    now: Callable[[], float]  # monotonic time
+    changed: Callable[[], bool]  # whether somebody has written to the database since it was last asked
+    _waits: float = 0.0  # seconds
+    _not_before: float = 0.0
+    _look_again: float = 0.0
 
     @property
     def is_over(self) -> bool:
         """Whether it is time to look."""
-        now = self._now()
+        now = self.now()
         if now >= self._not_before:
             return True
         if now >= self._look_again:
             self._look_again = now + POLL
-            if self._changed():
+            if self.changed():
                 self._not_before = now
                 return True
         return False
 
     def found_nothing(self) -> None:
         """There was no work; several who looked together have looked once."""
-        now = self._now()
+        now = self.now()
         if now < self._not_before:
             return
         self._waits = min(LONGEST, max(POLL, 2 * self._waits))
-        self._changed()  # what was committed until now has been seen
+        self.changed()  # what was committed until now has been seen
         self._look_again = now + POLL
         self._not_before = now + self._waits * random.uniform(0.75, 1.0)
 
@@ -89,56 +83,40 @@ class Patience:
         self._waits = self._not_before = 0.0
 
 
-class Turns(Protocol):
-    """Hands out studies to runners, which are known by their index."""
+class Turns:
+    """Hands out studies to runners, which are known by their index: here the one that a worker is for."""
+
+    def __init__(
+        self,
+        assignment: Assignment | None,
+        now: Callable[[], float] = time.monotonic,
+        changed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._only = assignment
+        self._now = now
+        self._patience = Patience(now, changed)
 
     def next(self, runner: int) -> Assignment | None:
         """What this free runner shall serve; None when there is nothing for it now."""
+        return self._only if self._patience.is_over else None
 
     def take(self, runner: int, assignment: Assignment) -> None:
         """The runner serves this study now, whoever's turn it is."""
 
     def started(self, runner: int) -> None:
         """The runner has claimed a ticket."""
+        self._patience.found_work()
 
     def nothing(self, runner: int) -> None:
         """The runner found nothing to claim: its turn is over, and its study is left alone for a moment."""
-
-    def may_have_work(self) -> None:
-        """Something has happened that may have brought work: a trial has ended, or a beat has seen some."""
-
-    def skip(self, assignment: Assignment) -> bool:
-        """Serve this study no more; False when that cannot be, because there is no other."""
-
-
-class OneStudy:
-    """A worker that was started for one study."""
-
-    def __init__(
-        self,
-        assignment: Assignment,
-        now: Callable[[], float] = time.monotonic,
-        changed: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._assignment = assignment
-        self._patience = Patience(now, changed)
-
-    def next(self, runner: int) -> Assignment | None:
-        return self._assignment if self._patience.is_over else None
-
-    def take(self, runner: int, assignment: Assignment) -> None:
-        return None
-
-    def started(self, runner: int) -> None:
-        self._patience.found_work()
-
-    def nothing(self, runner: int) -> None:
         self._patience.found_nothing()
 
     def may_have_work(self) -> None:
+        """Something has happened that may have brought work: a trial has ended, or a beat has seen some."""
         self._patience.found_work()
 
     def skip(self, assignment: Assignment) -> bool:
+        """Serve this study no more; False when that cannot be, because there is no other."""
         return False
 
 
@@ -149,16 +127,9 @@ class _Turn:
     started: bool = False  # its current order has led to a claim
 
 
-class EveryStudy:
+class EveryStudy(Turns):
     """A worker for every running study: the one with the fewest running trials first, then the one that
-    has waited longest.
-
-    Args:
-        database: the shared database.
-        worker_id: this worker.
-        turn: seconds for which a runner stays with a study that has work.
-        now: monotonic time.
-        changed: whether somebody has written to the database since it was last asked.
+    has waited longest. A runner stays for `turn` seconds with a study that has work.
     """
 
     def __init__(
@@ -169,11 +140,10 @@ class EveryStudy:
         now: Callable[[], float] = time.monotonic,
         changed: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._patience = Patience(now, changed)
+        super().__init__(None, now, changed)
         self._database = database
         self._worker_id = worker_id
         self._turn = turn
-        self._now = now
         self._turns: dict[int, _Turn] = {}
         self._served: dict[str, float] = {}  # when a study last got a runner
         self._resting: dict[str, float] = {}  # studies without work, until then
@@ -219,9 +189,6 @@ class EveryStudy:
         if turn is not None:
             self._resting[turn.assignment.uid] = self._now() + POLL
 
-    def may_have_work(self) -> None:
-        self._patience.found_work()
-
     def skip(self, assignment: Assignment) -> bool:
         self._skipped.add(assignment.uid)
         return True
@@ -245,7 +212,7 @@ class EveryStudy:
             return []
 
         def look(connection: Transaction) -> list[Open]:
-            return waiting.open_studies(connection, self._database.clock, self._worker_id)
+            return waiting.open_studies(connection, self._worker_id)
 
         try:
             self._open = self._database.once(look, write=True)
@@ -259,21 +226,13 @@ class EveryStudy:
         if one.uid not in self._specs:
             try:
                 row = self._database.once(lambda connection: studies.get(connection, one.name))
+                if row.uid != one.uid:
+                    return None
+                self._specs[one.uid] = Assignment(row, StudySpec.model_validate(row.spec))
             except (DatabaseUnreachableError, UnknownStudyError):
                 return None
-            except DamagedStudyError as error:
-                log.warning("%s", error)
+            except (DamagedStudyError, ValueError) as error:
+                log.warning("this worker cannot read %s and leaves it to others: %s", one.name, error)
                 self._skipped.add(one.uid)
                 return None
-            if row.uid != one.uid:
-                return None
-            try:
-                spec = StudySpec.model_validate(row.spec)
-            except ValueError as error:
-                log.warning(
-                    "this worker cannot read the study %s and leaves it to others: %s", row.name, error
-                )
-                self._skipped.add(row.uid)
-                return None
-            self._specs[one.uid] = Assignment(row, spec)
         return self._specs[one.uid]

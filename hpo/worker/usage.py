@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
 
 from hpo.runner.values import shown_bytes
-from hpo.spec.resources import Limits
+from hpo.spec.sections import Limits
 from hpo.worker.child import Child
 
 PAUSE = 0.5  # seconds between two looks
@@ -23,24 +23,22 @@ class Usage:
     between is seen by the next look, unless the machine has ended it before.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._next = 0.0
+    _next = 0.0  # monotonic
 
     def look(self, runners: Iterable[Child]) -> None:
         """End those that use too much; each says why. A person's own process is not ours to end."""
         ours = (one for one in runners if one.at_work and one.process_key is not None)
-        watched = [one for one in ours if _limits(one).are_watched]
-        if not watched or self._now() < self._next:
+        watched = [one for one in ours if one.assignment.spec.limits.are_watched]
+        if not watched or time.monotonic() < self._next:
             return
         below = defaultdict(list)
         for process in psutil.process_iter(["ppid"]):
             below[process.info["ppid"]].append(process)
         for runner in watched:
-            why = too_much(_limits(runner), _family(runner.process.pid, below))
+            why = too_much(runner.assignment.spec.limits, _family(runner.process.pid, below))
             if why is not None:
                 runner.end(why)
-        self._next = self._now() + PAUSE
+        self._next = time.monotonic() + PAUSE
 
 
 def too_much(limits: Limits, family: list[psutil.Process]) -> str | None:
@@ -53,10 +51,6 @@ def too_much(limits: Limits, family: list[psutil.Process]) -> str | None:
     if used <= limits.memory:
         return None
     return f"used {shown_bytes(used)}, limits.memory is {shown_bytes(limits.memory)}"
-
-
-def _limits(runner: Child) -> Limits:
-    return runner.assignment.spec.limits
 
 
 def _family(pid: int, below: dict[int, list[psutil.Process]]) -> list[psutil.Process]:

@@ -17,7 +17,11 @@ from torch.utils.data import Dataset
 from objectives.datasets.records import DataSet, LazySamples
 from objectives.errors import DataError
 
-PARTS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+PARTS = {
+    "train": ("train",),
+    "validation": ("valid", "val", "validation"),
+    "test": ("test",),
+}  # the last that is there
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -55,10 +59,8 @@ def load(root: Path, image_size: int | None) -> DataSet:
     """
     if not root.is_dir():
         raise DataError(f"image_folder: there is no directory {str(root)!r}; set data_root")
-    found = {part: _first_directory(root, names) for part, names in PARTS.items()}
-    if found["train"] is None:
-        found = {"train": root, "validation": None, "test": None}
-    lists = {part: _list(path) for part, path in found.items() if path is not None}
+    found = {part: root / name for part, names in PARTS.items() for name in names if (root / name).is_dir()}
+    lists = {part: _list(path) for part, path in (found if "train" in found else {"train": root}).items()}
     classes = lists["train"].classes
     for part, listed in lists.items():
         if listed.classes != classes:
@@ -77,10 +79,6 @@ def load(root: Path, image_size: int | None) -> DataSet:
         samples.get("validation"),
         classes=tuple(classes),
     )
-
-
-def _first_directory(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
 
 
 def _list(path: Path) -> Any:

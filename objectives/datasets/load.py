@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from objectives.config import TrainingConfig, near
-from objectives.datasets import bundled, custom, folder, placement, tables, vision
+from objectives.datasets import bundled, custom, folder, placement, vision
 from objectives.datasets.prepare import Scaling, Whole, learn_targets
 from objectives.datasets.records import AnySamples, DataSet, Table, Task, check
 from objectives.datasets.split import split, together
@@ -84,21 +84,25 @@ def forget() -> None:
     _prepared.clear()
 
 
-def prepare(config: TrainingConfig, task: Task, device: torch.device, fold: int | None = None) -> Prepared:
+def prepare(
+    config: TrainingConfig, task: Task, device: torch.device, fold: int | None = None, seed: int = 0
+) -> Prepared:
     """Load, split and scale the data that `config` describes, or return it from memory.
 
-    `fold` is one of its `folds`, from 0; None takes the split of a study without folds.
+    `fold` is one of its `folds`, from 0; None takes the split of a study without folds. By `seed`, the
+    trial's, `split: reshuffle` divides.
 
     Raises:
         DataError: the data is missing, unreadable, or not for this task.
         ConfigError: no data set has that name.
     """
-    key = (_raw_key(config, task), *(getattr(config, name) for name in PREPARING), str(device))
+    shuffle = seed if config.split == "reshuffle" else None
+    key = (_raw_key(config, task), *(getattr(config, name) for name in PREPARING), str(device), shuffle)
     if fold is None:
-        return _prepared.get(key, lambda: _prepare(config, task, device))
+        return _prepared.get(key, lambda: _prepare(config, task, device, None, shuffle))
     folds = config.folds or 1
     every = _prepared.get(
-        (*key, folds), lambda: [_prepare(config, task, device, (number, folds)) for number in range(folds)]
+        (*key, folds), lambda: [_prepare(config, task, device, (n, folds), shuffle) for n in range(folds)]
     )
     return every[fold]
 
@@ -121,12 +125,14 @@ def _load(config: TrainingConfig, task: Task) -> DataSet:
         data = folder.load(root, config.image_size)
     elif name in bundled.NAMES:
         data = bundled.load(name)
-    elif name in tables.NAMES:
+    elif name in ("table", "text"):
+        from objectives.datasets import tables  # and pandas, which no other data set needs
+
         data = tables.load(config, task)
     elif name in vision.CLASSES:
         data = vision.load(name, root, config.download)
     else:
-        known = (*bundled.NAMES, *vision.CLASSES, "image_folder", *tables.NAMES)
+        known = (*bundled.NAMES, *vision.CLASSES, "image_folder", "table", "text")
         hint = near(name, known, f"there are {', '.join(known)}, or module:callable")
         raise ConfigError(f"dataset: there is no data set {name!r}; {hint}")
     if data.task != task:
@@ -136,12 +142,15 @@ def _load(config: TrainingConfig, task: Task) -> DataSet:
 
 
 def _prepare(
-    config: TrainingConfig, task: Task, device: torch.device, fold: tuple[int, int] | None = None
+    config: TrainingConfig,
+    task: Task,
+    device: torch.device,
+    fold: tuple[int, int] | None,
+    shuffle: int | None,
 ) -> Prepared:
     data = load(config, task)
-    parts = split(
-        data, config.split_seed, config.validation_fraction, config.test_fraction, config.train_limit, fold
-    )
+    fractions = config.validation_fraction, config.test_fraction
+    parts = split(data, config.split_seed, *fractions, config.train_limit, fold, shuffle)
     if config.refit_epochs:
         parts = replace(parts, train=together(data, parts))
     inputs = placement.learn_inputs(parts.train, config, data.table)

@@ -9,8 +9,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import TensorDataset
 
 from objectives.config import TrainingConfig
 from objectives.datasets.prepare import (
@@ -30,19 +29,6 @@ from objectives.datasets.split import Split
 HOST_SHARE = 0.25  # of the free memory that one process may fill with data; runners share a machine
 DEVICE_SHARE = 0.4  # of the free memory of a GPU
 SCALED_ONCE = 64 * 2**20  # bytes that scaled images may take; larger ones stay bytes, a quarter of that
-
-
-class Rows(Dataset[tuple[Tensor, Tensor]]):
-    """Samples in memory as a map-style data set."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._samples.stored[index], self._samples.targets[index]
 
 
 def into_memory(data: DataSet, always: bool) -> DataSet:
@@ -124,7 +110,8 @@ def free_memory(device: torch.device) -> int:
 def _behind_loader(samples: AnySamples) -> LazySamples:
     if isinstance(samples, LazySamples):
         return samples
-    return LazySamples(Rows(samples), samples.targets, samples.sample_shape, dtype=samples.dtype)
+    held = TensorDataset(samples.stored, samples.targets)
+    return LazySamples(held, samples.targets, samples.sample_shape, dtype=samples.dtype)
 
 
 def _on_device(

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from objectives.config import Preparation
-
-Learnt = TypeVar("Learnt", bound="Scaling")
 
 
 @dataclass(frozen=True)
@@ -33,25 +31,20 @@ class Scaling:
         """Return scaled `values` in their original units."""
         return values * self.scale + self.shift
 
-    def to(self, device: torch.device) -> Scaling:
-        """The same on `device`."""
-        return on(self, device)
+    def to(self, device: torch.device) -> Self:
+        """The same with its tensors on `device`."""
+
+        def sent(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(sent, value))
+            return value.to(device) if isinstance(value, Tensor | Scaling) else value
+
+        return replace(self, **{field.name: sent(getattr(self, field.name)) for field in fields(self)})
 
     @property
     def device(self) -> torch.device:
         """Where it is applied."""
         return self.shift.device
-
-
-def on(learnt: Learnt, device: torch.device) -> Learnt:
-    """The same with its tensors on `device`."""
-
-    def sent(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(sent, value))
-        return value.to(device) if isinstance(value, Tensor | Scaling) else value
-
-    return replace(learnt, **{field.name: sent(getattr(learnt, field.name)) for field in fields(learnt)})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold, TimeSeriesSplit
 from torch import Tensor
 
 from objectives import seeds
@@ -31,6 +30,7 @@ def split(
     test: float,
     train_limit: int | None = None,
     fold: tuple[int, int] | None = None,
+    shuffle: int | None = None,
 ) -> Split:
     """Split `data`, keeping each class's share.
 
@@ -40,6 +40,7 @@ def split(
         test: fraction of all data, in (0, 1); unused where the set has its own test set.
         train_limit: keep at most this many training samples.
         fold: (i, k): part i (from 0) of k, of what is not test data, validates; `validation` is unused.
+        shuffle: another seed, by which what is not test data is divided.
 
     Raises:
         DataError: a class would be missing from one of the sets; folds of a set that has a validation part.
@@ -53,9 +54,13 @@ def split(
         test_set = data.train.take(chosen)
     else:
         test_set = data.test
+    if data.validation is not None and (fold is not None or shuffle is not None):
+        what = "folds" if fold is not None else "split: reshuffle"
+        raise DataError(f"{what}: {data.name} has a validation part of its own; leave it out")
+    if shuffle is not None:
+        generator = seeds.generator(seeds.derive(shuffle, "split"))
+        cut = _cutter(data, labels, shuffle, generator)
     if fold is not None:
-        if data.validation is not None:
-            raise DataError(f"folds: {data.name} has a validation part of its own; leave folds out")
         rest, chosen = _fold(data, rest, labels, *fold, generator)
         validation_set = data.train.take(chosen)
     elif data.validation is None:
@@ -98,6 +103,8 @@ def _cutter(
         return ranked[:-count].sort().values, ranked[-count:].sort().values
 
     def groups(indices: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+        from sklearn.model_selection import GroupShuffleSplit  # two seconds, which few data sets need
+
         assert table.groups is not None
         parts = GroupShuffleSplit(1, test_size=fraction, random_state=seed % 2**32)
         return _first(parts, indices, labels, table.groups[indices], data.name)
@@ -113,6 +120,8 @@ def _fold(
     data: DataSet, indices: Tensor, labels: Tensor | None, fold: int, folds: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Part `fold` of `folds`, and what is trained on: by time, all that is earlier."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, TimeSeriesSplit
+
     table = data.table or Table()
     if table.order is not None:
         ranked = _by_time(indices, table)

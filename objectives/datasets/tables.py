@@ -22,7 +22,6 @@ from objectives.datasets.records import DataSet, Samples, Table, Task
 from objectives.errors import ConfigError, DataError
 from objectives.imports import locate
 
-NAMES = ("table", "text")
 MANY = 1000  # different values, of more than half the rows: no category, but the name of a row
 _WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 

@@ -40,11 +40,9 @@ def _read(name: str, root: Path, train: bool, download: bool) -> Any:
     kind = getattr(torchvision.datasets, CLASSES[name])
     try:
         return kind(root=str(root), train=train, download=False)
-    except RuntimeError as error:
-        if "not found" not in str(error).lower():
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        if not isinstance(error, RuntimeError) or "not found" not in str(error).lower():
             raise DataError(f"{CLASSES[name]}: the files in {str(root)!r} cannot be read: {error}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{CLASSES[name]}: the files in {str(root)!r} cannot be read: {error}") from error
     if not download:
         raise DataError(
             f"{CLASSES[name]}: there are no files in {str(root)!r}. Set download: true to fetch them, "

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from objectives.config import TrainingConfig, near
 from objectives.datasets.prepare import Columns, Scaling, Whole
@@ -17,6 +16,7 @@ from objectives.models import text, transfer
 from objectives.models.cnn import cnn
 from objectives.models.layers import Embedded, initialise
 from objectives.models.mlp import linear, mlp
+from objectives.models.size import answer
 
 
 def build(
@@ -112,7 +112,7 @@ def takes_channels_last(model: nn.Module, sample_shape: tuple[int, ...], device:
     """Whether `model`, laid out so, takes images whose channels come last in memory."""
     images = torch.zeros(2, *sample_shape, device=device).to(memory_format=torch.channels_last)
     try:
-        _answer(model, images)
+        answer(model, images)
     except RuntimeError:
         return False
     return True
@@ -127,7 +127,7 @@ def probe(
         ModelError: it raises, or its output is not [2, outputs].
     """
     try:
-        result = _answer(model, torch.zeros(2, *sample_shape, dtype=dtype))
+        result = answer(model, torch.zeros(2, *sample_shape, dtype=dtype))
     except (RuntimeError, AssertionError) as error:
         whole = " of whole numbers (numbers to calculate with must be float)" if dtype == torch.int64 else ""
         raise ModelError(
@@ -137,13 +137,3 @@ def probe(
         raise ModelError(
             f"the model returns {list(result.shape[1:])} per sample; {outputs} outputs are needed"
         )
-
-
-def _answer(model: nn.Module, inputs: Tensor) -> Any:
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(inputs)
-    finally:
-        model.train(training)

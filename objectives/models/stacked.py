@@ -180,7 +180,7 @@ class StackedModel:
     @staticmethod
     def gradient(losses: Tensor, leaves: list[Tensor]) -> Tensor:
         """The gradient [n, P] of the lanes' `losses` [n]; none depends on another's row."""
-        grads = torch.autograd.grad(losses, leaves, torch.ones_like(losses))
+        grads = torch.autograd.grad(losses.sum(), leaves)
         return torch.cat([grad.flatten(1) for grad in grads], 1)
 
     def forward(self, leaves: list[Tensor], inputs: Tensor, lanes: slice, masks: Masks | None) -> Tensor:

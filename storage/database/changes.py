@@ -28,14 +28,11 @@ class Changes:
         with contextlib.suppress(sqlite3.Error):
             if self._connection is None:
                 self._connection = sqlite3.connect(self._file, timeout=0)
-            before, self._version = self._version, self._read(self._connection)
+            before = self._version
+            self._version = self._connection.execute("PRAGMA data_version").fetchone()[0]
             return before != self._version
         self.close()
         return False
-
-    @staticmethod
-    def _read(connection: sqlite3.Connection) -> int:
-        return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Look no more."""

@@ -6,16 +6,36 @@ compare and add them alike. Tests shift the clock instead of sleeping.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Float, select
+from sqlalchemy import Float, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
+F = TypeVar("F", bound=type[GenericFunction[Any]])
+SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+POSTGRESQL_NOW = "(extract(epoch FROM clock_timestamp())::double precision)"
 
+
+def in_dialects(**texts: str) -> Callable[[F], F]:
+    """How a function of SQL is written in each dialect; {0}, {1}, ... are its arguments."""
+
+    def declare(function: F) -> F:
+        for dialect, text in texts.items():
+
+            @compiles(function, dialect)
+            def _written(element: Any, compiler: Any, text: str = text, **kw: Any) -> str:
+                return text.format(*(compiler.process(clause, **kw) for clause in element.clauses))
+
+        return function
+
+    return declare
+
+
+@in_dialects(sqlite=SQLITE_NOW, postgresql=POSTGRESQL_NOW)
 class database_now(GenericFunction[float]):  # noqa: N801 -- SQL functions are written in lower case
     """Seconds since the epoch by the database's clock, at the moment the statement runs."""
 
@@ -23,29 +43,9 @@ class database_now(GenericFunction[float]):  # noqa: N801 -- SQL functions are w
     inherit_cache = True
 
 
-@compiles(database_now, "sqlite")
-def _sqlite_now(element: Any, compiler: Any, **kw: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(database_now, "postgresql")
-def _postgresql_now(element: Any, compiler: Any, **kw: Any) -> str:
-    return "(extract(epoch FROM clock_timestamp())::double precision)"
-
-
-@dataclass
-class Clock:
-    """The database's clock, shifted by `offset` seconds (0 outside tests)."""
-
-    offset: float = 0.0
-
-    def now(self) -> ColumnElement[float]:
-        """SQL expression for the current time, in seconds since the epoch."""
-        return database_now() + self.offset if self.offset else database_now()
-
-    def read(self, connection: Connection) -> float:
-        """The current time, in seconds since the epoch."""
-        return float(connection.scalar(select(self.now())) or 0.0)
+def read_now(connection: Connection) -> float:
+    """The database's time, in seconds since the epoch."""
+    return float(connection.scalar(select(database_now())) or 0.0)
 
 
 def to_datetime(seconds: float | None) -> datetime | None:

@@ -7,8 +7,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,16 +16,15 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception,
     sleep_using_event,
-    stop_after_delay,
     stop_when_event_set,
     wait_random_exponential,
 )
 
 from storage.database import faults, poolers
-from storage.database.clock import Clock
 from storage.database.errors import BadStorageUrlError, DatabaseUnreachableError
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ Transaction = Connection  # what a verb of the storage works in; `hpo` knows no 
 DatabaseUrl = URL
 
 IMPATIENT_SECONDS = 5.0  # how long a command waits for a database before it says so
-_write_intent: ContextVar[bool] = ContextVar("write_intent", default=False)
 
 _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     # Without these a cut network hangs a worker for over a minute, and a cut holder of a lock blocks all.
@@ -116,19 +114,10 @@ def make_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if _write_intent.get() else "BEGIN")
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-@contextmanager
-def intend_to_write() -> Iterator[None]:
-    """Transactions begun inside take SQLite's write lock at once."""
-    token = _write_intent.set(True)
-    try:
-        yield
-    finally:
-        _write_intent.reset(token)
 
 
 def _leave_server(context: ExceptionContext) -> None:
@@ -141,8 +130,8 @@ def _leave_server(context: ExceptionContext) -> None:
 class Patience:
     """How long to go on when the database is away.
 
-    A command waits `IMPATIENT_SECONDS`, and not at all when the server refuses it; a worker that has
-    connected once outlives the database, until `give_up` is set.
+    A command waits `IMPATIENT_SECONDS`, not at all when the server refuses it, and tries once more where that
+    has ended its session; a worker that has connected once outlives the database, until `give_up` is set.
     """
 
     endless: bool = False
@@ -159,7 +148,7 @@ class Patience:
             retry=retry_if_exception(
                 lambda error: faults.is_unreachable(error) and (self.endless or not faults.is_refused(error))
             ),
-            stop=stop_when_event_set(self.give_up) if self.endless else stop_after_delay(IMPATIENT_SECONDS),
+            stop=stop_when_event_set(self.give_up) if self.endless else _is_over,
             wait=wait_random_exponential(multiplier=0.1, max=3.0),
             sleep=sleep_using_event(self.give_up),
             reraise=True,
@@ -170,27 +159,37 @@ class Patience:
                 faults.reason(url, state.outcome.exception() or RuntimeError()) if state.outcome else "",
             ),
         )
-        try:
+        with _translated(url):
             return retrying(call)
-        except Exception as error:
-            known = faults.translated(url, error)
-            if known is error:
-                raise
-            raise known from error
+
+
+def _is_over(state: RetryCallState) -> bool:
+    was_cut = getattr(state.outcome and state.outcome.exception(), "connection_invalidated", False)
+    again = was_cut and state.attempt_number == 1
+    return not again and (state.seconds_since_start or 0.0) >= IMPATIENT_SECONDS
+
+
+@contextmanager
+def _translated(url: URL) -> Iterator[None]:
+    """Inside, what the driver raises becomes one of our errors."""
+    try:
+        yield
+    except Exception as error:
+        known = faults.translated(url, error)
+        if known is error:
+            raise
+        raise known from error
 
 
 class Database:
-    """The shared database of one process: an engine, a clock, and Optuna's storage on the same engine."""
+    """The shared database of one process: an engine, and Optuna's storage on the same engine."""
 
-    def __init__(self, url: URL, clock: Clock | None = None) -> None:
+    def __init__(self, url: URL) -> None:
         self.url = url
         self.engine = make_engine(url)
-        self.clock = clock or Clock()
         self.patience = Patience()
         self.who: str | None = None  # on whose behalf studies are steered; None: who runs this process
         self.token: str | None = None  # whose limits hold for what studies are given; None: nobody's
-        self._rdb: RDBStorage | None = None
-        self._opening = threading.Lock()
 
     def acting_as(self, who: str, token: str | None = None) -> Database:
         """The same database, on somebody's behalf, who holds the `token` of that name."""
@@ -198,15 +197,12 @@ class Database:
         made.who, made.token = who, token
         return made
 
-    @property
+    @cached_property
     def rdb(self) -> RDBStorage:
         """Optuna's storage, made when somebody asks for it: what only looks or steers needs none."""
-        with self._opening:
-            if self._rdb is None:
-                from storage.database.rdb import EngineStorage
+        from storage.database.rdb import EngineStorage
 
-                self._rdb = EngineStorage(self.url, self.engine)
-            return self._rdb
+        return EngineStorage(self.url, self.engine)
 
     @property
     def shown_url(self) -> str:
@@ -216,24 +212,17 @@ class Database:
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Connection]:
         """One transaction: committed at the end, rolled back on any exception."""
-        if not write:
-            with self.engine.connect() as connection:
-                if self.engine.dialect.name == "postgresql":  # several statements must see one state
-                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
-                with connection.begin():
-                    yield connection
-            return
-        with intend_to_write(), self.engine.begin() as connection:
-            yield connection
+        with self.engine.connect() as connection:
+            if write:
+                connection.execution_options(writes=True)
+            elif connection.dialect.name == "postgresql":  # several statements must see one state
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     def write(self, verb: Callable[[Connection], T]) -> T:
         """`verb` in a transaction of its own, again when the database went away; it must be idempotent."""
-
-        def once() -> T:
-            with self.transaction() as connection:
-                return verb(connection)
-
-        return self.patience(self.url, once)
+        return self.patience(self.url, lambda: self._in_one(verb, write=True))
 
     def write_once(self, verb: Callable[[Connection], T]) -> T:
         """`verb` in a transaction of its own, for verbs that must not happen twice ("ten more trials").
@@ -265,12 +254,7 @@ class Database:
 
     def read(self, verb: Callable[[Connection], T]) -> T:
         """`verb` in a read transaction."""
-
-        def once() -> T:
-            with self.transaction(write=False) as connection:
-                return verb(connection)
-
-        return self.patience(self.url, once)
+        return self.patience(self.url, lambda: self._in_one(verb, write=False))
 
     def once(self, verb: Callable[[Connection], T], *, write: bool = False) -> T:
         """`verb` in a transaction, tried a single time: for loops that must not wait.
@@ -279,17 +263,15 @@ class Database:
             DatabaseUnreachableError: the database is away now.
             DatabaseFaultError: it cannot be used.
         """
-        try:
-            with self.transaction(write=write) as connection:
-                return verb(connection)
-        except Exception as error:
-            known = faults.translated(self.url, error)
-            if known is error:
-                raise
-            raise known from error
+        with _translated(self.url):
+            return self._in_one(verb, write=write)
+
+    def _in_one(self, verb: Callable[[Connection], T], *, write: bool) -> T:
+        with self.transaction(write=write) as connection:
+            return verb(connection)
 
     def close(self) -> None:
         """Close every pooled connection."""
-        if self._rdb is not None:
-            self._rdb.remove_session()
+        if "rdb" in vars(self):
+            self.rdb.remove_session()
         self.engine.dispose()

@@ -15,43 +15,42 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from storage.database import engine as engines
 from storage.database import faults, optuna_tables
-from storage.database.clock import Clock
 from storage.database.engine import Database
 from storage.database.errors import DatabaseUnreachableError, NoTablesError, SchemaError, StorageError
 from storage.database.records import WorkerState
-from storage.database.tables import worker
+from storage.database.tables import declare_partial_indexes, metadata, worker
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-HEAD = "0011"  # the newest of `migrations/versions`, so that only who migrates must read the scripts
+HEAD = "0012"  # the newest of `migrations/versions`, so that only who migrates must read the scripts
 VERSION_TABLE = "hpo_version"  # `alembic_version` is Optuna's
 _LOCK_KEY = 0x68706F  # "hpo"; the advisory lock of PostgreSQL
 _LOCK_SECONDS = 60.0
 
 
-def open_database(url_text: str, *, create: bool = True, clock: Clock | None = None) -> Database:
+def open_database(url_text: str, *, create: bool = True) -> Database:
     """Connect; create or migrate the tables first where that is due.
 
     Args:
         url_text: SQLAlchemy URL of SQLite file or PostgreSQL database.
         create: make an absent database's tables and migrate an older one's; False raises
             `NoTablesError` or `SchemaError` instead.
-        clock: only tests pass one.
 
     Raises:
         BadStorageUrlError, DatabaseUnreachableError, SchemaError
     """
     url = engines.parse_url(url_text)
-    database = Database(url, clock)
+    database = Database(url)
     try:
         revision = database.patience(url, lambda: _revision(database))
         if revision != HEAD:
             _demand_creation(database, revision, create=create)
             with _lock(url):
-                database.patience(url, lambda: upgrade(url))
-                _check_optunas(database, create=True)
+                if not database.patience(url, lambda: _made(url)):
+                    database.patience(url, lambda: upgrade(url))
+                    _check_optunas(database, create=True)
     except BaseException:
         database.close()
         raise
@@ -71,15 +70,33 @@ def _demand_creation(database: Database, revision: str | None, *, create: bool) 
     )
 
 
+def _made(url: URL) -> bool:
+    """Make all tables where there are none: as the scripts would, ours and Optuna's, in a tenth of the time.
+
+    Returns whether it has. The caller holds the lock.
+    """
+    with _writing(url) as connection:
+        if sa.inspect(connection).get_table_names() or not optuna_tables.are_newest():
+            return False
+        declare_partial_indexes()
+        metadata.create_all(connection)
+        optuna_tables.make(connection)
+        for name, version in ((VERSION_TABLE, HEAD), (optuna_tables.VERSION_TABLE, optuna_tables.VERSION)):
+            key = sa.PrimaryKeyConstraint("version_num", name=f"{name}_pkc")
+            table = sa.Table(
+                name, sa.MetaData(), sa.Column("version_num", sa.String(32), nullable=False), key
+            )
+            table.create(connection)
+            connection.execute(table.insert().values(version_num=version))
+        connection.commit()
+    return True
+
+
 def upgrade(url: URL) -> None:
     """Bring our tables to the newest version. The caller holds the lock."""
     from alembic import command
 
-    with _plain_engine(url) as plain, plain.connect() as connection:
-        if url.get_backend_name() == "sqlite":
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            connection.commit()
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins too late: not before a CREATE
+    with _writing(url) as connection:
         config = _config()
         config.attributes["connection"] = connection
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -167,6 +184,17 @@ def _config() -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     return config
+
+
+@contextmanager
+def _writing(url: URL) -> Iterator[Connection]:
+    """A connection whose transaction may write; who has it commits."""
+    with _plain_engine(url) as plain, plain.connect() as connection:
+        if url.get_backend_name() == "sqlite":
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            connection.commit()
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins too late: not before a CREATE
+        yield connection
 
 
 @contextmanager

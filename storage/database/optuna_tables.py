@@ -1,20 +1,25 @@
 """Optuna's tables as SQLAlchemy Core tables, so that trials are read and written without Optuna's models.
 
-Optuna makes and migrates them; a test compares these with its models. Importing Optuna costs a command
+Optuna migrates them; a test compares these with its models. Importing Optuna costs a command
 more than all its queries, so nothing here imports it before a distribution itself is asked for.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    CheckConstraint,
     Column,
+    Connection,
     DateTime,
     Enum,
     Float,
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 
 VERSION = "v3.2.0.a"  # of these tables, as Optuna's own migrations name it
 VERSION_TABLE = "alembic_version"
+_SCHEMA = 12  # what Optuna's own table of versions calls them
 
 
 class TrialState(StrEnum):
@@ -51,6 +57,15 @@ studies = Table(
     metadata,
     Column("study_id", Integer, primary_key=True),
     Column("study_name", String(512), index=True, unique=True, nullable=False),
+)
+Table(
+    "study_directions",
+    metadata,
+    Column("study_direction_id", Integer, primary_key=True),
+    Column("direction", Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection"), nullable=False),
+    Column("study_id", Integer, ForeignKey("studies.study_id"), nullable=False),
+    Column("objective", Integer, nullable=False),
+    UniqueConstraint("study_id", "objective"),
 )
 trials = Table(
     "trials",
@@ -96,6 +111,22 @@ reports = Table(
     ),
     UniqueConstraint("trial_id", "step"),
 )
+Table(
+    "trial_heartbeats",
+    metadata,
+    Column("trial_heartbeat_id", Integer, primary_key=True),
+    Column("trial_id", Integer, ForeignKey("trials.trial_id"), nullable=False),
+    Column("heartbeat", DateTime, nullable=False),
+    UniqueConstraint("trial_id"),
+)
+_versions = Table(
+    "version_info",
+    metadata,
+    Column("version_info_id", Integer, primary_key=True, autoincrement=False, default=1),
+    Column("schema_version", Integer),
+    Column("library_version", String(256)),
+    CheckConstraint("version_info_id=1"),
+)
 
 
 def _attributes(owner: str, kind: str) -> Table:
@@ -116,6 +147,22 @@ user_attributes = _attributes("trial", "user")
 system_attributes = _attributes("trial", "system")
 study_user_attributes = _attributes("study", "user")
 study_system_attributes = _attributes("study", "system")
+
+
+def make(connection: Connection) -> None:
+    """Make them, as Optuna does in an empty database; but for its `VERSION_TABLE`."""
+    metadata.create_all(connection)
+    version = importlib.metadata.version("optuna")
+    connection.execute(_versions.insert().values(schema_version=_SCHEMA, library_version=version))
+
+
+def are_newest() -> bool:
+    """Whether the Optuna that is installed knows no newer ones. It is not imported."""
+    found = importlib.util.find_spec("optuna")
+    if found is None or found.origin is None:
+        return False
+    scripts = Path(found.origin).parent.glob("storages/_rdb/alembic/versions/v*.py")
+    return max((script.stem.rstrip("_") for script in scripts), default=None) == VERSION
 
 
 def stored(value: float) -> tuple[float | None, str]:

@@ -33,6 +33,14 @@ class EngineStorage(RDBStorage):
         self._version_manager = None  # type: ignore[assignment]  # only `upgrade` needs one
 
 
+def _open(url: URL, *, create: bool) -> RDBStorage:
+    return RDBStorage(
+        url.render_as_string(hide_password=False),
+        engine_kwargs=engines.engine_options(url, idle_seconds=60),  # it reads its scripts meanwhile
+        skip_table_creation=not create,
+    )
+
+
 def check_tables(url: URL, *, create: bool) -> None:
     """Have Optuna say whether it can use its tables; `create` makes those that are missing.
 
@@ -40,11 +48,7 @@ def check_tables(url: URL, *, create: bool) -> None:
         SchemaError: they are of another version.
     """
     try:
-        looked = RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=engines.engine_options(url, idle_seconds=60),  # it reads its scripts meanwhile
-            skip_table_creation=not create,
-        )
+        looked = _open(url, create=create)
     except RuntimeError as error:  # Optuna's compatibility check
         raise SchemaError(
             f"Optuna's tables in {faults.redacted(url)} are of another version. {error}"
@@ -60,11 +64,7 @@ def open_theirs(url: URL) -> RDBStorage:
         SchemaError: it was made by another version of Optuna, or holds no studies.
     """
     try:
-        return RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=engines.engine_options(url, idle_seconds=60),  # it reads its scripts meanwhile
-            skip_table_creation=True,
-        )
+        return _open(url, create=False)
     except RuntimeError as error:  # Optuna's compatibility check
         raise SchemaError(
             f"{faults.redacted(url)} was made by another version of Optuna; make a copy and run "

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Row  # a runner reads these records and loads no SQL
 
 CONSTRAINT = "constraints:"  # what the system attributes begin with that hold a trial's constraints
+OBJECTIVE = "objective "  # what the metrics begin with in which trials of several directions report
+
+
+def objective_name(place: int) -> str:
+    """The metric in which a trial reports its value of this direction, from 0, where there are several."""
+    return f"{OBJECTIVE}{place + 1}"
 
 
 class StudyState(StrEnum):
@@ -101,6 +107,7 @@ class StudyRow:
     clock_started_at: float | None
     ended_at: float | None
     ended_why: str | None
+    marked: int = 0  # how often stars, tags or notes changed
     repeats_of: int | None = None  # the study whose trials are repeated here
     repeats: str | None = None  # what for
 
@@ -108,6 +115,11 @@ class StudyRow:
     def first_name(self) -> str:
         """The name it was made under, which its directory of artifacts keeps when it is set aside."""
         return str(self.spec.get("study", self.name))
+
+    @property
+    def gpus_per_trial(self) -> int:
+        """GPUs that train a trial together; a study from before there were several has one."""
+        return int(self.spec.get("gpus_per_trial", 1))
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:

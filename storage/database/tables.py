@@ -79,9 +79,8 @@ study = Table(
     Column("budget_patience", Integer),  # trials in a row without a better result
     Column("stale", Integer, nullable=False, server_default="0"),  # how many there were, where that ends it
     Column("best_value", Float(53)),  # of complete, feasible trials of one direction; None: not known yet
-    Column(
-        "failing", Integer, nullable=False, server_default="0"
-    ),  # attempts that failed since the last result
+    Column("failing", Integer, nullable=False, server_default="0"),  # attempts, since the last result
+    Column("marked", Integer, nullable=False, server_default="0"),  # how often stars, tags or notes changed
     Column("maximize", Integer, nullable=False),  # 1 when the first direction is maximize
     Column("retry_lost", Integer, nullable=False),
     Column("retry_failed", Integer, nullable=False),
@@ -124,6 +123,13 @@ worker = Table(
     _state(WorkerState),
 )
 
+load = Table(  # how busy a worker's machine was since it started
+    "hpo_load",
+    metadata,
+    Column("worker_id", String(32), primary_key=True),
+    Column("samples", Text, nullable=False),  # JSON: names, and at most a fixed number of samples
+)
+
 witness = Table(  # one row: the last heartbeat of a dashboard
     "hpo_witness",
     metadata,
@@ -152,16 +158,12 @@ ticket = Table(
     Column("lease_until", Float(53)),
     Column("trial_id", Integer),  # Optuna's; None until the first attempt has chosen parameters
     Column("trial_number", Integer),
-    Column(
-        "retry_of", Integer
-    ),  # number of the failed trial that is tried again, or the pruned one that is copied
+    Column("retry_of", Integer),  # number of the failed trial tried again, or of the pruned one copied
     Column("asked_by", String(300)),  # who proposed `point` while the search ran; None: nobody did
     Column("asked_why", Text),
     Column("sampler_saw", Text),  # JSON: what a sampler knew when it chose
     Column("alone", Integer, nullable=False, default=0, server_default="0"),  # a Need
-    Column(
-        "epochs", Integer, nullable=False, default=0, server_default="0"
-    ),  # reserved; once it rests, trained
+    Column("epochs", Integer, nullable=False, default=0, server_default="0"),  # reserved; at rest, trained
     Column("stop_at", Integer),  # epoch at which it is parked next; None: not promoted yet, the first rung's
     UniqueConstraint("study_id", "number"),
     Index(None, "study_id", "state", "trial_id"),
@@ -177,8 +179,9 @@ is_parked = ticket.c.state == sa.literal_column("'parked'")
 
 
 @cache
+@cache
 def declare_partial_indexes() -> None:
-    """For migrations alone: naming a dialect imports it, which takes as long as a short command's queries."""
+    """For who makes tables: naming a dialect imports it, which takes as long as a short command's queries."""
     in_order_of_claims = (ticket.c.study_id, ticket.c.priority.desc(), ticket.c.number)
     Index("ix_hpo_ticket_waiting", *in_order_of_claims, postgresql_where=is_queued, sqlite_where=is_queued)
     Index("ix_hpo_ticket_leased", ticket.c.lease_until, postgresql_where=is_running, sqlite_where=is_running)
@@ -201,9 +204,7 @@ attempt = Table(
     Column("ended_at", Float(53)),
     Column("error", Text),  # traceback, or what ended it
     Column("peak_memory", Float(53)),  # bytes; on a CPU, of the runner's process during the attempt
-    Column(
-        "blames", Integer, nullable=False, default=1, server_default="1"
-    ),  # 1: that it failed may be its worker's fault
+    Column("blames", Integer, nullable=False, default=1, server_default="1"),  # 1: perhaps its worker's fault
     UniqueConstraint("ticket_id", "number"),
     Index(None, "trial_id"),
     _state(AttemptState),
@@ -223,9 +224,7 @@ repeat = Table(  # a ticket that trains a trial's setting again; it has no trial
     Column("trial_number", Integer, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("seeds", Integer, nullable=False),  # trainings in it, side by side; the first has the seed
-    Column(
-        "from_epoch", Integer
-    ),  # goes on from the trial's own checkpoint, of this epoch when asked; None: anew
+    Column("from_epoch", Integer),  # of the trial's checkpoint, from which it goes on; None: anew
     Column("result", Text),  # JSON: a value of each training; [] where it ended without
 )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.optuna_tables import TrialState, trials
 from storage.database.records import KeptFile
 from storage.database.tables import artifact
@@ -31,9 +31,7 @@ live = artifact.c.name.not_like("~%")
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def record(
-    connection: Connection, clock: Clock, study_id: int, trial_id: int, attempt: int, file: KeptFile
-) -> None:
+def record(connection: Connection, study_id: int, trial_id: int, attempt: int, file: KeptFile) -> None:
     """Keep the file with the trial; the same name again replaces it."""
     _release(connection, (artifact.c.trial_id == trial_id) & (artifact.c.name == file.name))
     connection.execute(
@@ -45,7 +43,7 @@ def record(
             path=file.path,
             sha256=file.sha256,
             bytes=file.size,
-            created_at=clock.now(),
+            created_at=database_now(),
         )
     )
 
@@ -157,12 +155,7 @@ def _front(
     """Those of `among` that no complete trial beats; infeasible and infinite ones only while all are so."""
     rows = connection.execute(ranked(optuna_study_id, directions[0], ours=True))
     feasible = {row.trial_id: row.feasible for row in rows}
-    found = columns.values_of(connection, lambda column: column.in_(_complete(optuna_study_id)))
+    found = columns.values_of(connection, columns.among(feasible))
     points = {one: found[one] for one in feasible}
     front = {one: point for one, point in points.items() if feasible[one] and all(map(math.isfinite, point))}
     return among & front_of_values(front or points, directions)
-
-
-def _complete(optuna_study_id: int) -> sa.Select[tuple[int]]:
-    complete = trials.c.state == TrialState.COMPLETE
-    return sa.select(trials.c.trial_id).where(trials.c.study_id == optuna_study_id, complete)

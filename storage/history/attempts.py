@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,8 +13,10 @@ from sqlalchemy.engine import Connection
 
 from storage.database.clock import to_datetime
 from storage.database.records import StudyRow
-from storage.database.tables import artifact, attempt, ticket, worker
+from storage.database.tables import artifact, attempt, load, ticket, worker
 from storage.files import kept_files
+from storage.history.records import Machine
+from storage.queue.workers import serves
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,23 @@ def attempts_of(connection: Connection, row: StudyRow, trial: int) -> list[Attem
         )
         for found in connection.execute(query)
     ]
+
+
+def machines_of(connection: Connection, row: StudyRow) -> tuple[Machine, ...]:
+    """How busy the machines were on which workers served the study; oldest worker first."""
+    query = sa.select(worker.c.name, worker.c.started_at, worker.c.devices, load.c.samples).join(
+        load, load.c.worker_id == worker.c.id
+    )
+    found = []
+    for name, started, devices, samples in connection.execute(
+        query.where(serves(row.id)).order_by(worker.c.started_at, worker.c.id)
+    ):
+        stored = json.loads(samples)
+        seconds, *shares = zip(*stored["samples"], strict=True)
+        begun, *times = (datetime.fromtimestamp(started + after, UTC) for after in (0, *seconds))
+        by_name = dict(zip(stored["names"], shares, strict=True))
+        found.append(Machine(name, len(json.loads(devices)), begun, tuple(times), by_name))
+    return tuple(found)
 
 
 def files_of(connection: Connection, row: StudyRow, trial: int) -> list[FileRow]:

@@ -66,9 +66,9 @@ def audit(connection: Connection, row: StudyRow) -> Audit:
     delivered = Counter(
         a.ticket_id for a in attempts if a.state in (AttemptState.COMPLETE, AttemptState.PRUNED)
     )
-    twice = sum(count - 1 for count in delivered.values() if count > 1)
+    twice = delivered.total() - len(delivered)
     cells = Counter(t.point for t in found if t.cell)
-    doubled_cells = sum(count - 1 for count in cells.values() if count > 1)
+    doubled_cells = cells.total() - len(cells)
     finished_trials = {
         trial_id
         for trial_id, state in optuna_trials.items()

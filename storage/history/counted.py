@@ -20,7 +20,7 @@ def counted(
     where it never was, or is NaN there. Our own objectives name the step, and of folds and seeds, each
     of which counts at a step of its own, the values.
     """
-    training = columns.attributes_of(connection, _this(trial_id)).get(trial_id, {}).get("training")
+    training = columns.attributes_of(connection, columns.among([trial_id])).get(trial_id, {}).get("training")
     training = training if isinstance(training, dict) else {}
     step = training.get("counted_epoch")
     if not isinstance(step, int):
@@ -39,10 +39,6 @@ def counted(
 
 def _step_of_result(connection: Connection, trial_id: int, values: Sequence[float] | None) -> int | None:
     """The last that reported the result, else the last; None without a report."""
-    reports = columns.reports_of(connection, _this(trial_id)).get(trial_id, {})
+    reports = columns.reports_of(connection, columns.among([trial_id])).get(trial_id, {})
     of_result = [step for step, value in reports.items() if values and value == values[0]]
     return max(of_result or reports, default=None)
-
-
-def _this(trial_id: int) -> columns.Mine:
-    return lambda column: column == trial_id

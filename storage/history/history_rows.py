@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database import optuna_tables
-from storage.database.clock import Clock
+from storage.database.clock import read_now
 from storage.database.optuna_tables import TrialState
 from storage.database.records import CONSTRAINT, AttemptState, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, study, ticket
@@ -35,18 +35,13 @@ _STATES: Mapping[str, TicketState] = {
 }
 
 
-def insert(connection: Connection, clock: Clock, row: StudyRow, trials: Sequence[FrozenTrial]) -> None:
+def insert(connection: Connection, row: StudyRow, trials: Sequence[FrozenTrial]) -> None:
     """Number the trials from 0, give each a ticket and an attempt, and end the study.
 
-    Safe beside others: the study is new, and nobody sees it before this transaction commits.
-
-    Args:
-        connection: of the transaction that makes the study.
-        clock: for trials that do not know when they ran.
-        row: the study; its budget of trials is `len(trials)`.
-        trials: complete, pruned or failed; their parameters with distributions.
+    They are complete, pruned or failed, their parameters have distributions, and the study's budget is their
+    number. Safe beside others: the study is new, and nobody sees it before this transaction commits.
     """
-    now = float(connection.scalar(sa.select(clock.now())) or 0.0)
+    now = read_now(connection)
     connection.execute(
         sa.insert(_trials),
         [
@@ -116,33 +111,11 @@ def _state(trial: FrozenTrial) -> TicketState:
 
 def _optuna_rows(trials: Sequence[tuple[int, FrozenTrial]]) -> dict[Any, list[dict[str, Any]]]:
     """What Optuna's own writers would have stored with each trial (id, trial), by table."""
-    from optuna.distributions import distribution_to_json
-
     params, values, reports, attributes, marks = [], [], [], [], []
     for trial_id, trial in trials:
-        for name, value in trial.params.items():
-            held = trial.distributions[name]
-            params.append(
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": held.to_internal_repr(value),
-                    "distribution_json": distribution_to_json(held),
-                }
-            )
-        for objective, value in enumerate(trial.values or ()):
-            stored, kind = optuna_tables.stored(value)
-            values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        for step, value in trial.intermediate_values.items():
-            stored, sort = optuna_tables.stored(value)
-            reports.append(
-                {
-                    "trial_id": trial_id,
-                    "step": step,
-                    "intermediate_value": stored,
-                    "intermediate_value_type": sort,
-                }
-            )
+        params += optuna_rows.rows_of_params(trial_id, trial.params, trial.distributions)
+        values += optuna_rows.rows_of_values(trial_id, trial.values or ())
+        reports += [optuna_rows.row_of_report(trial_id, *one) for one in trial.intermediate_values.items()]
         for key, value in trial.user_attrs.items():
             attributes.append({"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
         whys = [why for why in (optuna_rows.DIVERGED, optuna_rows.BROKE) if why in trial.system_attrs]

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
 from storage.database.errors import DamagedStudyError
 from storage.database.optuna_tables import trials, values
 from storage.database.records import Counts, StudyRow, StudyState, TicketState
 from storage.database.tables import study, ticket
-from storage.history.trials import count_trials, leader, ranked
+from storage.history.records import StudyHistory, TrialRecord
+from storage.history.trials import Leader, count_trials, leader, ranked
 from storage.queue import optuna_rows, studies, tickets
 from storage.queue.seconds import used
 
@@ -34,23 +34,25 @@ class Progress:
     seconds: float  # counted against a budget of seconds
 
 
-def progress(connection: Connection, clock: Clock, name: str) -> Progress:
-    """Counts and best value now.
+def progress(connection: Connection, name: str, known: StudyHistory | None = None) -> Progress:
+    """Counts and best value now; the best without its id from the history of this moment, where one is known.
 
     Raises:
         UnknownStudyError
     """
     row = studies.get(connection, name)
-    best = None
-    if len(row.spec["directions"]) == 1:
+    best: TrialRecord | Leader | None = None
+    if known is not None:
+        best = known.best
+    elif len(row.spec["directions"]) == 1:
         best = leader(connection, row.optuna_study_id, row.spec["directions"][0])
     return Progress(
         row=row,
         counts=tickets.counts(connection, row.id).shown_in(row.state),
-        best_id=None if best is None else best.id,
+        best_id=best.id if isinstance(best, Leader) else None,
         best_number=None if best is None else best.number,
         best_value=None if best is None else best.value,
-        seconds=used(connection, clock, row),
+        seconds=used(connection, row),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Direction = Literal["minimize", "maximize"]
 ENDED: tuple[TrialStateName, ...] = ("complete", "pruned", "failed", "diverged")
 STATES: tuple[TrialStateName, ...] = (*ENDED, "running", "parked", "waiting")
 FOREIGN = "foreign"  # stands where a worker's name would, of a trial that no worker of ours was at
+STAR, TAGS, NOTE = "hpo:star", "hpo:tags", "hpo:note"  # user attributes: what people marked trials with
 STEADIER = (
     "Lower the high end of the learning rate's range, or make the training steadier: clip gradients, warm up"
 )
@@ -36,6 +38,17 @@ class AttemptSpan:
     lane: str  # "<worker>/<runner>"
     started: datetime
     ended: datetime | None = None  # None while it runs
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How busy a worker's machine was, in at most a fixed number of samples since it started."""
+
+    worker: str
+    runners: int
+    started: datetime
+    times: tuple[datetime, ...]  # UTC; a sample is the mean of the time up to its moment
+    shares: Mapping[str, tuple[float, ...]]  # of 100: of the runners those at work, processors, memory, cards
 
 
 @dataclass(frozen=True)
@@ -73,12 +86,28 @@ class TrialRecord:
     @property
     def feasible(self) -> bool:
         """Whether it breaks no constraint. Only a feasible trial can be the best."""
-        return not self.broken
+        return not self.constraints or not self.broken
 
     @property
     def value(self) -> float | None:
         """Its value in the first direction; None until complete."""
         return self.values[0] if self.values else None
+
+    @property
+    def star(self) -> bool:
+        """Whether a person starred it."""
+        return self.user_attrs.get(STAR) is True
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What people tagged it with: words, sorted."""
+        found = self.user_attrs.get(TAGS)
+        return tuple(str(tag) for tag in found) if isinstance(found, list) else ()
+
+    @property
+    def note(self) -> str | None:
+        """What a person noted with it."""
+        return str(self.user_attrs.get(NOTE) or "") or None
 
     @property
     def ended(self) -> bool:
@@ -186,6 +215,7 @@ class StudyHistory:
     winner_evaluation: Mapping[str, Any] | None = None  # validation set, of the one chosen
     test_evaluation: Mapping[str, Any] | None = None  # test set, of the one chosen, measured once
     confirmation: Confirmation | None = None  # what trainings with fresh seeds said; None: nobody asked
+    machines: tuple[Machine, ...] = ()  # that worked at it, where somebody asked
 
     @cached_property
     def best(self) -> TrialRecord | None:
@@ -216,13 +246,13 @@ class StudyHistory:
 
 def best_of(trials: Iterable[TrialRecord], direction: Direction, objective: int = 0) -> TrialRecord | None:
     """The complete, feasible trial with the best finite value, the earliest of equals; None without one."""
-    found = min(_rated(trials, direction, objective), key=lambda item: item[:2], default=None)
+    found = min(_rated(trials, direction, objective), key=itemgetter(0, 1), default=None)
     return None if found is None else found[2]
 
 
 def ranked(trials: Iterable[TrialRecord], direction: Direction) -> list[TrialRecord]:
     """The trials of which `best_of` is the first, the best first."""
-    return [trial for _, _, trial in sorted(_rated(trials, direction), key=lambda item: item[:2])]
+    return [trial for _, _, trial in sorted(_rated(trials, direction), key=itemgetter(0, 1))]
 
 
 def _rated(
@@ -265,7 +295,7 @@ def may_win(trial: TrialRecord) -> bool:
     """
     if trial.state != "complete" or not trial.values or not trial.feasible:
         return False
-    return all(math.isfinite(value) for value in trial.values)
+    return all(map(math.isfinite, trial.values))
 
 
 def why_no_best(history: StudyHistory) -> str:

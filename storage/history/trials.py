@@ -12,31 +12,29 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.clock import to_datetime
-from storage.database.optuna_tables import (
-    TrialState,
-    reports,
-    values,
-)
+from storage.database.optuna_tables import TrialState, reports, user_attributes, values
 from storage.database.optuna_tables import trials as optuna_trials
 from storage.database.records import AttemptState, Counts, StudyRow
 from storage.database.tables import ticket
 from storage.history import columns
-from storage.history.columns import Mine
 from storage.history.records import (
     ENDED,
     FOREIGN,
+    NOTE,
+    STAR,
+    TAGS,
     AttemptSpan,
     Confirmation,
     Direction,
+    Machine,
     StudyHistory,
     TrialRecord,
     TrialStateName,
 )
 from storage.queue import optuna_rows
 
-CHUNK = 500  # ids in one IN (...)
+_BACK = 500  # trials' ids looked at again
 OVERLAP = 200  # report ids looked at again
-_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _SHOWN: dict[str, TrialStateName] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})  # shared: five empty dicts a trial are half the time
 
@@ -52,7 +50,7 @@ class Part(Flag):
     ATTRIBUTES = auto()
     ATTEMPTS = auto()  # who worked at it, when, and what went wrong
     WHOLE = PARAMS | REPORTS | METRICS | ATTRIBUTES | ATTEMPTS
-    LINE = PARAMS | LAST_REPORT | ATTEMPTS  # what a line of a table shows
+    LINE = PARAMS | LAST_REPORT | ATTRIBUTES | ATTEMPTS  # what a line of a table shows
     OUTLINE = PRUNED_AT  # what the first picture of a big study shows
 
 
@@ -64,37 +62,58 @@ def read_trials(
     with_: Part = Part.WHOLE,
     ended: bool = False,
 ) -> dict[int, TrialRecord]:
-    """The trials of these ids (Optuna's), or all of the study, by id in the order they were made.
+    """The trials of these ids (Optuna's), or all of the study, by id in the order they were made; of those
+    that have `ended` alone.
 
-    Args:
-        connection: of a read transaction, so that the tables are read as of one moment.
-        row: the study.
-        ids: None reads every trial of the study.
-        with_: what is read of each; the rest is empty.
-        ended: leave out trials that have not ended.
+    In a read transaction the tables are read as of one moment. What `with_` does not name is empty.
     """
-    if ids is None:
-        every = sa.select(optuna_trials.c.trial_id).where(optuna_trials.c.study_id == row.optuna_study_id)
-        if ended:
-            every = every.where(optuna_trials.c.state.in_(_OVER))
-        return _read(connection, lambda column: column.in_(every), with_)
-    found: dict[int, TrialRecord] = {}
-    for chunk in chunks(ids):
-        found.update(_read(connection, _among(chunk), with_))
-    return found
+    if ids is not None and not ids:
+        return {}
+    which = columns.among(ids) if ids is not None else columns.of_study(row.optuna_study_id, ended=ended)
+    valued = columns.values_of(connection, which)
+    chosen, distributions = columns.params_of(connection, which) if Part.PARAMS in with_ else ({}, {})
+    reported = columns.reports_of(connection, which) if Part.REPORTS in with_ else {}
+    if Part.LAST_REPORT in with_ or Part.PRUNED_AT in with_:
+        reported = columns.last_reports(connection, which, every=Part.LAST_REPORT in with_)
+    counted = columns.report_counts(connection, which) if Part.LAST_REPORT in with_ else None
+    named = columns.named_metrics(connection, which) if Part.METRICS in with_ else {}
+    noted = columns.attributes_of(connection, which) if Part.ATTRIBUTES in with_ else {}
+    tries = columns.attempts_of(connection, which) if Part.ATTEMPTS in with_ else {}
+    constrained = columns.constraints_of(connection, which)
+    diverged = columns.diverged(connection, which)
+    held = columns.held(connection, which)
+    records = {}
+    for trial_id, number, state, tried in columns.heads(connection, which):
+        foreign = not tried and state != TrialState.WAITING
+        runs = foreign and state == TrialState.RUNNING
+        shown = _SHOWN.get(state, "running" if runs else held.get(trial_id, "waiting"))
+        if shown == "failed" and trial_id in diverged:
+            shown = "diverged"
+        records[trial_id] = _with_attempts(
+            TrialRecord(
+                number=number,
+                state=shown,
+                values=valued.get(trial_id) if shown == "complete" else None,
+                params=chosen.get(trial_id, _NOTHING),
+                distributions=distributions.get(trial_id, _NOTHING),
+                reports=reported.get(trial_id, _NOTHING),
+                metrics=named.get(trial_id, _NOTHING),
+                user_attrs=noted.get(trial_id, _NOTHING),
+                constraints=constrained.get(trial_id, _NOTHING),
+                counted=None if counted is None else counted.get(trial_id, 0),
+                foreign=foreign,
+            ),
+            tries.get(trial_id, []) if Part.ATTEMPTS in with_ else None,
+        )
+    return records
 
 
 def ids_of(connection: Connection, row: StudyRow, numbers: Collection[int]) -> dict[int, int]:
     """Optuna's ids by trial number; those that the study does not have are left out."""
-    return {
-        found.number: found.trial_id
-        for chunk in chunks(numbers)
-        for found in connection.execute(
-            sa.select(optuna_trials.c.trial_id, optuna_trials.c.number).where(
-                optuna_trials.c.study_id == row.optuna_study_id, optuna_trials.c.number.in_(chunk)
-            )
-        )
-    }
+    query = sa.select(optuna_trials.c.number, optuna_trials.c.trial_id).where(
+        optuna_trials.c.study_id == row.optuna_study_id, columns.is_among(optuna_trials.c.number)
+    )
+    return dict(columns.tuples(connection, query, columns.among(numbers).given))
 
 
 def read_trial(
@@ -148,6 +167,15 @@ def count_trials(connection: Connection, row: StudyRow) -> int:
     return int(connection.scalar(count) or 0)
 
 
+def marked_ids(connection: Connection, row: StudyRow) -> set[int]:
+    """Optuna's ids of the trials that a person starred, tagged or noted something with, ever."""
+    mine = sa.select(user_attributes.c.trial_id).join(
+        optuna_trials, optuna_trials.c.trial_id == user_attributes.c.trial_id
+    )
+    its = optuna_trials.c.study_id == row.optuna_study_id
+    return set(connection.scalars(mine.where(its, user_attributes.c.key.in_((STAR, TAGS, NOTE)))))
+
+
 def first_complete(connection: Connection, row: StudyRow, count: int) -> list[int]:
     """Optuna's ids of the first few complete trials."""
     mine = sa.select(optuna_trials.c.trial_id).where(
@@ -170,7 +198,7 @@ def changed_since(
     None: nobody reported.
     """
     mine = sa.select(optuna_trials.c.trial_id).where(optuna_trials.c.study_id == row.optuna_study_id)
-    new = set(connection.scalars(mine.where(optuna_trials.c.trial_id > newest - CHUNK)))
+    new = set(connection.scalars(mine.where(optuna_trials.c.trial_id > newest - _BACK)))
     if last_report is None:
         return new, set()
     since = reports.c.trial_intermediate_value_id > last_report - OVERLAP
@@ -191,9 +219,7 @@ def read_metrics(
 ) -> dict[int, dict[str, dict[int, float]]]:
     """Named metrics of the trials of these ids (Optuna's): id -> name -> step -> value; or `names` alone."""
     found: dict[int, dict[str, dict[int, float]]] = {trial_id: {} for trial_id in ids}
-    for chunk in chunks(ids):
-        found.update(columns.named_metrics(connection, _among(chunk), names))
-    return found
+    return found | columns.named_metrics(connection, columns.among(ids), names)
 
 
 def history_of(
@@ -203,15 +229,11 @@ def history_of(
     counts: Counts | None = None,
     winner_evaluation: Callable[[int], Mapping[str, Any] | None] = lambda number: None,
     confirmation: Confirmation | None = None,
+    machines: tuple[Machine, ...] = (),
 ) -> StudyHistory:
-    """The study with these trials.
+    """The study with these trials, in any order, and what else somebody asks for.
 
-    Args:
-        row: the study.
-        trials: in any order.
-        counts: its tickets; None: nobody asks how many wait.
-        winner_evaluation: reads what the trial to use, by its number, left of its validation.
-        confirmation: what trainings with fresh seeds said.
+    `winner_evaluation` reads what the trial to use, by its number, left of its validation.
     """
     history = StudyHistory(
         name=row.name,
@@ -223,60 +245,16 @@ def history_of(
         waiting=0 if counts is None else counts.shown_in(row.state).untried,
         budget_trials=row.budget_trials,
         confirmation=confirmation,
+        machines=machines,
     )
     if history.chosen is None:
         return history
     number = history.chosen.number
-    return dataclasses.replace(
+    found = dataclasses.replace(
         history, winner_evaluation=winner_evaluation(number), test_evaluation=row.test_of(number)
     )
-
-
-def _read(connection: Connection, mine: Mine, with_: Part) -> dict[int, TrialRecord]:
-    """The trials that `mine` picks."""
-    valued = columns.values_of(connection, mine)
-    chosen, distributions = columns.params_of(connection, mine) if Part.PARAMS in with_ else ({}, {})
-    reported = columns.reports_of(connection, mine) if Part.REPORTS in with_ else {}
-    if Part.LAST_REPORT in with_ or Part.PRUNED_AT in with_:
-        reported = columns.last_reports(connection, mine, every=Part.LAST_REPORT in with_)
-    counted = columns.report_counts(connection, mine) if Part.LAST_REPORT in with_ else None
-    named = columns.named_metrics(connection, mine) if Part.METRICS in with_ else {}
-    noted = columns.attributes_of(connection, mine) if Part.ATTRIBUTES in with_ else {}
-    tries = columns.attempts_of(connection, mine) if Part.ATTEMPTS in with_ else {}
-    constrained = columns.constraints_of(connection, mine)
-    diverged = columns.diverged(connection, mine)
-    held = columns.held(connection, mine)
-    base = sa.select(
-        optuna_trials.c.trial_id,
-        optuna_trials.c.number,
-        sa.type_coerce(optuna_trials.c.state, sa.String),
-        columns.tried(),
-    )
-    base = base.where(mine(optuna_trials.c.trial_id)).order_by(optuna_trials.c.trial_id)
-    records = {}
-    for trial_id, number, state, tried in columns.tuples(connection, base):
-        foreign = not tried and state != TrialState.WAITING
-        runs = foreign and state == TrialState.RUNNING
-        shown = _SHOWN.get(state, "running" if runs else held.get(trial_id, "waiting"))
-        if shown == "failed" and trial_id in diverged:
-            shown = "diverged"
-        records[trial_id] = _with_attempts(
-            TrialRecord(
-                number=number,
-                state=shown,
-                values=valued.get(trial_id) if shown == "complete" else None,
-                params=chosen.get(trial_id, _NOTHING),
-                distributions=distributions.get(trial_id, _NOTHING),
-                reports=reported.get(trial_id, _NOTHING),
-                metrics=named.get(trial_id, _NOTHING),
-                user_attrs=noted.get(trial_id, _NOTHING),
-                constraints=constrained.get(trial_id, _NOTHING),
-                counted=None if counted is None else counted.get(trial_id, 0),
-                foreign=foreign,
-            ),
-            tries.get(trial_id, []) if Part.ATTEMPTS in with_ else None,
-        )
-    return records
+    vars(found).update(best=history.best, chosen=history.chosen)  # of the same trials: not looked for again
+    return found
 
 
 def _with_attempts(record: TrialRecord, attempts: list[Any] | None) -> TrialRecord:
@@ -317,12 +295,3 @@ def _last_error(attempts: list[Any]) -> str | None:
         if found.error and found.state != AttemptState.RELEASED:
             return str(found.error).strip().splitlines()[-1][:500]
     return None
-
-
-def _among(chunk: list[int]) -> Mine:
-    return lambda column: column.in_(chunk)
-
-
-def chunks(ids: Collection[int]) -> list[list[int]]:
-    ordered = sorted(ids)
-    return [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]

@@ -10,19 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
 from storage.database.errors import LeaseLostError, StorageError
 from storage.database.optuna_tables import TrialState
-from storage.database.records import AttemptState, Claim, KeptFile, Lease, TicketState
+from storage.database.records import CONSTRAINT, AttemptState, Claim, KeptFile, Lease, TicketState
 from storage.database.tables import attempt, metric, ticket
 from storage.files import kept_files
 from storage.queue import leases, optuna_rows, outcomes, rungs
+from storage.queue.locks import change
 from storage.queue.optuna_rows import Trial
 
 if TYPE_CHECKING:
@@ -71,16 +70,11 @@ class Write:
 
 
 def commit(
-    write: Callable[[Callable[[Connection], Any]], Any],
+    write: Callable[[Callable[[Connection], Any]], Any],  # `Database.write`, or one that tries a single time
     entries: Sequence[Report | Write],
-    first: Callable[[Connection], None] = lambda _connection: None,
+    first: Callable[[Connection], None] = lambda _connection: None,  # looks at what others have committed
 ) -> list[Any]:
     """Write what several attempts have to say in one transaction, in this order, reports first.
-
-    Args:
-        write: runs a verb in a transaction: `Database.write`, or one that tries it a single time.
-        entries: what is written.
-        first: looks at what others have committed, in the same transaction.
 
     Returns for each entry what its verb returned, or the exception that refused it: a lost lease, or a value
     that the database does not take. None of these keeps the others' entries from being written.
@@ -103,14 +97,9 @@ def _write(
     connection: Connection, entries: Sequence[Report | Write], first: Callable[[Connection], None]
 ) -> list[Any]:
     first(connection)
-    lost = leases.hold(
-        connection,
-        {entry.lease for entry in entries},
-        ending={entry.lease for entry in entries if isinstance(entry, Write) and entry.ends},
-    )
-    write_reports(
-        connection, [entry for entry in entries if isinstance(entry, Report) and entry.lease not in lost]
-    )
+    ending = {entry.lease for entry in entries if isinstance(entry, Write) and entry.ends}
+    lost = leases.hold(connection, {entry.lease for entry in entries}, ending=ending)
+    write_reports(connection, [one for one in entries if isinstance(one, Report) and one.lease not in lost])
     answers: list[Any] = []
     for entry in entries:
         refused = lost.get(entry.lease)
@@ -157,19 +146,6 @@ def start_trial(
     return made
 
 
-def add_params(
-    connection: Connection,
-    trial_id: int,
-    params: Mapping[str, Any],
-    distributions: Mapping[str, BaseDistribution],
-) -> None:
-    """Write a stored trial's further parameters; those already there stay."""
-    there = optuna_rows.param_names(connection, trial_id)
-    missing = {name: value for name, value in params.items() if name not in there}
-    if missing:
-        optuna_rows.insert_params(connection, trial_id, missing, distributions)
-
-
 def take_over(
     connection: Connection, claim: Claim, checkpoint_step: int | None, *, keep_reports: bool = False
 ) -> None:
@@ -193,53 +169,40 @@ def take_over(
 
 def write_reports(connection: Connection, reports: Sequence[Report]) -> None:
     """Reports and metrics of any number of trials, in the order they were made."""
-    optuna_rows.upsert_reports(
-        connection,
-        [(report.trial_id, report.step, report.value) for report in reports if report.value is not None],
-    )
+    curves = [(one.trial_id, one.step, one.value) for one in reports if one.value is not None]
+    optuna_rows.upsert_reports(connection, curves)
     rows = [
-        {"trial_id": report.trial_id, "name": name, "step": report.step, "value": number}
-        for report in reports
-        for name, number in report.metrics.items()
+        {"trial_id": one.trial_id, "name": name, "step": one.step, "value": number}
+        for one in reports
+        for name, number in one.metrics.items()
     ]
     if rows:
-        connection.execute(_upsert_metric(connection.dialect.name), rows)
+        upsert = optuna_rows.overwriting(connection.dialect.name, metric, "trial_id", "name", "step")
+        connection.execute(upsert, rows)
 
 
 def deliver(
     connection: Connection,
-    clock: Clock,
     lease: Lease,
-    trial_id: int,
+    trial_id: int,  # Optuna's; below 0 it is a repeat, of which Optuna's tables have nothing
     state: TicketState,
-    values: Sequence[float] | None,
+    values: Sequence[float] | None,  # one a direction; None: diverged, or pruned without a report
     *,
-    peak_memory: float | None = None,
-    error: str | None = None,
-    reports: Sequence[Report] = (),
+    peak_memory: float | None = None,  # bytes
+    error: str | None = None,  # how a diverged trial said so
+    reports: Sequence[Report] = (),  # or logged metrics that are not written yet
+    # Finds their values by name, when everything else is written.
     constraints: Callable[[Connection], Mapping[str, float]] = lambda _connection: {},
+    # Writes what else is to be known of it: the rungs of such reports, what a repeat came to.
     beside: Callable[[Connection], None] = lambda _connection: None,
-    weights: tuple[int, KeptFile] | None = None,
+    weights: tuple[int, KeptFile] | None = None,  # (study id, file) to keep with a trial that kept no model
+    # Looks whether the result may count; what it returns is returned, and nothing is written.
     agree: Callable[[Connection], Objection | None] = lambda _connection: None,
 ) -> Objection | None:
     """Record the result, `complete`, `pruned` or `diverged`, of trial, ticket, attempt and study at once.
 
-    `parked` is recorded in the same way, but that the trial stays open.
-
-    Args:
-        connection: of a transaction that holds the lease, and its study.
-        clock: the database's.
-        lease: of the attempt.
-        trial_id: Optuna's; below 0 it is a repeat, of which Optuna's tables have nothing.
-        state: complete, pruned, parked or diverged.
-        values: one a direction; None for a pruned trial without a report, and for a diverged one.
-        peak_memory: bytes.
-        error: how a diverged trial said so.
-        reports: what was reported or logged and not written yet.
-        constraints: finds their values by name, when everything else is written.
-        beside: writes what else is to be known of it: the rungs of such reports, what a repeat came to.
-        weights: (study id, file) to keep with a trial that kept no model.
-        agree: looks whether the result may count; what it returns is returned, and nothing is written.
+    `parked` is recorded in the same way, but that the trial stays open. The transaction holds the lease, and
+    its study.
     """
     objection = agree(connection)
     if objection is not None:
@@ -248,63 +211,38 @@ def deliver(
     beside(connection)
     if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
         study_id, file = weights
-        kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
+        kept_files.record(connection, study_id, trial_id, lease.attempt, file)
     if state is TicketState.DIVERGED:
-        outcomes.diverge(connection, clock, lease, error or "the training diverged", peak_memory)
+        outcomes.diverge(connection, lease, error or "the training diverged", peak_memory)
         return None
     if trial_id > 0:
-        optuna_rows.set_constraints(connection, trial_id, constraints(connection))
+        for name, value in constraints(connection).items():
+            key, text = CONSTRAINT + name, json.dumps(value)
+            optuna_rows.set_attribute(connection, "system", trial_id, key, text)
     if trial_id > 0 and state is not TicketState.PARKED:
         final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
         optuna_rows.finish(connection, trial_id, final, values)
-    outcomes.deliver(connection, clock, lease, state, values, peak_memory)
+    outcomes.deliver(connection, lease, state, values, peak_memory)
     return None
 
 
 def keep_stored_file(
-    connection: Connection,
-    clock: Clock,
-    study_id: int,
-    trial_id: int,
-    lease: Lease,
-    name: str,
-    sha256: str,
-    size: int,
+    connection: Connection, study_id: int, trial_id: int, lease: Lease, name: str, sha256: str, size: int
 ) -> bool:
     """Keep a file whose content the study has in its store with the trial; False when it has not."""
     path = kept_files.stored_already(connection, study_id, sha256)
     if path is None:
         return False
     file = KeptFile(name, path, sha256, size)
-    kept_files.record(connection, clock, study_id, trial_id, lease.attempt, file)
+    kept_files.record(connection, study_id, trial_id, lease.attempt, file)
     return True
 
 
 def checkpoint_advanced(connection: Connection, lease: Lease) -> None:
     """The attempt has got further than any before it: attempts lost until now count no more."""
-    connection.execute(ticket.update().where(ticket.c.id == lease.ticket_id).values(lost=0))
-
-
-def end_if_live(connection: Connection, lease: Lease, verb: Callable[[Connection], None]) -> bool:
-    """A supervisor ends a runner's attempt by a verb of `outcomes`; False when it was over already."""
-    if leases.hold(connection, {lease}, ending={lease}):
-        return False
-    verb(connection)
-    return True
-
-
-@cache
-def _upsert_metric(dialect: str) -> Any:
-    """Made once: SQLAlchemy compiles a statement anew that has its values inside."""
-    new = optuna_rows.upsert(dialect, metric)
-    return new.on_conflict_do_update(
-        index_elements=["trial_id", "name", "step"], set_={"value": new.excluded.value}
-    )
+    change(connection, ticket, lease.ticket_id, lost=0)
 
 
 def _state_of(connection: Connection, lease: Lease) -> str | None:
-    return connection.scalar(
-        sa.select(attempt.c.state).where(
-            attempt.c.ticket_id == lease.ticket_id, attempt.c.number == lease.attempt
-        )
-    )
+    its = (attempt.c.ticket_id == lease.ticket_id) & (attempt.c.number == lease.attempt)
+    return connection.scalar(sa.select(attempt.c.state).where(its))

@@ -38,11 +38,7 @@ _WENT_WELL = (  # made once, as in `storage.queue.locks`
 
 def failed_on(worker_id: str | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
     """Whether a ticket has failed on this worker."""
-    tried = sa.exists().where(
-        attempt.c.ticket_id == ticket.c.id,
-        attempt.c.worker_id == worker_id,
-        _is_bad,
-    )
+    tried = sa.exists().where(attempt.c.ticket_id == ticket.c.id, attempt.c.worker_id == worker_id, _is_bad)
     return (ticket.c.failed > 0) & tried
 
 
@@ -67,10 +63,7 @@ def bad_starts(connection: Connection, study_id: int) -> int:
     brought = (
         sa.select(attempt.c.worker_id, attempt.c.ended_at)
         .join(ticket, attempt.c.ticket_id == ticket.c.id)
-        .where(
-            ticket.c.study_id == study_id,
-            attempt.c.state.in_(_GOOD),
-        )
+        .where(ticket.c.study_id == study_id, attempt.c.state.in_(_GOOD))
         .subquery()
     )
     last = sa.select(sa.func.coalesce(sa.func.max(brought.c.ended_at), 0.0)).scalar_subquery()
@@ -111,11 +104,10 @@ def failed(connection: Connection, row: sa.Row[Any], error: str) -> bool:
         at_fault = begins and not one.good_attempts and bad_start(connection, one.id) >= 2
     if here or at_fault or quarantined:
         _give_back_failures_of(connection, [one.id], row.study_id, everywhere=at_fault)
-    connection.execute(
-        worker.update().where(worker.c.id == one.id).values(bad_attempts=worker.c.bad_attempts + 1)
-    )
+    locks.change(connection, worker, one.id, bad_attempts=worker.c.bad_attempts + 1)
     if at_fault:
-        _quarantine(connection, one.id, f"its first {bad} attempts all failed; the last: {last_line(error)}")
+        why = f"its first {bad} attempts all failed; the last: {last_line(error)}"
+        locks.change(connection, worker, one.id, state=WorkerState.QUARANTINED, reason=why)
     return here or at_fault or quarantined
 
 
@@ -132,7 +124,8 @@ def succeeded(connection: Connection, row: sa.Row[Any]) -> None:
         locks.hold_workers(connection, [row.worker_id, *at_fault])
     connection.execute(_WENT_WELL, {"its_worker": row.worker_id})
     for worker_id, blamed in at_fault.items():
-        _quarantine(connection, worker_id, f"{blamed} settings that failed here succeeded on other workers")
+        why = f"{blamed} settings that failed here succeeded on other workers"
+        locks.change(connection, worker, worker_id, state=WorkerState.QUARANTINED, reason=why)
 
 
 def last_line(error: str) -> str:
@@ -161,26 +154,12 @@ def _at_fault(connection: Connection, row: sa.Row[Any]) -> dict[str, int]:
 def _succeeded_elsewhere(connection: Connection, worker_id: str) -> int:
     """How many tickets failed on this worker and brought a result on another."""
     here, there = attempt.alias("here"), attempt.alias("there")
-    return (
-        connection.scalar(
-            sa.select(sa.func.count(here.c.ticket_id.distinct()))
-            .join(there, there.c.ticket_id == here.c.ticket_id)
-            .where(
-                here.c.worker_id == worker_id,
-                here.c.state == AttemptState.FAILED,
-                here.c.blames == 1,
-                there.c.worker_id != worker_id,
-                there.c.state.in_(_GOOD),
-            )
-        )
-        or 0
-    )
-
-
-def _quarantine(connection: Connection, worker_id: str, reason: str) -> None:
-    connection.execute(
-        worker.update().where(worker.c.id == worker_id).values(state=WorkerState.QUARANTINED, reason=reason)
-    )
+    query = sa.select(sa.func.count(here.c.ticket_id.distinct()))
+    query = query.join(there, there.c.ticket_id == here.c.ticket_id)
+    query = query.where(here.c.worker_id == worker_id, here.c.state == AttemptState.FAILED)
+    query = query.where(here.c.blames == 1)
+    query = query.where(there.c.worker_id != worker_id, there.c.state.in_(_GOOD))
+    return int(connection.scalar(query) or 0)
 
 
 def _give_back_failures_of(

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock, to_datetime
+from storage.database.clock import database_now, to_datetime
 from storage.database.tables import event, study
 
 DELETE = "delete"
@@ -45,7 +45,6 @@ class Event:
 
 def add(
     connection: Connection,
-    clock: Clock,
     study_id: int,
     what: str,
     who: str | None = None,
@@ -57,16 +56,9 @@ def add(
     """
     its = sa.select(study.c.uid, study.c.name).where(study.c.id == study_id)
     row = connection.execute(its).one()
-    connection.execute(
-        event.insert().values(
-            study_uid=row.uid,
-            study=row.name,
-            what=what,
-            who=(who or operator())[:300],
-            details=json.dumps({name: value for name, value in (details or {}).items() if value is not None}),
-            at=clock.now(),
-        )
-    )
+    known = {name: value for name, value in (details or {}).items() if value is not None}
+    new = {"what": what, "who": (who or operator())[:300], "details": json.dumps(known), "at": database_now()}
+    connection.execute(event.insert().values(study_uid=row.uid, study=row.name, **new))
 
 
 def of_study(

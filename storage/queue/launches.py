@@ -11,8 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock, to_datetime
+from storage.database.clock import database_now, to_datetime
 from storage.database.tables import launch, study
+from storage.queue.locks import change
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class Launch:
     stopped: datetime | None
 
 
+_ROWS = sa.select(launch, study.c.name.label("study")).join(study, launch.c.study_id == study.c.id)
+
+
 def add(
     connection: Connection,
-    clock: Clock,
     *,
     study_id: int,
     launcher: str,
@@ -39,28 +42,21 @@ def add(
     handle: Mapping[str, Any],
 ) -> int:
     """Store a launch; returns its id."""
-    made = connection.execute(
-        launch.insert().values(
-            study_id=study_id,
-            launcher=launcher,
-            host=host,
-            workers=workers,
-            handle=json.dumps(dict(handle)),
-            created_at=clock.now(),
-        )
-    )
+    new = {"study_id": study_id, "launcher": launcher, "host": host, "workers": workers}
+    told = {"handle": json.dumps(dict(handle)), "created_at": database_now()}
+    made = connection.execute(launch.insert().values({**new, **told}))
     return int((made.inserted_primary_key or (0,))[0])
 
 
 def get(connection: Connection, launch_id: int) -> Launch | None:
     """One launch; None when there is none of that id."""
-    row = connection.execute(_rows().where(launch.c.id == launch_id)).first()
+    row = connection.execute(_ROWS.where(launch.c.id == launch_id)).first()
     return None if row is None else _record(row)
 
 
 def all_launches(connection: Connection, study_id: int | None = None) -> list[Launch]:
     """Every launch, or those of one study; oldest first."""
-    query = _rows().order_by(launch.c.id)
+    query = _ROWS.order_by(launch.c.id)
     if study_id is not None:
         query = query.where(launch.c.study_id == study_id)
     return [_record(row) for row in connection.execute(query)]
@@ -72,26 +68,11 @@ def handle_of(connection: Connection, launch_id: int) -> dict[str, Any]:
     return dict(json.loads(handle))
 
 
-def mark_stopped(connection: Connection, clock: Clock, launch_id: int) -> None:
+def mark_stopped(connection: Connection, launch_id: int) -> None:
     """A person stopped it; the first time counts."""
-    connection.execute(
-        launch.update()
-        .where(launch.c.id == launch_id, launch.c.stopped_at.is_(None))
-        .values(stopped_at=clock.now())
-    )
-
-
-def _rows() -> sa.Select[Any]:
-    return sa.select(launch, study.c.name.label("study")).join(study, launch.c.study_id == study.c.id)
+    change(connection, launch, launch_id, launch.c.stopped_at.is_(None), stopped_at=database_now())
 
 
 def _record(row: sa.Row[Any]) -> Launch:
-    return Launch(
-        id=row.id,
-        study=row.study,
-        launcher=row.launcher,
-        host=row.host,
-        workers=row.workers,
-        created=to_datetime(row.created_at),
-        stopped=to_datetime(row.stopped_at),
-    )
+    when = to_datetime(row.created_at), to_datetime(row.stopped_at)
+    return Launch(row.id, row.study, row.launcher, row.host, row.workers, *when)

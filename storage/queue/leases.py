@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.errors import LeaseLostError
 from storage.database.records import Lease, TicketState
 from storage.database.tables import is_running, study, ticket, worker
 from storage.queue import locks, outcomes
 
-
-@dataclass(frozen=True)
-class Held:
-    """One lease a worker holds, as the database has it."""
-
-    lease: Lease
-    study_id: int
-    runner: int
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,18 @@ def hold(
     return {lease: why for lease, why in refused.items() if why is not None}
 
 
+def while_held(connection: Connection, lease: Lease, verb: Callable[[Connection], T]) -> T:
+    """What `verb` does for an attempt that holds its lease, whose study is held before its ticket.
+
+    Raises:
+        LeaseLostError: it does not, and nothing is done.
+    """
+    lost = hold(connection, {lease}, ending={lease})
+    if lost:
+        raise lost[lease]
+    return verb(connection)
+
+
 _HELD = sa.select(ticket.c.id, ticket.c.number, ticket.c.attempt, ticket.c.state).with_for_update()
 # Made once: SQLAlchemy takes longer to make and to look up a statement than SQLite to run it.
 _ONE = _HELD.where(ticket.c.id == sa.bindparam("id"))
@@ -75,35 +80,27 @@ def refusal(row: Any, lease: Lease) -> LeaseLostError | None:
 
 def note_rejected(connection: Connection, lease: Lease) -> None:
     """Count one refused write of a stale attempt, for `hpo audit`."""
-    connection.execute(
-        ticket.update().where(ticket.c.id == lease.ticket_id).values(rejected=ticket.c.rejected + 1)
-    )
+    locks.change(connection, ticket, lease.ticket_id, rejected=ticket.c.rejected + 1)
 
 
-def renew(connection: Connection, clock: Clock, worker_id: str, seconds: float) -> list[Held]:
+def renew(connection: Connection, worker_id: str, seconds: float) -> list[Lease]:
     """Extend every lease this worker still holds by `seconds` from now; what it holds is returned."""
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.study_id, ticket.c.runner)
-        .where(ticket.c.worker_id == worker_id, ticket.c.state == TicketState.RUNNING)
-        .order_by(ticket.c.id)  # everyone who locks several tickets does so in this order
-        .with_for_update()
-    ).all()
-    if rows:
-        connection.execute(
-            ticket.update()
-            .where(ticket.c.id.in_([row.id for row in rows]))
-            .values(lease_until=clock.now() + seconds)
-        )
-    return [Held(Lease(row.id, row.attempt), row.study_id, row.runner) for row in rows]
+    held = sa.select(ticket.c.id, ticket.c.attempt).where(ticket.c.worker_id == worker_id, is_running)
+    # Everyone who locks several tickets does so in this order.
+    leases = [Lease(*row) for row in connection.execute(held.order_by(ticket.c.id).with_for_update())]
+    if leases:
+        theirs = ticket.update().where(ticket.c.id.in_([lease.ticket_id for lease in leases]))
+        connection.execute(theirs.values(lease_until=database_now() + seconds))
+    return leases
 
 
-def reap_expired(connection: Connection, clock: Clock, sight: Sight) -> int:
+def reap_expired(connection: Connection, sight: Sight) -> int:
     """End every attempt whose lease has expired as far as `sight` reaches; returns how many.
 
     Safe beside others: a study or a ticket that somebody holds is left for the next time, and a renewal
     that comes first wins.
     """
-    now, length = clock.now(), sa.func.coalesce(worker.c.lease_seconds, sight.lease)
+    now, length = database_now(), sa.func.coalesce(worker.c.lease_seconds, sight.lease)
     # Somebody with a long lease beats seldom and may miss an outage that a short one does not survive.
     extra = sa.case((length < sight.lease, sight.lease - length), else_=0.0)
     expired = sa.and_(ticket.c.lease_until < sight.at - extra, ticket.c.lease_until < now - extra)
@@ -111,15 +108,15 @@ def reap_expired(connection: Connection, clock: Clock, sight: Sight) -> int:
     outdated = ticket.c.lease_until > now + 1.5 * worker.c.lease_seconds
     rows = _hold_free(connection, sa.and_(is_running, length <= sight.watched, sa.or_(expired, outdated)))
     for row in rows:
-        outcomes.lose(connection, clock, Lease(row.id, row.attempt), f"worker {row.name} went silent")
+        outcomes.lose(connection, Lease(row.id, row.attempt), f"worker {row.name} went silent")
     return len(rows)
 
 
-def reap_worker(connection: Connection, clock: Clock, worker_id: str, why: str) -> int:
+def reap_worker(connection: Connection, worker_id: str, why: str) -> int:
     """End every attempt of a worker known to be dead; returns how many. What others hold is left."""
-    rows = _hold_free(connection, (ticket.c.state == TicketState.RUNNING) & (ticket.c.worker_id == worker_id))
+    rows = _hold_free(connection, is_running & (ticket.c.worker_id == worker_id))
     for row in rows:
-        outcomes.lose(connection, clock, Lease(row.id, row.attempt), why)
+        outcomes.lose(connection, Lease(row.id, row.attempt), why)
     return len(rows)
 
 

@@ -53,6 +53,13 @@ def hold_free_studies(connection: Connection, which: sa.ColumnElement[bool]) -> 
     return list(connection.scalars(found.with_for_update(key_share=True, skip_locked=True)))
 
 
+def change(
+    connection: Connection, table: sa.Table, row_id: int | str, *only: sa.ColumnElement[bool], **values: Any
+) -> None:
+    """Set columns of one row, where `only` holds of it; it is held from here on."""
+    connection.execute(table.update().where(table.c.id == row_id, *only).values(values))
+
+
 def hold_workers(connection: Connection, ids: Iterable[str]) -> None:
     """The workers' rows, in the order of their ids."""
     found = sa.select(worker.c.id).where(worker.c.id.in_(sorted(set(ids)))).order_by(worker.c.id)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.records import StudyState
 from storage.database.tables import event, notice, study
 from storage.queue import events, locks
@@ -53,16 +53,16 @@ def settle(connection: Connection, study_id: int, channels: Sequence[Mapping[str
             connection.execute(notice.insert().values(study_id=study_id, channel=channel, told=newest))
 
 
-def open_notices(connection: Connection, clock: Clock, holder: str) -> list[Notice]:
+def open_notices(connection: Connection, holder: str) -> list[Notice]:
     """Those that nobody else holds just now and that have something to tell, or whose study still runs."""
     new = sa.exists().where(event.c.study_uid == study.c.uid, event.c.id > notice.c.told)
     runs = study.c.state == StudyState.RUNNING
-    waits = sa.case((notice.c.not_before > clock.now(), 1), else_=0)
+    waits = sa.case((notice.c.not_before > database_now(), 1), else_=0)
     found = {"runs": runs, "is_due": new, "waits": waits}
     query = (
         sa.select(notice, study.c.name, study.c.uid, *(one.label(name) for name, one in found.items()))
         .join(study, notice.c.study_id == study.c.id)
-        .where(_free(clock, holder), new | runs)
+        .where(_free(holder), new | runs)
         .order_by(notice.c.id)
     )
     return [
@@ -79,11 +79,11 @@ def open_notices(connection: Connection, clock: Clock, holder: str) -> list[Noti
 
 
 def hold(
-    connection: Connection, clock: Clock, one: Notice, holder: str, seconds: float, kinds: Collection[str]
+    connection: Connection, one: Notice, holder: str, seconds: float, kinds: Collection[str]
 ) -> Event | None:
     """Take the right to send for so long; the next event of these kinds. None: there is none, or no right."""
-    mine = notice.update().where(notice.c.id == one.id, _free(clock, holder))
-    mine = mine.values(holder=holder, held_until=clock.now() + seconds).returning(notice.c.told)
+    mine = notice.update().where(notice.c.id == one.id, _free(holder))
+    mine = mine.values(holder=holder, held_until=database_now() + seconds).returning(notice.c.told)
     told = connection.scalar(mine)
     if told is None:
         return None
@@ -104,14 +104,14 @@ def arrived(connection: Connection, one: Notice, holder: str, event_id: int) -> 
     connection.execute(mine.values(told=event_id, not_before=None))
 
 
-def let_go(connection: Connection, clock: Clock, one: Notice, holder: str, wait: float | None) -> None:
+def let_go(connection: Connection, one: Notice, holder: str, wait: float | None) -> None:
     """Anybody may send again: in `wait` seconds where the other side is away."""
     mine = notice.update().where(notice.c.id == one.id, notice.c.holder == holder)
-    later = None if wait is None else clock.now() + wait
+    later = None if wait is None else database_now() + wait
     connection.execute(mine.values(holder=None, held_until=None, not_before=later))
 
 
-def say_nearly(connection: Connection, clock: Clock, study_id: int, share: float) -> None:
+def say_nearly(connection: Connection, study_id: int, share: float) -> None:
     """The budget is nearly spent: told once, and again when the study was given more since."""
     row = locks.hold_study(connection, study_id)
     if row is None:
@@ -119,8 +119,8 @@ def say_nearly(connection: Connection, clock: Clock, study_id: int, share: float
     kinds = [events.NEARLY, "extend"]
     last = sa.select(event.c.what).where(event.c.study_uid == row.uid, event.c.what.in_(kinds))
     if connection.scalar(last.order_by(event.c.id.desc()).limit(1)) != events.NEARLY:
-        events.add(connection, clock, study_id, events.NEARLY, events.ITSELF, {"share": round(share, 2)})
+        events.add(connection, study_id, events.NEARLY, events.ITSELF, {"share": round(share, 2)})
 
 
-def _free(clock: Clock, holder: str) -> sa.ColumnElement[bool]:
-    return notice.c.holder.is_(None) | (notice.c.holder == holder) | (notice.c.held_until < clock.now())
+def _free(holder: str) -> sa.ColumnElement[bool]:
+    return notice.c.holder.is_(None) | (notice.c.holder == holder) | (notice.c.held_until < database_now())

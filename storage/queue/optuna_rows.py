@@ -112,31 +112,41 @@ def insert_trial(
     new = {"study_id": optuna_study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
     row = connection.execute(_NEW_TRIAL, {**new, "its_study": optuna_study_id}).one()
     if params:
-        insert_params(connection, row.trial_id, params, distributions)
+        connection.execute(_NEW_PARAMS, rows_of_params(row.trial_id, params, distributions))
     return Trial(row.trial_id, row.number)
 
 
-def insert_params(
-    connection: Connection,
-    trial_id: int,
-    params: Mapping[str, Any],
-    distributions: Mapping[str, BaseDistribution],
-) -> None:
-    """Parameters in one statement, as `RDBStorage.set_trial_param` would write them one by one."""
+def rows_of_params(
+    trial_id: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> list[dict[str, Any]]:
+    """A trial's parameters as Optuna's table has them."""
     from optuna.distributions import distribution_to_json
 
-    connection.execute(
-        _NEW_PARAMS,
-        [
-            {
-                "trial_id": trial_id,
-                "param_name": name,
-                "param_value": distributions[name].to_internal_repr(value),
-                "distribution_json": distribution_to_json(distributions[name]),
-            }
-            for name, value in params.items()
-        ],
-    )
+    return [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distributions[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in params.items()
+    ]
+
+
+def rows_of_values(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
+    """A trial's values, one a direction, as Optuna's table has them."""
+    stored = enumerate(map(optuna_tables.stored, values))
+    return [
+        {"trial_id": trial_id, "objective": place, "value": value, "value_type": kind}
+        for place, (value, kind) in stored
+    ]
+
+
+def row_of_report(trial_id: int, step: int, value: float) -> dict[str, Any]:
+    """An intermediate value as Optuna's table has it."""
+    stored, kind = optuna_tables.stored(value)
+    held = {"intermediate_value": stored, "intermediate_value_type": kind}
+    return {"trial_id": trial_id, "step": step, **held}
 
 
 def take_waiting(
@@ -146,13 +156,9 @@ def take_waiting(
 
     Safe beside plain Optuna, which takes one by the same change of its row: whoever makes it has the trial.
 
-    Args:
-        connection: of a transaction that writes.
-        optuna_study_id: Optuna's.
-        after: up to this trial's id none waits, as an earlier call has seen.
-
-    Returns at the end up to which trial's id none waits. It is good once the transaction is committed: trials
-    get their ids with their study's row locked, and none that ran or ended waits again.
+    Returns at the end up to which trial's id none waits; `after` is what an earlier call has returned. It is
+    good once the transaction is committed: trials get their ids with their study's row locked, and none that
+    ran or ended waits again.
     """
     newest, waiting = connection.execute(_LATER, {"study": optuna_study_id, "after": after}).one()
     if waiting is None:
@@ -163,70 +169,39 @@ def take_waiting(
     return Trial(*found), connection.scalar(_POINT, {"trial": found.trial_id}), waiting - 1
 
 
-def param_names(connection: Connection, trial_id: int) -> set[str]:
-    """Names of the parameters that a trial has."""
-    return set(connection.scalars(sa.select(_params.c.param_name).where(_params.c.trial_id == trial_id)))
+def add_params(
+    connection: Connection,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
+    """Write a stored trial's further parameters; those already there stay."""
+    there = set(connection.scalars(sa.select(_params.c.param_name).where(_params.c.trial_id == trial_id)))
+    missing = {name: value for name, value in params.items() if name not in there}
+    if missing:
+        connection.execute(_NEW_PARAMS, rows_of_params(trial_id, missing, distributions))
 
 
 def upsert_reports(connection: Connection, reported: Sequence[tuple[int, int, float]]) -> None:
     """Intermediate values, each (trial, step, value); a step reported again is overwritten."""
-    rows = []
-    for trial_id, step, value in reported:
-        stored, kind = optuna_tables.stored(value)
-        rows.append(
-            {
-                "trial_id": trial_id,
-                "step": step,
-                "intermediate_value": stored,
-                "intermediate_value_type": kind,
-            }
-        )
+    rows = [row_of_report(*one) for one in reported]
     if rows:
-        connection.execute(_upsert_report(connection.dialect.name), rows)
-
-
-@cache
-def _upsert_report(dialect: str) -> Any:
-    """Made once: SQLAlchemy compiles a statement anew that has its values inside."""
-    row = upsert(dialect, _reports)
-    return row.on_conflict_do_update(
-        index_elements=["trial_id", "step"],
-        set_={
-            "intermediate_value": row.excluded.intermediate_value,
-            "intermediate_value_type": row.excluded.intermediate_value_type,
-        },
-    )
+        connection.execute(overwriting(connection.dialect.name, _reports, "trial_id", "step"), rows)
 
 
 def forget_after(connection: Connection, trial_id: int, step: int) -> None:
     """Drop a trial's reports after `step`, its constraints, and the rungs that an older version noted."""
     connection.execute(_reports.delete().where(_reports.c.trial_id == trial_id, _reports.c.step > step))
-    connection.execute(
-        _trial_attributes.delete().where(
-            _trial_attributes.c.trial_id == trial_id,
-            sa.or_(
-                _trial_attributes.c.key.like("completed\\_rung%", escape="\\"),
-                is_constraint(_trial_attributes),
-            ),
-        )
-    )
+    its = _trial_attributes.c
+    old = its.key.like("completed\\_rung%", escape="\\") | is_constraint(_trial_attributes)
+    connection.execute(_trial_attributes.delete().where(its.trial_id == trial_id, old))
 
 
 def set_attribute(connection: Connection, of: Owner, owner_id: int, key: str, value_json: str) -> None:
     """An attribute of a trial or a study (`owner_id`), as JSON; a key set again is overwritten."""
     mine = "study_id" if of.startswith("study") else "trial_id"
-    connection.execute(
-        _upsert_attribute(connection.dialect.name, of), {mine: owner_id, "key": key, "value_json": value_json}
-    )
-
-
-@cache
-def _upsert_attribute(dialect: str, of: Owner) -> Any:
-    new = upsert(dialect, _ATTRIBUTES[of])
-    mine = "study_id" if of.startswith("study") else "trial_id"
-    return new.on_conflict_do_update(
-        index_elements=[mine, "key"], set_={"value_json": new.excluded.value_json}
-    )
+    row = {mine: owner_id, "key": key, "value_json": value_json}
+    connection.execute(overwriting(connection.dialect.name, _ATTRIBUTES[of], mine, "key"), row)
 
 
 def study_attributes(connection: Connection, optuna_study_id: int, of: Owner) -> dict[str, Any]:
@@ -246,11 +221,7 @@ def finish(
     if not ended.rowcount:
         return False
     if values is not None:
-        rows = []
-        for objective, value in enumerate(values):
-            stored, kind = optuna_tables.stored(value)
-            rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-        connection.execute(_NEW_VALUES, rows)
+        connection.execute(_NEW_VALUES, rows_of_values(trial_id, values))
     return True
 
 
@@ -333,12 +304,6 @@ def diverged() -> sa.ColumnElement[bool]:
     return sa.and_(_trials.c.state == TrialState.FAIL, marked)
 
 
-def set_constraints(connection: Connection, trial_id: int, constraints: Mapping[str, float]) -> None:
-    """Constraints of a trial, each kept when it is at most 0; one set again is overwritten."""
-    for name, value in constraints.items():
-        set_attribute(connection, "system", trial_id, CONSTRAINT + name, json.dumps(value))
-
-
 def is_constraint(table: sa.Table) -> sa.ColumnElement[bool]:
     """Whether a row of Optuna's system attributes holds constraints."""
     begins = sa.func.substr(table.c.key, 1, len(CONSTRAINT)) == CONSTRAINT
@@ -378,6 +343,17 @@ def is_feasible(connection: Connection, trial_id: int) -> bool:
     """Whether a trial breaks no constraint."""
     this = sa.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id)
     return connection.execute(this.where(feasible())).first() is not None
+
+
+@cache
+def overwriting(dialect: str, table: sa.Table, *key: str, **also: Any) -> Any:
+    """An INSERT that writes over the row that has its `key`; `also`: expressions of a module, for all rows.
+
+    Made once: SQLAlchemy compiles a statement anew that has its values inside.
+    """
+    new = upsert(dialect, table).values(also) if also else upsert(dialect, table)
+    ours = [column.name for column in table.columns if column.name not in key and not column.primary_key]
+    return new.on_conflict_do_update(index_elements=key, set_={name: new.excluded[name] for name in ours})
 
 
 def upsert(dialect: str, table: sa.Table) -> Any:

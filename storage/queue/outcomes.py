@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.errors import LeaseLostError
 from storage.database.optuna_tables import TrialState, reports
 from storage.database.records import AttemptState, Lease, Need, StudyState, TicketState
 from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket, worker
 from storage.files import kept_files
-from storage.history.trials import leader
+from storage.history.trials import Leader, leader
 from storage.queue import blame, events, locks, optuna_rows, seconds
+from storage.queue.locks import change
 
 _LONGEST_BACKOFF = 60.0  # seconds
 
@@ -49,81 +49,78 @@ class _Ending:
 
 def deliver(
     connection: Connection,
-    clock: Clock,
     lease: Lease,
     state: TicketState,
     values: Sequence[float] | None,
     peak_memory: float | None = None,
 ) -> None:
     """The attempt brought a result: `complete` with values, or `pruned`; or it is `parked`."""
-    ending = _close(connection, clock, lease, AttemptState(state.value), None, peak_memory)
+    ending = _close(connection, lease, AttemptState(state.value), None, peak_memory)
     leave = _LEAVE if ending.study.budget_epochs is None else _REST
     connection.execute(leave, {"its_ticket": lease.ticket_id, "state": state})
     blame.succeeded(connection, ending.ticket)
     its = ending.study
     if its.failing:
-        connection.execute(study.update().where(study.c.id == its.id).values(failing=0))
+        change(connection, study, its.id, failing=0)
     value = None
     if values is not None and state is TicketState.COMPLETE and len(values) == 1 and math.isfinite(values[0]):
         value = values[0]
     plain = its.state == StudyState.RUNNING and its.budget_target is None and its.budget_patience is None
     if value is not None and not (plain and _is_no_better(its, value)):
         value = value if optuna_rows.is_feasible(connection, ending.ticket.trial_id) else None
-    better = value is not None and _is_best(connection, clock, ending, value)
+    better = value is not None and _is_best(connection, ending, value)
     if plain:
         if not _goes_on(connection, its):
-            conclude(connection, clock, its.id)
+            conclude(connection, its.id)
         return
-    _learn_from(connection, its, value)
+    if its.state == StudyState.STOPPING and (its.ended_why or "").startswith(FAILING):  # it works, then
+        change(connection, study, its.id, state=StudyState.RUNNING, ended_why=None)
+    _end_at_target(connection, its, value)
     _lose_patience(connection, ending, better)
-    conclude(connection, clock, its.id)
+    conclude(connection, its.id)
 
 
 def fail(
-    connection: Connection,
-    clock: Clock,
-    lease: Lease,
-    error: str,
-    peak_memory: float | None = None,
-    *,
-    blames: bool = True,
+    connection: Connection, lease: Lease, error: str, peak_memory: float | None = None, *, blames: bool = True
 ) -> None:
     """The objective raised, crashed by itself, hung or returned nonsense: try again or give up.
 
     `blames`: it may be its worker's fault; not where a trial used more than its study allows.
     """
-    ending = _close(connection, clock, lease, AttemptState.FAILED, error, peak_memory, blames=blames)
+    ending = _close(connection, lease, AttemptState.FAILED, error, peak_memory, blames=blames)
     row = ending.ticket
     more = row.failed < ending.study.retry_failed
-    _again_or_give_up(connection, clock, row, failed=row.failed + 1, lost=row.lost, more=more)
+    _again_or_give_up(connection, row, failed=row.failed + 1, lost=row.lost, more=more)
     if not more and row.trial_id is not None:
         optuna_rows.mark(connection, row.trial_id, optuna_rows.BROKE)
-    _tell_failure(connection, clock, ending, more)
+    failing = ending.study.failing + 1
+    change(connection, study, ending.study.id, failing=failing)
+    if not more:
+        _tell(connection, ending, events.FAILED)
+    if failing == STORM:
+        _tell(connection, ending, events.FAILING, failures=failing)
     if blames and blame.failed(connection, row, error):
         bad = blame.bad_starts(connection, row.study_id)
         if bad >= blame.BAD_STARTS:
             why = f"{FAILING} on {bad} workers; the last: {blame.last_line(error)}"
-            _stop_failing(connection, row.study_id, why)
-    conclude(connection, clock, row.study_id)
+            _stop(connection, row.study_id, why[:200])  # or workers that come and go run it for ever
+    conclude(connection, row.study_id)
 
 
-def diverge(
-    connection: Connection, clock: Clock, lease: Lease, error: str, peak_memory: float | None = None
-) -> None:
+def diverge(connection: Connection, lease: Lease, error: str, peak_memory: float | None = None) -> None:
     """The setting makes the numbers explode, wherever it is tried: not tried again, and nobody's fault."""
-    ending = _close(connection, clock, lease, AttemptState.DIVERGED, error, peak_memory)
+    ending = _close(connection, lease, AttemptState.DIVERGED, error, peak_memory)
     row = ending.ticket
     give_up(connection, row.id, row.trial_id, TicketState.DIVERGED)
     if row.trial_id is not None:
         optuna_rows.mark(connection, row.trial_id, optuna_rows.DIVERGED)
         kept_files.release_weights(connection, row.trial_id)
     _lose_patience(connection, ending, False)
-    conclude(connection, clock, row.study_id)
+    conclude(connection, row.study_id)
 
 
 def set_aside(
     connection: Connection,
-    clock: Clock,
     lease: Lease,
     error: str,
     peak_memory: float | None = None,
@@ -134,35 +131,35 @@ def set_aside(
     """The attempt ended beside others in a way that may be theirs: it counts against nothing, and the ticket
     waits for what it needs to itself.
     """
-    row = _close(connection, clock, lease, state, error, peak_memory, blames=False).ticket
-    connection.execute(ticket.update().where(ticket.c.id == row.id).values(alone=int(need)))
+    row = _close(connection, lease, state, error, peak_memory, blames=False).ticket
+    change(connection, ticket, row.id, alone=int(need))
     _requeue(connection, row.id, not_before=None)
-    conclude(connection, clock, row.study_id)
+    conclude(connection, row.study_id)
 
 
-def lose(connection: Connection, clock: Clock, lease: Lease, why: str) -> None:
+def lose(connection: Connection, lease: Lease, why: str) -> None:
     """The worker or runner died or went silent: nobody's fault until it happened too often."""
-    ending = _close(connection, clock, lease, AttemptState.LOST, why)
+    ending = _close(connection, lease, AttemptState.LOST, why)
     row = ending.ticket
     more = row.lost < ending.study.retry_lost
-    _again_or_give_up(connection, clock, row, failed=row.failed, lost=row.lost + 1, more=more)
+    _again_or_give_up(connection, row, failed=row.failed, lost=row.lost + 1, more=more)
     name = connection.scalar(sa.select(worker.c.name).where(worker.c.id == row.worker_id))
-    _tell(connection, clock, ending, events.LOST, worker=name, why=why)
-    conclude(connection, clock, row.study_id)
+    _tell(connection, ending, events.LOST, worker=name, why=why)
+    conclude(connection, row.study_id)
 
 
-def release(connection: Connection, clock: Clock, lease: Lease, why: str = "drained") -> None:
+def release(connection: Connection, lease: Lease, why: str = "drained") -> None:
     """The attempt gives its ticket back on purpose; it counts against nothing."""
-    row = _close(connection, clock, lease, AttemptState.RELEASED, why).ticket
+    row = _close(connection, lease, AttemptState.RELEASED, why).ticket
     _requeue(connection, row.id, not_before=None)
-    conclude(connection, clock, row.study_id)
+    conclude(connection, row.study_id)
 
 
-def cancel(connection: Connection, clock: Clock, lease: Lease) -> None:
+def cancel(connection: Connection, lease: Lease) -> None:
     """A person ended the attempt: its trial will not go on."""
-    row = _close(connection, clock, lease, AttemptState.CANCELLED, "cancelled").ticket
+    row = _close(connection, lease, AttemptState.CANCELLED, "cancelled").ticket
     give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
-    conclude(connection, clock, row.study_id)
+    conclude(connection, row.study_id)
 
 
 def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state: TicketState) -> None:
@@ -173,10 +170,7 @@ def give_up(connection: Connection, ticket_id: int, trial_id: int | None, state:
 
 
 def conclude(
-    connection: Connection,
-    clock: Clock,
-    study_id: int,
-    none_to_promote: Callable[[], bool] = lambda: False,
+    connection: Connection, study_id: int, none_to_promote: Callable[[], bool] = lambda: False
 ) -> None:
     """End the study when nothing runs and nothing more may start. What waits stays in the queue; what is
     parked is pruned, with its last value.
@@ -190,23 +184,16 @@ def conclude(
     row = locks.hold_study(connection, study_id)
     if row is None or _goes_on(connection, row, none_to_promote):
         return
-    _end_parked(connection, study_id, TicketState.PRUNED)
-    seconds.stop(connection, clock, row)
+    end_parked(connection, study_id, TicketState.PRUNED)
+    seconds.stop(connection, row)
     why = row.ended_why or ALL_DONE
     if row.repeats_of is None:
-        events.add(connection, clock, study_id, events.END, events.ITSELF, {"why": why})
-    connection.execute(
-        study.update()
-        .where(study.c.id == study_id)
-        .values(
-            state=StudyState.FINISHED if why in BY_BUDGET else StudyState.STOPPED,
-            ended_at=clock.now(),
-            ended_why=why,
-        )
-    )
+        events.add(connection, study_id, events.END, events.ITSELF, {"why": why})
+    state = StudyState.FINISHED if why in BY_BUDGET else StudyState.STOPPED
+    change(connection, study, study_id, state=state, ended_at=database_now(), ended_why=why)
 
 
-def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
+def end_if_spent(connection: Connection, study_id: int) -> None:
     """A person changed the study or lets it go on: it ends again where its target is met, its seconds or its
     patience are spent, or nothing is left to do.
     """
@@ -214,12 +201,12 @@ def end_if_spent(connection: Connection, clock: Clock, study_id: int) -> None:
     if row is None:
         return
     if row.budget_target is not None:
-        best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize", ours=True)
+        best = _best_of(connection, row)
         _end_at_target(connection, row, None if best is None else best.value)
     if row.budget_patience is not None and row.stale >= row.budget_patience:
-        _stop(connection, row, PATIENCE_SPENT)
-    end_when_seconds_are_spent(connection, clock, row)
-    conclude(connection, clock, study_id)
+        _stop(connection, row.id, PATIENCE_SPENT, paused=True)
+    end_when_seconds_are_spent(connection, row)
+    conclude(connection, study_id)
 
 
 def room(connection: Connection, row: sa.Row[Any]) -> float:
@@ -237,39 +224,26 @@ def end_when_epochs_are_spent(connection: Connection, study_id: int) -> None:
     has_some = ticket.c.state.in_([TicketState.RUNNING, TicketState.QUEUED]) & (ticket.c.epochs > 0)
     found = sa.select(ticket.c.id).where(ticket.c.study_id == study_id, has_some).limit(1)
     if connection.execute(found).first() is None:
-        connection.execute(
-            study.update()
-            .where(study.c.id == study_id, study.c.state == StudyState.RUNNING)
-            .values(state=StudyState.STOPPING, ended_why=EPOCHS_SPENT)
-        )
+        _stop(connection, study_id, EPOCHS_SPENT)
 
 
-def end_when_seconds_are_spent(connection: Connection, clock: Clock, row: sa.Row[Any]) -> bool:
+def end_when_seconds_are_spent(connection: Connection, row: sa.Row[Any]) -> bool:
     """Whether the budget of seconds is spent; then nothing new starts. The caller holds the study's row."""
-    if row.budget_seconds is None or seconds.used(connection, clock, row) < row.budget_seconds:
+    if row.budget_seconds is None or seconds.used(connection, row) < row.budget_seconds:
         return False
-    connection.execute(
-        study.update()
-        .where(study.c.id == row.id, study.c.state == StudyState.RUNNING)
-        .values(state=StudyState.STOPPING, ended_why=SECONDS_SPENT)
-    )
+    _stop(connection, row.id, SECONDS_SPENT)
     return True
 
 
-def cancel_parked(connection: Connection, study_id: int) -> int:
-    """A person ended the study: returns how many parked tickets end with it. The study's row is held."""
-    return _end_parked(connection, study_id, TicketState.CANCELLED)
-
-
-def _end_parked(connection: Connection, study_id: int, state: TicketState) -> int:
+def end_parked(connection: Connection, study_id: int, state: TicketState) -> int:
+    """The study ends: returns how many parked tickets end so with it. The study's row is held."""
     parked = sa.select(ticket.c.id).where(ticket.c.study_id == study_id, is_parked)
     held = connection.scalars(parked.order_by(ticket.c.id).with_for_update()).all()
     if held:
         trials = sa.select(ticket.c.trial_id).where(ticket.c.study_id == study_id, is_parked)
         optuna_rows.finish_all(connection, trials, pruned=state is TicketState.PRUNED)
-        connection.execute(
-            ticket.update().where(ticket.c.study_id == study_id, is_parked).values(state=state)
-        )
+        its = ticket.update().where(ticket.c.study_id == study_id, is_parked)
+        connection.execute(its.values(state=state))
     return len(held)
 
 
@@ -291,7 +265,6 @@ def _goes_on(
 
 def _close(
     connection: Connection,
-    clock: Clock,
     lease: Lease,
     state: AttemptState,
     error: str | None,
@@ -309,10 +282,10 @@ def _close(
     its_study = locks.hold_study_of(connection, lease.ticket_id)
     if its_study is None:
         raise LeaseLostError("the study was deleted")
-    seconds.stop_when_idle(connection, clock, its_study, leaving=lease.ticket_id)
+    seconds.stop_when_idle(connection, its_study, leaving=lease.ticket_id)
     which = {"its_ticket": lease.ticket_id, "its_attempt": lease.attempt}
     ends = {"state": state, "error": error, "peak_memory": peak_memory, "blames": int(blames)}
-    connection.execute(_end(clock.offset), {**which, **ends})
+    connection.execute(_END, {**which, **ends})
     return _Ending(its_study, connection.execute(_TICKET, {"its_ticket": lease.ticket_id}).one())
 
 
@@ -330,28 +303,22 @@ _TRAINED = (  # of a ticket: epochs that its trial has reported, each once
     .scalar_subquery()
 )
 _REST = _LEAVE.values(epochs=_TRAINED)
-
-
-@lru_cache(maxsize=64)
-def _end(offset: float) -> Any:
-    now, over = Clock(offset).now(), sa.select(ticket.c.lease_until).where(_ITS_TICKET).scalar_subquery()
-    return (
-        attempt.update()
-        .where(
-            attempt.c.ticket_id == sa.bindparam("its_ticket"), attempt.c.number == sa.bindparam("its_attempt")
-        )
-        .values(ended_at=sa.case((over < now, over), else_=now))
-    )
+_OVER = sa.select(ticket.c.lease_until).where(_ITS_TICKET).scalar_subquery()
+_END = (
+    attempt.update()
+    .where(attempt.c.ticket_id == sa.bindparam("its_ticket"), attempt.c.number == sa.bindparam("its_attempt"))
+    .values(ended_at=sa.case((database_now() > _OVER, _OVER), else_=database_now()))
+)
 
 
 def _again_or_give_up(
-    connection: Connection, clock: Clock, row: sa.Row[Any], *, failed: int, lost: int, more: bool
+    connection: Connection, row: sa.Row[Any], *, failed: int, lost: int, more: bool
 ) -> None:
-    connection.execute(ticket.update().where(ticket.c.id == row.id).values(failed=failed, lost=lost))
+    change(connection, ticket, row.id, failed=failed, lost=lost)
     if more:
         tries = failed + lost
         delay = 0.0 if tries <= 1 else min(2.0 ** (tries - 2), _LONGEST_BACKOFF)
-        _requeue(connection, row.id, not_before=clock.now() + delay if delay else None)
+        _requeue(connection, row.id, not_before=database_now() + delay if delay else None)
     else:
         give_up(connection, row.id, row.trial_id, TicketState.FAILED)
 
@@ -361,30 +328,15 @@ def _requeue(connection: Connection, ticket_id: int, not_before: sa.ColumnElemen
     connection.execute(waits, {"its_ticket": ticket_id})
 
 
-def _stop_failing(connection: Connection, study_id: int, why: str) -> None:
-    """Workers that come and go would run a broken objective for ever: nothing new starts."""
-    connection.execute(
-        study.update()
-        .where(study.c.id == study_id, study.c.state == StudyState.RUNNING)
-        .values(state=StudyState.STOPPING, ended_why=why[:200])
-    )
-
-
-def _learn_from(connection: Connection, row: sa.Row[Any], value: float | None) -> None:
-    """A result shows that the objective works; and once one has met the target, nothing new starts."""
-    if row.state == StudyState.STOPPING and (row.ended_why or "").startswith(FAILING):
-        connection.execute(
-            study.update().where(study.c.id == row.id).values(state=StudyState.RUNNING, ended_why=None)
-        )
-    _end_at_target(connection, row, value)
-
-
 def _end_at_target(connection: Connection, row: sa.Row[Any], value: float | None) -> None:
     if value is None or row.budget_target is None:
         return
-    reached = value >= row.budget_target if row.maximize else value <= row.budget_target
-    if reached:
-        _stop(connection, row, TARGET_REACHED)
+    if value >= row.budget_target if row.maximize else value <= row.budget_target:
+        _stop(connection, row.id, TARGET_REACHED, paused=True)
+
+
+def _best_of(connection: Connection, row: sa.Row[Any]) -> Leader | None:
+    return leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize", ours=True)
 
 
 def _is_no_better(row: sa.Row[Any], value: float) -> bool:
@@ -393,36 +345,27 @@ def _is_no_better(row: sa.Row[Any], value: float) -> bool:
     return known is not None and (value <= known if row.maximize else value >= known)
 
 
-def _is_best(connection: Connection, clock: Clock, ending: _Ending, value: float) -> bool:
+def _is_best(connection: Connection, ending: _Ending, value: float) -> bool:
     """Whether the feasible result of a trial that is complete is better than all before it, which is told."""
     row = ending.study
     if _is_no_better(row, value):
         return False
     better = True
     if row.best_value is None:  # the first one; or nobody has kept it so far
-        best = leader(connection, row.optuna_study_id, "maximize" if row.maximize else "minimize", ours=True)
+        best = _best_of(connection, row)
         better = best is None or best.id == ending.ticket.trial_id
         value = value if better or best is None else best.value
-    connection.execute(study.update().where(study.c.id == row.id).values(best_value=value))
+    change(connection, study, row.id, best_value=value)
     if better:
-        _tell(connection, clock, ending, events.BEST, value=value)
+        _tell(connection, ending, events.BEST, value=value)
     return better
 
 
-def _tell_failure(connection: Connection, clock: Clock, ending: _Ending, more: bool) -> None:
-    failing = ending.study.failing + 1
-    connection.execute(study.update().where(study.c.id == ending.study.id).values(failing=failing))
-    if not more:
-        _tell(connection, clock, ending, events.FAILED)
-    if failing == STORM:
-        _tell(connection, clock, ending, events.FAILING, failures=failing)
-
-
-def _tell(connection: Connection, clock: Clock, ending: _Ending, what: str, **details: Any) -> None:
+def _tell(connection: Connection, ending: _Ending, what: str, **details: Any) -> None:
     """An event of the trial that ends; of repeats nobody is told."""
     if ending.study.repeats_of is None:
         told = {"trial": ending.ticket.trial_number, **details}
-        events.add(connection, clock, ending.study.id, what, events.ITSELF, told)
+        events.add(connection, ending.study.id, what, events.ITSELF, told)
 
 
 def _lose_patience(connection: Connection, ending: _Ending, better: bool) -> None:
@@ -431,15 +374,12 @@ def _lose_patience(connection: Connection, ending: _Ending, better: bool) -> Non
     if row.budget_patience is None:
         return
     stale = 0 if better else row.stale + (ending.ticket.stop_at is None)
-    connection.execute(study.update().where(study.c.id == row.id).values(stale=stale))
+    change(connection, study, row.id, stale=stale)
     if stale >= row.budget_patience:
-        _stop(connection, row, PATIENCE_SPENT)
+        _stop(connection, row.id, PATIENCE_SPENT, paused=True)
 
 
-def _stop(connection: Connection, row: sa.Row[Any], why: str) -> None:
-    """Nothing new starts; what runs finishes."""
-    connection.execute(
-        study.update()
-        .where(study.c.id == row.id, study.c.state.in_([StudyState.RUNNING, StudyState.PAUSED]))
-        .values(state=StudyState.STOPPING, ended_why=why)
-    )
+def _stop(connection: Connection, study_id: int, why: str, *, paused: bool = False) -> None:
+    """Nothing new starts, what runs finishes; `paused`: also of a study that is paused."""
+    goes = study.c.state.in_([StudyState.RUNNING, *([StudyState.PAUSED] if paused else ())])
+    change(connection, study, study_id, goes, state=StudyState.STOPPING, ended_why=why)

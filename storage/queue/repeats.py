@@ -17,8 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
-from storage.database.errors import UnknownStudyError
+from storage.database.clock import database_now
 from storage.database.records import AttemptState, Repeat, StudyRow, StudyState, TicketState
 from storage.database.tables import artifact, attempt, is_queued, metric, repeat, study, ticket
 from storage.files import kept_files
@@ -46,14 +45,13 @@ class Repeated:
 
 def find(connection: Connection, study_id: int, kind: str = CONFIRM) -> StudyRow | None:
     """The row that a study's repeats are the tickets of; None where there are none."""
-    its = (study.c.repeats_of == study_id) & (study.c.repeats == kind)
-    row = connection.execute(sa.select(study).where(its)).first()
-    return None if row is None else StudyRow.of(row)
+    return next((its for its in every(connection, study_id) if its.repeats == kind), None)
 
 
 def every(connection: Connection, study_id: int) -> list[StudyRow]:
     """The rows of `find`, of every kind."""
-    return [row for kind in KINDS if (row := find(connection, study_id, kind)) is not None]
+    its = sa.select(study).where(study.c.repeats_of == study_id).order_by(study.c.repeats)
+    return [StudyRow.of(row) for row in connection.execute(its)]
 
 
 def going(connection: Connection, study_id: int) -> StudyRow | None:
@@ -63,7 +61,6 @@ def going(connection: Connection, study_id: int) -> StudyRow | None:
 
 def add(
     connection: Connection,
-    clock: Clock,
     study_id: int,
     wanted: Sequence[tuple[Repeat, Mapping[str, Any]]],
     kind: str = CONFIRM,
@@ -75,10 +72,8 @@ def add(
     Raises:
         UnknownStudyError: the study was deleted.
     """
-    row = locks.hold_study(connection, study_id)
-    if row is None:
-        raise UnknownStudyError("the study was deleted")
-    its = find(connection, study_id, kind) or _begin(connection, clock, row, kind)
+    row = studies.hold(connection, study_id)
+    its = find(connection, study_id, kind) or _begin(connection, row, kind)
     locks.hold_study(connection, its.id)
     there = {(one.trial_number, one.seed) for one in listed(connection, its.id)}
     new = [(one, params) for one, params in wanted if (one.trial_number, one.seed) not in there]
@@ -90,22 +85,19 @@ def add(
             .where(ticket.c.study_id == its.id, ticket.c.number >= first)
             .order_by(ticket.c.number)
         ).all()
-        connection.execute(
-            ticket.update().where(ticket.c.id.in_(ids)).values(trial_number=ticket.c.number)
-        )  # names its folder, as a trial's number does
-        connection.execute(
-            repeat.insert(),
-            [{"ticket_id": one, **vars(repeated)} for one, (repeated, _) in zip(ids, new, strict=True)],
-        )
+        named = ticket.update().where(ticket.c.id.in_(ids)).values(trial_number=ticket.c.number)
+        connection.execute(named)  # its folder, as a trial's number does
+        rows = [{"ticket_id": one, **vars(repeated)} for one, (repeated, _) in zip(ids, new, strict=True)]
+        connection.execute(repeat.insert(), rows)
     values: dict[str, Any] = {"budget_trials": len(there) + len(new)}
     if new or its.ended_why == outcomes.BY_HAND:
-        values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
-    connection.execute(study.update().where(study.c.id == its.id).values(values))
-    outcomes.conclude(connection, clock, its.id)
-    return StudyRow.of(connection.execute(sa.select(study).where(study.c.id == its.id)).one())
+        values |= studies.RUNS_AGAIN
+    locks.change(connection, study, its.id, **values)
+    outcomes.conclude(connection, its.id)
+    return studies.by_id(connection, its.id)
 
 
-def _begin(connection: Connection, clock: Clock, row: sa.Row[Any], kind: str) -> StudyRow:
+def _begin(connection: Connection, row: sa.Row[Any], kind: str) -> StudyRow:
     copied = ("spec", "digest", "seed", "maximize", "retry_lost", "retry_failed", "artifacts", "code")
     connection.execute(
         study.insert().values(
@@ -114,7 +106,7 @@ def _begin(connection: Connection, clock: Clock, row: sa.Row[Any], kind: str) ->
             name=f"{row.name}~{kind}",
             optuna_study_id=-2 * row.id - (kind == CONFIRM),  # none; of its own, for the column demands it
             state=StudyState.RUNNING,
-            created_at=clock.now(),
+            created_at=database_now(),
             seconds_used=0.0,
             repeats_of=row.id,
             repeats=kind,
@@ -149,27 +141,18 @@ def listed(connection: Connection, its_id: int, ending: int | None = None) -> li
         .scalar_subquery()
     )
     rows = connection.execute(
-        sa.select(repeat, ticket.c.number, ticket.c.state, ticket.c.rejected, worked.label("worked"))
+        sa.select(repeat.c.ticket_id, ticket.c.number, repeat.c.trial_number, repeat.c.seed, repeat.c.seeds)
+        .add_columns(ticket.c.state, repeat.c.result, worked, ticket.c.rejected)
         .join(ticket, ticket.c.id == repeat.c.ticket_id)
         .where(ticket.c.study_id == its_id)
         .order_by(ticket.c.number)
     )
-    return [
-        Repeated(
-            row.ticket_id,
-            row.number,
-            row.trial_number,
-            row.seed,
-            row.seeds,
-            TicketState(row.state),
-            tuple(json.loads(row.result))
-            if row.result is not None and (TicketState(row.state).ended or row.ticket_id == ending)
-            else None,
-            row.worked,
-            row.rejected,
-        )
-        for row in rows
-    ]
+    found = []
+    for one, number, trial, seed, seeds, state, result, seconds, rejected in rows:
+        counts = result is not None and (TicketState(state).ended or one == ending)
+        values = tuple(json.loads(result)) if counts else None
+        found.append(Repeated(one, number, trial, seed, seeds, TicketState(state), values, seconds, rejected))
+    return found
 
 
 def drop(connection: Connection, its_id: int, trials: Collection[int]) -> None:
@@ -192,9 +175,7 @@ def drop(connection: Connection, its_id: int, trials: Collection[int]) -> None:
     kept_files.release_weights_of(connection, its_id, theirs.with_only_columns(-repeat.c.ticket_id))
 
 
-def carry_on(
-    connection: Connection, clock: Clock, row: StudyRow, trial: int, epochs: int = 0
-) -> Trial | None:
+def carry_on(connection: Connection, row: StudyRow, trial: int, epochs: int = 0) -> Trial | None:
     """Queue a copy of a pruned trial, on a further ticket, that goes on where it was pruned, to its end.
 
     The budget grows by that ticket; what it knows until then is the copy's, too. A study that has come to
@@ -220,21 +201,21 @@ def carry_on(
     tickets.add(connection, row.id, [None], first=number, priority=tickets.ENQUEUED)
     link = {"trial_id": made.id, "trial_number": made.number, "retry_of": trial, "epochs": epochs}
     changed = ticket.update().where(of_it, ticket.c.number == number).values(link).returning(ticket.c.id)
-    _was_tried(connection, clock, connection.execute(changed).scalar_one(), made, old)
+    _was_tried(connection, connection.execute(changed).scalar_one(), made, old)
     more = study.c.budget_trials + 1  # none stays none
-    connection.execute(study.update().where(study.c.id == row.id).values(budget_trials=more))
+    locks.change(connection, study, row.id, budget_trials=more)
     if its.state != StudyState.PAUSED:
-        studies.set_state(connection, clock, row.id, StudyState.RUNNING)
+        studies.set_state(connection, row.id, StudyState.RUNNING)
     return made
 
 
-def _was_tried(connection: Connection, clock: Clock, ticket_id: int, made: Trial, old: sa.Row[Any]) -> None:
+def _was_tried(connection: Connection, ticket_id: int, made: Trial, old: sa.Row[Any]) -> None:
     """Note as a copy's attempt 0 what was done for it before: else it looks like a foreign trial."""
     last = (attempt.c.ticket_id == old.id) & (attempt.c.number == old.attempt)
     its = connection.execute(sa.select(attempt.c.worker_id, attempt.c.runner, attempt.c.device).where(last))
     new = {"ticket_id": ticket_id, "number": 0, "trial_id": made.id, "trial_number": made.number}
     how = {"state": AttemptState.RELEASED, "error": f"pruned as trial {old.trial_number}"}
-    when = {"started_at": clock.now(), "ended_at": clock.now()}
+    when = {"started_at": database_now(), "ended_at": database_now()}
     connection.execute(attempt.insert().values(**its.one()._mapping, **new, **how, **when))
 
 

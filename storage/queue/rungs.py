@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-from storage.database.clock import Clock
-from storage.database.tables import rung
-from storage.queue.optuna_rows import upsert
+from storage.database.clock import database_now, in_dialects
+from storage.database.records import objective_name
+from storage.database.tables import metric, rung
+from storage.queue.optuna_rows import overwriting
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,13 @@ class Rung:
     bracket: int
     epoch: int
     value: float | None
+    further: tuple[float, ...] = ()  # of the other directions, which are stored with the report alone
 
 
+_NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM hpo_rung WHERE study_id = {0})"
+
+
+@in_dialects(postgresql="txid_current()", sqlite=_NEXT)
 class write_order(GenericFunction[int]):  # noqa: N801 -- SQL functions are written in lower case
     """Of a study's id: grows from one transaction that writes rungs to the next."""
 
@@ -40,6 +45,7 @@ class write_order(GenericFunction[int]):  # noqa: N801 -- SQL functions are writ
     inherit_cache = True
 
 
+@in_dialects(postgresql="txid_snapshot_xmin(txid_current_snapshot())", sqlite=_NEXT)
 class all_before(GenericFunction[int]):  # noqa: N801 -- as above
     """Of a study's id: whoever reads now sees all that was written in an order before it, for ever."""
 
@@ -47,25 +53,9 @@ class all_before(GenericFunction[int]):  # noqa: N801 -- as above
     inherit_cache = True
 
 
-@compiles(write_order, "postgresql")
-def _postgresql_order(element: Any, compiler: Any, **kw: Any) -> str:
-    return "txid_current()"
-
-
-@compiles(all_before, "postgresql")
-def _postgresql_before(element: Any, compiler: Any, **kw: Any) -> str:
-    return "txid_snapshot_xmin(txid_current_snapshot())"
-
-
-@compiles(write_order, "sqlite")
-@compiles(all_before, "sqlite")
-def _sqlite_order(element: Any, compiler: Any, **kw: Any) -> str:
-    its = compiler.process(element.clauses, **kw)
-    return f"(SELECT coalesce(max(written), 0) + 1 FROM hpo_rung WHERE study_id = {its})"  # noqa: S608
-
-
 # Made once, as in `storage.queue.locks`.
 _ITS = sa.bindparam("its", type_=sa.Integer())
+_ALSO = {"reached_at": database_now(), "written": write_order(_ITS)}
 _NEWER = sa.select(
     rung.c.trial_id, rung.c.rung, rung.c.bracket, rung.c.epoch, rung.c.value, all_before(_ITS)
 ).where(rung.c.study_id == _ITS, rung.c.written >= sa.bindparam("since"))
@@ -76,19 +66,11 @@ _FORGET = (
 )
 
 
-def write(connection: Connection, clock: Clock, study_id: int, reached: Sequence[Rung]) -> None:
+def write(connection: Connection, study_id: int, reached: Sequence[Rung]) -> None:
     """Trials have come to these rungs; one that was reached before has the new value."""
     for one in reached:
-        values = {
-            "trial_id": one.trial_id,
-            "rung": one.rung,
-            "study_id": study_id,
-            "its": study_id,
-            "bracket": one.bracket,
-            "epoch": one.epoch,
-            "value": one.value,
-        }
-        connection.execute(_upsert(connection.dialect.name, clock.offset), values)
+        values = {**vars(one), "study_id": study_id, "its": study_id}
+        connection.execute(overwriting(connection.dialect.name, rung, "trial_id", "rung", **_ALSO), values)
 
 
 def forget_after(connection: Connection, study_id: int, trial_id: int, step: int) -> None:
@@ -99,16 +81,23 @@ def forget_after(connection: Connection, study_id: int, trial_id: int, step: int
     connection.execute(_FORGET, {"trial": trial_id, "step": step, "its": study_id})
 
 
-def newer(connection: Connection, study_id: int, since: int) -> tuple[int, list[Rung]]:
+def newer(connection: Connection, study_id: int, since: int, directions: int = 1) -> tuple[int, list[Rung]]:
     """What was written since a reading that returned `since` (0: all), some of it perhaps seen before."""
-    rows = connection.execute(_NEWER, {"its": study_id, "since": since}).all()
-    return (rows[0][-1] if rows else since), [Rung(*row[:-1]) for row in rows]
+    rows = connection.execute(_newer(directions), {"its": study_id, "since": since}).all()
+    found = [
+        Rung(trial, at, bracket, epoch, value, tuple(more))
+        for trial, at, bracket, epoch, value, _, *more in rows
+    ]
+    return (rows[0][5] if rows else since), found
 
 
 @cache
-def _upsert(dialect: str, offset: float) -> Any:
-    new = upsert(dialect, rung).values(reached_at=Clock(offset).now(), written=write_order(_ITS))
-    changed = ("bracket", "epoch", "value", "reached_at", "written")
-    return new.on_conflict_do_update(
-        index_elements=["trial_id", "rung"], set_={name: new.excluded[name] for name in changed}
-    )
+def _newer(directions: int) -> sa.Select[Any]:
+    """With what was reported at the rung in the further directions."""
+    query, joined = _NEWER, cast(sa.FromClause, rung)
+    for place in range(1, directions):
+        its = metric.alias()
+        same = (its.c.trial_id == rung.c.trial_id) & (its.c.step == rung.c.epoch)
+        joined = joined.outerjoin(its, same & (its.c.name == objective_name(place)))
+        query = query.add_columns(its.c.value)
+    return query.select_from(joined)

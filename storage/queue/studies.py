@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.engine import Database
 from storage.database.errors import LimitError, StudyExistsError, UnknownStudyError
 from storage.database.records import Lease, StudyRow, StudyState, TicketState
-from storage.database.tables import artifact, is_queued, metric, study, ticket
+from storage.database.tables import artifact, is_queued, is_running, metric, study, ticket
 from storage.history import history_rows
+from storage.history.records import NOTE
 from storage.queue import blame, events, locks, notices, optuna_rows, outcomes, tickets, tokens
 from storage.queue import seconds as seconds_of
 
@@ -49,10 +50,7 @@ class NewStudy:
     prior: Mapping[str, Any] | None = None  # observations of another study, for the sampler
 
 
-_AS_TOLD = (  # what is stored under the same name
-    *("name", "digest", "seed", "retry_lost", "retry_failed", "artifacts", "budget_trials"),
-    *("budget_seconds", "budget_target", "budget_epochs", "budget_patience"),
-)
+RUNS_AGAIN: Mapping[str, Any] = {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
 
 
 def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = ()) -> StudyRow:
@@ -69,35 +67,27 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
     optuna_id = database.patience(database.url, lambda: _optuna_study(database, new))
 
     def insert(connection: Connection) -> StudyRow:
-        now = connection.scalar(sa.select(database.clock.now()))
-        connection.execute(
-            study.insert().values(
-                **{name: getattr(new, name) for name in _AS_TOLD},
-                uid=uuid.uuid4().hex,
-                optuna_study_id=optuna_id,
-                state=StudyState.RUNNING,
-                spec=json.dumps(new.spec),
-                maximize=int(new.directions[0] == "maximize"),
-                prior=None if new.prior is None else json.dumps(new.prior),
-                created_at=now,
-                seconds_used=0.0,
-            )
-        )
+        told = {name: value for name, value in vars(new).items() if name in study.c}  # under the same names
+        more = {
+            "uid": uuid.uuid4().hex,
+            "optuna_study_id": optuna_id,
+            "state": StudyState.RUNNING,
+            "spec": json.dumps(new.spec),
+            "maximize": int(new.directions[0] == "maximize"),
+            "prior": None if new.prior is None else json.dumps(new.prior),
+            "created_at": database_now(),
+        }
+        connection.execute(study.insert().values({**told, **more}))
         row = get(connection, new.name)
-        tokens.charge(
-            connection,
-            database.token,
-            trials=new.budget_trials,
-            epochs=new.budget_epochs,
-            seconds=new.budget_seconds,
-        )
-        events.add(connection, database.clock, row.id, "create", database.who)
+        budgets = {what: getattr(new, f"budget_{what}") for what in tokens.LIMITS}
+        tokens.charge(connection, database.token, **budgets)
+        events.add(connection, row.id, "create", database.who)
         notices.settle(connection, row.id, new.spec.get("notify") or ())
         asked, rest = new.points[: new.enqueued], new.points[new.enqueued :]
         tickets.add(connection, row.id, asked, first=0, priority=tickets.ENQUEUED)
         tickets.add(connection, row.id, rest, first=len(asked), cells=new.cells)
         if history:
-            history_rows.insert(connection, database.clock, row, history)
+            history_rows.insert(connection, row, history)
             return get(connection, new.name)
         return row
 
@@ -113,7 +103,7 @@ def get(connection: Connection, name: str) -> StudyRow:
     Raises:
         UnknownStudyError
     """
-    return StudyRow.of(_named(connection, name))
+    return StudyRow.of(_row(connection, study.c.name == name, f"there is no study named {name}"))
 
 
 def ruin(connection: Connection, name: str) -> StudyRow:
@@ -122,14 +112,7 @@ def ruin(connection: Connection, name: str) -> StudyRow:
     Raises:
         UnknownStudyError
     """
-    return StudyRow.ruin(_named(connection, name))
-
-
-def _named(connection: Connection, name: str) -> sa.Row[Any]:
-    row = connection.execute(sa.select(study).where(study.c.name == name)).first()
-    if row is None:
-        raise UnknownStudyError(f"there is no study named {name}")
-    return row
+    return StudyRow.ruin(_row(connection, study.c.name == name, f"there is no study named {name}"))
 
 
 def by_id(connection: Connection, study_id: int) -> StudyRow:
@@ -138,10 +121,14 @@ def by_id(connection: Connection, study_id: int) -> StudyRow:
     Raises:
         UnknownStudyError
     """
-    row = connection.execute(sa.select(study).where(study.c.id == study_id)).first()
+    return StudyRow.of(_row(connection, study.c.id == study_id, "the study was deleted"))
+
+
+def _row(connection: Connection, which: sa.ColumnElement[bool], otherwise: str) -> sa.Row[Any]:
+    row = connection.execute(sa.select(study).where(which)).first()
     if row is None:
-        raise UnknownStudyError("the study was deleted")
-    return StudyRow.of(row)
+        raise UnknownStudyError(otherwise)
+    return row
 
 
 def prior(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
@@ -156,29 +143,29 @@ def names(connection: Connection) -> list[str]:
     return list(connection.scalars(query))
 
 
-def set_state(connection: Connection, clock: Clock, study_id: int, wanted: StudyState) -> StudyState:
+def set_state(connection: Connection, study_id: int, wanted: StudyState) -> StudyState:
     """Pause, resume or stop; returns the state the study is in afterwards.
 
     Pausing halts the count of seconds. A stopping study becomes stopped when nothing runs any more. A study
     that its budget ended stays so, unless tickets wait although all trials were said to be done.
     """
-    row = _hold(connection, study_id)
+    row = hold(connection, study_id)
     state = StudyState(row.state)
-    values: dict[str, Any] = {}
+    values: Mapping[str, Any] = {}
     if wanted is StudyState.PAUSED and state is StudyState.RUNNING:
-        seconds_of.stop(connection, clock, row)
+        seconds_of.stop(connection, row)
         values = {"state": wanted}
     elif wanted is StudyState.RUNNING and _can_resume(connection, row):
-        values = {"state": wanted, "ended_at": None, "ended_why": None}
+        values = RUNS_AGAIN
     elif wanted is StudyState.STOPPING and not state.ended and row.ended_why not in outcomes.FOR_GOOD:
         values = {"state": wanted, "ended_why": outcomes.BY_HAND}
     if values:
-        connection.execute(study.update().where(study.c.id == study_id).values(**values))
+        locks.change(connection, study, study_id, **values)
         if wanted is StudyState.RUNNING:
-            _go_on(connection, clock, study_id)
+            _go_on(connection, study_id)
         else:
-            outcomes.conclude(connection, clock, study_id)
-    return StudyState(connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar_one())
+            outcomes.conclude(connection, study_id)
+    return StudyState(hold(connection, study_id).state)
 
 
 def _can_resume(connection: Connection, row: sa.Row[Any]) -> bool:
@@ -189,33 +176,26 @@ def _can_resume(connection: Connection, row: sa.Row[Any]) -> bool:
     return row.state != StudyState.RUNNING and row.ended_why not in outcomes.BY_BUDGET
 
 
-def cancel(connection: Connection, clock: Clock, study_id: int) -> tuple[int, int]:
+def cancel(connection: Connection, study_id: int) -> tuple[int, int]:
     """End the study now, with every trial that runs, or waits or is parked: returns how many did.
 
     Their workers notice at the next beat, and end what runs. Tickets without a trial stay in the queue, and
     repeats return there.
     """
-    its = _hold(connection, study_id)
+    its = hold(connection, study_id)
     end = outcomes.cancel if its.repeats_of is None else partial(outcomes.release, why="cancelled")
-    parked = outcomes.cancel_parked(connection, study_id)
-    set_state(connection, clock, study_id, StudyState.STOPPING)
-    rows = connection.execute(
-        sa.select(ticket.c.id, ticket.c.attempt, ticket.c.trial_id, ticket.c.state)
-        .where(
-            ticket.c.study_id == study_id,
-            ticket.c.state.in_([TicketState.QUEUED, TicketState.RUNNING]),
-            (ticket.c.state == TicketState.RUNNING) | ticket.c.trial_id.is_not(None),
-        )
-        .order_by(ticket.c.id)
-        .with_for_update()
-    ).all()
+    parked = outcomes.end_parked(connection, study_id, TicketState.CANCELLED)
+    set_state(connection, study_id, StudyState.STOPPING)
+    open_ = is_running | (is_queued & ticket.c.trial_id.is_not(None))
+    query = sa.select(ticket).where(ticket.c.study_id == study_id, open_).order_by(ticket.c.id)
+    rows = connection.execute(query.with_for_update()).all()
     running = [row for row in rows if row.state == TicketState.RUNNING]
     for row in running:
-        end(connection, clock, Lease(row.id, row.attempt))
-    waiting = [row for row in rows if row.state == TicketState.QUEUED]
-    for row in waiting:
-        outcomes.give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
-    return len(running), len(waiting) + parked
+        end(connection, Lease(row.id, row.attempt))
+    for row in rows:
+        if row.state == TicketState.QUEUED:
+            outcomes.give_up(connection, row.id, row.trial_id, TicketState.CANCELLED)
+    return len(running), len(rows) - len(running) + parked
 
 
 def enqueue(
@@ -231,37 +211,27 @@ def enqueue(
     Raises:
         LimitError: as many points came from outside as may.
     """
-    row = _hold(connection, study_id)
+    row = hold(connection, study_id)
     if row.ended_why in outcomes.BY_BUDGET:
         return None
     _demand_room(connection, row)
-    asked = {"asked_by": by[:300], "asked_why": why}
-    blank = connection.execute(
+    untouched = is_queued & ticket.c.point.is_(None) & ticket.c.trial_id.is_(None)
+    blank = (
         sa.select(ticket.c.id, ticket.c.number)
-        .where(
-            ticket.c.study_id == study_id,
-            is_queued,
-            ticket.c.point.is_(None),
-            ticket.c.trial_id.is_(None),
-        )
+        .where(ticket.c.study_id == study_id, untouched)
         .order_by(ticket.c.number)
         .limit(1)
         .with_for_update(skip_locked=True)
-    ).first()
-    if blank is None and row.budget_trials is None:
-        number = tickets.next_number(connection, study_id)
-        tickets.add(connection, study_id, [point], first=number, priority=tickets.ENQUEUED)
-        its = (ticket.c.study_id == study_id) & (ticket.c.number == number)
-        connection.execute(ticket.update().where(its).values(asked))
-        return number
-    if blank is None:
-        return None
-    connection.execute(
-        ticket.update()
-        .where(ticket.c.id == blank.id)
-        .values(point=json.dumps(point), priority=tickets.ENQUEUED, **asked)
     )
-    return int(blank.number)
+    found = connection.execute(blank).first()
+    if found is None and row.budget_trials is None:
+        tickets.add(connection, study_id, [None], first=tickets.next_number(connection, study_id))
+        found = connection.execute(blank).first()
+    if found is None:
+        return None
+    asked = {"point": json.dumps(point), "asked_by": by[:300], "asked_why": why}
+    locks.change(connection, ticket, found.id, priority=tickets.ENQUEUED, **asked)
+    return int(found.number)
 
 
 def _demand_room(connection: Connection, row: sa.Row[Any]) -> None:
@@ -281,7 +251,6 @@ def _demand_room(connection: Connection, row: sa.Row[Any]) -> None:
 
 def extend(
     connection: Connection,
-    clock: Clock,
     study_id: int,
     points: Sequence[Mapping[str, Any] | None],
     *,
@@ -295,7 +264,7 @@ def extend(
     `first` is the ticket number that the first of `points` (grid cells) is for; False, and nothing is
     changed, when somebody else has extended the study meanwhile.
     """
-    row = _hold(connection, study_id)
+    row = hold(connection, study_id)
     values: dict[str, Any] = {}
     number = tickets.next_number(connection, study_id)
     if first is not None and first != number:
@@ -305,33 +274,43 @@ def extend(
         values["budget_trials"] = (row.budget_trials or 0) + len(points)
     values |= {f"budget_{name}": value for name, value in budgets.items() if value is not None}
     if StudyState(row.state).ended or row.state == StudyState.STOPPING:
-        values |= {"state": StudyState.RUNNING, "ended_at": None, "ended_why": None}
-    connection.execute(study.update().where(study.c.id == study_id).values(**values))
-    _go_on(connection, clock, study_id)
+        values |= RUNS_AGAIN
+    locks.change(connection, study, study_id, **values)
+    _go_on(connection, study_id)
     return True
 
 
-def retry_failed(connection: Connection, clock: Clock, study_id: int, trial: int | None = None) -> int:
+def retry_failed(connection: Connection, study_id: int, trial: int | None = None) -> int:
     """Queue every failed ticket again, or that of one trial, with a new trial; returns how many.
 
     A diverged one is queued by its trial alone: its setting would diverge again. An ended study runs again,
     but not where a result meets its target, or its seconds are spent.
     """
-    row = _hold(connection, study_id)
+    row = hold(connection, study_id)
     failed = (ticket.c.study_id == study_id) & (ticket.c.state == TicketState.FAILED)
     if trial is not None:
-        again = ticket.c.state.in_([TicketState.FAILED, TicketState.DIVERGED])
-        failed = (ticket.c.study_id == study_id) & again & (ticket.c.trial_number == trial)
+        failed |= (ticket.c.study_id == study_id) & (ticket.c.state == TicketState.DIVERGED)
+        failed &= ticket.c.trial_number == trial
     optuna_rows.unmark(connection, sa.select(ticket.c.trial_id).where(failed, ticket.c.trial_id.isnot(None)))
     found = connection.execute(ticket.update().where(failed).values({**blame.ANEW, "lost": 0}))
     if found.rowcount and row.state != StudyState.PAUSED:
-        connection.execute(
-            study.update()
-            .where(study.c.id == study_id)
-            .values(state=StudyState.RUNNING, ended_at=None, ended_why=None)
-        )
-        _go_on(connection, clock, study_id)
+        locks.change(connection, study, study_id, **RUNS_AGAIN)
+        _go_on(connection, study_id)
     return int(found.rowcount)
+
+
+def mark(
+    connection: Connection, row: StudyRow, note: str | None, trials: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Write what a person noted with the study (None: as it was) and with trials, by Optuna's id, as user
+    attributes, which plain Optuna reads, too. Safe beside others: the study's row is held.
+    """
+    connection.execute(study.update().where(study.c.id == row.id).values(marked=study.c.marked + 1))
+    if note is not None:
+        optuna_rows.set_attribute(connection, "study user", row.optuna_study_id, NOTE, json.dumps(note))
+    for trial_id, marks in trials.items():
+        for name, value in marks.items():
+            optuna_rows.set_attribute(connection, "user", trial_id, name, json.dumps(value))
 
 
 def delete(database: Database, row: StudyRow) -> None:
@@ -350,29 +329,27 @@ def delete(database: Database, row: StudyRow) -> None:
         mine = sa.select(ticket.c.trial_id).where(of_it, ticket.c.trial_id.is_not(None))
         connection.execute(metric.delete().where(metric.c.trial_id.in_(mine.union(kept))))
         events.forget(connection, row.uid)
-        events.add(connection, database.clock, row.id, events.DELETE, database.who)
+        events.add(connection, row.id, events.DELETE, database.who)
         connection.execute(study.delete().where(study.c.id == row.id))
         optuna_rows.delete_study(connection, row.optuna_study_id)
 
     database.write(everything)
 
 
-def set_aside(connection: Connection, clock: Clock, study_id: int) -> str | None:
+def set_aside(connection: Connection, study_id: int) -> str | None:
     """Stop a study of which nothing runs and give it a name that is free, which is returned; None: it runs.
 
     Safe beside others: they claim and finish with its row held.
     """
-    row = _hold(connection, study_id)
-    running = sa.select(ticket.c.id).where(
-        ticket.c.study_id == study_id, ticket.c.state == TicketState.RUNNING
-    )
+    row = hold(connection, study_id)
+    running = sa.select(ticket.c.id).where(ticket.c.study_id == study_id, is_running)
     if connection.execute(running.limit(1)).first() is not None:
         return None
     if not StudyState(row.state).ended:
-        set_state(connection, clock, study_id, StudyState.STOPPING)
+        set_state(connection, study_id, StudyState.STOPPING)
     taken = optuna_rows.names(connection)
     name = next(name for n in itertools.count(1) if (name := f"{row.name[:60]}-{n}") not in taken)
-    connection.execute(study.update().where(study.c.id == study_id).values(name=name))
+    locks.change(connection, study, study_id, name=name)
     of_it = study.update().where(study.c.repeats_of == study_id)
     connection.execute(of_it.values(name=sa.literal(f"{name}~").concat(study.c.repeats)))
     optuna_rows.rename_study(connection, row.optuna_study_id, name)
@@ -381,7 +358,7 @@ def set_aside(connection: Connection, clock: Clock, study_id: int) -> str | None
 
 def remember(connection: Connection, study_id: int, column: str, value: Mapping[str, Any]) -> None:
     """Keep a JSON value with the study: `code`, `test_evaluation` or a changed `spec`."""
-    connection.execute(study.update().where(study.c.id == study_id).values({column: json.dumps(value)}))
+    locks.change(connection, study, study_id, **{column: json.dumps(value)})
 
 
 def code_of(connection: Connection, study_id: int) -> Mapping[str, Any] | None:
@@ -394,7 +371,7 @@ def pinned_code(
     connection: Connection, study_id: int, first: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
     """What the first completed trial ran on. Where there was none yet, that is `first`, which is kept."""
-    row = _hold(connection, study_id)
+    row = hold(connection, study_id)
     if row.code is not None:
         return dict(json.loads(row.code))
     if first is not None:
@@ -402,7 +379,7 @@ def pinned_code(
     return first
 
 
-def _hold(connection: Connection, study_id: int) -> sa.Row[Any]:
+def hold(connection: Connection, study_id: int) -> sa.Row[Any]:
     """The study's row, held (`storage.queue.locks`).
 
     Raises:
@@ -414,12 +391,12 @@ def _hold(connection: Connection, study_id: int) -> sa.Row[Any]:
     return row
 
 
-def _go_on(connection: Connection, clock: Clock, study_id: int) -> None:
+def _go_on(connection: Connection, study_id: int) -> None:
     """The study may go on: seconds count while somebody works, and a budget that is spent ends it again."""
-    row = _hold(connection, study_id)
-    if row.state == StudyState.RUNNING and seconds_of.anybody_works(connection, clock, study_id):
-        seconds_of.start(connection, clock, study_id)
-    outcomes.end_if_spent(connection, clock, study_id)
+    row = hold(connection, study_id)
+    if row.state == StudyState.RUNNING and seconds_of.anybody_works(connection, study_id):
+        seconds_of.start(connection, study_id)
+    outcomes.end_if_spent(connection, study_id)
 
 
 def _optuna_study(database: Database, new: NewStudy) -> int:
@@ -435,7 +412,8 @@ def _optuna_study(database: Database, new: NewStudy) -> int:
         return int(made._study_id)
     except optuna.exceptions.DuplicatedStudyError:
         found = optuna.load_study(storage=database.rdb, study_name=new.name)
-        if database.read(lambda connection: _is_ours(connection, new.name)):
+        ours = sa.select(study.c.id).where(study.c.name == new.name)
+        if database.read(lambda connection: connection.scalar(ours)) is not None:
             raise StudyExistsError(f"a study named {new.name} exists already") from None
         if found.trials or [d.name.lower() for d in found.directions] != list(new.directions):
             raise StudyExistsError(
@@ -443,7 +421,3 @@ def _optuna_study(database: Database, new: NewStudy) -> int:
                 "already; give this one another name"
             ) from None
         return int(found._study_id)
-
-
-def _is_ours(connection: Connection, name: str) -> bool:
-    return connection.execute(sa.select(study.c.id).where(study.c.name == name)).first() is not None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.records import (
     AttemptState,
     Claim,
@@ -23,7 +23,8 @@ from storage.database.records import (
     TicketState,
     WorkerState,
 )
-from storage.database.tables import attempt, is_parked, is_queued, study, ticket, worker
+from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket, worker
+from storage.history import columns
 from storage.queue import blame, locks, optuna_rows, outcomes, seconds
 
 ENQUEUED = 1  # priority of a point a person asked for
@@ -35,7 +36,7 @@ Parked = Callable[[Sequence[int]], Collection[int]]  # trials, by Optuna's ids -
 # Who is parked, and epochs that are left for it -> one that goes on.
 Promote = Callable[[Connection, Parked, float], Goes | None]
 Takes = tuple[Need, ...] | None  # tickets of these needs; None: any
-
+BESIDE = (Need.NOTHING,)  # what a runner with lanes takes together
 
 _POINTS = sa.func.json_array_elements_text(sa.cast(sa.bindparam("points", type_=sa.Text()), sa.JSON))
 _POINT = _POINTS.table_valued("point", with_ordinality="place").render_derived(name="points").c
@@ -73,30 +74,22 @@ def add(
 
 def claim_next(
     connection: Connection,
-    clock: Clock,
     study_id: int,
     worker_id: str,
     runner: int,
     device: str,
     lease_seconds: float,
-    alone: bool | None = None,
-    slot: int = 0,
+    takes: Takes = None,
+    slot: int = 0,  # the runner's place for the ticket, for a runner that holds several
+    # Chooses among parked tickets; None: the study parks none. It is asked before the study's row is held,
+    # and again with it, when none of them moves.
     promote: Promote | None = None,
-    epochs: int = 0,
+    epochs: int = 0,  # reserved for a new trial of a study with a budget of them
+    # Of an earlier claim of this study that was committed; what came later is looked through for trials that
+    # plain Optuna left waiting.
     none_waits: int = 0,
-    beside: bool | None = None,
 ) -> Claim | NothingToClaim:
     """Lease the next ticket to a new attempt of this runner: one that is promoted, else one that waits.
-
-    `alone`: False leaves tickets that need a card to themselves, True takes only those.
-    `slot`: the runner's place for the ticket, for a runner that holds several.
-    `beside`: of a runner with lanes: True leaves tickets that need a runner to themselves, False takes only
-    such (and those that need a card, where `alone` does not leave them).
-    `promote`: chooses among parked tickets; None: the study parks none. It is asked before the study's row is
-    held, and again with it, when none of them moves.
-    `epochs`: reserved for a new trial of a study with a budget of them.
-    `none_waits`: of an earlier claim of this study that was committed; what came later is looked through for
-    trials that plain Optuna left waiting.
 
     Safe beside others: it looks first, and holds nothing where there is nothing to claim. Then the study's
     row is locked, so that claims of one study come one after another and pause, stop and target take effect
@@ -106,86 +99,64 @@ def claim_next(
     answer was lost is found again, not repeated.
     """
     asks = {"its_study": study_id, "its_worker": worker_id, "its_runner": runner, "its_slot": slot}
-    takes = _takes(alone, beside)
-    seen = connection.execute(_look(clock.offset, takes), asks).first()
+    seen = connection.execute(_look(takes), asks).first()
     if seen is None:
         return NothingToClaim(ended=True, why="the study was deleted")
     if seen.mine is not None:
         mine = connection.execute(sa.select(ticket).where(ticket.c.id == seen.mine)).one()
         return _claim(connection, mine)
-
-    def goes_on(takes: Takes = takes) -> Goes | None:
-        return None if promote is None else _promotion(connection, seen, promote, takes)
-
-    nothing = _nothing(connection, clock, study_id, worker_id, seen, takes, goes_on)
+    goes_on = partial(_promotion, connection, seen, promote)
+    nothing = _nothing(connection, worker_id, seen, takes, goes_on)
     if nothing is not None:
         return nothing
     row = locks.hold_study(connection, study_id)
     if row is None or StudyState(row.state) is not StudyState.RUNNING:  # since the look
         return NothingToClaim(ended=False, why="the study has changed")
-    if outcomes.end_when_seconds_are_spent(connection, clock, row):
-        outcomes.conclude(connection, clock, study_id)
+    if outcomes.end_when_seconds_are_spent(connection, row):
+        outcomes.conclude(connection, study_id)
         return NothingToClaim(ended=False, why="the budget of seconds is spent")
     if not seen.works:  # nobody has noticed yet that every lease expired
-        seconds.stop_when_idle(connection, clock, row)
+        seconds.stop_when_idle(connection, row)
     taking = {**asks, "lease": lease_seconds, "reserved": epochs}
-    chosen, goes = None, goes_on()
+    chosen, goes = None, goes_on(takes)
     begun = outcomes.room(connection, row) < epochs  # only what has its epochs already
     if goes is not None:
         promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1], "reserved": goes[2]}
-        chosen = connection.execute(_lease_promoted(clock.offset), promoted).first()
+        chosen = connection.execute(_LEASE_PROMOTED, promoted).first()
     if chosen is None:
-        chosen = _take(connection, clock, taking, takes, begun, shy=bool(seen.bad_attempts))
+        chosen = _take(connection, taking, takes, begun, shy=bool(seen.bad_attempts))
     if chosen is None and row.budget_trials is None and _takes_new(takes) and not begun:
         add(connection, study_id, [None], first=next_number(connection, study_id))
-        chosen = _take(connection, clock, taking, takes, begun)
+        chosen = _take(connection, taking, takes, begun)
     if chosen is None:
         if begun and goes_on(None) is None:
             outcomes.end_when_epochs_are_spent(connection, study_id)
-        outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
+        outcomes.conclude(connection, study_id, lambda: goes_on(None) is None)
         return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
     if chosen.point is None and chosen.trial_id is None and chosen.retry_of is None:
         chosen, none_waits = _with_waiting(connection, row.optuna_study_id, chosen, none_waits)
     if row.clock_started_at is None or not seen.works:
-        seconds.start(connection, clock, study_id)
-    connection.execute(
-        _begin(clock.offset),
-        {
-            "ticket_id": chosen.id,
-            "number": chosen.attempt,
-            "trial_id": chosen.trial_id,
-            "trial_number": chosen.trial_number,
-            "worker_id": worker_id,
-            "runner": runner,
-            "device": device,
-            "state": AttemptState.RUNNING,
-        },
-    )
+        seconds.start(connection, study_id)
+    what = {"ticket_id": chosen.id, "number": chosen.attempt, "state": AttemptState.RUNNING}
+    trial = {"trial_id": chosen.trial_id, "trial_number": chosen.trial_number}
+    where = {"worker_id": worker_id, "runner": runner, "device": device}
+    connection.execute(_BEGIN, {**what, **trial, **where})
     return _claim(connection, chosen, none_waits)
-
-
-def _takes(alone: bool | None, beside: bool | None) -> Takes:
-    if beside:
-        return (Need.NOTHING,)
-    if beside is not None:
-        return (Need.RUNNER,) if alone is False else (Need.CARD, Need.RUNNER)
-    return {None: None, False: (Need.NOTHING, Need.RUNNER), True: (Need.CARD,)}[alone]
 
 
 def _takes_new(takes: Takes) -> bool:
     return takes is None or Need.NOTHING in takes
 
 
-def _promotion(connection: Connection, seen: sa.Row[Any], promote: Promote, takes: Takes) -> Goes | None:
-    def parked(trials: Sequence[int]) -> set[int]:
+def _promotion(
+    connection: Connection, seen: sa.Row[Any], promote: Promote | None, takes: Takes
+) -> Goes | None:
+    def parked(trials: Sequence[int]) -> Collection[int]:
         """Of the best, few: to read who all are would take long with the study's row held."""
-        found: set[int] = set()
-        for start in range(0, len(trials), _MANY):
-            asked = {"its_study": seen.id, "trials": trials[start : start + _MANY]}
-            found.update(connection.scalars(_parked_of(takes), asked))
-        return found
+        asked = {"its_study": seen.id, **columns.among(trials).given}
+        return connection.scalars(_parked_of(takes), asked).all()
 
-    return promote(connection, parked, outcomes.room(connection, seen))
+    return promote and promote(connection, parked, outcomes.room(connection, seen))
 
 
 def _with_waiting(
@@ -205,12 +176,10 @@ def _with_waiting(
 
 def _nothing(
     connection: Connection,
-    clock: Clock,
-    study_id: int,
     worker_id: str,
     seen: sa.Row[Any],
     takes: Takes,
-    goes_on: Callable[..., Goes | None],
+    goes_on: Callable[[Takes], Goes | None],
 ) -> NothingToClaim | None:
     """Why there is nothing to claim as far as a look can tell; None where a claim is worth a try."""
     state = StudyState(seen.study_state)
@@ -218,7 +187,7 @@ def _nothing(
         return NothingToClaim(ended=True, why=f"the study is {state}: {seen.ended_why}")
     if state is not StudyState.RUNNING:
         if not seen.runs:
-            outcomes.conclude(connection, clock, study_id)
+            outcomes.conclude(connection, seen.id)
         return NothingToClaim(ended=False, why=f"the study is {state}")
     if seen.state is None or seen.state == WorkerState.LEFT:
         return NothingToClaim(ended=True, why="this worker is not registered any more")
@@ -227,127 +196,108 @@ def _nothing(
     if (
         seen.study_id is None
         and seen.bad_attempts >= blame.BAD_START
-        and blame.bad_start(connection, worker_id, study_id)
+        and blame.bad_start(connection, worker_id, seen.id)
     ):
         why = f"its first {blame.BAD_START} attempts here all failed"
         return NothingToClaim(ended=False, why=why, fault=True)
-    if seen.waits is not None or goes_on() is not None:
+    if seen.waits is not None or goes_on(takes) is not None:
         return None
-    asks = {"its_study": study_id}
     if takes is not None and _takes_new(takes):
-        others = tuple(need for need in Need if need not in takes)
-        left = [n for n in others if connection.execute(_waiting(clock.offset, (n,)), asks).first()]
+        asks, others = {"its_study": seen.id}, tuple(need for need in Need if need not in takes)
+        left = [n for n in others if connection.execute(_waiting((n,)), asks).first()]
         if left or goes_on(others) is not None:
-            need = left[0] if left else others[0]
-            return NothingToClaim(
-                ended=False, why=f"what is left needs a {need.name.lower()} to itself", alone=need
-            )
+            need = (left or others)[0]
+            why = f"what is left needs a {need.name.lower()} to itself"
+            return NothingToClaim(ended=False, why=why, alone=need)
     if seen.budget_trials is None and _takes_new(takes):
         return None
     if not seen.runs:
-        outcomes.conclude(connection, clock, study_id, lambda: goes_on(None) is None)
+        outcomes.conclude(connection, seen.id, lambda: goes_on(None) is None)
     return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
 
 
 def _take(
-    connection: Connection,
-    clock: Clock,
-    taking: Mapping[str, Any],
-    takes: Takes,
-    begun: bool,
-    *,
-    shy: bool = False,
+    connection: Connection, taking: Mapping[str, Any], takes: Takes, begun: bool, *, shy: bool = False
 ) -> sa.Row[Any] | None:
     """Lease the first ticket that nobody else holds; `shy`: rather one that has not failed on this worker.
 
     That costs a look at the attempts for waiting tickets.
     """
+    found = None
     if shy:
-        found = connection.execute(_lease(clock.offset, takes, begun, shy=True), taking).first()
-        if found is not None:
-            return found
-    return connection.execute(_lease(clock.offset, takes, begun), taking).first()
+        found = connection.execute(_lease(takes, begun, shy=True), taking).first()
+    return found or connection.execute(_lease(takes, begun), taking).first()
 
 
 # Statements are made once, as in `storage.queue.locks`.
 _ITS_STUDY = sa.bindparam("its_study", type_=sa.Integer())
 
 
-@lru_cache(maxsize=64)
+may_start = is_queued & sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= database_now())
+
+
+def _needs(takes: Takes) -> sa.ColumnElement[bool]:
+    return sa.true() if takes is None else ticket.c.alone.in_([int(need) for need in takes])
+
+
+@cache
 def _parked_of(takes: Takes) -> sa.Select[Any]:
-    return sa.select(ticket.c.trial_id).where(
-        ticket.c.study_id == _ITS_STUDY,
-        is_parked,
-        ticket.c.trial_id.in_(sa.bindparam("trials", expanding=True)),
-        sa.true() if takes is None else ticket.c.alone.in_([int(need) for need in takes]),
-    )
+    its, among = ticket.c.study_id == _ITS_STUDY, columns.is_among(ticket.c.trial_id)
+    return sa.select(ticket.c.trial_id).where(its, is_parked, among, _needs(takes))
 
 
-@lru_cache(maxsize=64)
-def _waiting(offset: float, takes: Takes) -> sa.Select[Any]:
+@cache
+def _waiting(takes: Takes) -> sa.Select[Any]:
     """The first ticket that may be claimed now."""
-    now = Clock(offset).now()
-    may_start = sa.or_(ticket.c.not_before.is_(None), ticket.c.not_before <= now)
-    found = sa.select(ticket.c.id).where(ticket.c.study_id == _ITS_STUDY, is_queued, may_start)
-    if takes is not None:
-        found = found.where(ticket.c.alone.in_([int(need) for need in takes]))
+    found = sa.select(ticket.c.id).where(ticket.c.study_id == _ITS_STUDY, may_start, _needs(takes))
     return found.order_by(ticket.c.priority.desc(), ticket.c.number).limit(1)
 
 
-@lru_cache(maxsize=64)
-def _lease(offset: float, takes: Takes, begun: bool, *, shy: bool = False) -> Any:
-    first = _waiting(offset, takes)
+_LEASED = {
+    "state": TicketState.RUNNING,
+    "attempt": ticket.c.attempt + 1,
+    "worker_id": sa.bindparam("its_worker"),
+    "runner": sa.bindparam("its_runner"),
+    "slot": sa.bindparam("its_slot"),
+    "lease_until": database_now() + sa.bindparam("lease"),
+    "not_before": None,
+}
+
+
+@cache
+def _lease(takes: Takes, begun: bool, *, shy: bool = False) -> Any:
+    first = _waiting(takes)
     if begun:
         first = first.where(ticket.c.epochs > 0)
     if shy:
         first = first.where(~blame.failed_on(sa.bindparam("its_worker")))
     found = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
     reserved = sa.case((ticket.c.epochs == 0, sa.bindparam("reserved")), else_=ticket.c.epochs)
-    values = {**_leased(offset), "epochs": reserved}
-    return ticket.update().where(ticket.c.id == found).values(values).returning(ticket)
+    leased = ticket.update().where(ticket.c.id == found).values({**_LEASED, "epochs": reserved})
+    return leased.returning(ticket)
 
 
-@lru_cache(maxsize=64)
-def _lease_promoted(offset: float) -> Any:
-    return (
-        ticket.update()
-        .where(ticket.c.study_id == _ITS_STUDY, ticket.c.trial_id == sa.bindparam("its_trial"), is_parked)
-        .values(
-            {
-                **_leased(offset),
-                "stop_at": sa.bindparam("its_stop"),
-                "epochs": ticket.c.epochs + sa.bindparam("reserved"),
-            }
-        )
-        .returning(ticket)
-    )
+_LEASE_PROMOTED = (
+    ticket.update()
+    .where(ticket.c.study_id == _ITS_STUDY, ticket.c.trial_id == sa.bindparam("its_trial"), is_parked)
+    .values({**_LEASED, "stop_at": sa.bindparam("its_stop")})
+    .values(epochs=ticket.c.epochs + sa.bindparam("reserved"))
+    .returning(ticket)
+)
+_BEGIN = attempt.insert().values(started_at=database_now())
 
 
-def _leased(offset: float) -> dict[str, Any]:
-    return {
-        "state": TicketState.RUNNING,
-        "attempt": ticket.c.attempt + 1,
-        "worker_id": sa.bindparam("its_worker"),
-        "runner": sa.bindparam("its_runner"),
-        "slot": sa.bindparam("its_slot"),
-        "lease_until": Clock(offset).now() + sa.bindparam("lease"),
-        "not_before": None,
-    }
-
-
-@lru_cache(maxsize=64)
-def _look(offset: float, takes: Takes) -> sa.Select[Any]:
+@cache
+def _look(takes: Takes) -> sa.Select[Any]:
     """What a claim depends on: study, worker, and whether tickets wait, run and are worked at."""
-    running = sa.select(ticket.c.id).where(
-        ticket.c.study_id == _ITS_STUDY, ticket.c.state == TicketState.RUNNING
-    )
+    running = sa.select(ticket.c.id).where(ticket.c.study_id == _ITS_STUDY, is_running)
     mine = running.where(
         ticket.c.worker_id == sa.bindparam("its_worker"),
         ticket.c.runner == sa.bindparam("its_runner"),
         ticket.c.slot == sa.bindparam("its_slot"),
     )
-    works = running.where(ticket.c.lease_until > Clock(offset).now())
-    waits = _waiting(offset, takes).order_by(None)  # any of them
+    works = running.where(ticket.c.lease_until > database_now())
+    waits = _waiting(takes).order_by(None)  # any of them
     there = {"mine": mine, "waits": waits, "runs": running, "works": works}
     return (
         sa.select(study.c.id, study.c.state.label("study_state"), study.c.ended_why)
@@ -357,11 +307,6 @@ def _look(offset: float, takes: Takes) -> sa.Select[Any]:
         .select_from(study.outerjoin(worker, worker.c.id == sa.bindparam("its_worker")))
         .where(study.c.id == _ITS_STUDY)
     )
-
-
-@lru_cache(maxsize=64)
-def _begin(offset: float) -> Any:
-    return attempt.insert().values(started_at=Clock(offset).now())
 
 
 def counts(connection: Connection, study_id: int) -> Counts:

@@ -16,9 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock, to_datetime
+from storage.database.clock import database_now, to_datetime
 from storage.database.errors import LimitError
 from storage.database.tables import study, token
+from storage.queue.locks import change
 
 LIMITS = ("trials", "epochs", "seconds")
 PREFIX = "hpo_"  # of every token, so that whatever else is sent needs no look into the database
@@ -32,15 +33,12 @@ class Grant:
     may: str  # view | act
     study: str | None  # the only study it is for, as that is called now; None: every one
     created: datetime | None  # UTC
-    limits: Mapping[
-        str, float
-    ]  # trials, epochs, seconds: what its holder may give studies; absent: any number
+    limits: Mapping[str, float]  # trials, epochs, seconds that it may give studies; absent: any number
     spent: Mapping[str, float]
 
 
 def add(
     connection: Connection,
-    clock: Clock,
     name: str,
     may: str,
     study_id: int | None,
@@ -50,18 +48,8 @@ def add(
     if connection.scalar(sa.select(token.c.id).where(token.c.name == name)) is not None:
         return None
     made = PREFIX + secrets.token_urlsafe(24)
-    connection.execute(
-        token.insert().values(
-            {
-                "name": name,
-                "digest": digest_of(made),
-                "may": may,
-                "study_id": study_id,
-                "created_at": clock.now(),
-                **(limits or {}),
-            }
-        )
-    )
+    new = {"name": name, "digest": digest_of(made), "may": may, "study_id": study_id}
+    connection.execute(token.insert().values({**new, "created_at": database_now(), **(limits or {})}))
     return made
 
 
@@ -99,7 +87,7 @@ def charge(connection: Connection, name: str | None, **asked: float | None) -> N
                 f"{wanted}: ask for less, and name a budget of {what}"
             )
         spent[f"spent_{what}"] = had + (more or 0.0)
-    connection.execute(token.update().where(token.c.id == row.id).values(spent))
+    change(connection, token, row.id, **spent)
 
 
 def revoke(connection: Connection, name: str) -> bool:

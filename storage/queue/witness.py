@@ -39,28 +39,21 @@ class Beat:
     at: float  # by the database's
 
 
+@dataclass(eq=False)
 class Witness:
-    """Beats for one process, and ends what others let expire.
+    """Beats for one process, and ends what others let expire."""
 
-    Args:
-        database: the shared database.
-        lease: seconds; how long it has to see the database alive before it judges.
-        interval: seconds between two beats.
-        now: only tests pass one.
-    """
+    database: Database
+    lease: float  # seconds; how long it has to see the database alive before it judges
+    interval: float  # seconds between two beats
+    now: Callable[[], float] = boot_seconds
+    away: tuple[float, Exception] | None = None  # seconds since it was last seen, and why not now
+    _is_overdue: bool = False  # at the last beat
+    _first: Beat | None = None  # since when the database has been alive and its clock steady
+    _last: Beat | None = None
 
-    def __init__(
-        self, database: Database, lease: float, interval: float, now: Callable[[], float] = boot_seconds
-    ) -> None:
-        self._database = database
-        self._lease = lease
-        self._interval = interval
-        self._now = now
-        self._seen = now()
-        self._is_overdue = False  # at the last beat
-        self._first: Beat | None = None  # since when the database has been alive and its clock steady
-        self._last: Beat | None = None
-        self.away: tuple[float, Exception] | None = None  # seconds since it was last seen, and why not now
+    def __post_init__(self) -> None:
+        self._seen = self.now()
 
     def beat(self, write: Callable[[Connection], tuple[T, float | None]]) -> T | None:
         """Run `write` in a transaction; None when the database is away.
@@ -68,22 +61,22 @@ class Witness:
         `write` returns what it learned, with the database's time if it really wrote: somebody who can only
         read does not know whether others can renew their leases.
         """
-        asked = self._now()
+        asked = self.now()
         try:
-            with self._database.transaction() as connection:
+            with self.database.transaction() as connection:
                 learned, at = write(connection)
-                self._is_overdue = workers.is_anything_overdue(connection, self._database.clock)
+                self._is_overdue = workers.is_anything_overdue(connection)
         except Exception as error:
             if not is_unreachable(error):
                 log.exception("the heartbeat failed")
             self._first = None
-            self.away = self._now() - self._seen, error
+            self.away = self.now() - self._seen, error
             return None
-        self._seen, self.away = self._now(), None
+        self._seen, self.away = self.now(), None
         if at is None:
             self._first = None
         else:
-            self._saw(asked, Beat(self._now(), at))
+            self._saw(asked, Beat(self.now(), at))
         return learned
 
     def reap(self) -> int:
@@ -91,19 +84,14 @@ class Witness:
         if self._first is None or self._last is None or not self._is_overdue:
             return 0
         watched = self._last.answered - self._first.answered
-        if watched < self._lease:
+        if watched < self.lease:
             return 0
-        sight = leases.Sight(self._last.at, watched, self._lease)
-        clock = self._database.clock
-
-        def end(connection: Connection) -> int:
-            ended = leases.reap_expired(connection, clock, sight)
-            workers.mark_silent(connection, clock, sight)
-            return ended
-
+        sight = leases.Sight(self._last.at, watched, self.lease)
         try:
-            with self._database.transaction() as connection:
-                return end(connection)
+            with self.database.transaction() as connection:
+                ended = leases.reap_expired(connection, sight)
+                workers.mark_silent(connection, sight)
+                return ended
         except Exception as error:
             if not is_unreachable(error):
                 log.exception("lost workers could not be looked for")
@@ -116,9 +104,9 @@ class Witness:
             first is not None
             and last is not None
             # Whoever renewed at every third of a lease has two of them left: a shorter gap expires none.
-            and beat.answered - last.answered <= 2 * self._interval
-            and beat.answered - asked <= self._interval
-            and abs((beat.at - first.at) - (beat.answered - first.answered)) <= self._interval / 2
+            and beat.answered - last.answered <= 2 * self.interval
+            and beat.answered - asked <= self.interval
+            and abs((beat.at - first.at) - (beat.answered - first.answered)) <= self.interval / 2
         )
         if not steady:
             self._first = beat

@@ -10,11 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.database.clock import Clock
+from storage.database.clock import database_now
 from storage.database.records import TicketState, WorkerState
-from storage.database.tables import attempt, is_running, study, ticket, witness, worker
+from storage.database.tables import attempt, is_running, load, study, ticket, witness, worker
 from storage.queue import leases
-from storage.queue.optuna_rows import upsert
+from storage.queue.locks import change
+from storage.queue.optuna_rows import overwriting
 
 LOST_AFTER = 2.0  # leases: silence after which a worker is shown as lost
 
@@ -44,66 +45,49 @@ class WorkerRow:
     trials: Sequence[str]  # "study/17"
 
 
+_NOW = database_now()
+_is_quarantined = worker.c.state == WorkerState.QUARANTINED
 _READ = ("state", "devices", "versions", "status", "trials")
 _AS_STORED = tuple(one.name for one in fields(WorkerRow) if one.name not in _READ)
 
 
 def register(
     connection: Connection,
-    clock: Clock,
     *,
     worker_id: str,
-    name: str,
-    host: str,
-    host_key: str,
-    pid: int,
-    pid_started: float,
-    lease_seconds: float,
-    study_id: int | None,
     devices: Sequence[str],
     versions: Mapping[str, Any],
+    **fields: Any,
 ) -> None:
-    """Record a worker at its start. Every start has an id of its own, whatever its name is."""
+    """Record a worker at its start. Every start has an id of its own, whatever its name is.
+
+    `fields`: name, host, host_key, pid, pid_started, lease_seconds and study_id, as the table has them.
+    """
     if connection.execute(sa.select(worker.c.id).where(worker.c.id == worker_id)).first() is not None:
         return
+    new = {"id": worker_id, "state": WorkerState.ACTIVE, "good_attempts": 0, "bad_attempts": 0, **fields}
+    told = {"devices": json.dumps(list(devices)), "versions": json.dumps(dict(versions))}
     connection.execute(
-        worker.insert().values(
-            id=worker_id,
-            name=name,
-            host=host,
-            host_key=host_key,
-            pid=pid,
-            pid_started=pid_started,
-            lease_seconds=lease_seconds,
-            state=WorkerState.ACTIVE,
-            study_id=study_id,
-            devices=json.dumps(list(devices)),
-            versions=json.dumps(dict(versions)),
-            started_at=clock.now(),
-            beat_at=clock.now(),
-            good_attempts=0,
-            bad_attempts=0,
-        )
+        worker.insert().values(**new, **told, started_at=database_now(), beat_at=database_now())
     )
 
 
 def beat(
-    connection: Connection, clock: Clock, worker_id: str, status: Mapping[str, Any]
+    connection: Connection, worker_id: str, status: Mapping[str, Any]
 ) -> tuple[WorkerState | None, float | None]:
     """Say that the worker lives; returns its state as others see it, and when that was. None: it was deleted.
 
     A worker that was taken for lost and comes back is active again; quarantine stays.
     """
+    was_lost = worker.c.state == WorkerState.LOST
     row = connection.execute(
         worker.update()
         .where(worker.c.id == worker_id)
         .values(
-            beat_at=clock.now(),
+            beat_at=database_now(),
             status=json.dumps(dict(status)),
-            state=sa.case(
-                (worker.c.state == WorkerState.LOST, WorkerState.ACTIVE.value), else_=worker.c.state
-            ),
-            reason=sa.case((worker.c.state == WorkerState.LOST, None), else_=worker.c.reason),
+            state=sa.case((was_lost, WorkerState.ACTIVE.value), else_=worker.c.state),
+            reason=sa.case((was_lost, None), else_=worker.c.reason),
             ended_at=sa.case((worker.c.state == WorkerState.LEFT, worker.c.ended_at), else_=None),
         )
         .returning(worker.c.state, worker.c.beat_at)
@@ -111,56 +95,49 @@ def beat(
     return (None, None) if row is None else (WorkerState(row.state), row.beat_at)
 
 
-def bear_witness(connection: Connection, clock: Clock) -> float:
+def record_load(connection: Connection, worker_id: str, samples: str) -> None:
+    """Keep how busy the worker's machine was: JSON, as `machines_of` reads it."""
+    row = {"worker_id": worker_id, "samples": samples}
+    connection.execute(overwriting(connection.dialect.name, load, "worker_id"), row)
+
+
+def bear_witness(connection: Connection) -> float:
     """The heartbeat of a dashboard: proof that the database takes writes, and when it was."""
-    beat = upsert(connection.dialect.name, witness).values(id=1, beat_at=clock.now())
-    beat = beat.on_conflict_do_update(index_elements=["id"], set_={"beat_at": clock.now()})
-    return float(connection.execute(beat.returning(witness.c.beat_at)).scalar_one())
+    beat = overwriting(connection.dialect.name, witness, "id", beat_at=_NOW)
+    return float(connection.execute(beat.returning(witness.c.beat_at), {"id": 1}).scalar_one())
 
 
-def sign_off(connection: Connection, clock: Clock, worker_id: str) -> None:
+def sign_off(connection: Connection, worker_id: str) -> None:
     """The worker left in good order. A quarantined one stays so."""
-    connection.execute(
-        worker.update()
-        .where(worker.c.id == worker_id)
-        .values(
-            state=sa.case(
-                (worker.c.state == WorkerState.QUARANTINED, worker.c.state), else_=WorkerState.LEFT.value
-            ),
-            ended_at=clock.now(),
-        )
-    )
+    left = sa.case((_is_quarantined, worker.c.state), else_=WorkerState.LEFT.value)
+    change(connection, worker, worker_id, state=left, ended_at=database_now())
 
 
 def note(connection: Connection, worker_id: str, reason: str) -> None:
     """Show people what an active worker cannot do."""
-    connection.execute(
-        worker.update()
-        .where(worker.c.id == worker_id, worker.c.state == WorkerState.ACTIVE)
-        .values(reason=reason)
-    )
+    change(connection, worker, worker_id, worker.c.state == WorkerState.ACTIVE, reason=reason)
 
 
-def is_anything_overdue(connection: Connection, clock: Clock) -> bool:
+def is_anything_overdue(connection: Connection) -> bool:
     """Whether a lease or a worker may have to be ended: cheaper than `reap_expired` and `mark_silent`.
 
     It holds nothing, and knows less: whoever is told so looks with what it has seen itself.
     """
     theirs = sa.func.coalesce(worker.c.lease_seconds, 0.0)
-    ahead = clock.now() + 1.2 * theirs  # of a time that has been: the clock went back
-    leased = sa.or_(ticket.c.lease_until < clock.now(), ticket.c.lease_until > ahead)
+    ahead = database_now() + 1.2 * theirs  # of a time that has been: the clock went back
+    leased = sa.or_(ticket.c.lease_until < database_now(), ticket.c.lease_until > ahead)
     expired = (
         sa.select(ticket.c.id)
         .outerjoin(worker, ticket.c.worker_id == worker.c.id)
         .where(is_running, leased)
         .limit(1)
     )
-    late = sa.or_(worker.c.beat_at < clock.now() - theirs, worker.c.beat_at > clock.now() + theirs)
+    late = sa.or_(worker.c.beat_at < database_now() - theirs, worker.c.beat_at > database_now() + theirs)
     silent = sa.select(worker.c.id).where(worker.c.state == WorkerState.ACTIVE, late).limit(1)
     return any(connection.execute(query).first() is not None for query in (expired, silent))
 
 
-def mark_silent(connection: Connection, clock: Clock, sight: leases.Sight) -> None:
+def mark_silent(connection: Connection, sight: leases.Sight) -> None:
     """Show workers as lost that have not beaten for two leases of theirs, or of whoever judges.
 
     One that somebody holds is left for the next time.
@@ -168,7 +145,7 @@ def mark_silent(connection: Connection, clock: Clock, sight: leases.Sight) -> No
     theirs = sa.func.coalesce(worker.c.lease_seconds, sight.lease)
     length = sa.case((theirs < sight.lease, sight.lease), else_=theirs)
     too_long = sa.and_(
-        worker.c.beat_at < clock.now() - LOST_AFTER * length,
+        worker.c.beat_at < database_now() - LOST_AFTER * length,
         worker.c.beat_at < sight.at - LOST_AFTER * length,
     )
     silent = (
@@ -176,7 +153,7 @@ def mark_silent(connection: Connection, clock: Clock, sight: leases.Sight) -> No
         .where(
             worker.c.state == WorkerState.ACTIVE,
             length <= sight.watched,
-            sa.or_(too_long, worker.c.beat_at > clock.now() + length),  # since then the clock went back
+            sa.or_(too_long, worker.c.beat_at > database_now() + length),  # since then the clock went back
         )
         .order_by(worker.c.id)
         .with_for_update(skip_locked=True)
@@ -199,31 +176,17 @@ class Neighbour:
 
 def of_host(connection: Connection, host_key: str) -> list[Neighbour]:
     """The workers of this very host that have not signed off."""
-    rows = connection.execute(
-        sa.select(worker.c.id, worker.c.name, worker.c.pid, worker.c.pid_started, worker.c.runners).where(
-            worker.c.host_key == host_key, worker.c.ended_at.is_(None)
-        )
-    )
-    return [
-        Neighbour(
-            row.id,
-            row.name,
-            row.pid,
-            row.pid_started,
-            [(pid, started) for pid, started in json.loads(row.runners or "[]")],
-        )
-        for row in rows
-    ]
+    its = sa.select(worker.c.id, worker.c.name, worker.c.pid, worker.c.pid_started, worker.c.runners)
+    rows = connection.execute(its.where(worker.c.host_key == host_key, worker.c.ended_at.is_(None)))
+    return [Neighbour(*row[:-1], [(pid, at) for pid, at in json.loads(row.runners or "[]")]) for row in rows]
 
 
 def record_runners(connection: Connection, worker_id: str, runners: Sequence[tuple[int, float]]) -> None:
     """Note the processes of a worker's runners, for whoever has to end what they leave behind."""
-    connection.execute(
-        worker.update().where(worker.c.id == worker_id).values(runners=json.dumps([*map(list, runners)]))
-    )
+    change(connection, worker, worker_id, runners=json.dumps([*map(list, runners)]))
 
 
-def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
+def bury(connection: Connection, worker_id: str) -> int:
     """A worker whose process is known to be gone: free its tickets at once; returns how many.
 
     One that signed off before its process ended stays shown as that. Safe beside others, whatever this
@@ -233,39 +196,43 @@ def bury(connection: Connection, clock: Clock, worker_id: str) -> int:
     its = sa.select(worker.c.id).where(worker.c.id == worker_id).with_for_update(skip_locked=True)
     if connection.execute(its).first() is None:
         return 0
-    freed = leases.reap_worker(connection, clock, worker_id, "its worker died")
-    left = sa.select(ticket.c.id).where(
-        ticket.c.worker_id == worker_id, ticket.c.state == TicketState.RUNNING
-    )
+    freed = leases.reap_worker(connection, worker_id, "its worker died")
+    left = sa.select(ticket.c.id).where(ticket.c.worker_id == worker_id, is_running)
     if connection.execute(left.limit(1)).first() is not None:
         return freed
-    quarantined = worker.c.state == WorkerState.QUARANTINED
-    connection.execute(
-        worker.update()
-        .where(worker.c.id == worker_id, worker.c.state != WorkerState.LEFT)
-        .values(
-            state=sa.case((quarantined, worker.c.state), else_=WorkerState.LOST.value),
-            reason=sa.case((quarantined, worker.c.reason), else_="its process is gone"),
-            ended_at=clock.now(),
-        )
+    change(
+        connection,
+        worker,
+        worker_id,
+        worker.c.state != WorkerState.LEFT,
+        state=sa.case((_is_quarantined, worker.c.state), else_=WorkerState.LOST.value),
+        reason=sa.case((_is_quarantined, worker.c.reason), else_="its process is gone"),
+        ended_at=database_now(),
     )
     return freed
 
 
-def all_workers(connection: Connection, clock: Clock, study_id: int | None = None) -> list[WorkerRow]:
+def serves(study_id: int) -> sa.ColumnElement[bool]:
+    """Which workers serve the study, or were at a trial of it."""
+    tried = (
+        sa.select(attempt.c.worker_id)
+        .join(ticket, attempt.c.ticket_id == ticket.c.id)
+        .where(ticket.c.study_id == study_id)
+    )
+    return (worker.c.study_id == study_id) | worker.c.id.in_(tried)
+
+
+def all_workers(connection: Connection, study_id: int | None = None) -> list[WorkerRow]:
     """Every worker, or those that serve or served one study; oldest first."""
     query = (
-        sa.select(worker, study.c.name.label("study"), (clock.now() - worker.c.beat_at).label("silent_for"))
+        sa.select(
+            worker, study.c.name.label("study"), (database_now() - worker.c.beat_at).label("silent_for")
+        )
         .outerjoin(study, worker.c.study_id == study.c.id)
         .order_by(worker.c.started_at, worker.c.id)
     )
     if study_id is not None:
-        tried = (
-            sa.select(attempt.c.worker_id)
-            .join(ticket, attempt.c.ticket_id == ticket.c.id)
-            .where(ticket.c.study_id == study_id)
-        )
-        query = query.where((worker.c.study_id == study_id) | worker.c.id.in_(tried))
+        query = query.where(serves(study_id))
     running = connection.execute(
         sa.select(ticket.c.worker_id, ticket.c.trial_number, study.c.name)
         .join(study, ticket.c.study_id == study.c.id)

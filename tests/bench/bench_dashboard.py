@@ -55,7 +55,7 @@ TOKEN = "the token of the benchmark"
 PAINTED = "painted after ms: "
 OURS = """document.querySelector('h1')?.textContent === 'big'
   && document.querySelectorAll('#cards .count').length
-  && document.querySelector('#cards .card.main dd')?.textContent.startsWith('0.')
+  && document.querySelector('#cards .card.main strong')?.textContent.startsWith('0.')
   && document.querySelectorAll('#trials tbody tr').length === 25
   && document.querySelector('#history-1 .scatterlayer .point')"""
 THEIRS = "document.querySelector('#plot-history .scatterlayer .point')"
@@ -207,7 +207,7 @@ def measure_updates(page: Page, server: Serving, url: str, row: StudyRow, update
         before = server.cpu()
         party.complete(2.0 + index)
         committed = time.perf_counter()
-        want = f"document.querySelector('#cards .card.main dd').textContent === '{2 + index}'"
+        want = f"document.querySelector('#cards .card.main strong').textContent === '{2 + index}'"
         wait_until(partial(page.evaluate, want), 20, every=0.005)
         outer.append(1000 * (time.perf_counter() - committed))
         redrawn = f"document.getElementById('history-1').dataset.drawn !== '{chart}'"
@@ -268,7 +268,7 @@ def shown(found: dict[str, Any], patience: float) -> str:
 def measure(chromium: BrowserType, options: argparse.Namespace, trials: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/bench.db"
-        row = fill(url, trials, options.epochs)
+        row = fill(url, trials, options.epochs, options.parameters)
         load = os.getloadavg()[0]
         ours = measure_ours(chromium, url, row, options.updates, options.patience)
         theirs = measure_theirs(chromium, url, row, options.patience)
@@ -297,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--trials", type=int, nargs="+", default=[10_000], help="sizes, one after the other")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--parameters", type=int, default=20)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--patience", type=float, default=120.0, metavar="SECONDS")
     parser.add_argument("--json", type=Path, help="also write every figure there")

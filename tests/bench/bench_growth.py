@@ -132,8 +132,7 @@ class Ours:
 
     def _claim(self) -> Claim | None:
         self._runner += 1
-        clock = self.party.database.clock
-        asks = (clock, self.study.id, self.party.id, self._runner, "cpu", LEASE)
+        asks = (self.study.id, self.party.id, self._runner, "cpu", LEASE)
         found = self._write(lambda c: tickets.claim_next(c, *asks, none_waits=self._none_waits))
         if not isinstance(found, Claim):
             return None
@@ -213,10 +212,12 @@ class Ours:
             with timed():
                 served.look(connection)
 
+        desk: Any = None  # nobody is told
+
         def reach(connection: Any) -> None:
             with timed():
-                _, reached = served.at_report(Held(claim, 1), trial, step, value)
-                rungs.write(connection, self.party.database.clock, self.study.id, reached)
+                _, reached = served.at_report(Held(desk, claim, 1, trial), step, value)
+                rungs.write(connection, self.study.id, reached)
 
         entries: list[Report | Write] = [Report(claim.lease, trial.id, step, value, {})]
         if served.keeps_rungs:
@@ -229,11 +230,9 @@ class Ours:
         return sum(spent)
 
     def _deliver(self) -> None:
-        clock = self.party.database.clock
         for number, (claim, trial, _) in enumerate(self._held):
             deliver = partial(
                 attempts.deliver,
-                clock=clock,
                 lease=claim.lease,
                 trial_id=trial.id,
                 state=TicketState.COMPLETE,

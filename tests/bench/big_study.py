@@ -26,9 +26,11 @@ RUNGS = (1, 3, 9)  # the steps at which successive halving compares, with one ep
 ELSEWHERE = "elsewhere"  # the worker that has what runs
 
 
-def fill(url: str, trials: int, epochs: int) -> StudyRow:
-    """A study of eight parameters whose trials have all reported `epochs` times; a tenth were pruned."""
-    space: dict[str, Any] = {f"p{i}": {"type": "float", "low": 0.0, "high": 1.0} for i in range(7)}
+def fill(url: str, trials: int, epochs: int, parameters: int = 8) -> StudyRow:
+    """A study of so many parameters whose trials have all reported `epochs` times; a tenth were pruned."""
+    space: dict[str, Any] = {
+        f"p{i}": {"type": "float", "low": 0.0, "high": 1.0} for i in range(parameters - 1)
+    }
     space["kind"] = {"type": "categorical", "choices": ["a", "b", "c"]}
     spec = StudySpec.model_validate(
         {

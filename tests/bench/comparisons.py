@@ -23,7 +23,7 @@ STUDIES = ROOT / "objectives" / "studies" / "comparisons"
 PAGE = ROOT / "docs" / "comparisons.md"
 NAMES = (
     *("optimizers", "depth", "epochs", "recipe", "regularisers", "schedules", "batches"),
-    *("transfer", "texts", "searches"),
+    *("transfer", "backbones", "texts", "searches"),
 )
 # How each of the searches is asked for, and how often.
 SEARCHES: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,14 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "TPE": ("sampler={name: tpe, seed: 0}",),
     "ours (auto)": ("sampler={name: auto, seed: 0}", "pruner={name: auto}"),
 }
-SEEDS = 3
+# How the weights are made that some begin with.
+BEFORE: dict[str, tuple[str, ...]] = {
+    "transfer": (),
+    "backbones": ("fixed.model=resnet18", "fixed.epochs=8"),
+}
+SPEAKING = ("activation", "model", "optimizer", "schedule")  # settings whose values need no name
+OFF = (0, False, "none")
+SEEDS = 5
 INTRODUCTION = """# Comparisons
 
 The classical ones, on data that are here, each one command. `make comparisons` runs them all and writes this
@@ -66,8 +73,8 @@ def section(name: str, place: Path) -> str:
             under_way = [pool.submit(searches, what, how, place) for what, how in SEARCHES.items()]
             rows = [search.result() for search in under_way]
     else:
-        if name == "transfer":
-            run("before", place)
+        if name in BEFORE:
+            run("before", place, *BEFORE[name])
             command("best", "compare-before", "--checkpoint", "before.pt", place=place)
         rows = trials(name, place)
     study = hpo.load(f"compare-{name}" + ("-grid-0" if name == "searches" else ""), storage(place))
@@ -79,7 +86,8 @@ def section(name: str, place: Path) -> str:
     low = int(min(mean for _, mean, _ in rows) // 10 * 10)
     names = ", ".join(f'"{what}"' for what, _, _ in rows)
     means = ", ".join(f"{mean:.2f}" for _, mean, _ in rows)
-    picture = f'xychart-beta\n  x-axis [{names}]\n  y-axis "accuracy, %" {low} --> 100\n  bar [{means}]'
+    axes = f'  x-axis [{names}]\n  y-axis "accuracy, %" {low} --> 100'
+    picture = f"xychart-beta horizontal\n{axes}\n  bar [{means}]"
     return "\n".join([*lines, "", "```mermaid", picture, "```", ""])
 
 
@@ -91,10 +99,11 @@ def trials(name: str, place: Path) -> list[Row]:
     rows = []
     for trial in found:
         assert trial.value is not None, f"{name}: trial {trial.number} has no result"
-        told = ", ".join(f"{key} {value}" for key, value in trial.params.items() if key in varied)
+        shown = {key: value for key, value in trial.params.items() if key in varied and value not in OFF}
+        told = ", ".join(value if key in SPEAKING else f"{key} {value}" for key, value in shown.items())
         members: list[dict[str, Any]] = trial.user_attrs["training"]["members"]
         values = [100 * each["accuracy"] for each in members]
-        rows.append((told, statistics.fmean(values), statistics.stdev(values)))
+        rows.append((told or "none of these", statistics.fmean(values), statistics.stdev(values)))
     return rows
 
 

@@ -80,7 +80,6 @@ class Simulated:
         database.write(
             lambda c: workers.register(
                 c,
-                database.clock,
                 worker_id=self.id,
                 name=f"simulated:{self.id[:6]}",
                 host="simulated",
@@ -118,7 +117,7 @@ class Simulated:
 
     def _begin(self) -> None:
         def verb(connection: Any) -> Any:
-            asks = (connection, self._database.clock, self._study.id, self.id, 0, "cpu", LEASE)
+            asks = (connection, self._study.id, self.id, 0, "cpu", LEASE)
             claim = tickets.claim_next(*asks, none_waits=self._none_waits)
             assert isinstance(claim, Claim), claim
             point = {name: random.random() for name in PARAMETERS}
@@ -134,7 +133,6 @@ class Simulated:
     def _deliver(self, claim: Claim) -> None:
         deliver = partial(
             attempts.deliver,
-            clock=self._database.clock,
             lease=claim.lease,
             trial_id=self._trial_id,
             state=TicketState.COMPLETE,

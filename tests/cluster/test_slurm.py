@@ -48,14 +48,14 @@ def test_a_preempted_task_is_queued_again_and_its_trial_goes_on_from_the_checkpo
     assert slurm.states() == ["running"]
 
     high = slurm.cluster.occupy("node1", 300)
-    wait_until(lambda: slurm.tasks() == {slurm.job: ("PENDING", "")}, 30, every=0.1, what="the task waits")
+    wait_until(lambda: slurm.tasks() == {slurm.job: ("PENDING", "")}, every=0.1, what="the task waits")
     assert slurm.lab.attempts() == {"released": 1}
     slurm.cluster.command("scancel", high)
-    wait_until(lambda: resumed(slurm.lab), 60, every=0.1, what="its trial goes on")
+    wait_until(lambda: resumed(slurm.lab), every=0.1, what="its trial goes on")
     assert slurm.restarts() == {slurm.job: 1}
 
     slurm.hpo("launch", "stop", str(launch))
-    wait_until(lambda: not slurm.on("node1"), 30, every=0.1, what="the stopped task leaves")
+    wait_until(lambda: not slurm.on("node1"), every=0.1, what="the stopped task leaves")
     assert slurm.lab.attempts() == {"released": 2}
     assert slurm.restarts() == {slurm.job: 1}
     assert "preempted; this task is queued again" in slurm.hpo("launch", "logs", str(launch)).out
@@ -77,8 +77,8 @@ def test_sbatch_says_why_it_refuses(
     ("wrong", "said"),
     [
         ({"gpus_per_worker": 0.5}, "SLURM hands out whole GPUs"),
-        ({"options": {"partiton": "low"}}, "did you mean partition?"),
-        ({"options": {"drain": "1.5"}}, "a whole number of seconds"),
+        ({"options": {"partiton": "low"}}, "did you mean 'partition'?"),
+        ({"options": {"drain": "1.5"}}, "a whole number from 1 to 65535"),
         ({"options": {"at-limit": "run"}}, "it is leave or requeue"),
     ],
 )

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from storage.database.migrate import open_database
+from tests.support.brokered import doing, make_study, open_runner, runner, study
 from tests.support.stores import database, party
 
-__all__ = ["database", "party", "url"]
+__all__ = ["database", "doing", "make_study", "open_runner", "party", "runner", "study", "url"]
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

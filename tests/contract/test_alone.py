@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from storage.database.engine import Database
 from storage.database.records import Claim, Need, NothingToClaim, StudyState, TicketState
+from storage.queue import tickets
 from tests.support.shared import (
     Opener,
     Party,
@@ -23,7 +24,9 @@ def set_aside(one: Party, runner: int = 0) -> Claim:
 
 
 def asked(one: Party, alone: bool | None) -> Claim | NothingToClaim:
-    return one.try_claim(alone=alone)
+    """Of a place on a card that is shared (None: that is not)."""
+    takes = {None: None, False: (Need.NOTHING, Need.RUNNER), True: (Need.CARD,)}[alone]
+    return one.try_claim(takes=takes)
 
 
 def test_running_out_of_memory_beside_others_counts_against_nothing(
@@ -123,13 +126,13 @@ def test_what_died_beside_others_gets_a_runner_to_itself_and_counts_against_noth
     assert (row.state, row.failed, row.lost, row.alone) == (TicketState.QUEUED, 0, 0, Need.RUNNER)
     assert attempts_of(database, first.lease) == ["lost"]
     for slot in (1, 2):
-        beside = one.try_claim(slot=slot, beside=True)
+        beside = one.try_claim(slot=slot, takes=tickets.BESIDE)
         assert isinstance(beside, Claim)
         assert beside.lease.ticket_id != first.lease.ticket_id
-    left = one.try_claim(slot=3, beside=True)
+    left = one.try_claim(slot=3, takes=tickets.BESIDE)
     assert isinstance(left, NothingToClaim)
     assert left.alone is Need.RUNNER
-    found = one.try_claim(beside=False)
+    found = one.try_claim(takes=(Need.CARD, Need.RUNNER))
     assert isinstance(found, Claim)
     assert (found.lease.ticket_id, found.alone) == (first.lease.ticket_id, Need.RUNNER)
 

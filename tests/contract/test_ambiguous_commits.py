@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from storage.database.engine import Database
+from storage.database.errors import LeaseLostError
 from storage.database.records import TicketState
 from storage.database.tables import attempt, ticket
 from storage.queue import outcomes, studies
-from storage.queue.attempts import end_if_live
+from storage.queue.leases import while_held
 from tests.support.shared import Opener, attempts_of, make_study, ticket_row, ticket_states
 
 
@@ -97,13 +99,9 @@ def test_a_supervisor_ends_an_attempt_once(database: Database, party: Opener) ->
     one = party(make_study(database, 1))
     lease = one.claim().lease
 
-    def lose(connection: sa.Connection) -> bool:
-        return end_if_live(
-            connection, lease, lambda c: outcomes.lose(c, database.clock, lease, "its runner died")
-        )
-
-    with lost_answer(one.database):
-        one.database.write(lose)
+    lose = partial(outcomes.lose, lease=lease, why="its runner died")
+    with lost_answer(one.database), pytest.raises(LeaseLostError):  # the second time
+        one.database.write(lambda c: while_held(c, lease, lose))
     assert ticket_row(database, lease).lost == 1
     assert attempts_of(database, lease) == ["lost"]
 
@@ -119,7 +117,7 @@ def test_extending_a_study_never_counts_twice(database: Database) -> None:
     """A person's `extend --trials +2` gives two more trials, whatever the network did to its answer."""
     study = make_study(database, 1)
     with lost_on_the_way(database):
-        database.write_once(lambda c: studies.extend(c, database.clock, study.id, [None, None], cells=False))
+        database.write_once(lambda c: studies.extend(c, study.id, [None, None], cells=False))
     assert ticket_states(database, study) == ["queued"] * 3
 
 
@@ -142,7 +140,7 @@ def test_a_commit_that_did_not_happen_is_made_again(database: Database) -> None:
     tries: list[int] = []
 
     def extend(connection: sa.Connection) -> None:
-        studies.extend(connection, database.clock, study.id, [None], cells=False)
+        studies.extend(connection, study.id, [None], cells=False)
         tries.append(1)
         if len(tries) == 1:
             raise sa.exc.OperationalError("INSERT", {}, _broken(database))

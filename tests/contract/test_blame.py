@@ -12,6 +12,7 @@ from storage.database.tables import study as table
 from storage.database.tables import worker
 from storage.queue import outcomes, studies
 from storage.queue.blame import BAD_START, BLAMED
+from tests.support.clock import shift
 from tests.support.shared import Opener, Party, make_study, ticket_states
 
 
@@ -85,11 +86,11 @@ def test_what_goes_over_the_studys_limits_is_no_workers_fault(database: Database
     one, two = party(study, "one"), party(study, "two")
     for _ in range(BAD_START):
         claim, _ = one.begin()
-        over = partial(outcomes.fail, clock=database.clock, lease=claim.lease, error="over", blames=False)
+        over = partial(outcomes.fail, lease=claim.lease, error="over", blames=False)
         database.write(over)
     assert standing(database, one) == (WorkerState.ACTIVE, None)
     assert ticket_states(database, study).count("failed") == BAD_START
-    database.write(lambda c: studies.retry_failed(c, database.clock, study.id))
+    database.write(lambda c: studies.retry_failed(c, study.id))
     for _ in range(BAD_START):
         two.finish_one()
     database.write(lambda c: c.execute(table.update().values(retry_failed=1)))
@@ -109,7 +110,7 @@ def test_what_failed_on_two_workers_that_are_found_at_fault_at_once_is_given_bac
     def fail(one: Party) -> int:
         claim, _ = one.begin()
         one.writer.fail("OSError: the disk of this machine")
-        database.clock.offset += 2  # over the pause before the next attempt
+        shift(2)  # over the pause before the next attempt
         return claim.number
 
     assert fail(bad) == fail(worse) == fail(bad)

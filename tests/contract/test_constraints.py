@@ -94,7 +94,7 @@ def random_trials(one: Party, draw: random.Random, directions: list[str]) -> Non
 def demand_optunas_best(database: Database, row: StudyRow) -> None:
     value, front = of_optuna(database, row)
     found = history(database, row.name)
-    now = database.read(lambda c: lists.progress(c, database.clock, row.name))
+    now = database.read(lambda c: lists.progress(c, row.name))
     if len(found.directions) > 1:
         assert [trial.number for trial in found.winners] == front
         assert now.best_number is None
@@ -117,7 +117,7 @@ def test_an_infeasible_trial_meets_no_target(database: Database, party: Opener) 
     one = party(row)
     deliver(one, 5.0, c=0.1)
     assert state_of(database, row) is StudyState.RUNNING
-    database.write(lambda c: studies.extend(c, database.clock, row.id, [None], cells=False, target=0.8))
+    database.write(lambda c: studies.extend(c, row.id, [None], cells=False, target=0.8))
     assert state_of(database, row) is StudyState.RUNNING, "nor one that is looked at again"
     deliver(one, 0.85, c=0.0)
     assert state_of(database, row) is StudyState.FINISHED

@@ -9,13 +9,15 @@ import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 
-from hpo.studies import steering
+from hpo.report.records.summary import summarize
+from hpo.studies import reading, steering
 from storage.database.engine import Database
 from storage.database.records import NothingToClaim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, metric, ticket
 from storage.history.audit import audit
 from storage.queue import optuna_rows, seconds, studies, workers
 from storage.queue.blame import BAD_START, BAD_STARTS
+from tests.support.clock import shift
 from tests.support.shared import (
     LEASE,
     Opener,
@@ -42,7 +44,7 @@ def test_a_spent_budget_of_seconds_stays_spent_over_a_pause(database: Database, 
     study = make_study(database, 5, budget_seconds=10.0)
     one = party(study)
     one.begin()
-    database.clock.offset += 11
+    shift(11)
     one.complete()
     steer(database, study, StudyState.PAUSED)
     steer(database, study, StudyState.RUNNING)
@@ -56,7 +58,7 @@ def test_a_retry_lets_a_study_that_is_stopping_go_on(database: Database, party: 
     one.writer.fail("ValueError: no")
     two.begin()
     steer(database, study, StudyState.STOPPING)
-    assert database.write(lambda connection: studies.retry_failed(connection, database.clock, study.id)) == 1
+    assert database.write(lambda connection: studies.retry_failed(connection, study.id)) == 1
     assert state_of(database, study) is StudyState.RUNNING
 
 
@@ -175,7 +177,7 @@ def test_a_retry_does_not_run_what_a_spent_budget_left(
     one.begin()
     one.writer.fail("ValueError: no")
     one.begin()
-    database.clock.offset += 11
+    shift(11)
     one.complete(0.95)
     assert isinstance(other.try_claim(), NothingToClaim)
     assert state_of(database, study) is StudyState.FINISHED
@@ -183,7 +185,7 @@ def test_a_retry_does_not_run_what_a_spent_budget_left(
     assert state_of(database, study) is StudyState.FINISHED
     assert f"`hpo extend study --{budget}" in steering.unless_going(database, study)
     more = {"target": 0.99} if budget == "target" else {"seconds": 99.0}
-    database.write(lambda c: studies.extend(c, database.clock, study.id, [], cells=False, **more))
+    database.write(lambda c: studies.extend(c, study.id, [], cells=False, **more))
     assert other.claim().retry_of == 0
 
 
@@ -224,7 +226,7 @@ def test_what_fails_on_a_quarantined_workers_other_runners_is_given_back_too(
 def assert_used(database: Database, study: StudyRow, counted: float) -> None:
     """So many seconds are counted; the test itself takes a few."""
     row = database.read(lambda connection: studies.get(connection, study.name))
-    found = database.read(lambda connection: seconds.used(connection, database.clock, row))
+    found = database.read(lambda connection: seconds.used(connection, row))
     assert found == pytest.approx(counted, abs=9)
 
 
@@ -232,7 +234,7 @@ LEAVES: dict[str, tuple[Callable[[Database, Party], Any], float]] = {
     "drained": (lambda _, one: one.writer.release("drained"), 20),
     "complete": (lambda _, one: one.complete(), 20),
     "its worker died": (
-        lambda database, one: database.write(lambda c: workers.bury(c, database.clock, one.id)),
+        lambda database, one: database.write(lambda c: workers.bury(c, one.id)),
         20,
     ),
     "silent": (lambda database, _: None, 20 + LEASE),
@@ -249,7 +251,7 @@ def test_seconds_rest_while_nobody_holds_a_live_lease(database: Database, party:
     one.begin()
     one.work(20)
     leave(database, one)
-    database.clock.offset += 1000
+    shift(1000)
     assert_used(database, study, counted)
     other.begin()
     other.work(30)
@@ -268,7 +270,7 @@ def test_seconds_go_on_while_another_still_works(database: Database, party: Open
     one.writer.release("drained")
     other.work(20)
     other.complete()
-    database.clock.offset += 100
+    shift(100)
     assert_used(database, study, 40)
 
 
@@ -280,7 +282,7 @@ def test_seconds_worked_after_an_outage_count_whoever_is_first_to_write(
     one, other = party(study, "one"), party(study, "other")
     one.begin()
     other.begin()
-    database.clock.offset += 2 * LEASE
+    shift(2 * LEASE)
     one.complete()
     other.work(60)
     assert_used(database, study, 2 * LEASE + 60)
@@ -295,7 +297,7 @@ def test_seconds_of_who_worked_beside_a_silent_worker_count_to_its_own_end(
     silent.begin()
     one.work(4 * LEASE)
     one.complete()
-    database.clock.offset += 500
+    shift(500)
     assert_used(database, study, 4 * LEASE)
     assert let_expire(database) == 1
     assert_used(database, study, 4 * LEASE)
@@ -348,10 +350,24 @@ def test_two_extensions_of_a_grid_never_add_the_same_cells(database: Database) -
     study = make_study(database, [{"x": 0.0}], cells=True)
 
     def extend() -> bool:
-        return database.write(
-            lambda c: studies.extend(c, database.clock, study.id, cells, cells=True, first=1)
-        )
+        return database.write(lambda c: studies.extend(c, study.id, cells, cells=True, first=1))
 
     assert extend()
     assert not extend()
     assert len(ticket_states(database, study)) == 3
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True, scope="module")
+def test_where_a_space_is_used_up_its_end_and_its_report_say_so(
+    make_study: Any, open_runner: Any, doing: Any, database: Database
+) -> None:
+    space = {"n": {"type": "int", "low": 1, "high": 3}}
+    study = make_study(space=space, budget={"trials": 9})
+    doing(lambda trial: float(trial.params["n"]))
+    runner = open_runner(study)
+    for said in ("", "", "Every one of the 3 settings of its space was tried."):
+        assert runner.run_one().state == "complete"
+        told = summarize(reading.history(database, study.name)).sentences
+        assert (said in told) if said else not any("Every one" in one for one in told)
+    ended = steering.has_ended(reading.get_study(database, study.name))
+    assert "study is finished: all trials done, which was every setting of its space; `hpo extend" in ended

@@ -156,9 +156,9 @@ def test_a_study_that_nobody_concluded_is_ended_by_who_looks_for_work(
     one = party(row)
     one.begin()
     one.complete()
-    database.write(lambda c: studies.set_state(c, database.clock, row.id, StudyState.RUNNING))
+    database.write(lambda c: studies.set_state(c, row.id, StudyState.RUNNING))
     reopened(database, row)
-    assert database.write(lambda c: open_studies(c, database.clock, "me")) == []
+    assert database.write(lambda c: open_studies(c, "me")) == []
     assert state_of(database, row) is StudyState.FINISHED
 
 
@@ -176,7 +176,7 @@ def fail(worker: Party, row: StudyRow, times: int) -> None:
 
 
 def worker_row(database: Database, one: Party) -> Any:
-    return next(w for w in database.read(lambda c: workers.all_workers(c, database.clock)) if w.id == one.id)
+    return next(w for w in database.read(lambda c: workers.all_workers(c)) if w.id == one.id)
 
 
 def test_a_study_that_fails_is_kept_from_the_worker_which_serves_the_others_on(

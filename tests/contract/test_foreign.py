@@ -122,7 +122,7 @@ def test_what_plain_optuna_left_waiting_takes_a_blank_ticket(runner: BrokeredRun
     waits = history(database, row.name).trials[5]
     assert (waits.state, waits.foreign, waits.attempts) == ("waiting", False, 0)
     assert database.read(lambda c: audit(c, row)).holds
-    database.write(lambda c: studies.extend(c, database.clock, row.id, [None], cells=False))
+    database.write(lambda c: studies.extend(c, row.id, [None], cells=False))
     runner.run_one()
     assert history(database, row.name).trials[5].values == (0.5,)
 
@@ -164,7 +164,7 @@ def test_what_a_claim_saw_is_good_once_it_is_committed(database: Database, party
     one = party(row)
 
     def claim(connection: Transaction, runner: int, none_waits: int) -> Claim:
-        asks = (connection, database.clock, row.id, one.id, runner, "cpu", LEASE)
+        asks = (connection, row.id, one.id, runner, "cpu", LEASE)
         found = tickets.claim_next(*asks, none_waits=none_waits)
         assert isinstance(found, Claim)
         return found

@@ -35,7 +35,7 @@ def read(database: Database, study: StudyRow) -> StudyRow:
 
 
 def extend(database: Database, study: StudyRow, **more: Any) -> None:
-    database.write(lambda c: studies.extend(c, database.clock, study.id, [], cells=False, **more))
+    database.write(lambda c: studies.extend(c, study.id, [], cells=False, **more))
 
 
 def resume(database: Database, study: StudyRow) -> None:
@@ -118,7 +118,7 @@ def test_the_checkpoints_of_what_waits_stay_when_the_study_ends(
     steer(database, study, StudyState.STOPPING)
     retention.sweep(database, store, study, lambda: 1)
     assert len(checkpoints.stored(store, folder)) == 1
-    database.write(lambda connection: studies.cancel(connection, database.clock, study.id))
+    database.write(lambda connection: studies.cancel(connection, study.id))
     retention.sweep(database, store, study, lambda: 1)
     assert checkpoints.stored(store, folder) == []
 

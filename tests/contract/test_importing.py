@@ -56,11 +56,11 @@ def write(tmp_path: Path) -> Any:
     return table
 
 
-@pytest.fixture
-def theirs(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An Optuna study of twelve trials in a SQLite file: two pruned, one failed, one still running."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    url = f"sqlite:///{tmp_path_factory.mktemp('theirs') / 'optuna.db'}"
     study = optuna.create_study(study_name="theirs", storage=url, direction="minimize")
 
     def objective(trial: optuna.Trial) -> float:
@@ -226,10 +226,10 @@ def test_a_study_that_cannot_take_it_is_a_sentence(database: Database, theirs: s
     ],
 )
 def test_a_source_that_is_none_is_a_sentence(
-    theirs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, study: str | None, told: str
+    theirs: str, monkeypatch: pytest.MonkeyPatch, place: str, study: str | None, told: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(Path(theirs.removeprefix("sqlite:///")).parent)
     Path("text.log").write_text("hello\nworld\n")
-    sqlite3.connect("empty.db").execute("CREATE TABLE t (a)").connection.close()
+    sqlite3.connect("empty.db").execute("CREATE TABLE IF NOT EXISTS t (a)").connection.close()
     with pytest.raises((UserError, BadStorageUrlError), match=told):
         read_optuna(place, study)

@@ -20,12 +20,12 @@ QUEUED = 5_000
 
 VERBS: dict[str, tuple[Callable[[sa.Connection, Database, Party], Any], str, str]] = {
     "claim": (
-        lambda c, database, one: tickets.claim_next(c, database.clock, one.study.id, one.id, 1, "cpu", LEASE),
+        lambda c, database, one: tickets.claim_next(c, one.study.id, one.id, 1, "cpu", LEASE),
         "ORDER BY hpo_ticket.priority DESC",
         "ix_hpo_ticket_waiting",
     ),
     "reaping": (
-        lambda c, database, _: leases.reap_expired(c, database.clock, leases.Sight()),
+        lambda c, database, _: leases.reap_expired(c, leases.Sight()),
         "hpo_ticket.lease_until <",
         "ix_hpo_ticket_leased",
     ),

@@ -13,6 +13,7 @@ from storage.files import checkpoints, kept_files, retention
 from storage.files.artifacts import ArtifactStore, digest
 from storage.files.checkpoints import CHECKPOINT
 from storage.files.kept_files import MODEL
+from tests.support.clock import shift
 from tests.support.kept import finished, keep, spec, weights
 from tests.support.shared import Opener, lose, make_study
 
@@ -150,7 +151,7 @@ def test_the_sweep_takes_what_dead_attempts_left_and_spares_what_may_go_on(
     assert left() == {state, orphan, f"{folder}/1/log.txt"}, "the attempt runs"
     lose(database, dead.lease)
     assert left() == {state, f"{folder}/1/log.txt"}, "the trial waits for another attempt"
-    database.clock.offset += 100
+    shift(100)
     again = worker.claim()
     assert again.trial_id == trial.id
     lose(database, again.lease)

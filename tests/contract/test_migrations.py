@@ -6,17 +6,19 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 
 from storage.database import engine as engines
-from storage.database import migrate
+from storage.database import migrate, optuna_tables
 from storage.database.errors import NoTablesError, SchemaError
 from storage.database.migrate import VERSION_TABLE, open_database
 from storage.database.records import AttemptState, StudyState, TicketState, WorkerState
-from storage.database.tables import attempt, declare_partial_indexes, metadata, study, ticket
+from storage.database.tables import attempt, study, ticket
 from tests.support.pg import PgServer
 from tests.support.waiting import wait_until
 
@@ -75,15 +77,59 @@ def test_six_processes_start_on_an_empty_database_at_once(storage_url: str) -> N
     assert count == 5
 
 
-def test_the_migrations_make_the_tables_that_the_code_declares(storage_url: str) -> None:
-    database = open_database(storage_url)
-    found = sa.inspect(database.engine)
-    declare_partial_indexes()
-    for table in metadata.sorted_tables:
-        assert {c["name"] for c in found.get_columns(table.name)} == set(table.columns.keys()), table.name
-        declared = {index.name for index in table.indexes}
-        assert declared <= {index["name"] for index in found.get_indexes(table.name)}, table.name
+def test_the_newest_migration_is_the_one_that_the_code_demands() -> None:
+    assert migrate._scripts().get_current_head() == migrate.HEAD
+
+
+def _told(described: dict[str, Any]) -> str:
+    told = {name: _told(one) if isinstance(one, dict) else str(one) for name, one in described.items()}
+    return str(sorted(told.items()))
+
+
+def _everything(url: str) -> dict[str, Any]:
+    """Every table as the database describes it, in whatever order, and what the tables of versions say."""
+    database = open_database(url)
+    with database.engine.connect() as connection:
+        look = sa.inspect(connection)
+        found: dict[str, Any] = {
+            table: [
+                sorted(map(_told, part))
+                for part in (
+                    look.get_columns(table),
+                    [look.get_pk_constraint(table)],
+                    look.get_foreign_keys(table),
+                    look.get_unique_constraints(table),
+                    look.get_check_constraints(table),
+                    look.get_indexes(table),
+                )
+            ]
+            for table in look.get_table_names()
+        }
+        for name in (VERSION_TABLE, optuna_tables.VERSION_TABLE, "version_info"):
+            found[f"rows of {name}"] = connection.execute(sa.text(f"SELECT * FROM {name}")).all()
     database.close()
+    return found
+
+
+def test_an_empty_database_gets_the_tables_that_the_scripts_make(
+    storage_url: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made at once there, without alembic: ours and Optuna's."""
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    if not storage_url.startswith("sqlite"):
+        other = request.getfixturevalue("pg_server").create_database()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "upgrade", None)
+        made = _everything(storage_url)
+    monkeypatch.setattr(migrate, "_made", lambda _url: False)
+    assert made == _everything(other)
+    assert {"hpo_ticket", "trials", "version_info"} < set(made)
+
+
+def test_tables_of_another_optuna_are_left_to_it(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_tables, "VERSION", "v0.0.0.a")
+    assert not optuna_tables.are_newest()
+    assert not migrate._made(engines.parse_url(sqlite_url))
 
 
 _OLD_ROWS = """
@@ -166,7 +212,7 @@ def test_an_upgrade_and_a_heartbeat_of_an_older_worker_do_not_wait_for_each_othe
     with ThreadPoolExecutor(1) as beside, older.connect() as beat:
         beat.execute(sa.text("SELECT id FROM hpo_ticket FOR UPDATE")).all()
         upgrading = beside.submit(open_database, url)
-        wait_until(lambda: pg_server.blocked(url) >= 1, 20, what="the upgrade waits")
+        wait_until(lambda: pg_server.blocked(url) >= 1, what="the upgrade waits")
         held = beat.execute(
             sa.text(
                 "SELECT relation::regclass::text FROM pg_locks WHERE granted "
@@ -175,7 +221,7 @@ def test_an_upgrade_and_a_heartbeat_of_an_older_worker_do_not_wait_for_each_othe
         ).all()
         beat.execute(sa.text("UPDATE hpo_worker SET reason = 'beat'"))
         beat.commit()
-        upgrading.result(60).close()
+        upgrading.result(120).close()
     assert held == [], "nobody's heartbeat waits for an upgrade that waits for it"
     pg_server.drop_database(url)
 

@@ -19,6 +19,7 @@ from hpo.worker.notifier import Notifier
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.queue import events
+from tests.support.clock import shift
 from tests.support.receiver import Receiver
 from tests.support.shared import Opener, lose, reopen
 
@@ -74,18 +75,18 @@ def test_a_receiver_that_was_away_gets_every_event_in_order_and_repeats_with_the
         receiver.start()
         assert mine.look("s") == 1, "it is too early for another try"
         assert not receiver.got
-        database.clock.offset += 31
+        shift(31)
         receiver.answers = [500, 302]
         for _ in range(2):
             assert mine.look("s") == 1
-            database.clock.offset += 31
+            shift(31)
         assert len(set(receiver.ids)) == 1, "what was not taken comes again, as the same"
         assert mine.look("s") == 0
         receiver.stop()
         steering.stop(database, row)
         assert mine.look("s") == 1
         receiver.start()
-        database.clock.offset += 31
+        shift(31)
         assert mine.look("s") == 0
     assert receiver.events == TOLD
     assert receiver.ids[2:] == sorted(set(receiver.ids), key=lambda one: int(one.rpartition("-")[2]))
@@ -111,15 +112,15 @@ def test_one_sends_at_a_time_and_another_takes_over_when_it_dies(
     receiver.start().answering.clear()
     dying = threading.Thread(target=Notifier(database, 0.1).look)
     dying.start()
-    assert receiver.arrived.wait(60)
-    other = reopen(url, database.clock)
+    assert receiver.arrived.wait(120)
+    other = reopen(url)
     second = Notifier(other, 0.1)
     assert second.look("s") == 0
     assert len(receiver.got) == 1
-    database.clock.offset += notifier.HELD + 1
+    shift(notifier.HELD + 1)
     receiver.answering.set()
     assert second.look("s") == 0
-    dying.join(60)
+    dying.join(120)
     other.close()
     assert receiver.events == ["best"]
     assert len(set(receiver.ids)) == 1

@@ -108,7 +108,7 @@ def test_the_versions_that_opening_compares_are_the_newest() -> None:
 
 def test_optunas_storage_shares_the_one_engine(database: Database) -> None:
     """It is made when it is asked for, on the connections that all other statements use."""
-    assert database._rdb is None
+    assert "rdb" not in vars(database)
     make_study(database)
     assert database.rdb.engine is database.engine
     assert database.rdb.scoped_session().get_bind() is database.engine

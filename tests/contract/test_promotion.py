@@ -15,13 +15,12 @@ from hpo.studies import creation
 from hpo.worker.events import Ended
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
-from storage.database.records import Claim, NothingToClaim, StudyState, TicketState
+from storage.database.records import Claim, Need, NothingToClaim, StudyState, TicketState
 from storage.database.tables import ticket
 from storage.history.audit import audit
 from storage.history.trials import read_trials
 from storage.queue import studies
 from storage.queue.tickets import Parked
-from tests.contract.test_broker import doing, make_study, open_runner
 from tests.contract.test_rungs import stored
 from tests.support.shared import (
     Opener,
@@ -36,8 +35,6 @@ from tests.support.shared import (
 )
 from tests.support.shared import make_study as plain_study
 from tests.support.waiting import wait_until
-
-__all__ = ["doing", "make_study", "open_runner"]
 
 PROMOTE = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
 
@@ -164,7 +161,7 @@ def test_every_end_closes_what_is_parked(database: Database, party: Opener, end:
     if end == "stop":
         steer(database, study, StudyState.STOPPING)
     elif end == "cancel":
-        cancel = partial(studies.cancel, clock=database.clock, study_id=study.id)
+        cancel = partial(studies.cancel, study_id=study.id)
         assert database.write(cancel) == (0, 1)
     else:
         one.begin()
@@ -194,10 +191,10 @@ def test_a_ticket_that_needs_a_card_to_itself_is_promoted_there(database: Databa
     one = party(study)
     park(one)
     database.write(lambda c: c.execute(sa.text("UPDATE hpo_ticket SET alone = 1")))
-    found = one.try_claim(alone=False, promote=first_of)
+    found = one.try_claim(takes=(Need.NOTHING, Need.RUNNER), promote=first_of)
     assert isinstance(found, NothingToClaim)
     assert found.alone
-    assert isinstance(one.try_claim(alone=True, promote=first_of), Claim)
+    assert isinstance(one.try_claim(takes=(Need.CARD,), promote=first_of), Claim)
 
 
 # With runners
@@ -231,7 +228,7 @@ def run_all(*runners: Any) -> list[str]:
             task = runner.task()
             if task is not None:
                 runner.session.run(task)
-                wait_until(lambda runner=runner: runner.said(Ended), 10, what="the attempt's end")
+                wait_until(lambda runner=runner: runner.said(Ended), what="the attempt's end")
                 ends.append(runner.said(Ended)[-1].state)
     return ends
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,18 +17,10 @@ from hpo.studies.why import why
 from storage.database.engine import Database
 from storage.database.errors import LimitError
 from storage.history.trials import Part, read_trial
+from tests.contract.test_notices import SPEC as PLAIN
 from tests.support.shared import Opener, reopen
 
-SPEC: dict[str, Any] = {
-    "study": "s",
-    "objective": "m",
-    "direction": "minimize",
-    "sampler": "random",
-    "budget": {"trials": 10},
-    "proposals": "30 %",
-    "enqueue": [{"x": 0.5}],
-    "space": {"x": {"type": "float", "low": 0, "high": 1}},
-}
+SPEC = {**PLAIN, "proposals": "30 %", "enqueue": [{"x": 0.5}]}
 
 
 def test_a_proposal_is_told_apart_and_those_of_all_are_no_more_than_their_share(
@@ -39,7 +30,7 @@ def test_a_proposal_is_told_apart_and_those_of_all_are_no_more_than_their_share(
     given: list[str] = []
 
     def propose(who: str) -> None:
-        mine = reopen(url, database.clock).acting_as(who)
+        mine = reopen(url).acting_as(who)
         for n in range(1, 4):
             with suppress(LimitError):
                 creation.enqueue(mine, row, {"x": n / 100}, why=f"hunch {n}")
@@ -50,7 +41,7 @@ def test_a_proposal_is_told_apart_and_those_of_all_are_no_more_than_their_share(
     for one in both:
         one.start()
     for one in both:
-        one.join(60)
+        one.join(120)
     assert len(given) == 3, "however many ask at once"
     with pytest.raises(LimitError, match=r"had its 3 proposals: `proposals` .* allows 0.3 of its 10 trials"):
         creation.enqueue(database, row, {"x": 0.1})

@@ -15,10 +15,7 @@ from hpo.studies.why import why
 from storage.database.engine import Database
 from storage.database.records import StudyRow, StudyState
 from storage.queue import repeats
-from tests.contract.test_broker import doing, make_study, open_runner
 from tests.contract.test_repeats import audit_holds, everything, run_all
-
-__all__ = ["doing", "make_study", "open_runner"]
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True, scope="module")
 EPOCHS = 3

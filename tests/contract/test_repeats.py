@@ -21,12 +21,10 @@ from storage.history.audit import audit
 from storage.history.lists import page_of_studies, progress
 from storage.history.pulse import changed, take_pulse
 from storage.queue import repeats, studies, tickets, waiting
-from tests.contract.test_broker import doing, make_study, open_runner
+from tests.support.clock import shift
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener, Party, attempts_of, let_expire, ticket_row
 from tests.support.waiting import wait_until
-
-__all__ = ["doing", "make_study", "open_runner"]
 
 sqlite_alone = pytest.mark.parametrize("url", ["sqlite"], indirect=True, scope="module")
 
@@ -132,7 +130,7 @@ def test_nobody_sees_them_as_a_study(database: Database, ended: StudyRow) -> Non
     with pytest.raises(NotFoundError):
         reading.get_study(database, its.name)
     assert {one.study_name for one in optuna.get_all_study_summaries(database.rdb)} == {"study"}
-    assert database.read(lambda c: progress(c, database.clock, "study")).counts.total == 3
+    assert database.read(lambda c: progress(c, "study")).counts.total == 3
 
 
 def test_two_workers_share_them_and_each_is_counted_once(
@@ -177,7 +175,7 @@ def test_one_whose_worker_died_goes_on_from_its_checkpoint_and_a_zombie_changes_
     assert zombie.run_one().state == "lost"
     lease = zombie.desk.held.claim.lease  # type: ignore[union-attr]
     assert ticket_row(database, lease).rejected == 1
-    database.clock.offset += 100
+    shift(100)
     ran = run_all(open_runner(its))
     assert from_steps.count(7) == 1
     assert attempts_of(database, lease) == ["lost", "complete"]
@@ -235,7 +233,7 @@ def test_whoever_ends_a_search_asks_for_what_its_study_file_confirms(
     doing(lambda trial: trial.params["x"])
     study = make_study(budget={"trials": 2}, confirm={"top": 1, "seeds": 2})
     assert run_all(open_runner(study)) == 2
-    wait_until(lambda: confirming.open_(database, study) is not None, 60, what="its repeats are queued")
+    wait_until(lambda: confirming.open_(database, study) is not None, what="its repeats are queued")
     its = confirming.open_(database, study)
     assert its is not None
     assert 2 <= run_all(open_runner(its)) <= 4
@@ -274,7 +272,7 @@ def test_a_setting_that_diverges_or_fails_with_some_seed_does_not_win(
 def test_workers_of_every_study_find_them(database: Database, ended: StudyRow, party: Opener) -> None:
     its = ask(database, ended)
     one: Party = party(ended, "every", every=True)
-    found = database.write(lambda c: waiting.open_studies(c, database.clock, one.id))
+    found = database.write(lambda c: waiting.open_studies(c, one.id))
     assert [(each.uid, each.waiting) for each in found] == [
         (its.uid, database.read(lambda c: tickets.counts(c, its.id)).waiting)
     ]
@@ -288,7 +286,7 @@ def test_they_go_with_their_study_and_keep_to_it_under_another_name(
     run_all(open_runner(ask(database, ended)))
     files = Path(ended.artifacts.removeprefix("file://"))
     assert len([*files.iterdir()]) == 2
-    database.write(lambda c: studies.set_aside(c, database.clock, ended.id))
+    database.write(lambda c: studies.set_aside(c, ended.id))
     renamed = reading.get_study(database, "study-1")
     assert database.read(lambda c: repeats.find(c, ended.id)).name == "study-1~confirm"  # type: ignore[union-attr]
     steering.delete(database, renamed)
@@ -304,6 +302,6 @@ def test_a_search_that_goes_on_or_found_nothing_has_nothing_to_confirm(
     study = make_study()
     with pytest.raises(UserError, match="when the search has ended"):
         ask(database, study)
-    database.write(lambda c: studies.set_state(c, database.clock, study.id, StudyState.STOPPING))
+    database.write(lambda c: studies.set_state(c, study.id, StudyState.STOPPING))
     with pytest.raises(UserError, match="nothing to confirm"):
         ask(database, reading.get_study(database, "study"))

@@ -10,10 +10,7 @@ import optuna
 from storage.database.engine import Database
 from storage.queue import rungs
 from storage.queue.rungs import Rung
-from tests.contract.test_broker import doing, make_study, open_runner
 from tests.support.shared import make_study as plain_study
-
-__all__ = ["doing", "make_study", "open_runner"]
 
 ASHA = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3}
 
@@ -94,7 +91,7 @@ def test_increments_lead_to_every_row(database: Database) -> None:
     seen = 0
 
     def write(study_id: int, *reached: Rung) -> None:
-        database.write(lambda c: rungs.write(c, database.clock, study_id, reached))
+        database.write(lambda c: rungs.write(c, study_id, reached))
 
     for number in range(4):
         write(study.id, Rung(number, 0, 0, 1, number / 10), Rung(0, 1, 0, 3, number / 10))

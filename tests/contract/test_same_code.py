@@ -22,6 +22,7 @@ from storage.database.engine import Database
 from storage.database.records import Lease, StudyRow, TicketState
 from storage.files import checkpoints
 from storage.history.trials import read_trial
+from tests.support.clock import shift
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener, attempts_of, lose, ticket_row, ticket_states
 
@@ -156,14 +157,14 @@ def test_lost_attempts_count_from_the_newest_checkpoint_on(
         lease = one.claim().lease
         lose(database, lease)
         lost.append(ticket_row(database, lease).lost)
-        database.clock.offset += 60
+        shift(60)
     during(monkeypatch, crash)
     lease = die()
     lose(database, lease)
     assert lost == [1, 2, 3]
     assert (ticket_row(database, lease).lost, ticket_row(database, lease).state) == (1, "queued")
     for _ in range(3):  # goes on from it, and gets no further
-        database.clock.offset += 60
+        shift(60)
         during(monkeypatch, crash)
         lease = die()
         lose(database, lease)

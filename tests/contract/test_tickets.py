@@ -7,11 +7,13 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
+from storage.database.clock import read_now
 from storage.database.engine import Database
 from storage.database.errors import StudyExistsError
 from storage.database.records import NothingToClaim, StudyState, TicketState, WorkerState
 from storage.database.tables import ticket
 from storage.queue import leases, studies, workers
+from tests.support.clock import shift
 from tests.support.shared import (
     LEASE,
     Opener,
@@ -142,7 +144,7 @@ def test_cancel_takes_every_lease_away(database: Database, party: Opener) -> Non
     study = make_study(database, 3)
     one = party(study)
     claim, _ = one.begin()
-    count = database.write(lambda connection: studies.cancel(connection, database.clock, study.id))
+    count = database.write(lambda connection: studies.cancel(connection, study.id))
     assert count == (1, 0)
     assert ticket_row(database, claim.lease).state == TicketState.CANCELLED
     assert state_of(database, study) is StudyState.STOPPED
@@ -152,7 +154,7 @@ def test_extend_adds_exactly_so_many_and_wakes_a_finished_study(database: Databa
     study = make_study(database, 1)
     one = party(study)
     one.finish_one()
-    database.write(lambda c: studies.extend(c, database.clock, study.id, [None, None], cells=False))
+    database.write(lambda c: studies.extend(c, study.id, [None, None], cells=False))
     assert [one.finish_one().number for _ in range(2)] == [1, 2]
     assert nothing(one.try_claim()).ended
 
@@ -164,7 +166,7 @@ def test_retry_gives_failed_tickets_a_new_trial(database: Database, party: Opene
     _, trial = one.begin()
     one.writer.fail("Traceback: boom")
     assert state_of(database, study) is StudyState.FINISHED
-    assert database.write(lambda connection: studies.retry_failed(connection, database.clock, study.id)) == 1
+    assert database.write(lambda connection: studies.retry_failed(connection, study.id)) == 1
     again = one.claim()
     assert (again.trial_id, again.retry_of) == (None, trial.number)
 
@@ -184,12 +186,12 @@ def test_a_lost_attempt_is_tried_again_after_a_growing_pause(database: Database,
         lease = one.claim().lease
         lose(database, lease)
         row = ticket_row(database, lease)
-        now = database.read(lambda connection: connection.scalar(sa.select(database.clock.now())))
+        now = database.read(read_now)
         pause = 0.0 if row.not_before is None else row.not_before - now
         pauses.append(round(pause))
         if pause:
             assert nothing(one.try_claim())
-        database.clock.offset += pause + 0.01
+        shift(pause + 0.01)
     assert pauses == [0, 1, 2, 4, 8]
 
 
@@ -199,7 +201,7 @@ def test_one_failed_trial_is_retried_and_the_others_stay(database: Database, par
     for _ in range(3):
         one.begin()
         one.writer.fail("boom")
-    retry = partial(studies.retry_failed, clock=database.clock, study_id=study.id, trial=1)
+    retry = partial(studies.retry_failed, study_id=study.id, trial=1)
     assert database.write(retry) == 1
     assert ticket_states(database, study) == ["failed", "queued", "failed"]
     assert state_of(database, study) is StudyState.RUNNING
@@ -213,7 +215,7 @@ def test_attempts_are_capped(database: Database, party: Opener) -> None:
     for _ in range(3):
         lease = one.claim().lease
         lose(database, lease)
-        database.clock.offset += 60
+        shift(60)
     assert ticket_row(database, lease).state == TicketState.FAILED
     assert nothing(one.try_claim()).ended
 
@@ -225,9 +227,7 @@ def test_an_open_budget_stops_a_worker_that_was_quarantined(database: Database, 
         one.begin()
         one.writer.fail("ImportError: no module named nothing")
     assert nothing(one.try_claim()).ended
-    row = next(
-        row for row in database.read(lambda c: workers.all_workers(c, database.clock)) if row.id == one.id
-    )
+    row = next(row for row in database.read(lambda c: workers.all_workers(c)) if row.id == one.id)
     assert row.state is WorkerState.QUARANTINED
     assert "ImportError" in str(row.reason)
 
@@ -265,23 +265,23 @@ def test_a_deleted_study_takes_its_leases_with_it(database: Database, party: Ope
 def test_a_silent_worker_is_shown_as_lost_and_comes_back(database: Database, party: Opener) -> None:
     study = make_study(database, 1)
     one = party(study)
-    database.clock.offset += 3 * LEASE
-    database.write(lambda connection: workers.mark_silent(connection, database.clock, leases.Sight()))
+    shift(3 * LEASE)
+    database.write(lambda connection: workers.mark_silent(connection, leases.Sight()))
 
     def state() -> WorkerState:
-        return database.read(lambda c: workers.all_workers(c, database.clock))[0].state
+        return database.read(lambda c: workers.all_workers(c))[0].state
 
     assert state() is WorkerState.LOST
-    database.write(lambda connection: workers.beat(connection, database.clock, one.id, {}))
+    database.write(lambda connection: workers.beat(connection, one.id, {}))
     assert state() is WorkerState.ACTIVE
 
 
 def test_a_worker_that_signed_off_is_not_taken_for_dead(database: Database, party: Opener) -> None:
     """A neighbour may see its process end before it has read that the worker left."""
     one = party(make_study(database, 1))
-    database.write(lambda c: workers.sign_off(c, database.clock, one.id))
-    database.write(lambda c: workers.bury(c, database.clock, one.id))
-    (row,) = database.read(lambda c: workers.all_workers(c, database.clock))
+    database.write(lambda c: workers.sign_off(c, one.id))
+    database.write(lambda c: workers.bury(c, one.id))
+    (row,) = database.read(lambda c: workers.all_workers(c))
     assert row.state is WorkerState.LEFT
 
 
@@ -290,7 +290,7 @@ def test_two_workers_of_one_name_are_two(database: Database, party: Opener) -> N
     study = make_study(database, 2)
     one, other = party(study, "gpu-a"), party(study, "gpu-a")
     first, second = one.claim(), other.claim()
-    assert database.write(lambda c: workers.bury(c, database.clock, one.id)) == 1
+    assert database.write(lambda c: workers.bury(c, one.id)) == 1
     assert ticket_row(database, first.lease).state == TicketState.QUEUED
     assert ticket_row(database, second.lease).state == TicketState.RUNNING
 

@@ -14,6 +14,7 @@ from hpo.studies.reading import history
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.history.attempts import attempts_of
+from tests.support.clock import shift
 from tests.support.shared import LEASE, Opener, let_expire, make_study
 
 SPEC = {"directions": ["maximize"], "space": {}}
@@ -51,10 +52,10 @@ def test_the_wait_between_two_attempts_is_not_time_worked(
     one = party(study)
     for pause in (60, 0):
         one.begin()
-        database.clock.offset += 5
+        shift(5)
         one.writer.fail("ValueError: no")
         assert told(database, study) == [took(5 if pause else 10)] * 3
-        database.clock.offset += pause
+        shift(pause)
     listed = database.read(lambda c: attempts_of(c, study, 0))
     assert [answers.attempt(item).seconds for item in listed] == [took(5)] * 2
     first, second = history(database, study.name).trials[0].spans
@@ -67,7 +68,7 @@ def test_an_attempt_that_is_buried_hours_later_worked_until_its_lease_ended(
 ) -> None:
     study = make_study(database, 1, spec=SPEC)
     party(study).begin()
-    database.clock.offset += 8 * 3600
+    shift(8 * 3600)
     assert let_expire(database) == 1
     assert told(database, study) == [took(LEASE)] * 3
 
@@ -79,14 +80,14 @@ def test_the_table_counts_what_runs_and_sorts_by_time_worked(
     study = make_study(database, 2, spec=SPEC, retry_failed=1)
     one = party(study)
     one.begin()
-    database.clock.offset += 20
+    shift(20)
     one.complete()
     for pause in (60, 0):
         one.begin()
         if pause:
             one.writer.fail("ValueError: no")
-        database.clock.offset += pause
-    database.clock.offset += 5
+        shift(pause)
+    shift(5)
     page = list_trials(LiveStudy(database, study), Wish(sort="-seconds"))
     assert [(trial.number, trial.seconds_until(page.now), trial.state) for trial in page.trials] == [
         (0, took(20), "complete"),

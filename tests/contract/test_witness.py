@@ -17,6 +17,7 @@ from storage.database.records import TicketState, WorkerState
 from storage.database.tables import ticket, worker
 from storage.queue import leases, workers
 from storage.queue.witness import Witness, boot_seconds
+from tests.support.clock import shift
 from tests.support.shared import LEASE, Opener, Party, make_study, ticket_row
 
 BEAT = LEASE / 3
@@ -36,19 +37,19 @@ class World:
     def pass_by(self, seconds: float) -> None:
         """Time passes for everybody."""
         self._slept += seconds
-        self.database.clock.offset += seconds
+        shift(seconds)
 
     def jump(self, seconds: float) -> None:
         """Somebody sets the database's clock."""
-        self.database.clock.offset += seconds
+        shift(seconds)
 
     def witness(self, lease: float = LEASE) -> Witness:
         return Witness(self.database, lease, lease / 3, self.boot_seconds)
 
     def renew(self, one: Party, lease: float = LEASE) -> None:
         """A worker that is well."""
-        self.database.write(lambda c: leases.renew(c, self.database.clock, one.id, lease))
-        self.database.write(lambda c: workers.beat(c, self.database.clock, one.id, {}))
+        self.database.write(lambda c: leases.renew(c, one.id, lease))
+        self.database.write(lambda c: workers.beat(c, one.id, {}))
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def as_dashboard(world: World, witness: Witness, _me: Party) -> int:
 
 def as_worker(world: World, witness: Witness, me: Party) -> int:
     def ask(connection: sa.Connection) -> tuple[bool, float | None]:
-        leases.renew(connection, world.database.clock, me.id, LEASE)
-        return True, workers.beat(connection, world.database.clock, me.id, {})[1]
+        leases.renew(connection, me.id, LEASE)
+        return True, workers.beat(connection, me.id, {})[1]
 
     assert witness.beat(ask)
     return witness.reap()
@@ -208,9 +209,9 @@ def test_control_with_endless_sight_the_same_standstill_takes_the_lease(
     watch(world, look, witness, me, 2 * LEASE, well)
     reap = leases.reap_expired
 
-    def late(connection: Any, clock: Any, _sight: Any) -> int:
+    def late(connection: Any, _sight: Any) -> int:
         world.pass_by(2 * LEASE)
-        return reap(connection, clock, leases.Sight())
+        return reap(connection, leases.Sight())
 
     monkeypatch.setattr(leases, "reap_expired", late)
     monkeypatch.setattr(workers, "is_anything_overdue", lambda *_: True)  # of another worker, say
@@ -232,7 +233,7 @@ def test_a_beat_that_fails_begins_the_waiting_anew(
         raise sa.exc.TimeoutError("nobody answers")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.database.engine, "begin", away)
+        patch.setattr(world.database.engine, "connect", away)
         look_after(world.database, witness)
     assert witness.away is not None
     world.pass_by(0.9 * LEASE)  # others were away for longer than this one

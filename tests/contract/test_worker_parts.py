@@ -24,6 +24,7 @@ from storage.database.engine import Database
 from storage.database.errors import DatabaseUnreachableError
 from storage.database.records import WorkerState
 from storage.database.tables import worker
+from storage.queue import workers
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import Opener, attempts_of, make_study, ticket_row
 from tests.support.waiting import wait_until
@@ -63,7 +64,7 @@ def test_a_runner_that_dies_before_its_trial_began_loses_it_and_one_that_gave_up
     child.lanes = [child]
     supervisor._children[0] = child
     supervisor._bury(child)
-    wait_until(lambda: not runner.broker.unsettled, 10, what="the runner's end is written")
+    wait_until(lambda: not runner.broker.unsettled, what="the runner's end is written")
     runner.close()
     assert attempts_of(database, claim.lease) == [ended]
     row = ticket_row(database, claim.lease)
@@ -78,7 +79,8 @@ def test_a_worker_starts_although_dead_ones_cannot_be_buried_now(
     def locked(*_: Any) -> None:
         raise DatabaseUnreachableError("the database is locked")
 
-    monkeypatch.setattr(registration, "bury_dead", locked)
+    monkeypatch.setattr(registration, "is_alive", lambda *_: False)
+    monkeypatch.setattr(workers, "bury", locked)
     me = identity.identify(uuid.uuid4().hex, None)
     registration.sign_on(database, me, None, [], lease=30.0)
     state = database.read(lambda c: c.scalar(sa.select(worker.c.state).where(worker.c.id == me.id)))

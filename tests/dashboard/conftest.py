@@ -63,6 +63,12 @@ def viewer(anyone: TestClient) -> TestClient:
 
 
 @pytest.fixture
+def early(board: Board) -> TestClient:
+    """As `viewer`, of a server that has made nothing ready yet."""
+    return TestClient(build_app(board), base_url=BASE, headers={"Authorization": f"Bearer {VIEW_TOKEN}"})
+
+
+@pytest.fixture
 def owner(anyone: TestClient) -> TestClient:
     """A script with the token."""
     anyone.headers["Authorization"] = f"Bearer {TOKEN}"

@@ -61,7 +61,7 @@ def test_what_was_reported_confirmed_and_tested_stands_side_by_side(
     seen = {best: (0.5, 0.6, 0.4, 0.5), 7: (0.7, 0.8, 0.6, 0.7)}
     ids = database.read(lambda c: ids_of(c, row, seen))
     asked = [(Repeat(ids[n], n, seed), {"x": 0.5}) for n in seen for seed in range(4)]
-    its = database.write(lambda c: repeats.add(c, database.clock, row.id, asked))
+    its = database.write(lambda c: repeats.add(c, row.id, asked))
     assert owner.get("/api/v1/studies/digits").json()["chosen"] == best  # nothing is known yet
     results = [value for values in seen.values() for value in values]
 
@@ -182,9 +182,9 @@ def test_launches_are_listed(viewer: TestClient, database: Database) -> None:
             "workers": 2,
             "handle": {},
         }
-        first = launches.add(connection, database.clock, **made)
-        launches.add(connection, database.clock, **made)
-        launches.mark_stopped(connection, database.clock, first + 1)
+        first = launches.add(connection, **made)
+        launches.add(connection, **made)
+        launches.mark_stopped(connection, first + 1)
 
     database.write(launch)
     found = viewer.get("/api/v1/launches").json()["launches"]
@@ -247,7 +247,7 @@ def test_an_action_that_makes_no_sense_says_why(
 
 
 def test_an_unknown_action_is_not_found(owner: TestClient) -> None:
-    status, said = act(owner, "delete")
+    status, said = act(owner, "rename")
     assert status == 404
     assert all(name in said for name in actions.ACTIONS)
 
@@ -312,24 +312,24 @@ def test_a_study_in_outline_shows_the_same_history(database: Database) -> None:
     assert scores.value_name(outlines.sample(database, row, 9)) == scores.value_name(whole) == "accuracy"
 
 
-def test_the_first_chart_does_not_wait_for_the_whole_history(viewer: TestClient, board: Board) -> None:
+def test_the_first_chart_does_not_wait_for_the_whole_history(early: TestClient, board: Board) -> None:
     """It is drawn in outline and says when to ask again; then it is of the version in memory, and equal."""
-    first = viewer.get("/api/v1/studies/digits/charts/history-1").json()
+    first = early.get("/api/v1/studies/digits/charts/history-1").json()
     assert (first["version"], first["again"] > 0) == (0, True)
     board.history("digits")
-    second = viewer.get("/api/v1/studies/digits/charts/history-1").json()
+    second = early.get("/api/v1/studies/digits/charts/history-1").json()
     assert (second["version"], "again" in second) == (1, False)
     assert second["figure"] == first["figure"]
 
 
-def test_a_trials_page_and_charts_read_no_other_trials_reports(viewer: TestClient, board: Board) -> None:
+def test_a_trials_page_and_charts_read_no_other_trials_reports(early: TestClient, board: Board) -> None:
     """They are the same as when the whole history is in memory."""
     page, charts = "/studies/digits/trials/9", "/api/v1/studies/digits/trials/9/charts"
-    viewer.get(page, headers={"Accept": "text/html"})
-    before = viewer.get(charts).json()
+    early.get(page, headers={"Accept": "text/html"})
+    before = early.get(charts).json()
     assert board.live("digits").known is None
     board.history("digits")
-    assert viewer.get(charts).json() == before
+    assert early.get(charts).json() == before
 
 
 def same(ours: Any, theirs: Any) -> bool:

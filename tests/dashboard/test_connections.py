@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from hpo.dashboard.board import Board
 from hpo.dashboard.server import Server, Tls
 from hpo.errors import UserError
 from tests.dashboard.conftest import TOKEN
-from tests.support.waiting import wait_until
+from tests.support.waiting import LONGEST, wait_until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
@@ -43,16 +42,16 @@ def served(board: Board, tls: Tls | None) -> Iterator[int]:
         server.config.limit_concurrency = LIMIT
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        wait_until(lambda: server.started, 30)
+        wait_until(lambda: server.started)
         try:
             yield listening.getsockname()[1]
         finally:
             server.should_exit = server.force_exit = True
-            thread.join(30)
+            thread.join(120)
 
 
 def opened(port: int, sent: bytes = b"") -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), 30)
+    client = socket.create_connection(("127.0.0.1", port), LONGEST)
     client.sendall(sent)
     return client
 
@@ -65,9 +64,8 @@ def answer(client: socket.socket) -> bytes:
     return found
 
 
-def is_closed(client: socket.socket, patience: float = 10) -> bool:
+def is_closed(client: socket.socket) -> bool:
     """Whether the server ends the connection without an answer."""
-    client.settimeout(patience)
     try:
         return answer(client) == b""
     except ConnectionError:
@@ -77,9 +75,9 @@ def is_closed(client: socket.socket, patience: float = 10) -> bool:
 
 
 def is_cut_off(client: socket.socket, sending: bytes) -> bool:
-    """Whether the server ends the connection while bytes are sent, one by one, for five seconds."""
+    """Whether the server ends the connection while bytes are sent, one by one, for a minute."""
     client.settimeout(0.05)
-    for _ in range(100):
+    for _ in range(1200):
         try:
             client.sendall(sending)
             if client.recv(1) == b"":
@@ -94,13 +92,12 @@ def is_cut_off(client: socket.socket, sending: bytes) -> bool:
 UNFINISHED = [b"", b"GET / HTTP/1.1\r\nHo", LOGIN]  # before, within and after the header
 
 
-def test_two_hundred_idle_connections_stop_nobody(serving: Serving) -> None:
-    """There are more of them than connections are held."""
+def test_two_hundred_idle_connections_stop_nobody(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more of them than connections are held, and they are not cut off for their time."""
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 600)
     port = serving()
     idle = [opened(port, sent) for sent in UNFINISHED for _ in range(70)]
-    began = time.monotonic()
     assert b"200 OK" in answer(opened(port, HEALTH))
-    assert time.monotonic() - began < 5
     for client in idle:
         client.close()
 
@@ -121,14 +118,16 @@ def test_who_takes_too_long_to_ask_is_cut_off(
 
 def test_who_does_not_read_is_cut_off(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "READING_SECONDS", 0.3)
+    drop, dropped = connections.Connection.drop, threading.Event()
+    monkeypatch.setattr(connections.Connection, "drop", lambda self: (drop(self), dropped.set()))
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", serving()))
     large = max(STATIC.rglob("*.js"), key=lambda path: path.stat().st_size)
     asset = f"/assets/{large.relative_to(STATIC).as_posix()}"
     client.sendall(f"GET {asset} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    time.sleep(1.5)
-    client.settimeout(10)
+    assert dropped.wait(LONGEST)
+    client.settimeout(LONGEST)
     with suppress(ConnectionError):
         assert len(answer(client)) < large.stat().st_size
 
@@ -195,7 +194,7 @@ def test_with_a_certificate_it_speaks_tls(serving: Serving, pem: tuple[Path, Pat
     trusting = ssl.create_default_context(cafile=str(pem[0]))
 
     def over_tls(request: str) -> bytes:
-        plain = socket.create_connection(("127.0.0.1", port), 30)
+        plain = socket.create_connection(("127.0.0.1", port), LONGEST)
         with trusting.wrap_socket(plain, server_hostname="localhost") as client:
             client.sendall(f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return answer(client)

@@ -31,7 +31,7 @@ def new_token(database: Database) -> Maker:
 
     def make(may: str, study: str | None = None) -> str:
         study_id = None if study is None else get_study(database, study).id
-        made = database.write(lambda c: tokens.add(c, database.clock, "ci", may, study_id))
+        made = database.write(lambda c: tokens.add(c, "ci", may, study_id))
         assert made is not None
         return made
 

@@ -123,7 +123,7 @@ def test_a_hostile_file_is_refused_quickly(case: str, place: Workplace) -> None:
     """Built by PyYAML, some of these take 14 seconds, all memory, or crash the process."""
     content, said = HOSTILE[case]
     place.write("hostile.yaml", content)
-    result = place.hpo("run", "hostile.yaml", timeout=30).check(2)  # 0.6 s on an idle machine
+    result = place.hpo("run", "hostile.yaml", timeout=120).check(2)  # 0.6 s on an idle machine
     assert result.err.startswith("hpo: hostile.yaml")
     assert said in result.err
     assert "Traceback" not in result.err

@@ -31,7 +31,7 @@ REASONS = {
     "text": 'the program\'s line 2, {"step": 1, "value": "high"}, has the value "high", which is no number',
     "fail": "the program exited with status 3: no such layer",
     "silent": "reported no result: it printed 1 other lines",
-    "hang": "no report for longer than report_timeout (2 s)",
+    "hang": "no report for longer than report_timeout (5 s)",
     "kill": "killed by SIGKILL",
     "nan": "the objective returned nan: this setting diverged",
 }
@@ -56,7 +56,7 @@ def ran(shared_place: Workplace) -> HpoResult:
         sampler={"name": "grid"},
         budget=None,
         retry={"lost": 1},
-        report_timeout=2,
+        report_timeout=5,
         space={"how": {"type": "categorical", "choices": CHOICES}},
     )
     secrets = {"PGPASSWORD": "geheim", "HPO_STORAGE": "sqlite:///hpo.db"}
@@ -119,6 +119,7 @@ STEPWISE = """
     echo "begins at $step"
     while [ $step -lt 12 ]; do
         step=$((step + 1))
+        [ $step -lt 3 ] || until [ -e "$1/go" ]; do sleep 0.02; done
         [ -e "$1/quickly" ] || sleep 0.1
         echo $step > "$HPO_CHECKPOINT/$step"
         echo "{\\"step\\": $step, \\"value\\": $step, \\"checkpoint\\": \\"$step\\"}"
@@ -133,8 +134,10 @@ def test_a_drained_program_goes_on_from_its_files(place: Workplace) -> None:
     with place.start("run", spec.name, "--runners", "1", "--no-report") as run:
         wait_for_file(place.path / "second")
         run.signal_group(signal.SIGINT)
-        run.wait(100).check(130)
-    wait_until(lambda: not _ours(place.path), 10, what="the program has ended")
+        run.wait_for("draining")
+        (place.path / "go").touch()
+        run.wait().check(130)
+    wait_until(lambda: not _ours(place.path), what="the program has ended")
     (place.path / "quickly").touch()
     finished = place.run(spec).check()
     assert "attempt 2, from step" in finished.err

@@ -41,9 +41,9 @@ def test_a_confirmation_that_is_killed_is_finished_by_others_and_the_test_set_se
 ) -> None:
     spec = place.study("s", OBJECTIVE, budget={"trials": 2}, confirm={"top": 2, "seeds": 2})
     with place.start("run", spec.name, "--runners", "1", "--no-report") as run:
-        wait_until((place.path / "holds").exists, 100, what="a repeat runs")
+        wait_until((place.path / "holds").exists, what="a repeat runs")
         run.signal(signal.SIGKILL)
-        run.wait(100)
+        run.wait()
     refused = place.look("evaluate", "s").check(2)
     assert "confirms its winner before the test set is seen" in refused.err
     (place.path / "go").touch()

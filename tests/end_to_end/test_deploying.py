@@ -99,7 +99,7 @@ def test_the_commands_of_the_compose_file_make_a_deployment(
     assert len(set(served) - set(SERVICES["dashboard"]["command"])) == 2
     dashboard = start_hpo(*served, env=environment("dashboard"))
     healthy = _health_check("dashboard", {"8080": str(port)})
-    wait_until(lambda: _passes(healthy), 60, every=0.5, what="a healthy dashboard")
+    wait_until(lambda: _passes(healthy), every=0.5, what="a healthy dashboard")
 
     created = hpo("create", "parabola.yaml", env=environment("hpo")).check()
     assert "hpo worker parabola" in created.out
@@ -109,13 +109,13 @@ def test_the_commands_of_the_compose_file_make_a_deployment(
         start_hpo(*SERVICES[name]["command"], env=environment(name)) for name in ("worker", "worker-gpu")
     ]
     for worker in workers:
-        worker.wait(120).check()
+        worker.wait().check()
     study = hpo("show", "parabola", "--format", "json", env=environment("hpo")).check().json
     assert (study["state"], study["trials"]["complete"]) == ("finished", 6)
 
     address = f"http://127.0.0.1:{port}/api/v1/studies/parabola"
-    assert httpx.get(address).status_code == 401
-    answer = httpx.get(address, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert httpx.get(address, timeout=120).status_code == 401
+    answer = httpx.get(address, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=120)
     assert answer.json()["state"] == "finished"
     assert dashboard.running
     assert PASSWORD not in dashboard.out + dashboard.err
@@ -148,7 +148,7 @@ def test_the_databases_health_check_tells_whether_it_answers(own_pg_server: PgSe
 
 
 def _passes(check: list[str]) -> bool:
-    return subprocess.run(check, capture_output=True, timeout=30).returncode == 0
+    return subprocess.run(check, capture_output=True, timeout=120).returncode == 0
 
 
 def _health_check(service: str, replaced: dict[str, str]) -> list[str]:

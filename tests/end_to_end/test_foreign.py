@@ -25,12 +25,12 @@ def test_plain_optuna_works_beside_a_run_and_the_budget_stays_exact(place: Workp
     """What it runs meanwhile is foreign, what it leaves waiting is run here, and the best is Optuna's."""
     spec = place.study("beside", OBJECTIVE, space=None, direction="maximize", budget={"trials": 4})
     with place.start("run", spec.name, "--runners", "1", "--no-report") as run:
-        wait_until((place.path / "running").exists, 60, what="a trial runs")
+        wait_until((place.path / "running").exists, what="a trial runs")
         theirs = optuna.load_study(study_name="beside", storage=f"sqlite:///{place.path}/hpo.db")
         theirs.optimize(lambda trial: trial.suggest_float("x", 0, 0.4), n_trials=2)
         theirs.enqueue_trial({"x": 0.75})
         (place.path / "go").touch()
-        run.wait(60).check()
+        run.wait().check()
     trials = place.trials("beside")
     assert [trial["number"] for trial in trials if trial["foreign"]] == [1, 2]
     assert len(trials) == 6

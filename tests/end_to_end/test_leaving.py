@@ -36,7 +36,7 @@ STEPWISE = """
 
 
 def wait_for_file(path: Path) -> None:
-    wait_until(path.exists, 100, what=f"{path.name} appears")
+    wait_until(path.exists, what=f"{path.name} appears")
 
 
 def test_a_worker_with_nothing_to_claim_leaves_after_its_idle_timeout(place: Workplace) -> None:
@@ -71,7 +71,7 @@ def test_at_the_time_it_was_given_a_worker_checkpoints_and_gives_its_ticket_back
         wait_for_file(place.path / "began")
         clock = time.time
         monkeypatch.setattr(time, "time", lambda: clock() + 7200)
-        outcome = leaving.result(60)
+        outcome = leaving.result(120)
     database.close()
     assert (outcome.exit_code, "--until" in outcome.why) == (0, True)
     assert place.show("s")["trials"]["waiting"] == 1

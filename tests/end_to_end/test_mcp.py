@@ -135,7 +135,7 @@ def served(place: Workplace) -> Served:
 
 
 def token_for(served: Served, name: str, may: str = "act", **limits: float) -> str:
-    made = served.database.write(lambda c: tokens.add(c, served.database.clock, name, may, None, limits))
+    made = served.database.write(lambda c: tokens.add(c, name, may, None, limits))
     assert made is not None
     return made
 

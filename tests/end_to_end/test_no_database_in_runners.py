@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -113,7 +114,7 @@ def test_a_runner_has_no_connection_to_the_database_and_no_secret_and_reads_its_
         for child in children:
             assert not sockets(child), "nor does what the objective starts have the pipe"
         (secret_place.path / "go").touch()
-        run.wait(100).check()
+        run.wait().check()
     trials = secret_place.trials("s")
     assert [trial["state"] for trial in trials] == ["complete"] * 4
     assert [trial["user_attrs"]["seen"] >= 1 for trial in trials] == [True] * 4
@@ -185,13 +186,13 @@ def test_a_worker_that_dies_takes_a_runner_along_that_is_stopped(place: Workplac
         runner.suspend()
         family = [runner, *runner.children(recursive=True)]
         run._process.kill()
-        run.wait(60)
-        psutil.wait_procs([runner], 20)
+        run.wait()
+        psutil.wait_procs([runner], 120)
         assert not runner.is_running()
         for process in family:
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-        wait_until(lambda: not any(p.is_running() for p in family), 10, what="nothing is left")
+        wait_until(lambda: not any(p.is_running() for p in family), what="nothing is left")
 
 
 RUDE = """

@@ -89,7 +89,7 @@ def test_a_killed_worker_s_trial_goes_on_elsewhere_and_the_bucket_holds_all_ther
     prefix = first.env["HPO_ARTIFACTS"].rpartition("/")[2] + "/"
     first.write("hold", "")
     with first.start("run", "far.yaml", "--runners", "1", "--no-report") as worker:
-        wait_until((first.path / "reached").exists, 60, what="epoch 3")
+        wait_until((first.path / "reached").exists, what="epoch 3")
         worker.kill()
     second.hpo("worker", "far", "--runners", "1").check()
 
@@ -126,11 +126,11 @@ def test_a_short_outage_of_the_store_fails_no_trial(
     place = machines[0]
     place.write("hold", "")
     with place.start("run", "far.yaml", "--runners", "1", "--no-report", "--no-evaluate") as run:
-        wait_until((place.path / "reached").exists, 60, what="epoch 3")
+        wait_until((place.path / "reached").exists, what="epoch 3")
         with s3.outage() as turned_away:
             (place.path / "hold").unlink()
-            wait_until(lambda: len(turned_away) > TRIES, 60, what="the driver gives up, and is asked again")
-        run.wait(90).check()
+            wait_until(lambda: len(turned_away) > TRIES, what="the driver gives up, and is asked again")
+        run.wait().check()
     trials = history(database, "far").trials
     assert [(trial.state, trial.attempts) for trial in trials] == [("complete", 1)] * 2
     part = read_log(get_study(database, "far"), 0, 1, 0, 100_000)

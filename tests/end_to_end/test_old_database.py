@@ -74,7 +74,7 @@ def test_a_study_of_the_old_version_is_upgraded_and_finished(old: str, tmp_path:
     look("db", "upgrade", **where).check()
     database = open_database(old)
     assert database.read(lambda c: migrate._version(c, migrate.VERSION_TABLE)) == migrate.HEAD
-    lost = database.write(lambda connection: leases.reap_expired(connection, database.clock, leases.Sight()))
+    lost = database.write(lambda connection: leases.reap_expired(connection, leases.Sight()))
     assert lost == 1, "the killed worker's; a worker would notice after a lease"
     database.close()
     assert trial(0, where)["values"] == [walked(0.25)]
@@ -109,9 +109,7 @@ def test_a_worker_that_the_upgrade_finds_at_work_is_sent_away_with_a_sentence(ol
     )
     other_runner = 7
     told = database.write(
-        lambda connection: tickets.claim_next(
-            connection, database.clock, 1, worker, other_runner, "cpu", 15.0
-        )
+        lambda connection: tickets.claim_next(connection, 1, worker, other_runner, "cpu", 15.0)
     )
     database.close()
     assert isinstance(told, NothingToClaim)

@@ -49,13 +49,13 @@ def test_a_study_on_postgresql_leaves_no_trace_of_the_password(
     assert PASSWORD not in said(created)
     assert created.out.startswith("PGPASSWORD=... hpo worker s --storage postgresql://")
     with secure.start("run", spec.name, "--runners", "1") as run:
-        wait_until((secure.path / "started").exists, 100, what="the objective starts")
+        wait_until((secure.path / "started").exists, what="the objective starts")
         for process in [psutil.Process(run.pid), *run.children()]:
             assert PASSWORD not in " ".join(process.cmdline())
         for runner in run.children():
             assert PASSWORD not in str(runner.environ())
         (secure.path / "go").touch()
-        outputs = [said(run.wait(100).check())]
+        outputs = [said(run.wait().check())]
     outputs += [
         said(secure.hpo(*command).check())
         for command in (
@@ -81,7 +81,7 @@ def test_a_wrong_password_is_said_without_it(
     wrong = make_url(pg_url).set(password=secret).render_as_string(hide_password=False)
     name = place.study("s").name
     target = {"run": [name], "worker": ["s"], "doctor": []}[command]
-    result = place.hpo(command, *target, "--storage", wrong, timeout=60)
+    result = place.hpo(command, *target, "--storage", wrong, timeout=120)
     assert result.code == (1 if command == "doctor" else 4)
     assert "password authentication failed" in said(result)
     assert_nothing_of(secret, result)
@@ -93,7 +93,7 @@ def test_a_wrong_password_is_said_without_it(
 )
 def test_an_unreachable_server_is_said_without_the_password(place_of_secret: str, place: Workplace) -> None:
     url = place_of_secret.format("hunter2hunter2", free_port())
-    result = place.hpo("ls", "--storage", url, timeout=60).check(4)
+    result = place.hpo("ls", "--storage", url, timeout=120).check(4)
     assert "127.0.0.1" in result.err
     assert_nothing_of("hunter2hunter2", result)
 
@@ -110,7 +110,7 @@ def test_an_unreachable_server_is_said_without_the_password(place_of_secret: str
     ],
 )
 def test_no_form_of_a_wrong_url_is_echoed_with_its_password(url: str, place: Workplace) -> None:
-    result = place.hpo("ls", "--storage", url, timeout=60)
+    result = place.hpo("ls", "--storage", url, timeout=120)
     assert result.code in (2, 4)
     assert_nothing_of("hunter2hunter2", result)
 

@@ -34,8 +34,8 @@ def test_a_worker_joins_a_study_that_another_process_runs(place: Workplace, stor
         place.start("run", spec.name, "--runners", "1", "--no-report") as run,
         place.start("worker", "s", "--runners", "1", "--name", "helper") as helper,
     ):
-        run.wait(120).check()
-        joined = helper.wait(120).check()
+        run.wait().check()
+        joined = helper.wait().check()
     assert "the study" in joined.err
     trials = place.trials("s")
     assert [trial["state"] for trial in trials] == ["complete"] * 6
@@ -53,8 +53,8 @@ def test_two_people_who_start_the_same_study_at_once_share_it(place: Workplace, 
     spec = place.study("s", budget={"trials": 4})
     words = ("run", spec.name, "--runners", "1", "--no-report")
     with place.start(*words) as one, place.start(*words) as other:
-        one.wait(120).check()
-        other.wait(120).check()
+        one.wait().check()
+        other.wait().check()
     assert [trial["attempts"] for trial in place.trials("s")] == [1] * 4
 
 
@@ -83,7 +83,7 @@ def address(process: HpoProcess) -> str:
 def get(url: str, **headers: str) -> int:
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     try:
-        with browser.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        with browser.open(urllib.request.Request(url, headers=headers), timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -103,6 +103,6 @@ def test_a_page_elsewhere_cannot_reach_the_dashboard_by_another_name(dashboard: 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_the_dashboard_refuses_to_listen_to_everybody_without_a_token(host: str, place: Workplace) -> None:
     place.look("create", place.study("s").name).check()
-    result = place.hpo("dashboard", "--host", host, "--port", "0", timeout=60).check(2)
+    result = place.hpo("dashboard", "--host", host, "--port", "0", timeout=120).check(2)
     assert f"--host {host}" in result.err
     assert "Traceback" not in result.err

@@ -50,7 +50,7 @@ def told(shared_place: Workplace) -> Told:
     ):
         running.wait_for("receivers of news cannot be reached")
         receiver.start()
-        running.wait(120).check()
+        running.wait().check()
         found = waiting.wait().check().json
         followed = [json.loads(line) for line in reader.wait().check().out.splitlines()]
     receiver.stop()

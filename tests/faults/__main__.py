@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import damage, pipes, processes, rows
+from tests.faults import damage, pipes, processes, ranks, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import LONG, SHORT, Scale
 from tests.support.pg import NoPostgresError, PgServer
@@ -45,11 +45,6 @@ def _server_away(lab: Lab, scale: Scale, server: PgServer | None) -> str:
     return rows.server_away(lab, scale, server)
 
 
-def _result_kept(lab: Lab, scale: Scale, server: PgServer | None) -> str:
-    assert server is not None
-    return rows.result_kept_on_disk(lab, scale, server)
-
-
 def _told_while_away(lab: Lab, scale: Scale, server: PgServer | None) -> str:
     assert server is not None
     return rows.told_to_leave_while_away(lab, scale, server)
@@ -68,12 +63,12 @@ TABLE = [
     Row("2", "SIGSTOP past the lease, SIGCONT", _plain(rows.frozen)),
     Row("2c", "  without the fence", _plain(rows.frozen_without_fence)),
     Row("3", "starts at once, empty database", _plain(rows.started_at_once)),
-    Row("3c", "  without the migration lock", _plain(rows.started_without_lock)),
+    Row("3c", "  without the migration lock", _plain(rows.started_without_lock), POSTGRESQL),
     Row("4", "exact budget, extend while running", _plain(rows.exact_budget)),
     Row("4c", "  with a claim in two steps", _plain(rows.inexact_budget)),
     Row("5", "SIGTERM, Ctrl-C once, twice", _plain(rows.told_to_leave)),
     Row("6", "server away", _server_away, POSTGRESQL),
-    Row("6", "result done, server away, worker goes", _result_kept, POSTGRESQL),
+    Row("6", "result done, server away, worker goes", pipes.result_kept_and_worker_told, POSTGRESQL),
     Row("6", "SIGTERM while the server is away", _told_while_away, POSTGRESQL),
     Row("7", "network cut", _network_cut, POSTGRESQL),
     Row("8", "bad objectives", _plain(rows.bad_objectives)),
@@ -96,6 +91,7 @@ TABLE = [
     Row("18c", "  without waiting for commits", _plain(pipes.checkpoints_before_their_reports), SQLITE),
     Row("19", "SIGKILL while trials are promoted", _plain(rows.killed_while_promoting)),
     Row("20", "SIGKILL of runners with many lanes", _plain(rows.killed_in_lanes)),
+    Row("21", "SIGKILL of a trial's ranks", _plain(ranks.killed_ranks)),
 ]
 
 

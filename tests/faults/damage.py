@@ -114,7 +114,7 @@ def table_taken_away(lab: Lab, scale: Scale) -> str:
         lab.open().write(lambda connection: connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}"))
 
     rename("trial_intermediate_values", "elsewhere")
-    left = worker.wait(60)
+    left = worker.wait()
     rename("elsewhere", "trial_intermediate_values")
     assert left.code == 1, left
     assert "cannot be used" in left.err, left.err

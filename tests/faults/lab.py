@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -31,12 +31,13 @@ from storage.database.records import StudyRow
 from storage.database.tables import attempt, ticket
 from storage.history.audit import Audit, audit
 from tests.support.command import HpoProcess
-from tests.support.waiting import wait_until
+from tests.support.waiting import LONGEST, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 INJECT = Path(__file__).parent / "inject"
 LEASE = 2.0  # seconds, instead of 15
 GRACE = 6.0  # seconds, instead of 20
+STARVED = "30"  # seconds; the lease where none may expire, however long a worker gets no CPU
 
 OBJECTIVE = '''
 import os
@@ -61,19 +62,22 @@ def quick(trial):
 
 
 def silent(trial):
-    """Reports nothing, so that its result is the first write after a long sleep."""
+    """Reports nothing, so that its result is its first write; trial 0's, when it is told to go on."""
     note(trial, "began")
-    time.sleep(float(trial.config["step_seconds"]))
+    while trial.number == 0 and not os.path.exists(f"go-{trial.attempt}"):
+        time.sleep(0.02)
     note(trial, "ended")
     return float(trial.params["x"])
 
 
 def saving(trial):
-    """Goes on from its checkpoint."""
+    """Goes on from its checkpoint; waits while it is told to."""
     state = trial.checkpoint.load() or {"step": 0}
     note(trial, f"from-{state['step']}")
     for step in range(state["step"] + 1, int(trial.config["steps"]) + 1):
         time.sleep(float(trial.config["step_seconds"]))
+        while os.path.exists("hold"):
+            time.sleep(0.02)
         trial.report(step * 0.01, step)
         trial.checkpoint.save({"step": step}, step)
         note(trial, f"saved-{step}")
@@ -339,7 +343,7 @@ class Lab:
             yield
         finally:
             done.set()
-            thread.join(10)
+            thread.join(120)
 
     # -- breaking things
 
@@ -375,6 +379,17 @@ class Lab:
 
         threading.Timer(seconds, thaw).start()
 
+    def suspend(self, family: Sequence[psutil.Process]) -> None:
+        """SIGSTOP them, but not while one of them holds SQLite's lock: then nobody else could go on."""
+        for _ in range(100):
+            for process in family:
+                process.suspend()
+            if self.is_writable():
+                return
+            for process in reversed(family):
+                process.resume()
+        raise AssertionError("whenever they are stopped one of them holds the lock")
+
     def failpoint_kills(self) -> Counter[str]:
         """How often a failpoint killed, by place."""
         if not self.kill_log.exists():
@@ -401,12 +416,15 @@ class Lab:
             return False
         return creation.find(self.open(), self.row.name).state.ended  # type: ignore[union-attr]
 
-    def wait_for_end(self, timeout: float = 120.0) -> None:
+    def wait_for_end(self, timeout: float = LONGEST) -> None:
         """Until the study has ended."""
-        wait_until(self.ended, timeout, every=0.2, what=f"the study ends; {self.states()}")
+        try:
+            wait_until(self.ended, timeout, every=0.2, what="the study ends")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.states()}, {self.attempts()}") from None
 
     def wait(
-        self, predicate: Callable[[], Any], what: str, timeout: float = 60.0, every: float = 0.05
+        self, predicate: Callable[[], Any], what: str, timeout: float = LONGEST, every: float = 0.05
     ) -> Any:
         """Until something is so."""
         return wait_until(predicate, timeout, every=every, what=what)

@@ -8,7 +8,7 @@ import signal
 
 import psutil
 
-from tests.faults.lab import Lab
+from tests.faults.lab import STARVED, Lab
 from tests.faults.rows import Scale
 
 
@@ -30,6 +30,7 @@ def wall_clock_step_without_ticks(lab: Lab, scale: Scale) -> str:
 
 def _beside_a_step(lab: Lab) -> tuple[int, int]:
     """(attempts lost, results) of two workers, each with its own idea of when the machine started."""
+    lab.env["HPO_LEASE"] = STARVED
     lab.create(trials=6, fixed={"steps": 10, "step_seconds": 0.2})
     lab.worker()
     lab.wait(lambda: lab.journal_lines("began"), "the first works")
@@ -62,7 +63,7 @@ def _signal_everybody(lab: Lab) -> tuple[dict[str, int], int]:
     for process in [*worker.children(), psutil.Process(worker.pid)]:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    code = worker.wait(30).code
+    code = worker.wait().code
     return dict(lab.attempts()), code
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import damage, pipes, processes, rows
+from tests.faults import damage, pipes, processes, ranks, rows
 from tests.faults.lab import Lab
 from tests.faults.rows import SHORT
 from tests.support.pg import PgServer
@@ -46,6 +46,11 @@ def test_every_cell_once_however_many_lanes_die_with_their_runner(lab: Lab) -> N
     print(rows.killed_in_lanes(lab, SHORT))
 
 
+@sqlite  # `make faults` runs it on both
+def test_a_trial_outlives_each_of_its_ranks(lab: Lab) -> None:
+    print(ranks.killed_ranks(lab, SHORT))
+
+
 @sqlite
 def test_control_without_taking_back_killed_cells_are_lost(lab: Lab) -> None:
     print(rows.killed_without_take_back(lab, SHORT))
@@ -66,7 +71,7 @@ def test_many_starts_on_an_empty_database_make_one_study(lab: Lab) -> None:
     print(rows.started_at_once(lab, SHORT))
 
 
-@sqlite
+@postgres  # on SQLite its own lock would do where the file is empty
 def test_control_without_the_lock_starts_crash(lab: Lab) -> None:
     print(rows.started_without_lock(lab, SHORT))
 
@@ -97,7 +102,7 @@ def test_workers_outlive_the_server(tmp_path: Path, own_pg_server: PgServer) -> 
 def test_a_result_outlives_its_worker_and_the_outage(tmp_path: Path, own_pg_server: PgServer) -> None:
     lab = Lab(tmp_path, own_pg_server.create_database(), SEED)
     try:
-        print(rows.result_kept_on_disk(lab, SHORT, own_pg_server))
+        print(pipes.result_kept_and_worker_told(lab, SHORT, own_pg_server))
     finally:
         lab.close()
 

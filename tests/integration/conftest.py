@@ -40,6 +40,7 @@ class Stage:
     def holding(self, opened: Database, verb: Callable[[Any], Any]) -> Iterator[Any]:
         """`verb` has run, and its transaction is open until the block ends."""
         with opened.transaction() as connection:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield verb(connection)
 
     def start(self, call: Callable[[], Any]) -> Future[Any]:
@@ -59,7 +60,7 @@ class Stage:
                     call.result()
             return self._server.blocked(self._url) >= count
 
-        wait_until(blocked, 20, what=f"{count} connections wait")
+        wait_until(blocked, what=f"{count} connections wait")
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from storage.database import engine
 from storage.database.engine import Database
 from storage.database.errors import DatabaseFaultError
 from storage.database.records import TicketState
@@ -55,6 +56,23 @@ def test_a_runner_goes_on_with_the_new_server(
     assert ticket_row(database, claim.lease).state == TicketState.COMPLETE
 
 
+def test_a_session_that_the_server_has_ended_is_made_anew_however_long_it_took(
+    pg_server: PgServer, url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was idle in a transaction while its machine slept: a command's patience is over by then."""
+    monkeypatch.setattr(engine, "IMPATIENT_SECONDS", 0.0)
+    tries: list[int] = []
+
+    def cut_once(connection: sa.Connection) -> int | None:
+        tries.append(1)
+        if len(tries) == 1:
+            pg_server.disconnect_clients(url)
+        return connection.scalar(sa.select(1))
+
+    assert database.read(cut_once) == 1
+    assert len(tries) == 2
+
+
 def test_a_deadlock_is_tried_again(url: str, database: Database) -> None:
     """Whoever the server chooses as the victim comes through at its second try."""
     make_study(database, 2)
@@ -72,13 +90,13 @@ def test_a_deadlock_is_tried_again(url: str, database: Database) -> None:
                 connection.execute(sa.select(ticket).where(ticket.c.id == number).with_for_update())
                 if not met:
                     met = True
-                    barrier.wait(20)
+                    barrier.wait(120)
 
         opened.write(both)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(lock, database, ids), pool.submit(lock, other, ids[::-1])]:
-            done.result(30)
+            done.result(120)
     other.close()
     assert len(tries) == 3
 

@@ -35,12 +35,12 @@ def test_a_file_that_another_trial_just_shares_is_not_removed(
         path = kept_files.stored_already(connection, row.id, same)
         assert path is not None
         file = KeptFile(MODEL, path, same, 10)
-        kept_files.record(connection, database.clock, row.id, trial.id, 1, file)
+        kept_files.record(connection, row.id, trial.id, 1, file)
 
     with stage.holding(sharing.database, share):
         later = stage.start(lambda: retention.prune(database, store, row, lambda: 1))
         stage.wait_until_blocked()
-    later.result(20)
+    later.result(120)
     assert weights(database, store, row) == ([1, 2], [b"model 1", b"model same"])
 
 
@@ -60,5 +60,5 @@ def test_two_workers_that_prune_at_once_leave_the_best_and_no_file_too_many(
     with stage.holding(other.database, release):
         later = stage.start(lambda: retention.prune(database, store, row, lambda: 2))
         stage.wait_until_blocked()
-    later.result(20)
+    later.result(120)
     assert weights(database, store, row) == ([2, 3], [b"model 2", b"model 3"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from objectives.datasets import placement
-from objectives.datasets.batches import LoaderBatches, MemoryBatches
+from objectives.datasets.batches import Drawing, LoaderBatches, MemoryBatches
 from objectives.datasets.load import forget
 from objectives.datasets.records import LazySamples, Samples
 from tests.objectives.helpers import prepared, regress
@@ -85,11 +85,11 @@ def test_images_need_a_byte_a_pixel_of_the_memory(
 
 def test_every_epoch_has_every_sample_once_in_its_own_order() -> None:
     samples = Samples(torch.arange(10.0)[:, None], torch.arange(10))
-    batches = MemoryBatches(samples, 4, seed=1)
+    batches = MemoryBatches(samples, Drawing(4, seed=1))
     epochs = [torch.cat([targets for _, targets in batches.shuffled(epoch)]).tolist() for epoch in (1, 2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
     assert epochs[0] != epochs[1]
-    again = MemoryBatches(samples, 4, seed=1)
+    again = MemoryBatches(samples, Drawing(4, seed=1))
     assert torch.cat([targets for _, targets in again.shuffled(2)]).tolist() == epochs[1]
     assert torch.cat([targets for _, targets in batches.in_order()]).tolist() == list(range(10))
 
@@ -99,5 +99,5 @@ def test_channels_last_changes_the_layout_not_the_values() -> None:
     (one, _), (other, _) = next(plain.batches.shuffled(1)), next(last.batches.shuffled(1))
     assert torch.equal(one, other)
     color = Samples(torch.rand(6, 3, 4, 4), torch.zeros(6, dtype=torch.int64))
-    inputs, _ = next(MemoryBatches(color, 4, channels_last=True).shuffled(1))
+    inputs, _ = next(MemoryBatches(color, Drawing(4, channels_last=True)).shuffled(1))
     assert inputs.is_contiguous(memory_format=torch.channels_last)

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from objectives import classifier, lanes
+from objectives import checkpoints, classifier, lanes
 from objectives import train as alone
 from objectives.config import TrainingConfig
 from objectives.datasets.records import Task
 from objectives.errors import DivergedError
 from objectives.setup import Setup, assemble
 from objectives.stack import lane_key, obstacle
-from objectives.standalone import LocalTrial
+from objectives.standalone import LocalCheckpoint, LocalTrial
 from tests.objectives.helpers import same_tensors
 
 SMALL: dict[str, Any] = {
@@ -416,6 +416,41 @@ def test_trials_come_and_go_at_an_epochs_end_and_each_is_what_it_would_be_alone(
     later.checkpoint = trials[1].checkpoint
     classifier.objective_many(LocalLanes([later]))
     assert sorted(later.reports) == [3, 4], "it goes on from there"
+
+
+class Holding(LocalCheckpoint):
+    """Holds what a service's runner holds."""
+
+    saved = None
+
+    def hold(self, state: dict[str, Any], step: int) -> None:
+        self.latest, self.held = step, state
+
+    def load(self) -> dict[str, Any] | None:
+        return self.held if self.latest else None
+
+
+def test_what_is_pruned_is_held_where_saving_it_costs_more_and_goes_on_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoints, "LEAST_COST", math.inf)
+    logs = {}
+    for kind in (LocalCheckpoint, Holding):
+        settings = [
+            {**SMALL, "epochs": 4, "optimizer": name, "checkpoint_every": "auto"} for name in OPTIMIZERS
+        ]
+        rounds = [
+            [LocalTrial(each, seed=i, prune=prune) for i, each in enumerate(settings)]
+            for prune in (lambda step, _value: step == 2, None)
+        ]
+        for trial, later in zip(*rounds, strict=True):
+            trial.checkpoint = later.checkpoint = kind()
+        for trials in rounds:
+            classifier.objective_many(LocalLanes(trials))
+        assert all(sorted(later.reports) == [3, 4] for later in rounds[1])
+        logs[kind] = [later.logs for later in rounds[1]]
+        assert not (kind is Holding and any(trial.checkpoint._content for trial in rounds[0]))
+    assert logs[Holding] == logs[LocalCheckpoint]
 
 
 def test_what_trials_must_share_is_told_by_their_settings() -> None:

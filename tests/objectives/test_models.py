@@ -12,7 +12,7 @@ from torch import nn
 from objectives.config import TrainingConfig
 from objectives.errors import ConfigError, ModelError
 from objectives.models.build import build, probe
-from objectives.models.size import count_flops, count_parameters
+from objectives.models.size import count_flops, count_layer_flops, count_parameters
 from tests.objectives.helpers import classify, prepared
 
 
@@ -133,8 +133,25 @@ def test_parameters_and_operations_are_counted() -> None:
     assert count_parameters(model) == (9 * 4 + 4) + (64 * 6 + 6) + (60 + 10)
     expected = 2 * (9 * 4 * 64 + 64 * 6 + 60)
     assert count_flops(model, (1, 8, 8), torch.device("cpu")) == expected
+    assert count_layer_flops(model, (1, 8, 8), torch.device("cpu")) == expected
 
 
 def test_a_model_that_cannot_take_the_data_is_found_before_training() -> None:
     with pytest.raises(ModelError, match=r"cannot take inputs of shape \[1, 8, 8\]"):
         probe(nn.Linear(5, 10), (1, 8, 8), 10)
+
+
+def test_pooling_before_what_never_falls_changes_no_bit() -> None:
+    model: Any = made(model="cnn", channels=4, batch_norm=True)
+    assert kinds(model)[:4] == ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
+    usual = nn.Sequential(*(model[i] for i in (0, 1, 3, 2, 4, 5, 7, 6, *range(8, len(model)))))
+    assert kinds(usual)[:8] == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 2
+    images, gradients = torch.randn(16, 1, 8, 8), []
+    for each in (model, usual):
+        each.zero_grad()
+        each(images).square().sum().backward()
+        gradients.append([parameter.grad for parameter in each.parameters()])
+    assert all(map(torch.equal, *gradients))
+    assert kinds(made(model="cnn", activation="tanh"))[:3] == ["Conv2d", "Tanh", "MaxPool2d"], (
+        "bits may differ"
+    )

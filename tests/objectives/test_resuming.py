@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_an_interruption_while_reporting_keeps_the_epoch_and_reports_it_later() 
     """The epoch is done: the next attempt starts after it, and its report is not lost."""
 
     class Draining(LocalTrial):
-        def report(self, value: float, step: int) -> None:
+        def report(self, value: float | Sequence[float], step: int) -> None:
             if step == 2:
                 raise Interrupted
             super().report(value, step)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives import seeds
+from objectives.config import TrainingConfig
+from objectives.datasets.load import prepare
 from objectives.datasets.records import DataSet, Samples
 from objectives.datasets.split import divide, split
 from objectives.errors import DataError
@@ -55,6 +59,21 @@ def test_the_same_seed_gives_the_same_split_and_another_does_not() -> None:
 def test_changing_the_validation_fraction_leaves_the_test_set_alone() -> None:
     data = numbered(torch.arange(100) % 4, 4)
     assert members(split(data, 0, 0.2, 0.2).test) == members(split(data, 0, 0.4, 0.2).test)
+
+
+def test_another_split_for_each_trial_leaves_the_test_set_alone() -> None:
+    data = numbered(torch.arange(100) % 4, 4)
+    plain, one, other = (split(data, 0, 0.2, 0.2, shuffle=shuffle) for shuffle in (None, 1, 2))
+    assert members(plain.test) == members(one.test) == members(other.test)
+    assert members(one.validation) != members(other.validation)
+    own = TrainingConfig.read({"split": "reshuffle"})
+    cpu = torch.device("cpu")
+    first, again, third = (prepare(own, "classification", cpu, seed=seed) for seed in (1, 1, 2))
+    assert first is again, "of one seed it is the same"
+    assert torch.equal(first.test.targets, third.test.targets)
+    assert not torch.equal(first.validation.targets, third.validation.targets)
+    with pytest.raises(DataError, match=r"split: reshuffle: .* has a validation part of its own"):
+        split(replace(data, validation=data.train), 0, 0.2, 0.2, shuffle=1)
 
 
 def test_a_set_of_its_own_for_testing_is_never_touched() -> None:

@@ -30,6 +30,25 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_training_imports_nothing_dear_but_torch() -> None:
+    """Each of these takes a runner's start half a second to two, and digits need none, alone or in lanes."""
+    code = """
+import sys
+from objectives.classifier import lane_key, objective
+from objectives.lanes import train_settings
+from objectives.standalone import LocalTrial
+
+settings = {"dataset": "digits", "train_limit": 100, "epochs": 1, "objective": ["accuracy", "auc"]}
+objective(LocalTrial(settings | {"optimizer": "adamw"}))
+train_settings([settings | {"optimizer": name} for name in ("sgd", "adam")])
+lane_key({"dataset": "digits", "model": "cnn"})
+dear = {"torch._dynamo", "torchvision", "sympy", "triton", "sklearn", "scipy", "pandas", "sqlalchemy"}
+sys.exit(str(dear & set(sys.modules)) if dear & set(sys.modules) else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_suggestions_come_from_the_config_then_from_the_seed() -> None:
     trial = LocalTrial({"lr": 0.5}, seed=1)
     assert trial.suggest_float("lr", 0.0, 1.0) == 0.5
@@ -121,7 +140,9 @@ def test_a_study_that_would_search_for_the_worst_is_refused(
 
 def test_the_objective_of_the_documentation_learns() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "training.md").read_text()
-    (code,) = re.findall(r"```python\n(import optuna\nimport torch.*?)```", text, re.DOTALL)
+    found = re.search(r"```python\n(import optuna\nimport torch.*?)```", text, re.DOTALL)
+    assert found is not None
+    code = found[1]
     names: dict[str, Any] = {}
     exec(code, names)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))

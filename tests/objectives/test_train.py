@@ -225,10 +225,15 @@ def test_a_last_batch_of_one_sample_joins_the_one_before_under_batch_norm() -> N
     assert math.isfinite(train_epoch(LocalTrial(), setup, 1))
 
 
-def test_several_objectives_are_returned_and_logged_but_never_reported() -> None:
+def test_several_objectives_are_returned_reported_together_and_logged() -> None:
     values, trial = classify(objective=["accuracy", "f1", "parameters", "flops", "seconds_per_epoch"])
     accuracy, f1, parameters, flops, seconds = values
-    assert trial.reports == {}
+    assert trial.reports[1][:4] == (
+        trial.logs[1]["validation_accuracy"],
+        trial.logs[1]["validation_f1"],
+        parameters,
+        flops,
+    )
     assert trial.logs[1].keys() >= {"validation_accuracy", "validation_f1", "train_loss"}
     assert accuracy == max(log["validation_accuracy"] for log in trial.logs.values())
     assert 0 < f1 <= 1

@@ -16,7 +16,7 @@ from tests.support.browser import DESK, PHONE, Tab
 pytestmark = pytest.mark.browser
 
 Scheme = Literal["light", "dark"]
-SECONDS = 60_000  # milliseconds playwright waits for the last chart
+SECONDS = 120_000  # milliseconds playwright waits for the last chart
 
 STUDIES = {
     "full": [searched(60, unfinished=2)],

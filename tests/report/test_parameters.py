@@ -223,4 +223,4 @@ def test_records_of_large_studies_are_capped(n: int) -> None:
     assert all(len(record.points) <= 801 for record in landscape.slices(history))
     table = summary.trial_table(history)
     assert len(table.rows) == 1000
-    assert table.total == n
+    assert (f"of {n:,} trials" in table.note) is (n > 1000)

@@ -44,6 +44,7 @@ class Tab:
 
     def __init__(self, browser: Browser, size: tuple[int, int] = DESK, **options: Any) -> None:
         self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        self.context.set_default_timeout(120_000)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -56,6 +57,15 @@ class Tab:
     def width(self) -> int:
         """Of the document in pixels: more than the window's, and it scrolls sideways."""
         return int(self.page.evaluate("document.documentElement.scrollWidth"))
+
+    def hindrances(self) -> list[str]:
+        """What axe finds on the page, all that folds opened: the rule, and the first place that breaks it."""
+        from axe_playwright_python.base import AXE_SCRIPT
+
+        self.page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = !it.name })")
+        self.page.evaluate(AXE_SCRIPT)
+        found = self.page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+        return [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
 
     def overlapping_ticks(self) -> list[str]:
         """Axes of charts whose tick labels touch each other."""

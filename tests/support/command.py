@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.support.forking import Forked, Forking
-from tests.support.waiting import wait_until
+from tests.support.waiting import LONGEST, wait_until
 
 _REAL = (sys.executable, "-m", "hpo")
 COMMAND = _REAL
@@ -54,7 +54,7 @@ def run_hpo(
     cwd: Path,
     env: Mapping[str, str | None] | None = None,
     stdin: str | None = None,
-    timeout: float = 60.0,
+    timeout: float = LONGEST,
 ) -> HpoResult:
     """Run `hpo ARGS` in `cwd` to its end; `env` adds variables, or removes one given as None.
 
@@ -178,7 +178,7 @@ class HpoProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def wait(self, timeout: float = 60.0) -> HpoResult:
+    def wait(self, timeout: float = LONGEST) -> HpoResult:
         """Wait for the end. Raises AssertionError after `timeout` seconds."""
         try:
             code = self._process.wait(timeout)
@@ -187,10 +187,10 @@ class HpoProcess:
                 f"hpo {' '.join(self.args)} still runs after {timeout:g} s\n{self.out}\n{self.err}"
             ) from None
         for reader in self._readers:
-            reader.join(5)  # a child that outlives the command may keep its pipe open
+            reader.join(30)  # a child that outlives the command may keep its pipe open
         return HpoResult(self.args, code, self.out, self.err)
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+    def wait_for(self, text: str, timeout: float = LONGEST) -> None:
         """Wait until `text` was printed. Raises AssertionError when the command ends without it."""
 
         def seen() -> bool:
@@ -210,8 +210,8 @@ class HpoProcess:
         for child in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        self._process.wait(10)
-        psutil.wait_procs(family, 10)
+        self._process.wait(LONGEST)
+        psutil.wait_procs(family, LONGEST)
 
     def __enter__(self) -> HpoProcess:
         return self

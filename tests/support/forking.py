@@ -115,7 +115,7 @@ class Forking:
         """End it; what it has forked lives on."""
         if self._process is not None and self._control is not None:
             self._control.close()
-            self._process.wait(10)
+            self._process.wait(120)
             self._process = self._control = None
 
     def _started(self) -> socket.socket:

@@ -28,7 +28,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
 from tests.support.ports import free_port
-from tests.support.waiting import wait_until
+from tests.support.waiting import LONGEST, wait_until
 
 ADMIN = "hpo"
 PASSWORD = "pg-test-password"  # a fixed word, so that tests can look for it where it must not appear
@@ -82,7 +82,7 @@ class PgServer:
 
     # -- the life of the server
 
-    def start(self, timeout: float = 30.0) -> PgServer:
+    def start(self, timeout: float = LONGEST) -> PgServer:
         """Start the server and wait until it answers. Does nothing when it runs."""
         if self.running:
             return self
@@ -105,7 +105,7 @@ class PgServer:
         wait_until(self._answers_or_died, timeout, what=f"PostgreSQL on port {self.port} answers")
         return self
 
-    def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", timeout: float = 30.0) -> None:
+    def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", timeout: float = LONGEST) -> None:
         """Stop as `pg_ctl stop -m MODE` does: `fast` rolls back and disconnects, `immediate` crashes."""
         self.resume()
         if self._process is None:
@@ -131,8 +131,8 @@ class PgServer:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._process.wait(10)
-        psutil.wait_procs(family, 10)
+        self._process.wait(120)
+        psutil.wait_procs(family, 120)
         self._process = None
 
     def pause(self) -> None:
@@ -208,7 +208,7 @@ class PgServer:
             password=target.password,
             dbname=target.database,
             autocommit=True,
-            connect_timeout=5,
+            connect_timeout=60,
         )
 
     def disconnect_clients(self, url: str, *, only_in_transaction: bool = False) -> int:

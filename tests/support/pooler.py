@@ -52,14 +52,14 @@ class Pooler:
         log = self._folder / "log.txt"
         self._log = log.open("w")
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        wait_until(self._answers, 10, what=f"pgbouncer answers; {log.read_text()}")
+        wait_until(self._answers, what=f"pgbouncer answers; {log.read_text()}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(120)
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -45,7 +45,7 @@ class TcpProxy:
     def __exit__(self, *_: object) -> None:
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(120)
         self._loop.close()
 
     def url(self, url: str) -> str:
@@ -63,7 +63,7 @@ class TcpProxy:
     # -- on the loop's thread
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     async def _cut(self, mode: str) -> None:
         self._flow.clear()

@@ -33,7 +33,7 @@ class Receiver:
                 said = body if plain else json.loads(body)
                 outer.got.append((self.headers["Idempotency-Key"], said, dict(self.headers)))
                 outer.arrived.set()
-                outer.answering.wait(60)
+                outer.answering.wait(120)
                 self.send_response(outer.answers.pop(0) if outer.answers else 204)
                 self.send_header("Location", "http://127.0.0.1:1/elsewhere")
                 self.end_headers()

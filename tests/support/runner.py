@@ -18,11 +18,11 @@ from hpo.spec import StudySpec
 from hpo.worker.broker import Broker
 from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk, read
-from hpo.worker.events import Ended, NoTicket
+from hpo.worker.events import Ended
 from hpo.worker.repeats import ServedRepeats
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
-from storage.database.records import Claim, StudyRow
+from storage.database.records import Claim, NothingToClaim, StudyRow
 from tests.support.shared import LEASE, Party
 from tests.support.waiting import wait_until
 
@@ -73,7 +73,7 @@ class BrokeredRunner:
         """Have a ticket claimed; it is begun, and not run."""
         before = self.desk.held
         self.order()
-        wait_until(lambda: self.desk.held not in (before, None), 10, what="a claim")
+        wait_until(lambda: self.desk.held not in (before, None), what="a claim")
         self.task()
         assert self.desk.held is not None
         return self.desk.held.claim
@@ -89,8 +89,7 @@ class BrokeredRunner:
             HpoError: this runner cannot work.
         """
         wait_until(
-            lambda: not self.link.orders.empty() or self.said(NoTicket | Broken),
-            20,
+            lambda: not self.link.orders.empty() or self.said(NothingToClaim | Broken),
             what="a task or an event",
         )
         broken = self.said(Broken)
@@ -106,9 +105,9 @@ class BrokeredRunner:
         """Claim a ticket, run it, and return how it ended."""
         self.order()
         task = self.task()
-        assert task is not None, self.said(NoTicket)
+        assert task is not None, self.said(NothingToClaim)
         self.session.run(task)
-        wait_until(lambda: self.said(Ended), 10, what="the attempt's end")
+        wait_until(lambda: self.said(Ended), what="the attempt's end")
         ended = self.said(Ended)[-1]
         assert isinstance(ended, Ended)
         return ended
@@ -120,7 +119,7 @@ class BrokeredRunner:
 
     def close(self) -> None:
         self._over.set()
-        self._thread.join(5)
+        self._thread.join(120)
         self.broker.close(hurry=True)
         self.desk.mailbox.close()
 

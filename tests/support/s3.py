@@ -72,7 +72,7 @@ class S3Server:
             finally:
                 closing.set()
                 socket.create_connection(("127.0.0.1", self.port)).close()
-                thread.join(10)
+                thread.join(120)
         self.start()
 
     def keys(self, prefix: str = "") -> list[str]:

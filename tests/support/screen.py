@@ -44,7 +44,7 @@ class Screen:
     def close(self) -> list[str]:
         """What stands on it at the end."""
         os.close(self.slave)
-        self._reader.join(10)
+        self._reader.join(120)
         return self.lines
 
     def _read(self) -> None:

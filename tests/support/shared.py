@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.storages._rdb import models
 
-from storage.database.clock import Clock
 from storage.database.engine import Database, parse_url
 from storage.database.records import Claim, Lease, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, metadata, ticket
 from storage.queue import leases, outcomes, studies, tickets, workers
 from storage.queue.optuna_rows import Trial
+from tests.support.clock import shift
 from tests.support.writer import Writer
 
 LEASE = 30.0  # seconds; tests shift the clock instead of waiting
@@ -50,10 +50,10 @@ def make_study(
     return studies.create(database, studies.NewStudy(**{**fields, **changes}))
 
 
-def reopen(url: str, clock: Clock | None = None) -> Database:
+def reopen(url: str) -> Database:
     """A database that is known to be migrated, as one more process sees it."""
     parsed = parse_url(url)
-    return Database(parsed, clock)
+    return Database(parsed)
 
 
 class Party:
@@ -63,16 +63,9 @@ class Party:
     """
 
     def __init__(
-        self,
-        url: str,
-        study: StudyRow,
-        name: str = "w",
-        clock: Any = None,
-        *,
-        every: bool = False,
-        lease: float = LEASE,
+        self, url: str, study: StudyRow, name: str = "w", *, every: bool = False, lease: float = LEASE
     ) -> None:
-        self.database = reopen(url, clock)
+        self.database = reopen(url)
         self.writer = Writer(self.database)
         self.study = study
         self.name = name
@@ -80,7 +73,6 @@ class Party:
         self.database.write(
             lambda connection: workers.register(
                 connection,
-                self.database.clock,
                 worker_id=self.id,
                 name=name,
                 host="host",
@@ -97,16 +89,15 @@ class Party:
     def try_claim(
         self,
         runner: int = 0,
-        alone: bool | None = None,
+        takes: tickets.Takes = None,
         slot: int = 0,
         promote: Any = None,
-        beside: bool | None = None,
     ) -> Claim | NothingToClaim:
         """Ask for a ticket."""
-        clock, study = self.database.clock, self.study.id
+        study = self.study.id
         return self.database.write(
             lambda connection: tickets.claim_next(
-                connection, clock, study, self.id, runner, "cpu", LEASE, alone, slot, promote, beside=beside
+                connection, study, self.id, runner, "cpu", LEASE, takes, slot, promote
             )
         )
 
@@ -141,11 +132,10 @@ class Party:
 
     def work(self, seconds: float) -> None:
         """Time passes, and the leases are renewed meanwhile."""
-        clock = self.database.clock
         while seconds > 0:
-            clock.offset += min(seconds, LEASE / 2)
+            shift(min(seconds, LEASE / 2))
             seconds -= LEASE / 2
-            self.database.write(lambda connection: leases.renew(connection, clock, self.id, LEASE))
+            self.database.write(lambda connection: leases.renew(connection, self.id, LEASE))
 
     def close(self) -> None:
         self.database.close()
@@ -153,18 +143,18 @@ class Party:
 
 def let_expire(database: Database) -> int:
     """Move the clock past every lease and reap; returns how many attempts were lost."""
-    database.clock.offset += LEASE + 1
-    return database.write(lambda connection: leases.reap_expired(connection, database.clock, leases.Sight()))
+    shift(LEASE + 1)
+    return database.write(lambda connection: leases.reap_expired(connection, leases.Sight()))
 
 
 def lose(database: Database, lease: Lease, why: str = "gone") -> None:
     """End an attempt as lost."""
-    database.write(lambda connection: outcomes.lose(connection, database.clock, lease, why))
+    database.write(lambda connection: outcomes.lose(connection, lease, why))
 
 
 def steer(database: Database, study: StudyRow, state: StudyState) -> StudyState:
     """Pause, resume or stop."""
-    return database.write(lambda connection: studies.set_state(connection, database.clock, study.id, state))
+    return database.write(lambda connection: studies.set_state(connection, study.id, state))
 
 
 def state_of(database: Database, study: StudyRow) -> StudyState:

@@ -7,28 +7,29 @@ from typing import Any
 
 import pytest
 
-from storage.database.clock import Clock
 from storage.database.engine import Database
 from storage.database.records import StudyRow
+from tests.support import clock
 from tests.support.shared import Opener, Party, empty, reopen
 
 
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    """The empty database, with a clock that tests may shift: `database.clock.offset`."""
-    opened = reopen(url, Clock())
+    """The empty database, on a clock that tests may shift: `tests.support.clock`."""
+    opened = reopen(url)
     empty(opened)
     yield opened
+    clock.right()
     opened.close()
 
 
 @pytest.fixture
 def party(url: str, database: Database) -> Iterator[Opener]:
-    """`party(study, name)` is one more worker, on the clock that `database` has."""
+    """`party(study, name)` is one more worker."""
     made: list[Party] = []
 
     def join(study: StudyRow, name: str = "w", **options: Any) -> Party:
-        made.append(Party(url, study, name, clock=database.clock, **options))
+        made.append(Party(url, study, name, **options))
         return made[-1]
 
     yield join

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+LONGEST = 120.0  # seconds; so that a hang ends, however slow the machine is
 
 
 def wait_until(
-    predicate: Callable[[], T | None], timeout: float = 10.0, *, every: float = 0.02, what: str = ""
+    predicate: Callable[[], T | None], timeout: float = LONGEST, *, every: float = 0.02, what: str = ""
 ) -> T:
     """Call `predicate` every `every` seconds until it returns something true, and return that.
 

@@ -58,7 +58,7 @@ class Writer:
 
     def add_params(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
         self._write(
-            attempts.add_params, trial_id=self._trial_id(), params=params, distributions=distributions
+            optuna_rows.add_params, trial_id=self._trial_id(), params=params, distributions=distributions
         )
 
     def set_attribute(self, of: Owner, key: str, value: Any, owner_id: int | None = None) -> None:
@@ -103,7 +103,6 @@ class Writer:
     def keep_file(self, study_id: int, file: KeptFile) -> None:
         self._write(
             kept_files.record,
-            clock=self.database.clock,
             study_id=study_id,
             trial_id=self._trial_id(),
             attempt=self._held().attempt,
@@ -114,7 +113,6 @@ class Writer:
         return bool(
             self._write(
                 attempts.keep_stored_file,
-                clock=self.database.clock,
                 study_id=study_id,
                 trial_id=self._trial_id(),
                 lease=self._held(),
@@ -135,9 +133,7 @@ class Writer:
 
     def _end(self, ended: AttemptState, verb: Callable[..., Any], **fields: Any) -> None:
         lease = self._held()
-        self._commit(
-            Write(lease, partial(verb, clock=self.database.clock, lease=lease, **fields), ends=ended)
-        )
+        self._commit(Write(lease, partial(verb, lease=lease, **fields), ends=ended))
 
     def _commit(self, entry: Report | Write) -> Any:
         (answer,) = attempts.commit(self.database.write, [entry])

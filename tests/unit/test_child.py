@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from itertools import product
 from pathlib import Path
@@ -13,10 +14,10 @@ import pytest
 from hpo.runner.messages import Broken, Ready, to_worker
 from hpo.settings import Settings
 from hpo.worker.child import Child, Phase
-from hpo.worker.events import Ended, NoTicket, Reported, Started
+from hpo.worker.events import Ended, Reported, Started
 from hpo.worker.supervisor import Worker
 from storage.database.engine import parse_url
-from storage.database.records import Lease
+from storage.database.records import Lease, NothingToClaim
 
 LEASE = Lease(7, 1)
 MESSAGES: dict[str, Any] = {
@@ -25,7 +26,7 @@ MESSAGES: dict[str, Any] = {
     "started": Started("s", LEASE, 0, 1, None),
     "reported": Reported(LEASE, 3, 0.5),
     "ended": Ended(LEASE, "complete", (1.0,)),
-    "no ticket": NoTicket(True, "the study has ended"),
+    "no ticket": NothingToClaim(True, "the study has ended"),
 }
 LEADS_TO = {
     (Phase.STARTING, "ready"): Phase.IDLE,
@@ -110,6 +111,22 @@ def test_only_an_idle_runner_is_given_work(phase: Phase) -> None:
     one = child(phase)
     assert one.free == (phase is Phase.IDLE)
     assert one.busy == (phase in (Phase.ASKED, Phase.WORKING))
+
+
+def test_while_its_worker_stood_still_no_time_out_of_a_trial_runs(tmp_path: Path) -> None:
+    """As its runner does in a container that is paused, or a job that SLURM suspends."""
+    one, signals = child(Phase.WORKING), SimpleNamespace(clear=lambda: None)
+    one.assignment = SimpleNamespace(spec=SimpleNamespace(trial_timeout=50.0, report_timeout=50.0))  # type: ignore[assignment]
+    one.current = SimpleNamespace(worked=0.0)  # type: ignore[assignment]
+    worker = Worker(SimpleNamespace(url=parse_url("sqlite:///hpo.db")), Settings(), None, ".", [])  # type: ignore[arg-type]
+    worker._broker = SimpleNamespace(events=deque())  # type: ignore[assignment]
+    worker._children = {0: one}
+    one.desk = SimpleNamespace(mailbox=SimpleNamespace(flush=lambda: None, receive=list, is_full=False))  # type: ignore[assignment]
+    one.process = SimpleNamespace(poll=lambda: None)  # type: ignore[assignment]
+    one.current_since = one.last_progress = worker._look_again = time.monotonic() - 100
+    assert one.overdue is not None
+    worker._wait(signals)  # type: ignore[arg-type]
+    assert one.overdue is None
 
 
 def test_a_runner_that_is_ready_after_its_trials_end_is_heard_after_that_end(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from hpo.errors import UserError
 from hpo.worker.devices import Share, cores_of, find_gpus, plan, usable_cores
+from tests.support.command import look
 
 TWO_CARDS = """#!/bin/sh
 echo "0, GPU-aaaa, NVIDIA H200, 143771"
@@ -31,9 +32,33 @@ def no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_card_gets_one_runner_that_sees_only_that_card(two_cards):
     assert plan("all", 1, None) == [
-        Share("cuda:0", "cuda:0", "GPU-aaaa"),
-        Share("cuda:0", "cuda:1", "GPU-bbbb"),
+        Share("cuda:0", "cuda:0", "GPU-aaaa", 1),
+        Share("cuda:0", "cuda:1", "GPU-bbbb", 1),
     ]
+
+
+def test_a_trial_of_several_gpus_has_them_to_itself(two_cards):
+    assert plan("all", 1, None, 2) == [Share("cuda:0", "cuda:0+cuda:1", "GPU-aaaa,GPU-bbbb", 2)]
+    assert len(plan("none", 1, None, 2)) == max(1, usable_cores() // 2)
+    with pytest.raises(
+        UserError, match=r"gpus_per_trial is 2, but --gpus 1 names 1 of this machine: cuda:1\."
+    ):
+        plan("1", 1, None, 2)
+    assert "a runner has 1 here" in (plan("1", 1, None)[0].too_few(2) or "")
+    assert plan("none", 1, 1)[0].too_few(2) is None
+
+
+def test_check_says_that_a_trial_takes_more_gpus_than_are_here(two_cards, tmp_path):
+    (tmp_path / "objective.py").write_text("def objective(trial):\n    return trial.params['x']\n")
+    (tmp_path / "study.yaml").write_text(
+        "{study: s, objective: objective.py, direction: minimize, budget: {trials: 1}, gpus_per_trial: 3,"
+        " space: {x: {type: float, low: 0, high: 1}}}"
+    )
+    said = look("check", "study.yaml", cwd=tmp_path).check().err
+    assert (
+        "not on this machine: gpus_per_trial is 3, but --gpus all names 2 of this machine: cuda:0, cuda:1"
+        in said
+    )
 
 
 def test_per_gpu_puts_several_runners_on_each_card_in_turn(two_cards):

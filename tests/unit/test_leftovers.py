@@ -29,7 +29,7 @@ def sleeper() -> Iterator[Any]:
 
         def start(mark: str | None, **options: Any) -> subprocess.Popen[bytes]:
             environment = {} if mark is None else {MARK: mark}
-            made = stack.enter_context(subprocess.Popen(["/bin/sleep", "60"], env=environment, **options))
+            made = stack.enter_context(subprocess.Popen(["/bin/sleep", "600"], env=environment, **options))
             stack.callback(made.kill)
             return made
 
@@ -43,7 +43,7 @@ def test_what_has_a_workers_mark_is_ended_and_nothing_else(sleeper: Any) -> None
     stopped.send_signal(signal.SIGSTOP)
     others = [sleeper(f"{uuid.uuid4().hex}/1"), sleeper(None)]
     assert end_leftovers(f"{worker}/") == 3
-    assert [one.wait(5) for one in [*mine, stopped]] == [-signal.SIGKILL] * 3
+    assert [one.wait(120) for one in [*mine, stopped]] == [-signal.SIGKILL] * 3
     assert [one.poll() for one in others] == [None, None]
 
 
@@ -51,7 +51,7 @@ def test_a_session_finds_what_lost_its_environment(sleeper: Any) -> None:
     leader = sleeper(None, start_new_session=True)
     key = (leader.pid, process_started(leader.pid))
     assert end_leftovers(f"{uuid.uuid4().hex}/", [key]) == 1
-    assert leader.wait(5) == -signal.SIGKILL
+    assert leader.wait(120) == -signal.SIGKILL
 
 
 def test_a_session_whose_leader_took_over_the_pid_is_left_alone(sleeper: Any) -> None:
@@ -89,7 +89,7 @@ import os, subprocess, sys, time
 from hpo.worker.guard import guarded
 from hpo.worker.leftovers import MARK
 with guarded("guarded-worker"):
-    started = subprocess.Popen(["sleep", "60"], env={MARK: "guarded-worker/1"}, start_new_session=True)
+    started = subprocess.Popen(["sleep", "600"], env={MARK: "guarded-worker/1"}, start_new_session=True)
     print(started.pid, flush=True)
     sys.stdin.readline()
 """
@@ -106,10 +106,10 @@ def test_what_runners_started_ends_with_a_killed_worker_where_nobody_else_is(kil
         child = int(worker.stdout.readline())
         if killed:
             worker.kill()
-            wait_until(lambda: process_started(child) is None, 30, what="the orphan is ended")
+            wait_until(lambda: process_started(child) is None, what="the orphan is ended")
         else:
             worker.stdin.close()
-            assert worker.wait(30) == 0
+            assert worker.wait(120) == 0
             assert process_started(child) is not None
             os.kill(child, signal.SIGKILL)
 
@@ -117,18 +117,18 @@ def test_what_runners_started_ends_with_a_killed_worker_where_nobody_else_is(kil
 _RUNNER = """
 import os, signal, subprocess, sys
 from hpo.runner.interrupt import StopFlag
-from hpo.runner.process import _outlive_signals
+from hpo.runner.process import outlive_signals
 stop = StopFlag()
-_outlive_signals(stop)
+outlive_signals(stop)
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGINT)
 assert stop.signalled
-started = subprocess.Popen(["sleep", "60"])
+started = subprocess.Popen(["sleep", "600"])
 started.terminate()
-assert started.wait(10) == -signal.SIGTERM
-started = subprocess.Popen(["sleep", "60"])
+assert started.wait(100) == -signal.SIGTERM
+started = subprocess.Popen(["sleep", "600"])
 started.send_signal(signal.SIGINT)
-assert started.wait(10) == -signal.SIGINT
+assert started.wait(100) == -signal.SIGINT
 ready, told = os.pipe()
 forked = os.fork()
 if not forked:
@@ -144,5 +144,5 @@ print("outlived")
 
 def test_a_runner_outlives_signals_and_what_it_starts_does_not() -> None:
     """An ignored signal would stay ignored in them, and a forked handler would swallow it."""
-    done = subprocess.run([sys.executable, "-c", _RUNNER], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _RUNNER], capture_output=True, text=True, timeout=120)
     assert done.stdout == "outlived\n", done.stderr

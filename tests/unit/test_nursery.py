@@ -22,7 +22,7 @@ from hpo.runner.processes import reaping
 from hpo.worker import nursery as nurseries
 from hpo.worker.desk import read
 from hpo.worker.devices import Share
-from hpo.worker.nursery import Nursery, start
+from hpo.worker.nursery import Nursery, start_runner
 from objectives.imports import ObjectivePath
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are nurseries on Linux alone")
@@ -100,7 +100,9 @@ def study(threads: int = 1) -> Any:
 
 
 @pytest.fixture
-def waiting() -> Iterator[selectors.BaseSelector]:
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[selectors.BaseSelector]:
+    for name in ("_FORKING", "_IMPORTING"):
+        monkeypatch.setattr(nurseries, name, 250)
     with reaping(), selectors.DefaultSelector() as selector:
         yield selector
 
@@ -143,7 +145,7 @@ def test_a_forked_runner_finds_and_computes_what_a_started_one_does(
     monkeypatch.setenv("PGPASSWORD", "open-sesame")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # or two threads on a busy core wait for each other
     monkeypatch.setenv("HPO_STORAGE", "postgresql://me:open-sesame@127.0.0.1/x")
-    expected, own = facts(start(CPU, 2, WORKER), tmp_path, 2)
+    expected, own = facts(start_runner(CPU, 2, WORKER), tmp_path, 2)
     assert expected["loaded before"] == ["numpy", "optuna", "torch"]
     assert expected["threads"][0] == 2
     found = []
@@ -232,4 +234,4 @@ def test_what_an_objective_needs_is_told_from_its_source_and_that_of_its_own_fil
 
 def test_ours_name_their_own_imports(tmp_path: Path) -> None:
     ours = ObjectivePath("objectives.classifier", None)
-    assert preloads.needed(ours, tmp_path) == {"objectives.classifier", "torch._dynamo"}
+    assert preloads.needed(ours, tmp_path) == {"objectives.classifier"}

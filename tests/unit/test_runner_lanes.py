@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,11 @@ from hpo.runner.interrupt import Interrupted, StopFlag
 from hpo.runner.lanes import Pool, places
 from hpo.runner.link import Link
 from hpo.runner.messages import Drain, Quit, to_runner
+from hpo.runner.output import LOG_NAME, SharedLog
 from hpo.runner.values import TogetherError
 from storage.database.records import Need
+from storage.files.artifacts import ArtifactStore
+from tests.support.waiting import wait_until
 
 
 def session(lanes: int, points: list[dict[str, Any]], key: Any = lambda config: config["hidden"]) -> Any:
@@ -108,7 +112,8 @@ def trained() -> Iterator[Callable[..., list[Lane]]]:
         objective = SimpleNamespace(
             many=lambda lanes: many(lanes, mailbox, links), lane_key=lambda own: own["hidden"]
         )
-        pool = Pool(SimpleNamespace(served=SimpleNamespace(log=0), objective=objective), count)  # type: ignore[arg-type]
+        session = SimpleNamespace(served=SimpleNamespace(log=0), objective=objective, link=first)
+        pool = Pool(session, count)  # type: ignore[arg-type]
         every = [Lane(number, link, []) for number, link in enumerate(links)]
         threads = [threading.Thread(target=lane.serve, args=(pool,), daemon=True) for lane in every]
         for thread in threads:
@@ -117,7 +122,7 @@ def trained() -> Iterator[Callable[..., list[Lane]]]:
             link.orders.put("a task")  # type: ignore[arg-type]
         pool.run()
         for thread in threads:
-            thread.join(60)
+            thread.join(120)
         return every
 
     yield train
@@ -125,6 +130,26 @@ def trained() -> Iterator[Callable[..., list[Lane]]]:
         os.dup2(descriptor, at)
         os.close(descriptor)
     mailbox.close()
+
+
+def test_what_lanes_print_is_in_the_log_of_each_while_they_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it outlives a runner that is killed."""
+    monkeypatch.setattr("hpo.runner.output.MIRROR_SECONDS", 0.05)
+    store, kept = ArtifactStore(tmp_path.as_uri()), (os.dup(1), os.dup(2))
+    folders = ("s/0/1", "s/1/1")
+    try:
+        shared = SharedLog(1000)
+        with shared.part(store, folders[0]), shared.part(store, folders[1]):
+            os.write(1, b"as one\n")
+            wait_until(lambda: all(LOG_NAME in store.names(folder) for folder in folders))
+            said = [store.get(f"{folder}/{LOG_NAME}") for folder in folders]
+    finally:
+        for at, descriptor in enumerate(kept, 1):
+            os.dup2(descriptor, at)
+            os.close(descriptor)
+    assert all(one.endswith(b"meanwhile:\nas one\n") for one in said)
 
 
 def test_out_of_memory_gives_all_back_and_half_as_many_are_taken(trained: Callable[..., list[Lane]]) -> None:

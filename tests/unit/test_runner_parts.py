@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpo.errors import HpoError
-from hpo.runner.checkpoint import CheckpointStore
+from hpo.runner.checkpoint import CheckpointStore, Held, Memory
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged
 from hpo.weights import dump_state, read_state
@@ -145,6 +145,29 @@ def test_a_study_says_how_many_checkpoints_a_running_trial_has(store):
     for step in (1, 2, 3):
         checkpoints.save({"step": step}, step)
     assert [name[:20] for name in store.names("s/0/1")] == ["checkpoint-000000003"]
+
+
+def test_a_held_state_waits_in_the_process_alone_and_elsewhere_the_saved_one_counts(store, monkeypatch):
+    memory = Memory()
+    first = CheckpointStore(store, "s/0", 1, None, memory=memory)
+    first.save({"step": 1}, 1)
+    first.hold({"step": 3}, 3)
+    elsewhere = newest(store, "s/0", before_attempt=2)
+    assert elsewhere is not None
+    assert elsewhere.step == 1
+    second = CheckpointStore(store, "s/0", 2, None, memory=memory, held=memory.take("s/0", 1))
+    assert (second.latest, second.saved, second.load()) == (3, 1, {"step": 3})
+    assert memory.take("s/0", 1) is None, "what goes on is held no longer"
+    second.save({"step": 4}, 4)
+    assert (second.latest, second.saved, second.load()) == (4, 4, {"step": 4})
+    CheckpointStore(store, "s/1", 1, None).hold({"step": 2}, 2)
+    assert newest(store, "s/1") is not None, "who may hold nothing saves"
+
+    monkeypatch.setattr("hpo.runner.checkpoint.MEMORY", 100)
+    for trial in ("s/2", "s/3"):
+        memory.put(trial, 1, Held(1, None, {"weights": [torch.zeros(20)]}))
+    assert memory.take("s/2", 1) is None, "there is room for one of them"
+    assert memory.take("s/3", 1) is not None
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "replace"])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bench.search.__main__ import ratios, search, table
+from tests.bench.search.__main__ import best_of, ratios, search, table
+from tests.bench.search.live import Live
 from tests.bench.search.methods import OURS
 from tests.bench.search.record import load, recorded
-from tests.bench.search.replay import Run, Truth, World, replay
+from tests.bench.search.replay import Run, Truth, World, confirmed, replay
 
 RECORDED = recorded()
 
@@ -68,6 +69,37 @@ def test_a_point_becomes_the_nearest_setting_each_time_another_of_its_trainings(
     assert (runs[20].number, tuple(runs[20].curve)) == (20, tuple(runs[0].curve))
 
 
+def test_fresh_seeds_find_out_the_setting_that_was_lucky_once() -> None:
+    """They are part of the budget: what is complete only after the search has stopped is no candidate."""
+    world = World(load(RECORDED[0]), seed=0)
+    full = world.task.epochs
+    for setting, values in ((0, [0.999, 0.1]), (1, [0.998, 0.5]), (2, [0.99, 0.9])):
+        world.curves[setting] = np.full((2, full), np.array(values)[:, None])
+    late = (1000 - 6 * full) // full
+    order = [0, 1, 2, *range(3, late), *range(100, 200)]
+    world.curves[100] = np.full((1, full), 1.0)
+    trace = replay(Ordered(world, order), world, workers=1)
+    assert trace.returned[300] == 0
+    assert trace.returned[1000] == 100
+    assert confirmed(trace, world, 300) == 1, "of two settings, trained once more each"
+    assert confirmed(trace, world, 1000) == 2, "of three, trained twice"
+
+
+def test_a_real_training_is_the_same_beside_others() -> None:
+    """Trainings that are parked and go on share a process; none changes another's random numbers."""
+    found = load(next(task for task in RECORDED if task.name == "wine"))
+    beside, alone = Live(found, 3), Live(found, 3)
+    several = [beside.run(beside.task.points(2)[number]) for number in range(2)]
+    for epoch in range(1, 4):
+        for run in several:
+            run.epoch = epoch
+            assert math.isfinite(run.value)
+    alone.begun = 1
+    one = alone.run(alone.task.points(2)[1])
+    one.epoch = 3
+    assert one.value == several[1].value != several[0].value
+
+
 def test_promotion_comes_to_good_runs_before_full_runs_do() -> None:
     """And the tables have a row for each method, and one for each rival."""
     full = [search("digits", "Optuna random, none", 1, seed) for seed in range(4)]
@@ -77,3 +109,12 @@ def test_promotion_comes_to_good_runs_before_full_runs_do() -> None:
     assert math.isfinite(ours.regret[1000])
     assert table([*full, *promoted, ours]).count("\n") == 4
     assert "| Optuna random, none | 1 |" in ratios([*full, ours])
+
+
+def test_the_best_of_several_ways_is_not_the_luckiest_of_them() -> None:
+    """Of eight that are alike the least mean is far below any; the one that is better by itself is found."""
+    ways = list(np.random.default_rng(0).exponential(1, (200, 8, 20)))
+    assert np.mean([min(way.mean() for way in alike) for alike in ways]) < 0.75
+    assert np.mean([best_of(alike).mean() for alike in ways]) == pytest.approx(1, abs=0.05)
+    better = [best_of([*alike, alike[0] / 4]).mean() for alike in ways]
+    assert np.mean(better) == pytest.approx(0.25, abs=0.02)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pytest
 
-from hpo.search.promotion import Ladder, Standing
+from hpo.search.promotion import Ladder, Standing, by_fronts
 from storage.queue.rungs import Rung
 
 LADDER = Ladder.of(1, 27, 3)
@@ -14,7 +14,7 @@ LADDER = Ladder.of(1, 27, 3)
 
 def standing(*rungs: Sequence[float], maximize: bool = True) -> Standing:
     """Runs that came to rungs with these values: 0, 1, ... to the first, 100, 101, ... to the second."""
-    found = Standing([LADDER], 3, maximize=maximize)
+    found = Standing([LADDER], 3, ["maximize" if maximize else "minimize"])
     for rung, values in enumerate(rungs):
         found.learn(came(100 * rung + i, rung, value) for i, value in enumerate(values))
     return found
@@ -103,3 +103,36 @@ def test_in_the_end_a_third_of_a_third_has_gone_on():
             done.append(run)
     assert came_to == [27, 9, 3, 1]
     assert done == [int(np.argmax(scores))]
+
+
+def test_several_directions_are_ranked_by_fronts_and_by_the_room_in_them():
+    """As counting who beats whom says; equals stand together, and who has a NaN or infinity is the last."""
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.random((36, 2)), rng.integers(0, 2, (4, 2)) / 2 + 0.3])
+    fronts, room = by_fronts(points.tolist())
+    for place, point in enumerate(points):
+        beaten_by = [
+            other for other, its in enumerate(points) if (its <= point).all() and (its < point).any()
+        ]
+        assert fronts[place] == max((fronts[other] + 1 for other in beaten_by), default=0)
+    ends = {
+        min(range(40), key=lambda n: (*points[n], n)),
+        min(range(40), key=lambda n: (*points[n][::-1], n)),
+    }
+    assert all(room[end] == -math.inf for end in ends)
+
+
+def test_of_several_directions_the_front_goes_on():
+    found = Standing([LADDER], 3, ["maximize", "minimize"])
+    values = [(0.9, 9.0), (0.5, 5.0), (0.4, 6.0), (0.1, 1.0), (0.3, math.nan), (0.2, 7.0)]
+    found.learn(Rung(run, 0, 0, 1, *(value, (cost,))) for run, (value, cost) in enumerate(values))
+    assert goes(found, range(6)) == (0, 3, 2)
+    assert goes(found, [1, 2, 3, 4, 5]) == (3, 3, 2), (
+        "of three on the front two go on, and these are its ends"
+    )
+    assert goes(found, [1, 2, 4, 5]) is None
+    found.learn([Rung(0, 0, 0, 1, None), Rung(6, 0, 0, 1, 0.95, (0.5,))])
+    assert goes(found, [1, 6]) == (6, 3, 2)
+    assert found.goes_on(Rung(6, 0, 0, 1, 0.95), 0)
+    assert not found.goes_on(Rung(6, 0, 0, 1, 0.95), 6), "so many others must have come before"
+    assert not found.goes_on(Rung(5, 0, 0, 1, 0.2), 0)

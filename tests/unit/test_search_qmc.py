@@ -60,7 +60,7 @@ def test_optunas_own_qmc_repeats_points_under_concurrency_and_ours_cannot() -> N
 
         def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
             attrs = super().get_study_system_attrs(study_id)
-            self.barrier.wait(timeout=20)
+            self.barrier.wait(timeout=120)
             return attrs
 
     study = optuna.create_study(storage=Slow())

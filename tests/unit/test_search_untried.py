@@ -10,6 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.search.samplers import suggest
 from hpo.search.space import distribution, random_point
+from hpo.search.untried import untried
 from hpo.spec import StudySpec
 from hpo.spec.grid import distinct
 from tests.support.sampling import NUMBERS, provisional, spec
@@ -74,3 +75,11 @@ def test_a_space_without_end_is_left_alone() -> None:
     assert suggest(made, optuna.create_study(), provisional(), 7, {}) == random_point(made, 0, 7)
     wide = {"n": {"type": "int", "low": 1, "high": 2000}}
     assert distinct(spec("random", wide).space) is None
+
+
+@pytest.mark.parametrize("space", [NUMBERS, {"n": {"type": "int", "low": 1, "high": 2000}}])
+def test_what_a_sampler_says_again_in_a_large_space_gives_way_to_a_random_point(space: Any) -> None:
+    made = spec("tpe", space)
+    first, second = random_point(made, 0, 0), random_point(made, 0, 1)
+    assert untried(made, second, 2, [first]) == second
+    assert untried(made, first, 2, [second, first]) == random_point(made, 0, 2)

@@ -12,7 +12,7 @@ import pytest
 
 from hpo.runner.values import shown_bytes
 from hpo.spec import spec_differences
-from hpo.spec.resources import Limits
+from hpo.spec.sections import Limits
 from hpo.worker.usage import too_much
 from tests.support.study_files import complaint, study
 

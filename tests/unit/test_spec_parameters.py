@@ -9,7 +9,6 @@ import pytest
 
 from hpo.spec import (
     StudySpec,
-    config_value,
     resolve,
 )
 from tests.support.study_files import complaint, space, study
@@ -148,8 +147,8 @@ def test_a_labelled_choice_shows_its_label_and_hands_over_its_value(choices: Any
     parameter = spec.space["net"]
     assert parameter.type == "categorical"
     assert parameter.labels == ("small", "large")
-    assert config_value(spec, "net", "small") == [64, 32]
-    assert config_value(spec, "net", "large") == {"widths": [256], "dropout": 0.5}
+    assert resolve(spec, {"net": "small"})["net"] == [64, 32]
+    assert resolve(spec, {"net": "large"})["net"] == {"widths": [256], "dropout": 0.5}
     stored = StudySpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json"))))
     assert stored == spec
 

@@ -19,9 +19,9 @@ strays = Strays()
 
 def start(detached, group=False):
     '''A sleeping process; detached, its parent is gone at once and its environment is empty.'''
-    code = "import os; print(os.spawnve(os.P_NOWAIT, '/bin/sleep', ['sleep', '60'], {}), flush=True)"
+    code = "import os; print(os.spawnve(os.P_NOWAIT, '/bin/sleep', ['sleep', '600'], {}), flush=True)"
     if not detached:
-        return subprocess.Popen(["/bin/sleep", "60"], start_new_session=group).pid
+        return subprocess.Popen(["/bin/sleep", "600"], start_new_session=group).pid
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=group)
     pid = int(parent.stdout.readline())
     return pid + parent.wait()
@@ -58,7 +58,7 @@ def test_what_left_the_group_ends_with_the_trial() -> None:
     """A server from before the trial and a data loader go on; one that lost parent, session and environment
     does not. An orphan's death is noticed, though not at once.
     """
-    done = subprocess.run([sys.executable, "-c", _RUNNER], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", _RUNNER], capture_output=True, text=True, timeout=120)
     assert json.loads(done.stdout) == [[True, True, True, False, False], True, False], done.stderr
 
 
@@ -66,9 +66,9 @@ _FORKS = """
 import os, signal
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
 from hpo.runner.interrupt import StopFlag
-from hpo.runner.process import _outlive_signals
+from hpo.runner.process import outlive_signals
 stop = StopFlag()
-_outlive_signals(stop)
+outlive_signals(stop)
 forked = os.fork()
 if forked == 0:
     os._exit(7)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpo.worker.turns import LONGEST, POLL, OneStudy, Patience
+from hpo.worker.turns import LONGEST, POLL, Patience, Turns
 from storage.database.changes import Changes
 from storage.database.engine import Database
 from storage.database.migrate import open_database
@@ -91,7 +91,7 @@ def test_workers_do_not_look_in_step() -> None:
 
 def test_a_worker_of_one_study_waits_and_looks_again_when_something_may_have_brought_work() -> None:
     clock = Clock()
-    turns = OneStudy(STUDY, clock)
+    turns = Turns(STUDY, clock)
     assert turns.next(0) is STUDY
     turns.nothing(0)
     assert turns.next(0) is None

@@ -1,8 +1,8 @@
 // The charts of a page: asked for when they come into view, drawn, kept up to date; what a person does in one
 // is told to the page as an event: trial:open, trial:hover, trial:leave, trial:box.
+import { config, dark, keepScalable, layoutOf, narrow } from "./drawing.js";
+
 const $ = (id) => document.getElementById(id);
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const narrow = window.matchMedia("(max-width: 720px)");
 
 export const charts = new Map(); // element -> {content, dirty, seen, busy, ...}
 export const filter = { where: $("selection")?.elements.where.value ?? "" }; // as it was last asked for
@@ -15,8 +15,8 @@ const plotly = new Promise((resolve, reject) => { // it loads while the first ch
 let templates;
 const themes = () => (templates ??= getJson("/assets/templates.json").catch((error) => { templates = null; throw error; }));
 let first; // the chart that is drawn before the others are asked for
-let ahead; // the data of the topmost chart, on their way while the browser still reads the library
-const config = { responsive: true, displaylogo: false, displayModeBar: false };
+let begin;
+export const firstDrawn = new Promise((resolve) => { begin = resolve; });
 
 export async function getJson(url) {
   const answer = await fetch(url, { headers: { Accept: "application/json" } });
@@ -25,18 +25,7 @@ export async function getJson(url) {
   return content;
 }
 
-function layoutOf(figure, templates) {
-  const layout = structuredClone(figure.layout);
-  layout.template = templates[dark.matches ? "dark" : "light"];
-  layout.autosize = true;
-  if (layout.meta?.columns || layout.meta?.y) layout.dragmode = $("zooms")?.checked === false ? "select" : "zoom";
-  if (narrow.matches) {
-    layout.font = { size: 11 };
-    layout.margin = { ...layout.margin, l: Math.min(layout.margin.l ?? 60, 48), r: 10 };
-    layout.dragmode = false; // a finger scrolls the page
-  }
-  return layout;
-}
+let printing = false;
 
 function note(plot, text) {
   const line = document.createElement("p");
@@ -62,7 +51,10 @@ async function paint(plot, chart) {
   const height = "fixed" in plot.dataset ? Number(plot.dataset.height) : figure.layout.height ?? 380;
   if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
   plot.style.minWidth = minWidth ? `${minWidth}px` : "";
-  const layout = layoutOf(figure, templates);
+  const layout = layoutOf(plot, figure, templates, printing);
+  if ((layout.meta?.columns || layout.meta?.y) && !narrow.matches) {
+    layout.dragmode = $("zooms")?.checked === false ? "select" : "zoom";
+  }
   layout.height = height;
   if ("fixed" in plot.dataset && layout.yaxis) { // low: what goes without saying makes room
     if (layout.meta?.x?.name === "number") layout.xaxis.title = "";
@@ -105,6 +97,7 @@ export function decoded(title) { // what plotly gets of a user's text is escaped
 const numberOf = (plot, point) => (plot.layout.meta?.trials && [point.customdata].flat()[0]) ?? undefined;
 
 function wire(plot) {
+  keepScalable(plot);
   const tell = (kind, detail) => plot.dispatchEvent(new CustomEvent(`trial:${kind}`, { bubbles: true, detail }));
   const tellOf = (kind) => (event) => {
     const number = numberOf(plot, event.points[0]);
@@ -206,31 +199,16 @@ function addressOf(plot) {
   return url;
 }
 
-export function askAhead(plot) {
-  const { href } = addressOf(plot);
-  ahead = { href, content: getJson(href) };
-  ahead.content.catch(() => {}); // told where the chart is drawn
-  themes().catch(() => {});
-}
-
-function contentOf({ href }) {
-  const known = ahead?.href === href ? ahead.content : getJson(href);
-  ahead = undefined;
-  return known;
-}
-
 export async function refresh(plot) {
   const chart = charts.get(plot);
   if (!chart || chart.busy || !chart.dirty || !chart.seen) return;
   chart.busy = true;
   chart.dirty = false;
-  const before = first;
-  let drawn;
-  first ??= new Promise((resolve) => { drawn = resolve; });
+  first ??= plot;
   try {
-    await before;
+    if (first !== plot) await firstDrawn;
     const address = addressOf(plot); // a person may pick something else before the answer is there
-    const content = await contentOf(address);
+    const content = await getJson(address);
     if (chart.content?.version !== content.version || chart.asked !== address.href) {
       chart.content = content;
       chart.asked = address.href;
@@ -242,7 +220,7 @@ export async function refresh(plot) {
     chart.failed = error.status !== 400; // then a person must mend something first
     if (!chart.content) note(plot, `This chart could not be had: ${error.message}.`);
   } finally {
-    drawn?.();
+    if (first === plot) begin();
     chart.busy = false;
     if (chart.failed) setTimeout(() => { chart.failed = false; chart.dirty = true; refresh(plot); }, 3000);
     else if (chart.dirty) setTimeout(() => refresh(plot), 500);
@@ -293,6 +271,7 @@ export async function loadGroup(group) {
         const heading = document.createElement("h3");
         const frame = document.createElement("div");
         frame.className = "frame";
+        frame.tabIndex = 0; // a keyboard scrolls it on a phone
         plot = document.createElement("div");
         plot.id = item.id;
         plot.className = "plot";
@@ -327,5 +306,21 @@ export function repaint() {
   for (const plot of charts.keys()) redraw(plot);
 }
 
+// On paper stands every chart: those that nobody has scrolled to are fetched while the browser waits.
+function fetchNow(plot) {
+  const ask = new XMLHttpRequest();
+  ask.open("GET", addressOf(plot), false);
+  ask.send();
+  return ask.status === 200 ? JSON.parse(ask.responseText) : undefined;
+}
+
+window.addEventListener("beforeprint", () => {
+  printing = true;
+  for (const [plot, chart] of charts) {
+    if (plot.dataset.chart) chart.content ??= fetchNow(plot);
+    if (chart.content) paint(plot, chart);
+  }
+});
+window.addEventListener("afterprint", () => { printing = false; repaint(); });
 dark.addEventListener("change", repaint);
 narrow.addEventListener("change", repaint);

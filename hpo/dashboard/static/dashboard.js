@@ -1,6 +1,6 @@
 // Keeps the page up to date: replaces the parts the server says have changed, draws the charts that are in
 // view, sends the forms. Works without: every page is a document, every form a form.
-import { adopt, askAhead, charts, chartsChanged, getJson, loadGroup, redraw, refresh, release } from "./charts.js";
+import { adopt, charts, chartsChanged, firstDrawn, getJson, loadGroup, redraw, refresh, release } from "./charts.js";
 import { wireWorkbench } from "./workbench.js";
 
 const $ = (id) => document.getElementById(id);
@@ -43,6 +43,7 @@ function replace(part) {
   const parsed = new DOMParser().parseFromString(part.html, "text/html");
   place.querySelectorAll(".plot").forEach(release);
   place.replaceChildren(...parsed.body.childNodes);
+  recall(place);
   place.querySelectorAll(".plot[data-chart]").forEach(adopt);
   place.dataset.live = part.digest;
   place.querySelectorAll(".scroll").forEach((box, i) => { box.scrollLeft = scrolled[i] ?? 0; });
@@ -92,14 +93,19 @@ function asked(form) {
 }
 
 async function send(form, more) {
+  const fields = {};
+  for (const [name, value] of new FormData(form)) { // several trials are ticked
+    if (name !== "csrf") fields[name] = name === "trial" && name in fields ? `${fields[name]},${value}` : value;
+  }
   const action = form.action.replace(`${location.origin}/studies/`, `${location.origin}/api/v1/studies/`);
   const answer = await fetch(action, {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRF-Token": csrf },
-    body: JSON.stringify({ ...Object.fromEntries([...new FormData(form)].filter(([name]) => name !== "csrf")), ...more }),
+    body: JSON.stringify({ ...fields, ...more }),
   });
   const content = await answer.json().catch(() => ({}));
-  if (answer.ok) form.reset();
+  if (answer.ok && action.endsWith("/delete")) location.href = "/";
+  else if (answer.ok && !("keep" in form.dataset)) form.reset();
   say(content.message ?? content.error ?? `the server answered ${answer.status}`, !answer.ok);
 }
 
@@ -126,8 +132,24 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+// What is picked for a chart stands in the address: contour.x=lr.
+const keyOf = (pick) => `${pick.closest("[id]").id.replace("box-", "")}.${pick.dataset.pick ?? "axis"}`;
+
+function recall(place) {
+  const query = new URLSearchParams(location.search);
+  for (const pick of place.querySelectorAll("[data-pick], [data-log]")) {
+    const value = query.get(keyOf(pick));
+    if (value && ![...pick.options].some((option) => option.value === value)) pick.add(new Option(value, value));
+    if (value) pick.value = value;
+  }
+}
+
 document.addEventListener("change", (event) => {
   if (!event.target.matches("[data-pick], [data-log]")) return;
+  const url = new URL(location.href);
+  if (event.target.value) url.searchParams.set(keyOf(event.target), event.target.value);
+  else url.searchParams.delete(keyOf(event.target));
+  history.replaceState(null, "", url);
   for (const plot of event.target.closest(".chart, section").querySelectorAll(".plot")) {
     const chart = charts.get(plot);
     chart.dirty = true;
@@ -145,18 +167,21 @@ document.addEventListener("focusin", async (event) => {
   pick.dataset.filled = "1";
   const { chart } = pick.closest(".chart, section").querySelector(".plot").dataset;
   const content = await getJson(chart.replace(/charts\/[^/]*$/, "metrics")).catch(() => ({}));
-  for (const name of content[pick.dataset.pick === "metric" ? "metrics" : "parameters"] ?? []) pick.add(new Option(name, name));
+  for (const name of content[pick.dataset.pick === "metric" ? "metrics" : "parameters"] ?? []) {
+    if (![...pick.options].some((option) => option.value === name)) pick.add(new Option(name, name));
+  }
 });
 
 // --- start
 
 wireWorkbench(() => { stream?.close(); listen(); });
+recall(document);
 const plots = document.querySelectorAll(".plot[data-chart]");
 plots.forEach(adopt);
-if (plots.length) askAhead(plots[0]);
 document.querySelectorAll("[data-charts]").forEach(loadGroup);
 document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollHeight; });
-if ("stream" in document.body.dataset) listen();
+const soon = new Promise((resolve) => { setTimeout(resolve, plots.length ? 2000 : 0); });
+if ("stream" in document.body.dataset) Promise.race([firstDrawn, soon]).then(listen); // the server draws meanwhile
 if (document.querySelector("[data-waits]")) {
   const again = setInterval(async () => {
     const answer = await fetch("/health").catch(() => null);

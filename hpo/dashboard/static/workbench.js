@@ -99,7 +99,9 @@ export function wireWorkbench(openAgain) {
     const link = event.target.closest("#told a[href^='?'], #trials a[href^='?'], #failed a[href^='?']");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    history.pushState(null, "", link.getAttribute("href"));
+    const query = new URLSearchParams(link.search);
+    for (const [name, value] of new URLSearchParams(location.search)) if (name.includes(".")) query.set(name, value); // picked
+    history.pushState(null, "", `?${query}`);
     show();
   });
   document.addEventListener("change", (event) => {

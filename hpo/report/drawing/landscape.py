@@ -66,7 +66,7 @@ def path_figure(record: Path, title: str) -> go.Figure:
         hovertemplate="%{customdata[0]}: %{x}, %{customdata[1]}<extra></extra>",
         showlegend=False,
     )
-    finish(figure, title, f"Predicted {record.axis}", None, 150 + 30 * len(rows))
+    finish(figure, title, f"Predicted {record.axis.partition(' (')[0]}", None, 150 + 30 * len(rows))
     _name_rows(figure, [step.change for step in rows], "Changed, one after another", 34)
     return figure
 

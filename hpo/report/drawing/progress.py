@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -18,6 +19,7 @@ from hpo.report.records.progress import (
     Edf,
     History,
     HistoryPoint,
+    Machines,
     Pareto,
     ParetoPoint,
     Timeline,
@@ -135,41 +137,27 @@ def pareto_figure(record: Pareto, title: str) -> go.Figure:
     for column, (a, b) in enumerate(pairs, start=1):
         first = column == 1
         ordered = sorted(front, key=lambda point: (point.values[a], point.values[b]))
-        lined = len(record.names) == 2
-        figure.add_scatter(
-            **_pareto_points(rest, a, b),
-            mode="markers",
-            name="dominated",
-            marker={"color": theme.GREY, "symbol": "circle-open", "size": 7},
-            showlegend=first,
-            row=1,
-            col=column,
-        )
-        if broken:
-            figure.add_scatter(
-                **_pareto_points(broken, a, b),
-                mode="markers",
-                name="infeasible",
-                marker=_state_marker("infeasible", len(broken)),
-                showlegend=first,
-                row=1,
-                col=column,
-            )
-        figure.add_scatter(
-            **_pareto_points(ordered, a, b),
-            mode="lines+markers" if lined else "markers",
-            name="Pareto front",
-            marker={"color": theme.BLUE, "symbol": "diamond", "size": 10},
-            line={
-                "color": theme.BLUE,
-                "width": 1.5,
-                "dash": "dot",
-                "shape": "vh" if record.directions[a] == "maximize" else "hv",
-            },
-            showlegend=first,
-            row=1,
-            col=column,
-        )
+        lined = "lines+markers" if len(record.names) == 2 else "markers"
+        shape = "vh" if record.directions[a] == "maximize" else "hv"
+        for points, look in (
+            (
+                rest,
+                {"name": "dominated", "marker": {"color": theme.GREY, "symbol": "circle-open", "size": 7}},
+            ),
+            (broken, {"name": "infeasible", "marker": _state_marker("infeasible", len(broken))}),
+            (
+                ordered,
+                {
+                    "name": "Pareto front",
+                    "mode": lined,
+                    "marker": {"color": theme.BLUE, "symbol": "diamond", "size": 10},
+                    "line": {"color": theme.BLUE, "width": 1.5, "dash": "dot", "shape": shape},
+                },
+            ),
+        ):
+            if points or look["name"] != "infeasible":
+                style = {"mode": "markers", **look, "showlegend": first}
+                figure.add_scatter(**_pareto_points(points, a, b), **style, row=1, col=column)
         figure.update_xaxes(title_text=plain(record.axes[a], 80), row=1, col=column)
         figure.update_yaxes(title_text=plain(record.axes[b], 80), row=1, col=column)
         place = "" if first else str(column)
@@ -233,6 +221,46 @@ def timeline_figure(record: Timeline, title: str = "Timeline by runner") -> go.F
     else:
         figure.update_xaxes(rangemode="tozero")
     return figure
+
+
+def machines_figure(record: Machines, title: str = "Machines") -> go.Figure:
+    """A row for each kind of meter, a line for each worker; of several cards each has its dash."""
+    rows = sorted({_meter(load.what) for load in record.loads}, key=_METERS.index)
+    names = list(dict.fromkeys(load.worker for load in record.loads))
+    scale, unit = _time_unit(max(load.seconds[-1] for load in record.loads))
+    titles = [f"{row}, %" for row in rows]
+    figure = make_subplots(len(rows), 1, shared_xaxes=True, vertical_spacing=0.1, subplot_titles=titles)
+    figure.update_annotations(x=0, xanchor="left", font_size=12)
+    shown: set[str] = set()
+    for load in record.loads:
+        card = "".join(filter(str.isdigit, load.what))
+        colour, _, _ = theme.look(names.index(load.worker))
+        figure.add_scatter(
+            x=short([second / scale for second in load.seconds]),
+            y=list(load.shares),
+            mode="lines" if len(load.seconds) > 1 else "markers",
+            name=plain(load.worker, 28),
+            legendgroup=load.worker,
+            showlegend=len(names) > 1 and load.worker not in shown,
+            line={"color": colour, "width": 1.8, "dash": theme.DASHES[int(card or 0) % len(theme.DASHES)]},
+            hovertemplate=f"%{{y}} % at %{{x}} {unit}<extra>{plain(load.worker, 28)}: {load.what}</extra>",
+            row=rows.index(_meter(load.what)) + 1,
+            col=1,
+        )
+        shown.add(load.worker)
+    finish(figure, title, None, None, 120 + 95 * len(rows))
+    figure.update_xaxes(range=[0, max(load.seconds[-1] for load in record.loads) / scale])
+    figure.update_xaxes(title_text=f"Time since {record.since} ({unit})", row=len(rows), col=1)
+    figure.update_yaxes(range=[-4, 104])
+    return figure
+
+
+_METERS = ("runners", "processors", "memory", "GPU", "GPU memory")
+
+
+def _meter(what: str) -> str:
+    """The kind of a meter: "GPU memory" of "GPU 3 memory"."""
+    return re.sub(r" \d+", "", what)
 
 
 def _steps(line: BestSoFar, scale: float = 1.0) -> dict[str, object]:

@@ -148,14 +148,7 @@ def confusion_figure(record: Confusion, title: str) -> go.Figure:
 def roc_figure(curves: tuple[RateCurve, ...], title: str) -> go.Figure:
     """True against false positive rate of each class; the dotted diagonal is chance."""
     figure = _rates(curves, "AUC")
-    figure.add_scatter(
-        x=[0, 1],
-        y=[0, 1],
-        mode="lines",
-        name="chance",
-        line={"color": theme.GREY, "dash": "dot", "width": 1.5},
-        hoverinfo="skip",
-    )
+    _diagonal(figure, [0, 1], "chance")
     return _square(figure, title, "False positive rate", "True positive rate")
 
 
@@ -176,15 +169,13 @@ def residual_figure(record: Residuals, title: str) -> go.Figure:
         marker={"color": theme.BLUE, "size": 6, "opacity": 0.6},
         hovertemplate="actual %{x}, predicted %{y}<extra></extra>",
     )
-    figure.add_scatter(
-        x=ends,
-        y=ends,
-        mode="lines",
-        name="exact",
-        line={"color": theme.GREY, "dash": "dot", "width": 1.5},
-        hoverinfo="skip",
-    )
+    _diagonal(figure, ends, "exact")
     return finish(figure, title, "Actual value", "Predicted value")
+
+
+def _diagonal(figure: go.Figure, ends: list[float], name: str) -> None:
+    line = {"color": theme.GREY, "dash": "dot", "width": 1.5}
+    figure.add_scatter(x=ends, y=ends, mode="lines", name=name, line=line, hoverinfo="skip")
 
 
 def _rates(curves: tuple[RateCurve, ...], area: str) -> go.Figure:

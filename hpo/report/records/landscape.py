@@ -178,17 +178,9 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
     ranks: dict[int, Rank] = {score.number: "pruned" for score in found if score.pruned}
     for place, score in enumerate(order):
         share = (place + 1) / len(order)
-        ranks[score.number] = (
-            "rest"
-            if not score.trial.feasible
-            else "best"
-            if place == 0
-            else "top"
-            if share <= 0.1
-            else "upper"
-            if share <= 1 / 3
-            else "rest"
-        )
+        among: Rank = "top" if share <= 0.1 else "upper" if share <= 1 / 3 else "rest"
+        feasible: Rank = "best" if place == 0 else among
+        ranks[score.number] = feasible if score.trial.feasible else "rest"
     worst_first = list(reversed(ranked(found, direction)))
     shown = thin(worst_first, MAX_LINES, lambda score: ranks[score.number] == "best")
     lines = tuple(
@@ -228,11 +220,13 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] = (
     if one == other or not {one, other} <= by_name.keys():
         return None
     x, y = by_name[one], by_name[other]
-    both = [score for score in found if x.name in score.trial.params and y.name in score.trial.params]
-    placed = [
-        (score, x.unit(score.trial.params[x.name]), y.unit(score.trial.params[y.name])) for score in both
-    ]
-    known = [(score, ux, uy) for score, ux, uy in placed if ux is not None and uy is not None]
+    known = []
+    for score in found:
+        params = score.trial.params
+        if x.name in params and y.name in params:
+            ux, uy = x.unit(params[x.name]), y.unit(params[y.name])
+            if ux is not None and uy is not None:
+                known.append((score, ux, uy))
     if len(known) < MIN_CONTOUR_TRIALS:
         return None
     direction = history.directions[objective]
@@ -317,11 +311,10 @@ def _changes(history: StudyHistory, first: TrialRecord, best: TrialRecord) -> li
         for name in dict.fromkeys([*first.params, *best.params])
         if first.params.get(name, _UNUSED) != best.params.get(name, _UNUSED)
     ]
-    space = history.spec.get("space")
+    space = history.spec.get("space") or {}
     groups: dict[str, list[str]] = {}
     for name in differing:
-        entry = space.get(name) if isinstance(space, Mapping) else None
-        parents = (entry.get("when") or {}) if isinstance(entry, Mapping) else {}
+        parents = space.get(name, {}).get("when") or {}
         both = name in first.params and name in best.params
         lead = name if both else next((parent for parent in parents if parent in differing), name)
         groups.setdefault(lead, []).append(name)

@@ -78,10 +78,8 @@ def axes(history: StudyHistory) -> tuple[Axis, ...]:
     for trial in history.trials:
         for name in trial.params:
             users.setdefault(name, []).append(trial)
-    declared = history.spec.get("space")
-    order = list(declared) if isinstance(declared, Mapping) else []
-    names = [name for name in order if name in users] + [name for name in users if name not in order]
-    return tuple(_axis(name, users[name]) for name in names)
+    names = dict.fromkeys((*(history.spec.get("space") or ()), *users))
+    return tuple(_axis(name, users[name]) for name in names if name in users)
 
 
 def _axis(name: str, trials: Iterable[TrialRecord]) -> Axis:

@@ -20,19 +20,13 @@ from hpo.report.records.scores import (
     value_axis,
     value_name,
 )
-from storage.history.records import (
-    ENDED,
-    Direction,
-    StudyHistory,
-    TrialRecord,
-    TrialStateName,
-    may_win,
-)
+from storage.history.records import ENDED, Direction, StudyHistory, TrialRecord, TrialStateName, may_win
 
 MAX_STEPS = 500  # improvements of one best-so-far line
 MAX_BARS = 1500
 MAX_LANES = 64
 MAX_FRONT = 500
+MAX_MACHINES = 12
 EDF_POINTS = 200
 
 
@@ -124,6 +118,27 @@ class Timeline:
     note: str
 
 
+@dataclass(frozen=True)
+class Load:
+    """One meter of one worker's machine over time."""
+
+    worker: str
+    what: str  # "runners", "processors", "memory", "GPU 0", "GPU 0 memory"
+    seconds: tuple[float, ...]  # since the study's, or the trial's, first start
+    shares: tuple[float, ...]  # of 100
+
+
+@dataclass(frozen=True)
+class Machines:
+    """How busy the machines were; `idle`: seconds that their runners together had nothing to do."""
+
+    loads: tuple[Load, ...]
+    since: str  # what began at 0
+    idle: float | None
+    idle_share: float  # of the runners' time, 0 to 1
+    note: str
+
+
 def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0) -> BestSoFar | None:
     """The best feasible value over trial numbers, over epochs of all trials together, or over wall seconds.
 
@@ -142,8 +157,7 @@ def best_so_far(history: StudyHistory, over: Over = "trials", objective: int = 0
             steps.append((position, value))
     if best is None:
         return None
-    shown = thin(steps, MAX_STEPS)
-    x, values = tuple(position for position, _ in shown), tuple(value for _, value in shown)
+    x, values = zip(*thin(steps, MAX_STEPS), strict=True)
     axis = value_axis(history, objective)
     return BestSoFar(history.name, over, x, values, end, direction, axis, step_name(history))
 
@@ -195,8 +209,7 @@ def edf(history: StudyHistory, objective: int = 0) -> Edf | None:
     if not values:
         return None
     steps = [(value, (index + 1) / len(values)) for index, value in enumerate(values)]
-    shown = thin(steps, EDF_POINTS)
-    value, share = tuple(v for v, _ in shown), tuple(s for _, s in shown)
+    value, share = zip(*thin(steps, EDF_POINTS), strict=True)
     direction = history.directions[objective]
     return Edf(history.name, value, share, value_axis(history, objective), direction)
 
@@ -253,8 +266,7 @@ def hypervolume(history: StudyHistory) -> BestSoFar | None:
         ]
         area = sum(width * (b - worst_b) for width, (_, b) in zip(widths, front, strict=True))
         steps.append((float(trial.number), area))
-    shown = thin(steps, MAX_STEPS)
-    x, values = tuple(number for number, _ in shown), tuple(area for _, area in shown)
+    x, values = zip(*thin(steps, MAX_STEPS), strict=True)
     axis, end = "hypervolume (higher is better)", float(history.trials[-1].number)
     return BestSoFar(history.name, "trials", x, values, end, "maximize", axis, step_name(history))
 
@@ -278,6 +290,48 @@ def timeline(history: StudyHistory) -> Timeline | None:
     shown = [bar for bar in bars if bar.lane in set(kept)][-MAX_BARS:]
     note = "" if len(shown) == len(bars) else f"The latest {len(shown):,} of {len(bars):,} attempts shown."
     return Timeline(tuple(shown), tuple(kept), note)
+
+
+def machines(history: StudyHistory, trial: TrialRecord | None = None) -> Machines | None:
+    """How busy machines were from the first trial on to the end of the last; or only at one `trial`.
+
+    None where nothing was sampled then.
+    """
+    trials = history.trials if trial is None else (trial,)
+    spans = [span for one in trials for span in one.spans]
+    if not spans or not history.machines:
+        return None
+    start = min(span.started for span in spans)
+    end = (
+        None if any(span.ended is None for span in spans) else max(span.ended for span in spans if span.ended)
+    )
+    at_it = {span.lane.rpartition("/")[0] for span in spans}
+    found, spent, idle, workers = [], 0.0, 0.0, 0
+    for machine in history.machines:
+        inside = [i for i, t in enumerate(machine.times) if t >= start and (end is None or t <= end)]
+        if not inside or (trial is not None and machine.worker not in at_it):
+            continue
+        workers += 1
+        seconds = tuple((machine.times[i] - start).total_seconds() for i in inside)
+        if workers <= MAX_MACHINES:
+            found += [
+                Load(machine.worker, what, seconds, tuple(shares[i] for i in inside))
+                for what, shares in machine.shares.items()
+            ]
+        begun = max(machine.started, start)
+        for i, before in zip(inside, (begun, *(machine.times[i] for i in inside)), strict=False):
+            length = machine.runners * max(0.0, (machine.times[i] - before).total_seconds())
+            spent += length
+            idle += length * (1 - machine.shares["runners"][i] / 100) if "runners" in machine.shares else 0.0
+    if not found:
+        return None
+    return Machines(
+        tuple(found),
+        "the first trial started" if trial is None else "the trial started",
+        idle if trial is None else None,
+        idle / spent if spent else 0.0,
+        shown_note(min(workers, MAX_MACHINES), workers, "workers"),
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

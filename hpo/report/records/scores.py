@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, TypeVar
 
+from storage.database.records import OBJECTIVE
 from storage.history.records import Direction, StudyHistory, TrialRecord
 
 T = TypeVar("T")
 
-MAX_POINTS = 2000  # points of one picture; more cannot be told apart and make the file heavy
+MAX_POINTS = 1000  # points of one picture; more cannot be told apart and make the file heavy
 KEPT = 50  # best trials that are always among them
 Over = Literal["trials", "epochs", "seconds"]
 
@@ -91,7 +93,8 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
             common = series.keys() & trial.reports.keys()
             if not many and common and agreeing.get(name, True):
                 agreeing[name] = all(series[step] == trial.reports[step] for step in common)
-    names = sorted((name for name, agrees in agreeing.items() if agrees), key=lambda name: (len(name), name))
+    agreed = [name for name, agrees in agreeing.items() if agrees and not name.startswith(OBJECTIVE)]
+    names = sorted(agreed, key=lambda name: (len(name), name))
     if names:
         return names[0]
     return f"objective {objective + 1}" if many else _evaluated_name(history) or "objective value"
@@ -118,11 +121,8 @@ def value_axis(history: StudyHistory, objective: int = 0) -> str:
 
 def step_name(history: StudyHistory) -> str:
     """ "epoch" where the study file speaks of epochs, "step" otherwise."""
-    fixed, pruner = history.spec.get("fixed"), history.spec.get("pruner")
-    speaks = (isinstance(fixed, Mapping) and "epochs" in fixed) or (
-        isinstance(pruner, Mapping) and "max_epochs" in pruner
-    )
-    return "epoch" if speaks else "step"
+    fixed, pruner = history.spec.get("fixed") or {}, history.spec.get("pruner") or {}
+    return "epoch" if "epochs" in fixed or "max_epochs" in pruner else "step"
 
 
 def origin(history: StudyHistory) -> datetime | None:
@@ -146,17 +146,22 @@ def sample(items: Sequence[T], limit: int, keep: Callable[[T], bool] = lambda _:
     if len(items) <= limit:
         return tuple(items)
     chosen = {0, len(items) - 1, *(index for index, item in enumerate(items) if keep(item))}
-    drawn = sorted(range(len(items)), key=lambda index: zlib.crc32(b"%d" % index))
+    drawn = _lots(len(items))
     left = max(0, limit - len(chosen))
     chosen.update([index for index in drawn[: limit + len(chosen)] if index not in chosen][:left])
     return tuple(items[index] for index in sorted(chosen))
 
 
+@lru_cache(maxsize=32)
+def _lots(count: int) -> list[int]:
+    """So many places, in an order as good as random."""
+    return sorted(range(count), key=lambda index: zlib.crc32(b"%d" % index))
+
+
 def best_numbers(history: StudyHistory, objective: int = 0) -> set[int]:
     """Numbers of the best `KEPT` trials, which no picture leaves out."""
-    return {
-        score.number for score in ranked(scores(history, objective), history.directions[objective])[:KEPT]
-    }
+    found = ranked(scores(history, objective), history.directions[objective])
+    return {score.number for score in found[:KEPT]}
 
 
 def shown_note(

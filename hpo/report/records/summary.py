@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from hpo.report import text
 from hpo.report.records import confirmation
 from hpo.report.records.parameters import axes
 from hpo.report.records.progress import best_so_far
-from hpo.report.records.scores import (
-    final_value,
-    origin,
-    ranked,
-    scores,
-    step_name,
-    value_name,
-)
+from hpo.report.records.scores import final_value, origin, ranked, scores, step_name, value_name
 from hpo.report.records.training import on_test_set
+from hpo.spec.grid import distinct
+from hpo.spec.parameters import AnyParameter, Parameter
 from storage.history.records import (
     ENDED,
     STATES,
     STEADIER,
     StudyHistory,
+    StudyStateName,
     TrialRecord,
     TrialStateName,
     best_of,
@@ -34,6 +31,7 @@ from storage.history.records import (
 )
 
 MAX_ROWS = 1000
+_SPACE: TypeAdapter[dict[str, AnyParameter]] = TypeAdapter(dict[str, Parameter])
 
 
 @dataclass(frozen=True)
@@ -57,33 +55,27 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class TrialRow:
-    number: int
-    state: TrialStateName
-    values: tuple[float | None, ...]
-    last: float | None  # last reported value
-    epochs: int
-    seconds: float | None
-    attempts: int
-    runner: str
-    params: tuple[Any, ...]  # by the table's columns; None where not active
-    best: bool
-    broken: tuple[str, ...]  # names of the constraints it breaks
-    error: str
-
-
-@dataclass(frozen=True)
 class TrialTable:
     parameters: tuple[str, ...]
-    rows: tuple[TrialRow, ...]  # by number
-    total: int
+    rows: tuple[TrialRecord, ...]  # by number
+    best: frozenset[int]  # numbers of the best trial, or of the front
     note: str
 
 
 @dataclass(frozen=True)
-class ComparisonRow:
+class Measured:
+    """A metric and its value."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A study beside others."""
+
     name: str
-    state: str
+    state: StudyStateName
     sampler: str
     pruner: str
     trials: int  # ended
@@ -91,10 +83,9 @@ class ComparisonRow:
     best: float | None
     best_number: int | None
     found_after_seconds: float | None
-    found_after_epochs: float | None
     epochs: int
     seconds: float | None
-    test: tuple[str, float] | None  # the objective's metric on the test set
+    test: Measured | None  # the objective's metric on the test set
 
 
 def summarize(history: StudyHistory) -> Summary:
@@ -119,7 +110,7 @@ def summarize(history: StudyHistory) -> Summary:
         runners=len({trial.runner or trial.worker for trial in mine if trial.runner or trial.worker}),
         sentences=(),
     )
-    return replace(partial, sentences=tuple(_sentences(history, partial)))
+    return replace(partial, sentences=tuple(filter(None, _sentences(history, partial))))
 
 
 def part_name(history: StudyHistory, part: str) -> str:
@@ -133,7 +124,6 @@ def part_name(history: StudyHistory, part: str) -> str:
 def trial_table(history: StudyHistory) -> TrialTable:
     """One row per trial, by number; the best `MAX_ROWS` where there are more."""
     names = tuple(axis.name for axis in axes(history))
-    winners = {trial.number for trial in history.winners}
     trials = list(history.trials)
     note = ""
     if len(trials) > MAX_ROWS:
@@ -143,37 +133,20 @@ def trial_table(history: StudyHistory) -> TrialTable:
         kept = {trial.number for trial in order[:MAX_ROWS]}
         note = f"The best {MAX_ROWS:,} of {len(trials):,} trials; “hpo export” writes all of them."
         trials = [trial for trial in trials if trial.number in kept]
-    rows = tuple(
-        TrialRow(
-            trial.number,
-            trial.state,
-            trial.values or (None,) * len(history.directions),
-            trial.last_report,
-            len(trial.reports),
-            trial.seconds,
-            trial.attempts,
-            trial.runner or trial.worker or "",
-            tuple(trial.params.get(name) for name in names),
-            trial.number in winners,
-            trial.broken,
-            trial.error or "",
-        )
-        for trial in trials
-    )
-    return TrialTable(names, rows, len(history.trials), note)
+    best = frozenset(trial.number for trial in history.winners)
+    return TrialTable(names, tuple(trials), best, note)
 
 
-def comparison(histories: tuple[StudyHistory, ...]) -> tuple[ComparisonRow, ...]:
+def comparison(histories: tuple[StudyHistory, ...]) -> tuple[Compared, ...]:
     """One row per study, in the given order."""
-    return tuple(_comparison_row(history) for history in histories)
+    return tuple(_compared(history) for history in histories)
 
 
-def _comparison_row(history: StudyHistory) -> ComparisonRow:
+def _compared(history: StudyHistory) -> Compared:
     best = best_of(history.trials, history.directions[0])
-    after = {over: best_so_far(history, over) for over in ("epochs", "seconds")}
-    facts = summarize(history)
-    epochs, seconds = after["epochs"], after["seconds"]
-    return ComparisonRow(
+    facts, seconds = summarize(history), best_so_far(history, "seconds")
+    test = on_test_set(history)
+    return Compared(
         history.name,
         history.state,
         facts.sampler,
@@ -183,10 +156,9 @@ def _comparison_row(history: StudyHistory) -> ComparisonRow:
         final_value(best) if best else None,
         best.number if best else None,
         seconds.x[-1] if seconds else None,
-        epochs.x[-1] if epochs else None,
         facts.epochs,
         facts.seconds,
-        on_test_set(history),
+        Measured(*test) if test else None,
     )
 
 
@@ -196,25 +168,30 @@ def _wall(history: StudyHistory) -> float | None:
     return None if start is None or end is None else max(0.0, (end - start).total_seconds())
 
 
-def _sentences(history: StudyHistory, facts: Summary) -> list[str]:
+def _sentences(history: StudyHistory, facts: Summary) -> Iterator[str]:
+    """Each may be empty, where there is nothing to say."""
     if not history.trials:
         waiting = f" {text.count(facts.counts['waiting'], 'trial')} waiting." if history.waiting else ""
-        return [f"Nothing has run yet.{waiting}"]
-    return [
-        sentence
-        for sentence in (
-            _result(history, facts),
-            _counts_sentence(facts),
-            _foreign_sentence(history),
-            _proposals_sentence(history),
-            _constraints_sentence(history),
-            _pruning_sentence(history, facts),
-            _test_sentence(history),
-            _failure_sentence(history),
-            _chosen_sentence(history),
-        )
-        if sentence
-    ]
+        yield f"Nothing has run yet.{waiting}"
+        return
+    yield _result(history, facts)
+    yield _counts_sentence(facts)
+    if foreign := sum(trial.foreign for trial in history.trials):
+        more = text.count(foreign, "foreign trial")
+        yield f"Outside the budget: {more}, run by plain Optuna or added by hand."
+    yield _proposals_sentence(history)
+    yield _constraints_sentence(history)
+    yield _pruning_sentence(history, facts)
+    if (found := on_test_set(history)) is not None:
+        which = "the best trial" if history.chosen is history.best else "the confirmed winner"
+        yield f"On the test set, measured once, {which} has {found[0]} {text.number(found[1])}."
+    reasons = Counter(trial.error for trial in history.trials if trial.state == "failed" and trial.error)
+    if reasons:
+        reason, times = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+        yield f"Most frequent reason of failure ({times:,}): {text.label(reason, 160)}"
+    yield _exhausted_sentence(history)
+    if why := history.spec.get("chosen"):
+        yield f"Chosen by hpo: {why}."
 
 
 def _result(history: StudyHistory, facts: Summary) -> str:
@@ -225,10 +202,21 @@ def _result(history: StudyHistory, facts: Summary) -> str:
     return text.joined(f"Use the setting of trial {found.winner}.", sure, f"In the search: t{best[1:]}")
 
 
-def _chosen_sentence(history: StudyHistory) -> str:
-    """What nobody asked for, and why it was taken."""
-    why = history.spec.get("chosen")
-    return f"Chosen by hpo: {why}." if why else ""
+def _exhausted_sentence(history: StudyHistory) -> str:
+    """Whether there is nothing more to try."""
+    space, waits = history.spec.get("space"), any(not trial.ended for trial in history.trials)
+    if not isinstance(space, Mapping) or history.waiting or waits or part_name(history, "sampler") == "grid":
+        return ""
+    try:
+        settings = distinct(_SPACE.validate_python(space))
+    except ValidationError:  # of a version that names it otherwise
+        settings = None
+    if settings is None:
+        return ""
+    tried = {repr(sorted(trial.params.items())) for trial in history.trials if trial.state != "failed"}
+    if len(tried) < len(settings):
+        return ""
+    return f"Every one of the {text.count(len(settings), 'setting')} of its space was tried."
 
 
 def _best_sentence(history: StudyHistory, facts: Summary) -> str:
@@ -290,7 +278,7 @@ def _how_sure(history: StudyHistory, facts: Summary) -> str:
         return ""
     return (
         f"Nobody has confirmed that: it is the best of {complete:,} values and so partly luck, by how much "
-        "`hpo confirm` says."
+        "hpo confirm says."
     )
 
 
@@ -308,12 +296,6 @@ def _counts_sentence(facts: Summary) -> str:
     total = sum(facts.counts.values())
     on = f" on {text.count(facts.runners, 'runner')}" if facts.runners else ""
     return f"Of {text.count(total, 'trial')}{on}, {text.listed(parts)}."
-
-
-def _foreign_sentence(history: StudyHistory) -> str:
-    foreign = sum(trial.foreign for trial in history.trials)
-    more = text.count(foreign, "foreign trial")
-    return f"Outside the budget: {more}, run by plain Optuna or added by hand." if foreign else ""
 
 
 def _constraints_sentence(history: StudyHistory) -> str:
@@ -339,19 +321,3 @@ def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
     unit = f"{step_name(history)}s"
     saved = f"{100 * (1 - spent / whole):.0f} %"
     return f"They trained {spent:,} {unit}; in full it would have been {whole:,}, so pruning saved {saved}."
-
-
-def _test_sentence(history: StudyHistory) -> str:
-    found = on_test_set(history)
-    if found is None:
-        return ""
-    which = "the best trial" if history.chosen is history.best else "the confirmed winner"
-    return f"On the test set, measured once, {which} has {found[0]} {text.number(found[1])}."
-
-
-def _failure_sentence(history: StudyHistory) -> str:
-    reasons = Counter(trial.error for trial in history.trials if trial.state == "failed" and trial.error)
-    if not reasons:
-        return ""
-    reason, times = min(reasons.items(), key=lambda item: (-item[1], item[0]))
-    return f"Most frequent reason of failure ({times:,}): {text.label(reason, 160)}"

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
+import numpy as np
+
 from hpo.report.records.scores import (
     best_numbers,
     sample,
@@ -126,7 +128,7 @@ def foresight(history: StudyHistory) -> Metrics | None:
     """Spearman's rank correlation of what complete trials reported at each step with what they came to, of
     all and of the better half: where that is low, a pruner that looks there prunes by luck.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     sign = -1 if history.directions[0] == "maximize" else 1
     done = [t for t in history.trials if t.state == "complete" and t.value is not None]
@@ -135,21 +137,23 @@ def foresight(history: StudyHistory) -> Metrics | None:
     curves = []
     for name, trials in (("all complete trials", done), ("the better half", done[: len(done) // 2])):
         found = {}
+        values = np.array([trial.value for trial in trials])
         for step in thin(sorted({step for trial in trials for step in trial.reports}), MAX_RANKED):
-            pairs = [
-                (t.reports[step], t.value) for t in trials if math.isfinite(t.reports.get(step, math.nan))
-            ]
-            if len(pairs) >= MIN_RANKED and min(map(len, map(set, zip(*pairs, strict=True)))) > 1:
-                found[step] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+            seen = np.array([trial.reports.get(step, math.nan) for trial in trials])
+            known = np.isfinite(seen)
+            if known.sum() < MIN_RANKED:
+                continue
+            ranks = rankdata([seen[known], values[known]], axis=1)
+            if ranks.std(axis=1).all():
+                found[step] = float(np.corrcoef(ranks)[0, 1])
         if len(found) > 1:
             curves.append(MetricCurve(name, *_finite(found)))
     return Metrics("", step_name(history), tuple(curves)) if curves else None
 
 
 def _finite(series: Mapping[int, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    points = [(step, float(series[step])) for step in sorted(series) if math.isfinite(series[step])]
-    shown = thin(points, MAX_CURVE_POINTS)
-    return tuple(step for step, _ in shown), tuple(value for _, value in shown)
+    steps = thin([step for step in sorted(series) if math.isfinite(series[step])], MAX_CURVE_POINTS)
+    return steps, tuple(float(series[step]) for step in steps)
 
 
 @dataclass(frozen=True)
@@ -221,20 +225,12 @@ def parse_evaluation(
     """The evaluation's readable parts; None where there is nothing."""
     if not isinstance(raw, Mapping):
         return None
-    split: Literal["validation", "test"] = (
-        "test" if raw.get("split", default_split) == "test" else "validation"
-    )
-    metrics = raw.get("metrics")
-    shown = (
-        {str(k): float(v) for k, v in metrics.items() if _is_number(v)}
-        if isinstance(metrics, Mapping)
-        else {}
-    )
-    samples = raw.get("samples")
+    metrics, samples = raw.get("metrics"), raw.get("samples")
+    measured = metrics if isinstance(metrics, Mapping) else {}
     return Evaluation(
-        split,
+        "test" if raw.get("split", default_split) == "test" else "validation",
         samples if isinstance(samples, int) else None,
-        shown,
+        {str(name): float(value) for name, value in measured.items() if _is_number(value)},
         _confusion(raw.get("classes"), raw.get("confusion_matrix")),
         tuple(_class_row(row) for row in _mappings(raw.get("per_class"))),
         _curves(raw.get("roc"), "fpr", "tpr", "auc"),
@@ -260,29 +256,18 @@ def _confusion(classes: Any, matrix: Any) -> Confusion | None:
 
 
 def _class_row(row: Mapping[str, Any]) -> ClassRow:
-    def share(key: str) -> float | None:
-        return float(row[key]) if _is_number(row.get(key)) else None
-
-    support = row.get("support")
-    name = str(row.get("class", "?"))
-    return ClassRow(
-        name, share("precision"), share("recall"), share("f1"), int(support) if _is_number(support) else None
-    )
+    support, name = row.get("support"), str(row.get("class", "?"))
+    precision, recall, f1 = (_number(row.get(key)) for key in ("precision", "recall", "f1"))
+    return ClassRow(name, precision, recall, f1, int(support) if _is_number(support) else None)
 
 
 def _curves(raw: Any, x_key: str, y_key: str, area_key: str) -> tuple[RateCurve, ...]:
     """The curves with the smallest areas where there are more than `MAX_RATE_CURVES`, in the given order."""
     curves = []
     for item in _mappings(raw):
-        xs, ys = item.get(x_key), item.get(y_key)
-        if not (_is_list(xs) and _is_list(ys) and len(xs) == len(ys)):
-            continue
-        pairs = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if _is_number(x) and _is_number(y)]
-        shown = thin(pairs, 101)
-        area = float(item[area_key]) if _is_number(item.get(area_key)) else None
-        if shown:
-            name = str(item.get("class", "?"))
-            curves.append(RateCurve(name, tuple(x for x, _ in shown), tuple(y for _, y in shown), area))
+        if shown := thin(_pairs(item.get(x_key), item.get(y_key)), 101):
+            xs, ys = zip(*shown, strict=True)
+            curves.append(RateCurve(str(item.get("class", "?")), xs, ys, _number(item.get(area_key))))
     if len(curves) <= MAX_RATE_CURVES:
         return tuple(curves)
     worst = sorted(curves, key=lambda curve: curve.area if curve.area is not None else 1.0)[:MAX_RATE_CURVES]
@@ -290,21 +275,22 @@ def _curves(raw: Any, x_key: str, y_key: str, area_key: str) -> tuple[RateCurve,
 
 
 def _residuals(raw: Mapping[str, Any]) -> Residuals | None:
-    predicted, actual = raw.get("predicted"), raw.get("actual")
-    if not (_is_list(predicted) and _is_list(actual) and len(predicted) == len(actual)):
-        return None
-    pairs = [
-        (float(p), float(a))
-        for p, a in zip(predicted, actual, strict=True)
-        if _is_number(p) and _is_number(a)
-    ]
-    shown = thin(pairs, MAX_SCATTER)
+    shown = thin(_pairs(raw.get("predicted"), raw.get("actual")), MAX_SCATTER)
     if not shown:
         return None
-    std = raw.get("residual_std")
-    return Residuals(
-        tuple(p for p, _ in shown), tuple(a for _, a in shown), float(std) if _is_number(std) else None
-    )
+    predicted, actual = zip(*shown, strict=True)
+    return Residuals(predicted, actual, _number(raw.get("residual_std")))
+
+
+def _pairs(xs: Any, ys: Any) -> list[tuple[float, float]]:
+    """The numbers of two lists side by side, where both have one."""
+    if not (_is_list(xs) and _is_list(ys) and len(xs) == len(ys)):
+        return []
+    return [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if _is_number(x) and _is_number(y)]
+
+
+def _number(item: Any) -> float | None:
+    return float(item) if _is_number(item) else None
 
 
 def _is_number(item: Any) -> TypeGuard[int | float]:

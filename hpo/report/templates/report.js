@@ -1,96 +1,65 @@
 // Draws the figures one after another while the browser is idle, those in view first, follows the
 // theme of the system, draws them anew for paper, and sorts the table of trials. Nothing here talks to
 // a network.
-(() => {
-  "use strict";
-  const store = JSON.parse(document.getElementById("figures").textContent);
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const narrow = window.matchMedia("(max-width: 720px)");
-  const plots = [...document.querySelectorAll(".plot")];
-  const drawn = new Set();
-  const PAPER = { full: 700, half: 340, third: 340 }; // pixels of a page between its margins, or half of it
-  let printing = false;
-  const config = { responsive: true, displaylogo: false, displayModeBar: false };
+const store = JSON.parse(document.getElementById("figures").textContent);
+const plots = [...document.querySelectorAll(".plot")];
+const drawn = new Set();
+let printing = false;
+const laidOut = (plot) => layoutOf(plot, store.figures[plot.id], store.templates, printing);
 
-  function layoutOf(id) {
-    const layout = structuredClone(store.figures[id].layout);
-    layout.template = store.templates[dark.matches && !printing ? "dark" : "light"];
-    layout.autosize = !printing;
-    if (printing) {
-      const plot = document.getElementById(id);
-      const size = plot.closest(".chart").classList;
-      layout.width = Math.max(size.contains("full") ? PAPER.full : PAPER.half, parseInt(plot.style.minWidth) || 0);
-      layout.font = { size: 11 };
-    } else if (narrow.matches) {
-      layout.font = { size: 11 };
-      layout.margin = { ...layout.margin, l: Math.min(layout.margin.l ?? 60, 48), r: 10 };
-      layout.dragmode = false; // a finger scrolls the page
-    }
-    return layout;
-  }
+function draw(plot) {
+  if (drawn.has(plot)) return;
+  drawn.add(plot);
+  Plotly.newPlot(plot, store.figures[plot.id].data, laidOut(plot), config);
+  keepScalable(plot);
+  if (drawn.size === plots.length) document.documentElement.dataset.drawn = "all";
+}
 
-  // So that the style sheet can give the drawing another size, on paper.
-  function makeScalable(plot) {
-    const { width, height } = plot._fullLayout;
-    plot.style.setProperty("--shape", `${width} / ${height}`);
-    for (const layer of plot.querySelectorAll(".main-svg")) layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  }
+function redraw() {
+  for (const plot of drawn) Plotly.react(plot, plot.data, laidOut(plot), config);
+}
 
-  function draw(plot) {
-    if (drawn.has(plot.id)) return;
-    drawn.add(plot.id);
-    Plotly.newPlot(plot, store.figures[plot.id].data, layoutOf(plot.id), config);
-    makeScalable(plot);
-    plot.on("plotly_afterplot", () => makeScalable(plot));
-    if (drawn.size === plots.length) document.documentElement.dataset.drawn = "all";
-  }
-
-  function redraw() {
-    for (const id of drawn) Plotly.react(id, document.getElementById(id).data, layoutOf(id), config);
-  }
-
-  const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 1));
-  const waiting = [...plots];
-  function next() {
-    const plot = waiting.shift();
-    if (!plot) return;
-    draw(plot);
-    idle(next, { timeout: 200 });
-  }
-
-  const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
-  }, { rootMargin: "300px" });
-  plots.forEach((plot) => seen.observe(plot));
-  if (plots.length === 0) document.documentElement.dataset.drawn = "all";
+const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 1));
+const waiting = [...plots];
+function next() {
+  const plot = waiting.shift();
+  if (!plot) return;
+  draw(plot);
   idle(next, { timeout: 200 });
-  dark.addEventListener("change", redraw);
-  narrow.addEventListener("change", redraw);
-  window.addEventListener("beforeprint", () => { printing = true; redraw(); plots.forEach(draw); });
-  window.addEventListener("afterprint", () => { printing = false; redraw(); });
+}
 
-  for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => {
-      head.tabIndex = 0;
-      const sort = () => {
-        const up = head.getAttribute("aria-sort") !== "ascending";
-        heads.forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const read = (row) => row.cells[column].textContent.trim();
-        const rank = (row) => { const n = parseFloat(read(row).replaceAll(",", "")); return Number.isNaN(n) ? null : n; };
-        const compare = (a, b) => {
-          const [x, y] = [rank(a), rank(b)];
-          if (x !== null && y !== null) return up ? x - y : y - x;
-          if (x !== null) return -1; // numbers first, whichever way
-          if (y !== null) return 1;
-          return up ? read(a).localeCompare(read(b)) : read(b).localeCompare(read(a));
-        };
-        const body = table.tBodies[0];
-        body.append(...[...body.rows].sort(compare));
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
+}, { rootMargin: "300px" });
+plots.forEach((plot) => seen.observe(plot));
+if (plots.length === 0) document.documentElement.dataset.drawn = "all";
+idle(next, { timeout: 200 });
+dark.addEventListener("change", redraw);
+narrow.addEventListener("change", redraw);
+window.addEventListener("beforeprint", () => { printing = true; redraw(); plots.forEach(draw); });
+window.addEventListener("afterprint", () => { printing = false; redraw(); });
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    head.tabIndex = 0;
+    const sort = () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const read = (row) => row.cells[column].textContent.trim();
+      const rank = (row) => { const n = parseFloat(read(row).replaceAll(",", "")); return Number.isNaN(n) ? null : n; };
+      const compare = (a, b) => {
+        const [x, y] = [rank(a), rank(b)];
+        if (x !== null && y !== null) return up ? x - y : y - x;
+        if (x !== null) return -1; // numbers first, whichever way
+        if (y !== null) return 1;
+        return up ? read(a).localeCompare(read(b)) : read(b).localeCompare(read(a));
       };
-      head.addEventListener("click", sort);
-      head.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sort(); } });
-    });
-  }
-})();
+      const body = table.tBodies[0];
+      body.append(...[...body.rows].sort(compare));
+    };
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sort(); } });
+  });
+}

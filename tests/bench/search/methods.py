@@ -83,7 +83,7 @@ class Promoting(_InStudy):
         pruner = {"name": "asha", "min_epochs": first, "max_epochs": self.task.epochs, "mode": "promote"}
         self.spec = self.task.study(sampler, pruner)
         self.ladder = Ladder.of(first, self.task.epochs, FACTOR)
-        self.standing = Standing([self.ladder], FACTOR, maximize=self.task.maximize)
+        self.standing = Standing([self.ladder], FACTOR, ["maximize" if self.task.maximize else "minimize"])
         self.parked: dict[int, Run] = {}
         self.stop_at: dict[int, int] = {}
 
@@ -177,7 +177,9 @@ METHODS: dict[str, Maker] = {
     },
     "one epoch, then the best": lambda world, budget: OneEpochThenTheBest(world, budget),
     "random, promotion": _promoting(name="random"),
+    "random, promotion, confirmed": _promoting(name="random"),
     OURS: _promoting(name="rungs"),
+    f"{OURS}, confirmed": _promoting(name="rungs"),
 }
 QUICK = [
     name

@@ -61,12 +61,12 @@ def load(task: Task) -> Recorded:
 def record(task: Task, settings: int, top: int, seeds: int) -> None:
     """Train, and write the file."""
     chosen = [task.settings(point) for point in task.points(settings)]
-    curves = _trained(task, chosen, range(settings))
+    curves = trained(task, chosen, range(settings))
     seconds = np.array([_epoch_seconds(task, one) for one in chosen])
     last = curves[:, -1] if task.maximize else -curves[:, -1]
     best = np.argsort(-np.where(np.isnan(last), -np.inf, last), kind="stable")[:top]
     again = [(chosen[number], settings + seed) for number in best for seed in range(seeds)]
-    repeats = _trained(task, [one for one, _ in again], [seed for _, seed in again])
+    repeats = trained(task, [one for one, _ in again], [seed for _, seed in again])
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(
         FOLDER / f"{task.name}.npz",
@@ -77,7 +77,7 @@ def record(task: Task, settings: int, top: int, seeds: int) -> None:
     )
 
 
-def _trained(task: Task, settings: Sequence[dict[str, Any]], seeds: Sequence[int]) -> np.ndarray:
+def trained(task: Task, settings: Sequence[dict[str, Any]], seeds: Sequence[int]) -> np.ndarray:
     """The curves [settings, epochs] of these trainings, those of one build trained together."""
     curves = np.full((len(settings), task.epochs), np.nan, np.float32)
     alike = sorted(range(len(settings)), key=lambda i: str([settings[i].get(k) for k in _BUILD]))

@@ -17,6 +17,10 @@ from hpo.search.space import distribution
 from tests.bench.search.record import Recorded
 
 LOOKS = (100, 300, 1000)  # epochs after which a search is looked at
+CONFIRMED = {
+    300: (2, 1),
+    1000: (3, 2),
+}  # then so many settings were trained again, so often
 
 
 @dataclass(eq=False)
@@ -164,6 +168,27 @@ def replay(method: Method, world: World, workers: int = 1, budget: int = LOOKS[-
     return trace
 
 
+def confirmed(trace: Trace, world: World, look: int) -> int:
+    """The setting that a search returns which ends earlier and trains its best ones with fresh seeds instead:
+    the one with the best mean over these. Where fewer than two were complete by then it searches on."""
+    count, seeds = CONFIRMED[look]
+    sign, full = 1 if world.task.maximize else -1, world.task.epochs
+    best: dict[int, float] = {}
+    for one in trace.complete:
+        if one.epochs <= look - count * seeds * full:
+            best[one.setting] = max(best.get(one.setting, -math.inf), sign * one.value)
+    if len(best) < 2:
+        return trace.returned[look]
+    means = {}
+    for setting in sorted(best, key=lambda one: -best[one])[:count]:
+        runs = [world.run(world.points[setting]) for _ in range(seeds)]
+        for run in runs:
+            run.epoch = full
+        mean = sign * np.mean([run.value for run in runs])
+        means[setting] = -math.inf if math.isnan(mean) else mean
+    return max(means, key=lambda one: means[one])
+
+
 class _Best:
     """The setting a search returns: the best of the complete ones; before there is any, of the furthest."""
 
@@ -190,7 +215,7 @@ class Truth:
         """From the mean over fresh seeds where there are, else from the one training."""
         sign = 1 if recorded.task.maximize else -1
         last = sign * recorded.curves[:, -1]
-        worst = np.nanmin(last)
+        worst = sign * cls.worst(recorded)
         worth = np.where(np.isnan(last), worst, last)
         repeats = sign * recorded.repeats[:, :, -1]
         worth[recorded.top] = np.where(np.isnan(repeats), worst, repeats).mean(1)
@@ -199,6 +224,12 @@ class Truth:
             worth[recorded.top].max() - worth,
             {share: sign * float(ranked[max(1, len(ranked) * share // 100) - 1]) for share in (5, 1)},
         )
+
+    @staticmethod
+    def worst(recorded: Recorded) -> float:
+        """What a training that diverged counts as: the worst value that one ended with."""
+        last = recorded.curves[:, -1]
+        return float(np.nanmin(last) if recorded.task.maximize else np.nanmax(last))
 
 
 def spent_to(trace: Trace, value: float, *, maximize: bool) -> tuple[float, float]:

@@ -93,6 +93,7 @@ _TABLE: dict[str, Any] = {
     "dropout": {"type": "float", "low": 0, "high": 0.6},
     "batch_size": {"type": "categorical", "choices": [8, 32, 128]},
 }
+_DIGITS: dict[str, Any] = {**_TABLE, "width": {"type": "int", "low": 16, "high": 128, "log": True}}
 
 TASKS = [
     Task(
@@ -139,8 +140,7 @@ TASKS = [
         maximize=True,
         epochs=27,
         space={
-            **_TABLE,
-            "width": {"type": "int", "low": 16, "high": 128, "log": True},
+            **_DIGITS,
             "activation": {"type": "categorical", "choices": ["relu", "tanh"]},
         },
         fixed={"dataset": "digits", "train_limit": 300, "validation_fraction": 0.5},
@@ -156,6 +156,29 @@ TASKS = [
         fixed={"dataset": "wine", "validation_fraction": 0.5},
         held_out=True,
     ),
+    Task(
+        "digits-noisy",
+        "classification",
+        "accuracy",
+        maximize=True,
+        epochs=27,
+        space={
+            **_DIGITS,
+            "label_smoothing": {"type": "float", "low": 0, "high": 0.5},
+        },
+        fixed={"dataset": f"{_HERE}:noisy_digits", "preparation": "none"},
+        held_out=True,
+    ),
+    Task(
+        "friedman",
+        "regression",
+        "rmse",
+        maximize=False,
+        epochs=27,
+        space={**_TABLE, "activation": {"type": "categorical", "choices": ["relu", "tanh", "gelu"]}},
+        fixed={"dataset": f"{_HERE}:friedman"},
+        held_out=True,
+    ),
 ]
 
 
@@ -169,6 +192,28 @@ def digits() -> dict[str, TensorDataset]:
     parts = {"train": order[:897], "validation": order[897:1347], "test": order[1347:]}
     inputs = torch.tensor(raw.images / 16, dtype=torch.float32)[:, None]
     return {name: TensorDataset(inputs[part], torch.tensor(raw.target)[part]) for name, part in parts.items()}
+
+
+def noisy_digits() -> dict[str, TensorDataset]:
+    """The same, flat, 400 to train on, a fifth of their labels drawn anew."""
+    parts = digits()
+    inputs, labels = parts["train"][:400]
+    random = torch.Generator().manual_seed(1)
+    drawn = torch.randint(10, labels.shape, generator=random)
+    noisy = torch.where(torch.rand(labels.shape, generator=random) < 0.2, drawn, labels)
+    return {**parts, "train": TensorDataset(inputs, noisy)}
+
+
+@cache
+def friedman() -> dict[str, TensorDataset]:
+    """A made table of ten columns, five of which count: 200 rows to train on, 400 and 400 for the others."""
+    from sklearn.datasets import make_friedman1
+
+    inputs, targets = (
+        torch.tensor(x, dtype=torch.float32) for x in make_friedman1(1000, noise=1, random_state=0)
+    )
+    ends = {"train": slice(200), "validation": slice(200, 600), "test": slice(600, 1000)}
+    return {name: TensorDataset(inputs[rows], targets[rows]) for name, rows in ends.items()}
 
 
 def network(arch: str, width: int, dropout: float) -> nn.Module:

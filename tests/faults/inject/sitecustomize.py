@@ -64,9 +64,9 @@ def _failpoints(plan: dict[str, Any], role: str) -> None:
 
         send = Channel.send
 
-        def sending(self: Channel, content: bytes) -> None:
+        def sending(self: Channel, content: bytes, **how: Any) -> None:
             boundary("before message")
-            send(self, content)
+            send(self, content, **how)
             boundary("after message")
 
         Channel.send = sending  # type: ignore[method-assign]
@@ -104,14 +104,14 @@ def _without_migration_lock() -> None:
     """Everybody who finds an empty database makes its tables; each has looked before anyone makes one."""
     from contextlib import contextmanager
 
+    from sqlalchemy import event
+
     from storage.database import migrate
+    from storage.database.tables import metadata
 
     @contextmanager
     def together(_url: Any) -> Iterator[None]:
-        from optuna.storages._rdb.models import BaseModel
-        from sqlalchemy import event
-
-        event.listen(BaseModel.metadata, "before_create", lambda *_args, **_more: _meet(), once=True)
+        event.listen(metadata, "before_create", lambda *_args, **_more: _meet(), once=True)
         yield
 
     migrate._lock = together  # type: ignore[assignment]
@@ -133,6 +133,7 @@ def _without_atomic_claim() -> None:
 
     from hpo.worker.clerk import Clerk
     from hpo.worker.dispatch import Dispatch
+    from storage.database.clock import database_now
     from storage.database.records import Claim
     from storage.database.tables import attempt, ticket
     from storage.queue import optuna_rows, tickets
@@ -148,8 +149,8 @@ def _without_atomic_claim() -> None:
             return real(self, orders, connection)
         connection.commit()
         time.sleep(0.3)
-        me = {"worker_id": self._worker_id, "runner": desk.runner}
-        until = self._clock.now() + self._lease
+        me = {"worker_id": self.worker_id, "runner": desk.runner}
+        until = database_now() + self.lease
         taken = {"state": "running", "attempt": row.attempt + 1, "lease_until": until, **me}
         trial = {"ticket_id": row.id, "number": row.attempt + 1, "state": "running", "started_at": 0.0}
 
@@ -161,7 +162,7 @@ def _without_atomic_claim() -> None:
             c.execute(new.on_conflict_do_nothing())
             return tickets._claim(c, held)
 
-        return [(self._transact(take), None, {})]
+        return [(self.transact(take), None, {})]
 
     Dispatch.claimed = claimed  # type: ignore[method-assign]
     Clerk._is_one_study = staticmethod(lambda *_: False)  # type: ignore[method-assign, assignment]

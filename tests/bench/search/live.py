@@ -1,0 +1,146 @@
+"""Searches that train for real: `python -m tests.bench.search.live --task digits --seeds 14`.
+
+Decisions, clock and looks are those of a replay; what is drawn is trained as it is drawn. What a search
+returns after 300 and 1,000 epochs is then trained with ten further seeds: their mean is what it is worth.
+`confirmed` is what it returns where the last trainings of the budget go to fresh seeds of its best settings,
+as in a replay. A line of JSON for each search goes to the output; the table is of all lines there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from objectives.config import TrainingConfig
+from objectives.errors import DivergedError
+from objectives.setup import assemble
+from objectives.standalone import LocalTrial
+from objectives.train import one_epoch
+from tests.bench.search.methods import METHODS, OURS
+from tests.bench.search.record import Recorded, load, trained
+from tests.bench.search.replay import CONFIRMED, Run, Truth, World, confirmed, interval, replay, spent_to
+from tests.bench.search.tasks import TASKS, Task
+
+FRESH = 10  # seeds that say what a setting is worth
+
+
+class Training(Run):
+    """A training that is done as far as it is looked at."""
+
+    def __init__(self, number: int, task: Task, point: Mapping[str, Any], seed: int) -> None:
+        super().__init__(number, number, np.full(task.epochs, np.nan))
+        self._metric = task.metric
+        self._trial = LocalTrial({**task.settings(point), "checkpoint_every": 0}, seed=seed)
+        self._setup = assemble(self._trial, TrainingConfig.read(self._trial.config), task.kind)
+        self._done = 0
+
+    @property
+    def value(self) -> float:
+        """What it has after its last epoch; NaN where it has diverged."""
+        try:
+            while self._done < self.epoch:
+                self._done += 1
+                values = one_epoch(self._trial, self._setup, self._done).values
+                self.curve[self._done - 1] = values[self._metric] + 0 * values["loss"]
+        except DivergedError:
+            pass
+        return super().value
+
+
+class Live(World):
+    """Settings as they are drawn; an epoch lasts as long as that of the nearest one that was recorded."""
+
+    def __init__(self, recorded: Recorded, seed: int) -> None:
+        super().__init__(recorded, seed)
+        self._near = recorded.seconds
+        self.points, self.seconds = [], []
+
+    def run(self, point: Mapping[str, Any]) -> Run:
+        """A training of this very setting, with a seed of its own."""
+        number, self.begun = self.begun, self.begun + 1
+        self.points.append(dict(point))
+        self.seconds = [*self.seconds, self._near[self._places.nearest(point)]]
+        return Training(number, self.task, point, self.seed * 100_000 + number)
+
+
+def search(task: Task, method: str, workers: int, seed: int, target: float) -> dict[str, Any]:
+    """One search: epochs to a complete run as good as `target`, and what is returned is worth, by look."""
+    recorded = load(task)
+    world = Live(recorded, seed)
+    trace = replay(METHODS[method](world, 1000), world, workers)
+    returned = {str(look): trace.returned[look] for look in CONFIRMED}
+    returned |= {f"{look} confirmed": confirmed(trace, world, look) for look in CONFIRMED}
+    settings = sorted(set(returned.values()))
+    seeds = [(1 + seed) * 10_000_000 + number for number in range(FRESH)]
+    jobs = list(product(settings, seeds))
+    curves = trained(task, [task.settings(world.points[one]) for one, _ in jobs], [own for _, own in jobs])
+    ends = np.where(np.isnan(curves[:, -1]), Truth.worst(recorded), curves[:, -1]).reshape(-1, FRESH)
+    worth = dict(zip(settings, ends.mean(1).tolist(), strict=True))
+    epochs, _ = spent_to(trace, target, maximize=task.maximize)
+    return {
+        "task": task.name,
+        "method": method,
+        "workers": workers,
+        "seed": seed,
+        "epochs": epochs,
+        "complete": len(trace.complete),
+        "worth": {look: worth[one] for look, one in returned.items()},
+        "points": {look: world.points[one] for look, one in returned.items()},
+    }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A row for each task, method and number of workers: worths with their 95 % intervals."""
+    looks = list(found[0]["worth"])
+    lines = [
+        f"| task | workers | method | searches | to the target, median | reached | {' | '.join(looks)} |",
+        "|---|---|---|---|---|---|" + "---|" * len(looks),
+    ]
+    kinds = sorted({(one["task"], one["workers"], one["method"]) for one in found})
+    for kind in kinds:
+        some = [one for one in found if (one["task"], one["workers"], one["method"]) == kind]
+        epochs = [one["epochs"] for one in some]
+        worths = (interval([one["worth"][look] for one in some]) for look in looks)
+        cells = [
+            str(len(some)),
+            f"{statistics.median(epochs):.0f}",
+            str(sum(map(math.isfinite, epochs))),
+            *(f"{mean:.5g} [{low:.5g}, {high:.5g}]" for mean, low, high in worths),
+        ]
+        lines.append("| " + " | ".join([*map(str, kind), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Search, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--task", default="digits", choices=[task.name for task in TASKS])
+    parser.add_argument("--methods", default=OURS, help="by semicolons")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=14)
+    parser.add_argument("--target", type=float, help="default: of the best 1 %% that were recorded")
+    parser.add_argument("-o", "--output", type=Path, default=Path("live.jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    task = next(task for task in TASKS if task.name == options.task)
+    target = options.target or Truth.of(load(task)).top[1]
+    for seed, method in product(range(options.seeds), options.methods.split(";")):
+        found = search(task, method, options.workers, seed, target)
+        with options.output.open("a") as lines:
+            lines.write(json.dumps(found) + "\n")
+    print(table([json.loads(line) for line in options.output.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main()
