@@ -15,6 +15,7 @@ from hpo.cli import (  # noqa: F401 -- imported, they have added their commands 
     confirming,
     importing,
     launching,
+    making,
     queries,
     rights,
     running,

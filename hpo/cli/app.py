@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+SECTIONS = {  # of the help, in the order in which a newcomer meets them
+    "Begin": "init check run doctor import schema",
+    "Look": "ls show trials trial why logs events wait audit",
+    "Its result": "best confirm evaluate predict refit replay regret",
+    "Share": "report dashboard export token mcp",
+    "Steer": "pause resume stop cancel retry extend enqueue mark unprune delete",
+    "More machines": "create worker launch launches workers db",
+}
+
+
+class Commands(TyperGroup):
+    """All commands, in sections."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each with its whole first sentence."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(200)) for name in names.split()]
+                )
+
 
 app = typer.Typer(
     name="hpo",
+    cls=Commands,
     help="Hyperparameter search for PyTorch: one study file, any number of workers, every trial once.",
     epilog=(
         "Exit codes: 0 done; 1 no completed trial, or the command failed; 2 the input is wrong; 3 no such "
