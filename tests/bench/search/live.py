@@ -2,8 +2,8 @@
 
 Decisions, clock and looks are those of a replay; what is drawn is trained as it is drawn. What a search
 returns after 300 and 1,000 epochs is then trained with ten further seeds: their mean is what it is worth.
-`confirmed` is what it returns where the last trainings of the budget go to fresh seeds of its best settings,
-as in a replay. A line of JSON for each search goes to the output; the table is of all lines there.
+A line of JSON for each search goes to the output; the table is of all lines there, and of two methods it
+says how the second compares with the first over the seeds that both have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from objectives.standalone import LocalTrial
 from objectives.train import one_epoch
 from tests.bench.search.methods import METHODS, OURS
 from tests.bench.search.record import Recorded, load, trained
-from tests.bench.search.replay import CONFIRMED, Run, Truth, World, confirmed, interval, replay, spent_to
+from tests.bench.search.replay import LOOKS, Run, Truth, World, interval, replay, spent_to
 from tests.bench.search.tasks import TASKS, Task
 
 FRESH = 10  # seeds that say what a setting is worth
@@ -78,8 +78,7 @@ def search(task: Task, method: str, workers: int, seed: int, target: float) -> d
     recorded = load(task)
     world = Live(recorded, seed)
     trace = replay(METHODS[method](world, 1000), world, workers)
-    returned = {str(look): trace.returned[look] for look in CONFIRMED}
-    returned |= {f"{look} confirmed": confirmed(trace, world, look) for look in CONFIRMED}
+    returned = {str(look): trace.returned[look] for look in LOOKS[1:]}
     settings = sorted(set(returned.values()))
     seeds = [(1 + seed) * 10_000_000 + number for number in range(FRESH)]
     jobs = list(product(settings, seeds))
@@ -121,6 +120,29 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def paired(found: list[dict[str, Any]], first: str, second: str, rounds: int = 5000) -> str:
+    """The second method's epochs and regrets over the first's, with 95 % intervals by bootstrap over the
+    seeds that both have. A search that did not come to the target counts as having come to it at the end.
+    """
+    by = {(one["method"], one["seed"]): one for one in found}
+    seeds = [seed for method, seed in by if method == first and (second, seed) in by]
+    recorded = load(next(task for task in TASKS if task.name == found[0]["task"]))
+    ends = recorded.repeats[:, :, -1].mean(1)
+    sign, best = (1, np.nanmax(ends)) if recorded.task.maximize else (-1, np.nanmin(ends))
+    rows = {"epochs": [[min(by[m, s]["epochs"], LOOKS[-1]) for s in seeds] for m in (first, second)]}
+    for look in found[0]["worth"]:
+        rows[f"regret at {look}"] = [
+            [sign * (best - by[m, s]["worth"][look]) for s in seeds] for m in (first, second)
+        ]
+    drawn = np.random.default_rng(0).integers(len(seeds), size=(rounds, len(seeds)))
+    said = []
+    for name, values in rows.items():
+        one, other = np.array(values)
+        low, high = np.percentile(other[drawn].mean(1) / one[drawn].mean(1), [2.5, 97.5])
+        said.append(f"{name} {other.mean() / one.mean():.2f} [{low:.2f}, {high:.2f}]")
+    return f"{second} over {first}, {len(seeds)} pairs: {', '.join(said)}"
+
+
 def main() -> None:
     """Search, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -128,6 +150,7 @@ def main() -> None:
     parser.add_argument("--methods", default=OURS, help="by semicolons")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=14)
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--target", type=float, help="default: of the best 1 %% that were recorded")
     parser.add_argument("-o", "--output", type=Path, default=Path("live.jsonl"))
     options = parser.parse_args()
@@ -135,11 +158,15 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     task = next(task for task in TASKS if task.name == options.task)
     target = options.target or Truth.of(load(task)).top[1]
-    for seed, method in product(range(options.seeds), options.methods.split(";")):
+    methods = options.methods.split(";")
+    for seed, method in product(range(options.first, options.first + options.seeds), methods):
         found = search(task, method, options.workers, seed, target)
-        with options.output.open("a") as lines:
-            lines.write(json.dumps(found) + "\n")
-    print(table([json.loads(line) for line in options.output.read_text().splitlines()]))
+        with options.output.open("a") as output:
+            output.write(json.dumps(found) + "\n")
+    lines = [json.loads(line) for line in options.output.read_text().splitlines()]
+    print(table(lines))
+    if len(methods) == 2:
+        print(paired(lines, *methods))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.search.draws import unit
 from hpo.search.promotion import Ladder, Standing
 from hpo.search.rungs import first_stop
 from hpo.search.samplers import suggest
@@ -119,6 +120,17 @@ class Promoting(_InStudy):
         return False
 
 
+class MoreRandom(Promoting):
+    """30 of 30 + n points are random in all parameters, where n runs have come to a rung."""
+
+    def propose(self, asking: FrozenTrial, ticket: int) -> dict[str, Any]:
+        trials = self.study.get_trials(deepcopy=False)
+        came = sum(bool(trial.intermediate_values) or trial.state.is_finished() for trial in trials)
+        if unit(self.world.seed, ticket, "point") < 30 / (30 + came):
+            return random_point(self.spec, self.world.seed, ticket)
+        return super().propose(asking, ticket)
+
+
 class OneEpochThenTheBest:
     """Half of the budget for an epoch of many random settings each; then the best of these to their end."""
 
@@ -180,6 +192,9 @@ METHODS: dict[str, Maker] = {
     "random, promotion, confirmed": _promoting(name="random"),
     OURS: _promoting(name="rungs"),
     f"{OURS}, confirmed": _promoting(name="rungs"),
+    "rungs 30 of 30 + n, promotion": lambda world, _budget: MoreRandom(
+        world, {"name": "rungs", "seed": world.seed}
+    ),
 }
 QUICK = [
     name
