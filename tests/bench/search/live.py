@@ -3,7 +3,7 @@
 Decisions, clock and looks are those of a replay; what is drawn is trained as it is drawn. What a search
 returns after 300 and 1,000 epochs is then trained with ten further seeds: their mean is what it is worth.
 A line of JSON for each search goes to the output; the table is of all lines there, and of two methods it
-says how the second compares with the first over the seeds that both have.
+says how the second compares with the first over the seeds that both have, in the mean of the tasks.
 """
 
 from __future__ import annotations
@@ -121,45 +121,59 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def paired(found: list[dict[str, Any]], first: str, second: str, rounds: int = 5000) -> str:
-    """The second method's epochs and regrets over the first's, with 95 % intervals by bootstrap over the
-    seeds that both have. A search that did not come to the target counts as having come to it at the end.
+    """The second method's epochs and regrets over the first's, over the seeds that both have, in the mean of
+    the tasks; with 95 % intervals by bootstrap over the pairs.
+
+    A search that did not come to the target counts as having come to it at the end. Regret counts from the
+    best mean that was recorded or came up here.
     """
-    by = {(one["method"], one["seed"]): one for one in found}
-    seeds = [seed for method, seed in by if method == first and (second, seed) in by]
-    recorded = load(next(task for task in TASKS if task.name == found[0]["task"]))
-    ends = recorded.repeats[:, :, -1].mean(1)
-    sign, best = (1, np.nanmax(ends)) if recorded.task.maximize else (-1, np.nanmin(ends))
-    rows = {"epochs": [[min(by[m, s]["epochs"], LOOKS[-1]) for s in seeds] for m in (first, second)]}
-    for look in found[0]["worth"]:
-        rows[f"regret at {look}"] = [
-            [sign * (best - by[m, s]["worth"][look]) for s in seeds] for m in (first, second)
-        ]
-    drawn = np.random.default_rng(0).integers(len(seeds), size=(rounds, len(seeds)))
-    said = []
-    for name, values in rows.items():
-        one, other = np.array(values)
-        low, high = np.percentile(other[drawn].mean(1) / one[drawn].mean(1), [2.5, 97.5])
-        said.append(f"{name} {other.mean() / one.mean():.2f} [{low:.2f}, {high:.2f}]")
-    return f"{second} over {first}, {len(seeds)} pairs: {', '.join(said)}"
+    rng, drawn, means, count = np.random.default_rng(0), [], [], 0
+    for task in (load(task) for task in TASKS if task.name in {one["task"] for one in found}):
+        by = {(one["method"], one["seed"]): one for one in found if one["task"] == task.task.name}
+        seeds = [seed for method, seed in by if method == first and (second, seed) in by]
+        sign = 1 if task.task.maximize else -1
+        seen = [sign * worth for one in by.values() for worth in one["worth"].values()]
+        best = max(float(np.nanmax(sign * task.repeats[:, :, -1].mean(1))), *seen)
+        values = np.array(
+            [[_row(by[method, seed], sign, best) for method in (first, second)] for seed in seeds]
+        )
+        chosen = values[rng.integers(len(seeds), size=(rounds, len(seeds)))].mean(1)  # [rounds, method, row]
+        drawn.append(chosen[:, 1] / chosen[:, 0])
+        means.append(values.mean(0)[1] / values.mean(0)[0])
+        count += len(seeds)
+    low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5], axis=0)
+    names = ["epochs to the target", *(f"regret at {look}" for look in found[0]["worth"])]
+    said = zip(names, np.mean(means, 0), low, high, strict=True)
+    ratios = ", ".join(
+        f"{name} {mean:.2f} [{lowest:.2f}, {highest:.2f}]" for name, mean, lowest, highest in said
+    )
+    return f"{second} over {first}, {len(means)} tasks, {count} pairs: {ratios}"
+
+
+def _row(one: dict[str, Any], sign: int, best: float) -> list[float]:
+    return [min(one["epochs"], LOOKS[-1]), *(best - sign * worth for worth in one["worth"].values())]
 
 
 def main() -> None:
     """Search, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--task", default="digits", choices=[task.name for task in TASKS])
+    parser.add_argument("--tasks", default="digits", help="default: digits")
     parser.add_argument("--methods", default=OURS, help="by semicolons")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=14)
     parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
-    parser.add_argument("--target", type=float, help="default: of the best 1 %% that were recorded")
+    parser.add_argument(
+        "--best", type=int, default=1, choices=(1, 5), help="the target: of so many per cent recorded"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("live.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    task = next(task for task in TASKS if task.name == options.task)
-    target = options.target or Truth.of(load(task)).top[1]
-    methods = options.methods.split(";")
-    for seed, method in product(range(options.first, options.first + options.seeds), methods):
+    methods, chosen = options.methods.split(";"), options.tasks.split(",")
+    tasks = [task for task in TASKS if task.name in chosen]
+    seeds = range(options.first, options.first + options.seeds)
+    for seed, task, method in product(seeds, tasks, methods):
+        target = Truth.of(load(task)).top[options.best]
         found = search(task, method, options.workers, seed, target)
         with options.output.open("a") as output:
             output.write(json.dumps(found) + "\n")
