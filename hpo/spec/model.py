@@ -325,8 +325,6 @@ def _check_directions(spec: StudySpec) -> None:
 def _check_epochs(spec: StudySpec) -> None:
     if spec.budget.epochs is None:
         return
-    if len(spec.directions) > 1:
-        raise problem("needs a single direction")
     if spec.full_epochs is None:
         raise problem(
             "must be told how many a trial has: set fixed.epochs, or max_epochs of asha or hyperband"

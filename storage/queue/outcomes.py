@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection
 from storage.database.clock import database_now
 from storage.database.errors import LeaseLostError
 from storage.database.optuna_tables import TrialState, reports
-from storage.database.records import AttemptState, Lease, Need, StudyState, TicketState
-from storage.database.tables import attempt, is_parked, is_queued, is_running, study, ticket, worker
+from storage.database.records import AttemptState, Lease, Need, StudyState, TicketState, objective_name
+from storage.database.tables import attempt, is_parked, is_queued, is_running, metric, study, ticket, worker
 from storage.files import kept_files
 from storage.history.trials import Leader, leader
 from storage.queue import blame, events, locks, optuna_rows, seconds
@@ -296,12 +296,15 @@ _LEAVE = ticket.update().where(_ITS_TICKET).values(worker_id=None, runner=None, 
 _ANY = sa.select(ticket.c.id).where(ticket.c.study_id == sa.bindparam("its_study")).limit(1)
 _RUNNING, _PARKED = _ANY.where(is_running), _ANY.where(is_parked)
 _OPEN = _ANY.where(ticket.c.state.in_([is_running.right, is_queued.right]))
-_TRAINED = (  # of a ticket: epochs that its trial has reported, each once
-    sa.select(sa.func.count())
-    .where(reports.c.trial_id == ticket.c.trial_id)
-    .correlate(ticket)
-    .scalar_subquery()
+_REPORTED, _IN_FIRST = (
+    sa.select(sa.func.count()).where(counted).correlate(ticket).scalar_subquery()
+    for counted in (
+        reports.c.trial_id == ticket.c.trial_id,
+        (metric.c.trial_id == ticket.c.trial_id) & (metric.c.name == objective_name(0)),
+    )
 )
+# Of a ticket: epochs that its trial has reported, each once; in several directions they are metrics.
+_TRAINED = sa.case((_REPORTED > 0, _REPORTED), else_=_IN_FIRST)
 _REST = _LEAVE.values(epochs=_TRAINED)
 _OVER = sa.select(ticket.c.lease_until).where(_ITS_TICKET).scalar_subquery()
 _END = (

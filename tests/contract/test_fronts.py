@@ -10,6 +10,7 @@ import pytest
 
 from storage.database.engine import Database
 from storage.database.records import StudyState
+from storage.queue import studies
 from tests.contract.test_promotion import PROMOTE, holds, run_all
 from tests.contract.test_rungs import stored
 from tests.support.shared import lose, state_of, ticket_states
@@ -67,6 +68,21 @@ def test_the_front_is_promoted_and_each_epoch_is_trained_once(
     assert [trial.values is None for trial in theirs.trials].count(True) == 8
     theirs.sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=0)
     theirs.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+
+
+def test_a_budget_of_epochs_counts_each_once(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """They are metrics here, which has no say in how many they are."""
+    study = make_study(**SEVERAL, pruner=PROMOTE, budget={"epochs": 21})
+    trained: list[tuple[int, int]] = []
+    doing(climbing(trained))
+    run_all(open_runner(study), open_runner(study))
+    row = database.read(lambda c: studies.get(c, study.name))
+    assert (row.state, row.ended_why) == (StudyState.FINISHED, "budget of epochs spent")
+    assert len(trained) == len(set(trained)) == 21
+    assert longest(trained) == [9, 3, 3] + [1] * 6
+    holds(database, study)
 
 
 def test_who_is_behind_the_front_is_pruned_for_good(
