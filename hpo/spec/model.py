@@ -313,9 +313,8 @@ def _check_directions(spec: StudySpec) -> None:
         return
     if spec.pruner.name not in ("none", "auto", "asha", "hyperband"):
         raise problem("cannot prune with several directions; use asha, hyperband or none", "pruner")
-    for name in ("target", "patience"):
-        if getattr(spec.budget, name) is not None:
-            raise problem("needs a single direction; with several, leave it out", "budget", name)
+    if spec.budget.target is not None:
+        raise problem("needs a single direction; with several, leave it out", "budget", "target")
     if spec.confirm is not None:
         raise problem("needs a single direction; with several, leave it out", "confirm")
     if (name := spec.sampler.name) in ("cmaes", "rungs"):

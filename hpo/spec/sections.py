@@ -35,7 +35,7 @@ class Budget(Section):
     epochs: Annotated[Whole, at_least(1), at_most(MAX_EPOCHS)] | None = Field(
         None,
         description="Epochs (distinct reported steps) of all trials together. What a trial may need is"
-        " reserved when it starts: `fixed.epochs` or the pruner's max_epochs says it. One direction only.",
+        " reserved when it starts: `fixed.epochs` or the pruner's max_epochs says it.",
     )
     target: Number | None = Field(
         None, description="Objective value that is good enough, in the objective's unit; one direction only."
@@ -43,8 +43,8 @@ class Budget(Section):
 
     patience: Annotated[Whole, at_least(1), at_most(MAX_TRIALS)] | None = Field(
         None,
-        description="Trials in a row that brought no better result; one that is parked counts once. One"
-        " direction only.",
+        description="Trials in a row that brought no better result; one that is parked counts once. With"
+        " several directions what is on the Pareto front is a better one.",
     )
 
     @property

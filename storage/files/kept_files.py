@@ -8,7 +8,6 @@ and a worker that dies half-way leaves released rows for the next to finish.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +19,7 @@ from storage.database.optuna_tables import TrialState, trials
 from storage.database.records import KeptFile
 from storage.database.tables import artifact
 from storage.files.checkpoints import CHECKPOINT
-from storage.history import columns
-from storage.history.records import front_of_values
-from storage.history.trials import ranked
+from storage.history.trials import front, ranked
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
 WEIGHTS = (MODEL, CHECKPOINT)
@@ -87,11 +84,10 @@ def release_beaten(
     ).all()
     if best is None or not weights:
         return
-    holders = {row.trial_id for row in weights}
     if len(directions) == 1:
         kept = set(connection.scalars(ranked(optuna_study_id, directions[0], ours=True).limit(best)))
     else:
-        kept = _front(connection, optuna_study_id, directions, holders)
+        kept = front(connection, optuna_study_id, directions)
     beaten = [row.id for row in weights if row.trial_id not in kept]
     if beaten:
         _release(connection, artifact.c.id.in_(beaten))
@@ -147,15 +143,3 @@ def forget(connection: Connection, ids: Collection[int]) -> None:
 def _release(connection: Connection, which: sa.ColumnElement[bool]) -> None:
     mark = sa.literal("~").concat(sa.cast(artifact.c.id, sa.String))
     connection.execute(artifact.update().where(which, live).values(name=mark))
-
-
-def _front(
-    connection: Connection, optuna_study_id: int, directions: Sequence[str], among: set[int]
-) -> set[int]:
-    """Those of `among` that no complete trial beats; infeasible and infinite ones only while all are so."""
-    rows = connection.execute(ranked(optuna_study_id, directions[0], ours=True))
-    feasible = {row.trial_id: row.feasible for row in rows}
-    found = columns.values_of(connection, columns.among(feasible))
-    points = {one: found[one] for one in feasible}
-    front = {one: point for one, point in points.items() if feasible[one] and all(map(math.isfinite, point))}
-    return among & front_of_values(front or points, directions)

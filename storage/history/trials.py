@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Flag, auto
 from types import MappingProxyType
 from typing import Any, cast
@@ -30,6 +31,7 @@ from storage.history.records import (
     StudyHistory,
     TrialRecord,
     TrialStateName,
+    front_of_values,
 )
 from storage.queue import optuna_rows
 
@@ -159,6 +161,18 @@ def leader(
     if first is None or not (first.feasible and first.finite):
         return None
     return Leader(first.trial_id, first.number, first.value)
+
+
+def front(connection: Connection, optuna_study_id: int, directions: Sequence[str]) -> set[int]:
+    """Complete trials, of all but foreign ones, that no other beats; infeasible and infinite ones only while
+    all are so.
+    """
+    rows = connection.execute(ranked(optuna_study_id, directions[0], ours=True))
+    feasible = {row.trial_id: row.feasible for row in rows}
+    found = columns.values_of(connection, columns.among(feasible))
+    points = {one: found[one] for one in feasible}
+    able = {one: point for one, point in points.items() if feasible[one] and all(map(math.isfinite, point))}
+    return front_of_values(able or points, directions)
 
 
 def count_trials(connection: Connection, row: StudyRow) -> int:

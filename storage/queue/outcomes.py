@@ -6,6 +6,7 @@ Every verb runs inside the caller's transaction, which holds the study's row and
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from storage.database.optuna_tables import TrialState, reports
 from storage.database.records import AttemptState, Lease, Need, StudyState, TicketState, objective_name
 from storage.database.tables import attempt, is_parked, is_queued, is_running, metric, study, ticket, worker
 from storage.files import kept_files
-from storage.history.trials import Leader, leader
+from storage.history.trials import Leader, front, leader
 from storage.queue import blame, events, locks, optuna_rows, seconds
 from storage.queue.locks import change
 
@@ -69,6 +70,8 @@ def deliver(
     if value is not None and not (plain and _is_no_better(its, value)):
         value = value if optuna_rows.is_feasible(connection, ending.ticket.trial_id) else None
     better = value is not None and _is_best(connection, ending, value)
+    if its.budget_patience is not None and values is not None and len(values) > 1:
+        better = _is_on_front(connection, ending, values)
     if plain:
         if not _goes_on(connection, its):
             conclude(connection, its.id)
@@ -364,6 +367,14 @@ def _is_best(connection: Connection, ending: _Ending, value: float) -> bool:
     return better
 
 
+def _is_on_front(connection: Connection, ending: _Ending, values: Sequence[float]) -> bool:
+    """Whether no other result beats that of a trial of several directions that is complete."""
+    its, trial_id = ending.study, ending.ticket.trial_id
+    if not (all(map(math.isfinite, values)) and optuna_rows.is_feasible(connection, trial_id)):
+        return False
+    return trial_id in front(connection, its.optuna_study_id, json.loads(its.spec)["directions"])
+
+
 def _tell(connection: Connection, ending: _Ending, what: str, **details: Any) -> None:
     """An event of the trial that ends; of repeats nobody is told."""
     if ending.study.repeats_of is None:
@@ -372,7 +383,9 @@ def _tell(connection: Connection, ending: _Ending, what: str, **details: Any) ->
 
 
 def _lose_patience(connection: Connection, ending: _Ending, better: bool) -> None:
-    """One more trial has a result: better than all, or not. One that was parked counted then."""
+    """One more trial has a result: better than all, of several directions on the front, or not. One that was
+    parked counted then.
+    """
     row = ending.study
     if row.budget_patience is None:
         return

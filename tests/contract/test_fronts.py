@@ -85,6 +85,19 @@ def test_a_budget_of_epochs_counts_each_once(
     holds(database, study)
 
 
+def test_patience_ends_when_the_front_stays_as_it_is(
+    database: Database, make_study: Any, open_runner: Any, doing: Any
+) -> None:
+    """Trials 0, 1 and 2 are on it, each beside the one before; then two are behind it."""
+    study = make_study(**SEVERAL, pruner="none", budget={"patience": 2})
+    trained: list[tuple[int, int]] = []
+    doing(climbing(trained))
+    assert run_all(open_runner(study)) == ["complete"] * 5
+    row = database.read(lambda c: studies.get(c, study.name))
+    assert row.ended_why == "no better result for as many trials as its patience"
+    holds(database, study)
+
+
 def test_who_is_behind_the_front_is_pruned_for_good(
     database: Database, make_study: Any, open_runner: Any, doing: Any
 ) -> None:
