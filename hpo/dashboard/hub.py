@@ -49,13 +49,13 @@ class Subscription:
     """What one open page wants to hear."""
 
     def __init__(self) -> None:
-        self.topics: frozenset[str] = frozenset()  # besides AWAY, which concerns everybody
+        self.topics: frozenset[str] | None = None  # besides AWAY; None: not known yet, so everything
         self._heard: set[str] = set()
         self._event = asyncio.Event()
 
     def tell(self, topics: set[str]) -> None:
         """Called by the hub."""
-        mine = topics & {*self.topics, AWAY}
+        mine = topics if self.topics is None else topics & {*self.topics, AWAY}
         if mine:
             self._heard |= mine
             self._event.set()
@@ -81,6 +81,7 @@ class Hub:
         self._subscriptions: set[Subscription] = set()
         self._wanted = asyncio.Event()
         self._pulse: Pulse | None = None
+        self._has_looked = asyncio.Event()
         self.away: str | None = None  # why the database cannot be reached
         self.closed = False  # the server is going: streams end by themselves
 
@@ -102,9 +103,14 @@ class Hub:
             self._tell({AWAY})
         self._wanted.set()
 
+    async def looks(self) -> None:
+        """Wait until what changes from now on is told to who listens already."""
+        await self._has_looked.wait()
+
     def close(self) -> None:
         """End every stream; called on the server's own loop."""
         self.closed = True
+        self._has_looked.set()
         self._tell({AWAY})
 
     async def run(self) -> None:
@@ -112,10 +118,12 @@ class Hub:
         while True:
             if not self._subscriptions and self.away is None:
                 self._wanted.clear()
+                self._has_looked.clear()
                 self._pulse = None
                 await self._wanted.wait()
             began = time.monotonic()
             await self._look()
+            self._has_looked.set()
             took = time.monotonic() - began
             await asyncio.sleep(max(self._interval, 4 * took))  # never busier than a fifth of the time
 

@@ -35,6 +35,7 @@ async def _events(request: Request, board: Board, view: Callable[[], Page]) -> A
     began = time.monotonic()
     yield "retry: 2000\n\n"
     with board.hub.listen() as subscription:
+        await board.hub.looks()  # before the page is: or a change between the two would be told by nobody
         while not await request.is_disconnected():
             try:
                 if not await run_in_threadpool(is_signed_in, request):

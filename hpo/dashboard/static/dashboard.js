@@ -35,7 +35,7 @@ function banner(text) {
 
 function replace(part) {
   const place = $(part.id);
-  if (!place || place.dataset.live === part.digest) return;
+  if (!place || place.dataset.live === part.digest) return false;
   const log = place.querySelector(".log");
   const follows = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
   const scrolled = [...place.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
@@ -50,16 +50,20 @@ function replace(part) {
   place.querySelectorAll("details").forEach((box, i) => { if (open[i] !== undefined) box.open = open[i]; });
   const newLog = place.querySelector(".log");
   if (newLog && (follows || !log)) newLog.scrollTop = newLog.scrollHeight;
+  return true;
 }
 
 let stream;
-function listen() {
+function listen(charted = false) { // whether the charts are asked for anyway
+  let missed = !charted; // what may have changed while nobody listened
   stream = new EventSource(location.pathname + location.search);
   stream.addEventListener("open", () => pulse("live", "on"));
   stream.addEventListener("parts", (event) => {
     const began = performance.now();
     const { parts, took } = JSON.parse(event.data);
-    parts.forEach(replace);
+    const replaced = parts.map(replace).includes(true);
+    if (missed && replaced) chartsChanged();
+    missed = false;
     document.dispatchEvent(new Event("parts"));
     const root = document.documentElement.dataset; // read by tests and the benchmark
     requestAnimationFrame(() => { root.updateMs = (took + performance.now() - began).toFixed(1); });
@@ -74,6 +78,7 @@ function listen() {
   stream.addEventListener("gone", (event) => { stream.close(); banner(JSON.parse(event.data).why); pulse("ended", "off"); });
   stream.addEventListener("error", () => {
     pulse("connecting", "off");
+    missed = true;
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   });
 }
@@ -174,14 +179,14 @@ document.addEventListener("focusin", async (event) => {
 
 // --- start
 
-wireWorkbench(() => { stream?.close(); listen(); });
+wireWorkbench(() => { stream?.close(); listen(true); });
 recall(document);
 const plots = document.querySelectorAll(".plot[data-chart]");
 plots.forEach(adopt);
 document.querySelectorAll("[data-charts]").forEach(loadGroup);
 document.querySelectorAll(".log").forEach((log) => { log.scrollTop = log.scrollHeight; });
 const soon = new Promise((resolve) => { setTimeout(resolve, plots.length ? 2000 : 0); });
-if ("stream" in document.body.dataset) Promise.race([firstDrawn, soon]).then(listen); // the server draws meanwhile
+if ("stream" in document.body.dataset) Promise.race([firstDrawn, soon]).then(() => listen()); // the server draws meanwhile
 if (document.querySelector("[data-waits]")) {
   const again = setInterval(async () => {
     const answer = await fetch("/health").catch(() => null);
