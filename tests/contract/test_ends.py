@@ -224,10 +224,10 @@ def test_what_fails_on_a_quarantined_workers_other_runners_is_given_back_too(
 
 
 def assert_used(database: Database, study: StudyRow, counted: float) -> None:
-    """So many seconds are counted; the test itself takes a few."""
+    """So many seconds are counted."""
     row = database.read(lambda connection: studies.get(connection, study.name))
     found = database.read(lambda connection: seconds.used(connection, row))
-    assert found == pytest.approx(counted, abs=9)
+    assert found == pytest.approx(counted)
 
 
 LEAVES: dict[str, tuple[Callable[[Database, Party], Any], float]] = {

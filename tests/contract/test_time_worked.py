@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
 
 from hpo.dashboard.live import LiveStudy
@@ -20,21 +17,6 @@ from tests.support.shared import LEASE, Opener, let_expire, make_study
 SPEC = {"directions": ["maximize"], "space": {}}
 
 
-class Took:
-    """So many seconds by the shifted clock, and what the test itself has taken of real time."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def __call__(self, seconds: float) -> Any:
-        return pytest.approx(seconds, abs=time.monotonic() - self._began + 0.1)
-
-
-@pytest.fixture
-def took() -> Took:
-    return Took()
-
-
 def told(database: Database, study: StudyRow) -> list[float | None]:
     """The first trial's time as each reader tells it: the table, the whole history, the one in memory."""
     page = list_trials(LiveStudy(database, study), Wish(sort="number"))
@@ -45,37 +27,33 @@ def told(database: Database, study: StudyRow) -> list[float | None]:
     ]
 
 
-def test_the_wait_between_two_attempts_is_not_time_worked(
-    database: Database, party: Opener, took: Took
-) -> None:
+def test_the_wait_between_two_attempts_is_not_time_worked(database: Database, party: Opener) -> None:
     study = make_study(database, 1, spec=SPEC, retry_failed=1)
     one = party(study)
     for pause in (60, 0):
         one.begin()
         shift(5)
         one.writer.fail("ValueError: no")
-        assert told(database, study) == [took(5 if pause else 10)] * 3
+        assert told(database, study) == [pytest.approx(5 if pause else 10)] * 3
         shift(pause)
     listed = database.read(lambda c: attempts_of(c, study, 0))
-    assert [answers.attempt(item).seconds for item in listed] == [took(5)] * 2
+    assert [answers.attempt(item).seconds for item in listed] == [pytest.approx(5)] * 2
     first, second = history(database, study.name).trials[0].spans
     assert first.ended is not None
-    assert (second.started - first.ended).total_seconds() == took(60)
+    assert (second.started - first.ended).total_seconds() == pytest.approx(60)
 
 
 def test_an_attempt_that_is_buried_hours_later_worked_until_its_lease_ended(
-    database: Database, party: Opener, took: Took
+    database: Database, party: Opener
 ) -> None:
     study = make_study(database, 1, spec=SPEC)
     party(study).begin()
     shift(8 * 3600)
     assert let_expire(database) == 1
-    assert told(database, study) == [took(LEASE)] * 3
+    assert told(database, study) == [pytest.approx(LEASE)] * 3
 
 
-def test_the_table_counts_what_runs_and_sorts_by_time_worked(
-    database: Database, party: Opener, took: Took
-) -> None:
+def test_the_table_counts_what_runs_and_sorts_by_time_worked(database: Database, party: Opener) -> None:
     """A trial with a long wait between two short attempts comes behind one that worked longer."""
     study = make_study(database, 2, spec=SPEC, retry_failed=1)
     one = party(study)
@@ -90,6 +68,6 @@ def test_the_table_counts_what_runs_and_sorts_by_time_worked(
     shift(5)
     page = list_trials(LiveStudy(database, study), Wish(sort="-seconds"))
     assert [(trial.number, trial.seconds_until(page.now), trial.state) for trial in page.trials] == [
-        (0, took(20), "complete"),
-        (1, took(5), "running"),
+        (0, pytest.approx(20), "complete"),
+        (1, pytest.approx(5), "running"),
     ]

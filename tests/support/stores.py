@@ -15,9 +15,10 @@ from tests.support.shared import Opener, Party, empty, reopen
 
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    """The empty database, on a clock that tests may shift: `tests.support.clock`."""
+    """The empty database, on a clock that stands, and that tests may shift: `tests.support.clock`."""
     opened = reopen(url)
     empty(opened)
+    clock.stand()
     yield opened
     clock.right()
     opened.close()
