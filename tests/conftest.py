@@ -52,6 +52,14 @@ def _forking(_own_environment: None) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _patience(_own_environment: None) -> Iterator[None]:
+    """In this process no database is away because the machine is busy; who tests impatience sets it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.database.engine.IMPATIENT_SECONDS", 60.0)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _statements() -> Iterator[None]:
     with compiled_once():
         yield

@@ -33,6 +33,8 @@ class DeadlockError(Exception):
 
 _START = """
 import sys
+from storage.database import engine
+engine.IMPATIENT_SECONDS = 60.0  # the machine may be busy
 from storage.database.errors import StudyExistsError
 from storage.database.migrate import open_database
 from tests.support.shared import make_study

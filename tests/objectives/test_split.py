@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives import seeds
@@ -15,6 +15,7 @@ from objectives.datasets.load import prepare
 from objectives.datasets.records import DataSet, Samples
 from objectives.datasets.split import divide, split
 from objectives.errors import DataError
+from tests.support.drawn import drawn
 
 
 def numbered(labels: torch.Tensor, classes: int) -> DataSet:
@@ -28,7 +29,7 @@ def members(part: object) -> set[int]:
     return {int(number) for number in part.inputs[:, 0]}
 
 
-@settings(max_examples=60, deadline=None)
+@drawn(60)
 @given(
     counts=st.lists(st.integers(5, 40), min_size=2, max_size=6),
     seed=st.integers(0, 2**31),

@@ -16,7 +16,8 @@ from tests.support.browser import DESK, PHONE, Tab
 pytestmark = pytest.mark.browser
 
 Scheme = Literal["light", "dark"]
-SECONDS = 120_000  # milliseconds playwright waits for the last chart
+SECONDS = 120_000  # milliseconds playwright waits for the last chart, and for what is expected
+expect.set_options(timeout=SECONDS)
 
 STUDIES = {
     "full": [searched(60, unfinished=2)],
@@ -70,7 +71,7 @@ def test_charts_follow_the_system_from_light_to_dark(browser: Browser, tmp_path:
     canvas = tab.page.locator("#history .main-svg").first
     expect(canvas).to_have_css("background-color", "rgb(255, 255, 255)")
     tab.page.emulate_media(color_scheme="dark")
-    expect(canvas).to_have_css("background-color", "rgb(23, 28, 35)", timeout=SECONDS)
+    expect(canvas).to_have_css("background-color", "rgb(23, 28, 35)")
     assert tab.complaints == []
 
 

@@ -42,7 +42,7 @@ def is_alive(pid: int) -> bool:
     """Whether a process still runs; one that waits for its parent's look does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it goes between opening and reading
         return False
 
 
@@ -285,7 +285,8 @@ def test_a_program_that_must_stop_is_told_first_and_then_killed(
 def test_what_it_left_in_the_background_ends_with_it_and_is_not_waited_for(tmp_path: Path) -> None:
     assert run("sleep 600 & echo $! > child; echo '{\"result\": 1}'", tmp_path) == 1.0
     wait_until(lambda: not is_alive(int((tmp_path / "child").read_text())), what="its child has ended")
-    detached = "setsid sleep 600 & echo $! > child; echo '{\"result\": 1}'"
+    begun = "while [ ! -s child ]; do sleep 0.01; done"  # in its session: before, it ends with the group
+    detached = f"rm child; setsid sh -c 'echo $$ > child; exec sleep 600' & {begun}; echo '{{\"result\": 1}}'"
     assert run(detached, tmp_path) == 1.0, "who holds its output open in another session is not waited for"
     os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 

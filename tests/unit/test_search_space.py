@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -23,6 +23,7 @@ from hpo.search.space import (
 )
 from hpo.spec import StudySpec, parse_spec
 from hpo.spec.grid import count_cells
+from tests.support.drawn import drawn
 
 
 def study(sampler: str = "random", budget: Any = None, **space: Any) -> StudySpec:
@@ -165,7 +166,7 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(spaces(), st.data())
-@settings(max_examples=150, deadline=None)
+@drawn(150)
 def test_a_grid_is_what_a_full_product_leaves_when_inactive_names_are_dropped(
     space: dict[str, Any], data: st.DataObject
 ) -> None:
@@ -302,7 +303,7 @@ def test_integers_on_a_log_scale_take_half_a_unit_on_either_side() -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True))
-@settings(deadline=None)
+@drawn()
 def test_every_share_maps_into_its_distribution(share: float) -> None:
     for dist in (
         FloatDistribution(-1.0, 3.0),
@@ -402,7 +403,7 @@ def test_a_grids_point_must_be_whole() -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
+@drawn(50)
 def test_every_random_point_is_a_valid_point(ticket: int) -> None:
     spec = study(**OPTIMIZERS)
     point = random_point(spec, 0, ticket)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import SpecError
@@ -19,6 +19,7 @@ from hpo.spec import (
     parse_spec,
 )
 from tests.support.cpu import at_most_cpu
+from tests.support.drawn import drawn
 from tests.support.study_files import FULL, complaint, study
 
 _leaf = (
@@ -58,7 +59,7 @@ DATA: dict[str, Any] = yaml.safe_load(FULL)
 
 
 @given(st.lists(st.tuples(st.sampled_from(places(DATA)), _anything), min_size=1, max_size=2))
-@settings(max_examples=400, deadline=None)
+@drawn(400)
 def test_any_value_anywhere_is_accepted_or_told_in_sentences(
     changes: list[tuple[tuple[Any, ...], Any]],
 ) -> None:
@@ -94,7 +95,7 @@ def put(holder: Any, path: tuple[Any, ...], value: Any) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@drawn(200)
 def test_any_bytes_are_accepted_or_told_in_sentences(content: bytes) -> None:
     with pytest.raises(SpecError):
         parse_spec(content)
@@ -103,7 +104,7 @@ def test_any_bytes_are_accepted_or_told_in_sentences(content: bytes) -> None:
 @given(
     st.text(max_size=40), st.sampled_from(["", "budget.trials=", "space.lr.", "sampler=", "enqueue.0.", "="])
 )
-@settings(max_examples=200, deadline=None)
+@drawn(200)
 def test_any_override_is_accepted_or_told_in_sentences(text: str, start: str) -> None:
     with contextlib.suppress(SpecError):
         parse_spec(FULL, overrides=[start + text])

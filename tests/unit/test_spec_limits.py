@@ -50,7 +50,7 @@ def test_they_make_no_study_another_one() -> None:
 def test_what_processes_share_is_counted_once() -> None:
     """Data loaders are forked from a runner: together they have hardly more than it has."""
     big = "import os, sys, time\nheld = b'x' * 50_000_000\nfor _ in range(3):\n    "
-    big += "os.fork() or time.sleep(60)\nprint('ready', flush=True)\ntime.sleep(60)"
+    big += "os.fork() or time.sleep(600)\nprint('ready', flush=True)\ntime.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", big], stdout=subprocess.PIPE, process_group=0) as started:
         assert started.stdout is not None
         started.stdout.readline()

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import SpecError
 from hpo.spec import load_spec
 from hpo.spec.reading import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_scalar, read_yaml
 from tests.support.cpu import at_most_cpu
+from tests.support.drawn import drawn
 
 
 def value(text: str) -> object:
@@ -83,7 +84,7 @@ def test_nan_is_read() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-@settings(deadline=None)
+@drawn()
 def test_every_float_python_writes_is_read_back(number: float) -> None:
     assert value(repr(number)) == number
 
@@ -101,7 +102,7 @@ _plain = st.recursive(
 
 
 @given(_plain)
-@settings(max_examples=60, deadline=None)
+@drawn(60)
 def test_what_a_yaml_writer_writes_is_read_back(data: object) -> None:
     written = yaml.safe_dump(data, default_flow_style=True)
     assert value(written) == data
