@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
@@ -82,22 +83,36 @@ def killed_every_second(lab: Lab, scale: Scale) -> str:
     return f"{killed} killed, one a second; {found.results}/{scale.cells} cells, 0 duplicates, 0 missing"
 
 
+HALVING = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
+
+
 def killed_while_promoting(lab: Lab, scale: Scale) -> str:
     """Trials are parked at rungs and promoted while runners and workers die."""
-    halving = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
     lab.create(
         cells=scale.budget,
         objective="objective.py:climbing",
-        pruner=halving,
+        pruner=HALVING,
         fixed={"step_seconds": 0.1},
     )
     lab.faults |= {"kill": scale.chance, "kill_worker": scale.chance / 5}
     with lab.keeping(scale.workers):
         lab.break_at_random(scale.kills, scale.every)
         lab.wait_for_end(120 + 2 * scale.budget)
+    come, epochs = _each_rung_once(lab, scale.budget)
+    again = len(lab.journal_lines("trained")) - epochs
+    frozen, more = lab.kills["frozen"], lab.failpoint_kills().total()
+    killed = lab.kills.total() - frozen + more
+    return (
+        f"{killed} killed ({more} at transaction boundaries), {frozen} frozen; {come}; "
+        f"{again} epochs trained again"
+    )
+
+
+def _each_rung_once(lab: Lab, budget: int) -> tuple[str, int]:
+    """Who came how far, in words, and the epochs that count; whoever dies, they are those of no death."""
     found = lab.audit()
     assert found.holds, [check for check in found.checks if not check.holds]
-    assert (found.results, found.duplicates, found.missing) == (scale.budget, 0, 0)
+    assert (found.results, found.duplicates, found.missing) == (budget, 0, 0)
     trials = {trial._trial_id: trial for trial in lab.trials()}
     assert lab.row is not None
     _, reached = lab.open().read(partial(rungs.newer, study_id=lab.row.id, since=0))
@@ -113,24 +128,34 @@ def killed_while_promoting(lab: Lab, scale: Scale) -> str:
     for there, above in ((at[0], set(at[1])), (at[1], complete)):
         best = sorted(there, key=lambda trial_id: -(there[trial_id] or 0.0))[: len(there) // 3]
         assert set(best) <= above, "the best third of all that came to a rung has gone on"
-    again = len(lab.journal_lines("trained")) - sum(len(t.intermediate_values) for t in trials.values())
-    frozen, more = lab.kills["frozen"], lab.failpoint_kills().total()
-    killed = lab.kills.total() - frozen + more
-    return (
-        f"{killed} killed ({more} at transaction boundaries), {frozen} frozen; {len(at[0])}, {len(at[1])} "
-        f"and {len(complete)} trials at 1, 3 and 9 epochs, each rung once; {again} epochs trained again"
-    )
+    come = f"{len(at[0])}, {len(at[1])} and {len(complete)} trials at 1, 3 and 9 epochs, each rung once"
+    return come, sum(len(trial.intermediate_values) for trial in trials.values())
 
 
 def killed_in_lanes(lab: Lab, scale: Scale) -> str:
     """Runners with many trials at once die with them, and workers too: in the long form for two minutes."""
     cells = scale.lanes * 10
-    lab.create(
-        cells=cells,
-        objective="objective.py:saving",
-        lanes=scale.lanes,
-        fixed={"steps": 8, "step_seconds": 0.15},
-    )
+    _kill_lanes(lab, scale, cells=cells, fixed={"steps": 8, "step_seconds": 0.15})
+    found = lab.audit()
+    assert found.holds, [check for check in found.checks if not check.holds]
+    assert (found.results, found.duplicates, found.missing) == (cells, 0, 0)
+    assert lab.completed_points() == list(range(cells))
+    assert all(sorted(trial.intermediate_values) == list(range(1, 9)) for trial in lab.trials())
+    return f"{found.results}/{cells} cells once each, {_lanes_killed(lab, scale, 8 * cells)}"
+
+
+def killed_in_promoted_lanes(lab: Lab, scale: Scale) -> str:
+    """As `killed_in_lanes`, of trials that are parked and promoted: what a runner held dies with it."""
+    cells = scale.lanes * (30 if scale.lanes > 8 else 4)
+    fixed = {"climbs": True, "steps": 9, "step_seconds": 1.5 if scale.lanes > 8 else 0.1}
+    _kill_lanes(lab, scale, cells=cells, pruner=HALVING, fixed=fixed)
+    come, epochs = _each_rung_once(lab, cells)
+    return f"{come}, {_lanes_killed(lab, scale, epochs)}"
+
+
+def _kill_lanes(lab: Lab, scale: Scale, **spec: Any) -> None:
+    """Two workers, their runners with many lanes; one is killed every 4 to 10 s, or five times as often."""
+    lab.create(objective="objective.py:saving", lanes=scale.lanes, **spec)
     until = time.monotonic() + (120 if scale.lanes > 8 else 6)
     with lab.keeping(2):
         while time.monotonic() < until and not lab.ended():
@@ -140,18 +165,17 @@ def killed_in_lanes(lab: Lab, scale: Scale) -> str:
             with contextlib.suppress(psutil.Error, IndexError):
                 lab.random.choice(lab.runners() if what == "runner" else living).kill()
                 lab.kills[what] += 1
-        lab.wait_for_end(240 + cells)
-    found = lab.audit()
-    assert found.holds, [check for check in found.checks if not check.holds]
-    assert (found.results, found.duplicates, found.missing) == (cells, 0, 0)
-    assert lab.completed_points() == list(range(cells))
-    assert all(sorted(trial.intermediate_values) == list(range(1, 9)) for trial in lab.trials())
+        lab.wait_for_end(240 + spec["cells"])
+
+
+def _lanes_killed(lab: Lab, scale: Scale, counted: int) -> str:
+    """What became of the lanes, of whose epochs `counted` stand in the end."""
     assert lab.journal_lines(f"beside-{scale.lanes - 1}"), "all lanes were taken"
     epochs = sum(len(lab.journal_lines(f"beside-{others}")) for others in range(scale.lanes))
     return (
-        f"{lab.kills['runner']} runners of {scale.lanes} lanes and {lab.kills['worker']} workers killed; "
-        f"{found.results}/{cells} cells once each, {lab.attempts().get('lost', 0)} attempts lost, "
-        f"{epochs - 8 * cells} epochs trained again, {len(lab.journal_lines('beside-0'))} of {epochs} alone"
+        f"{lab.kills['runner']} runners of {scale.lanes} lanes and {lab.kills['worker']} workers killed, "
+        f"{lab.attempts().get('lost', 0)} attempts lost, "
+        f"{epochs - counted} epochs trained again, {len(lab.journal_lines('beside-0'))} of {epochs} alone"
     )
 
 

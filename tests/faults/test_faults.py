@@ -47,6 +47,11 @@ def test_every_cell_once_however_many_lanes_die_with_their_runner(lab: Lab) -> N
 
 
 @sqlite  # `make faults` runs it on both
+def test_each_rung_once_however_many_promoted_lanes_die_with_their_runner(lab: Lab) -> None:
+    print(rows.killed_in_promoted_lanes(lab, SHORT))
+
+
+@sqlite  # `make faults` runs it on both
 def test_a_trial_outlives_each_of_its_ranks(lab: Lab) -> None:
     print(ranks.killed_ranks(lab, SHORT))
 
