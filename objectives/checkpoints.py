@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LEAST_COST = 0.002  # seconds: what a save takes beside other lanes, before it is known
+# Saves in whose time a run that is parked is trained anew, at most, that is held and not saved. Of those that
+# are parked a third goes on, and of these half elsewhere, with two runners: for each six are saved, two read.
+WORTH = 8
 COST_SHARE = 0.05  # of the time, at most, that automatic checkpoints may take
 
 
@@ -47,19 +50,25 @@ def resume(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
     state = trial.checkpoint.load()
     if state is None or state.get("version") != VERSION:
         return Progress(), {}
-    return restore(setup, state)
+    return restore(setup, state, is_live=trial.checkpoint.live is setup)
 
 
-def restore(setup: Setup, state: dict[str, Any]) -> tuple[Progress, dict[str, Tensor]]:
-    """Put what `capture` returned into `setup`; return the progress and the best weights so far."""
-    setup.model.load_state_dict(state["model"])
-    setup.optimizer.load_state_dict(state["optimizer"])
+def restore(
+    setup: Setup, state: dict[str, Any], *, is_live: bool = False
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Put what `capture` returned into `setup`; return the progress and the best weights so far.
+
+    `is_live`: it was taken from this very setup, which stands as it did then.
+    """
+    if not is_live:
+        setup.model.load_state_dict(state["model"])
+        setup.optimizer.load_state_dict(state["optimizer"])
+        setup.plateau.restore(state["plateau"])
+        setup.scaler.load_state_dict(state["scaler"])
     for parameter, moments in setup.optimizer.state.items():  # fused kernels take both to lie alike in memory
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 moments[name] = torch.empty_like(parameter).copy_(value)
-    setup.plateau.restore(state["plateau"])
-    setup.scaler.load_state_dict(state["scaler"])
     if state["best"] is None:
         best = copy_weights(setup.model)
     else:
@@ -96,11 +105,10 @@ class Saver:
         self.write(lambda: capture(setup, progress, best), progress.epoch)
 
     def rest(self, setup: Setup, progress: Progress, best: dict[str, Tensor]) -> None:
-        """Keep the state of a run that is pruned; "auto" does not save what is trained anew as fast as it is
-        written and read."""
+        """Keep the state of a run that is pruned; "auto" saves what takes longer to train anew (`WORTH`)."""
         since = sum(progress.epoch_seconds[self._trial.checkpoint.saved or 0 :])
-        if self._every == "auto" and since < 2 * max(self._cost, LEAST_COST):
-            self._trial.checkpoint.hold(capture(setup, progress, best), progress.epoch)
+        if self._every == "auto" and since < WORTH * max(self._cost, LEAST_COST):
+            self._trial.checkpoint.hold(capture(setup, progress, best), progress.epoch, setup)
         else:
             self.save(setup, progress, best)
 

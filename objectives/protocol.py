@@ -21,9 +21,13 @@ class Checkpoint(Protocol):
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step` (>= 0). Written aside, then renamed: whole or not at all."""
 
-    def hold(self, state: dict[str, Any], step: int) -> None:
+    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
         """Keep `state`, which nobody changes any more, of a trial that is pruned, but perhaps in this process
-        alone: elsewhere it goes on from what was saved."""
+        alone: elsewhere it goes on from what was saved. `live`: what it is trained with, as it stands."""
+
+    @property
+    def live(self) -> Any:
+        """What was held beside the newest state in this very process; None where nothing was."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest whole state, or None; a saved one has its tensors on the CPU."""

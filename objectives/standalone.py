@@ -38,7 +38,11 @@ class LocalCheckpoint:
         torch.save(state, buffer)
         self.latest, self._content = step, buffer.getvalue()
 
-    hold = save
+    live: Any = None
+
+    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
+        """As `save`: nothing is `live` here."""
+        self.save(state, step)
 
     @property
     def saved(self) -> int | None:

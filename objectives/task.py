@@ -87,7 +87,7 @@ class ReadyMade:
 
         def begin(trial: Trial) -> Run:
             now = time.perf_counter()
-            (setup,) = self._begin(trial, self._read(trial.config))
+            setup = trial.checkpoint.live or self._begin(trial, self._read(trial.config))[0]
             run = Run(trial, setup, *resume(trial, setup))
             started[run] = now
             return run

@@ -44,6 +44,7 @@ class Held:
     step: int
     saved: int | None
     state: dict[str, Any]
+    live: Any = None  # what the state was taken from, of which it is a part
 
 
 class Memory:
@@ -128,15 +129,21 @@ class CheckpointStore:
             return self._latest.step
         return None if self._held is None else self._held.saved
 
-    def hold(self, state: dict[str, Any], step: int) -> None:
+    @property
+    def live(self) -> Any:
+        """What was held beside the newest state in this very process; None where nothing was."""
+        return None if self._held is None else self._held.live
+
+    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
         """Keep `state`, which nobody changes any more, for a trial that may go on in this process.
 
-        Elsewhere, and when the process is gone, it goes on from what was saved.
+        Elsewhere, and when the process is gone, it goes on from what was saved. `live`: what the state was
+        taken from, which is of no more use elsewhere; its bytes are those of the state.
         """
         if self._memory is None:
             self.save(state, step)
         else:
-            self._memory.put(*self._place, Held(step, self.saved, state))
+            self._memory.put(*self._place, Held(step, self.saved, state, live))
 
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step`; a full disk is said in the log and training goes on."""

@@ -14,6 +14,7 @@ from hpo.errors import CodeDiffersError
 from hpo.runner.messages import Beginning, Broken, TakeOver, Task
 from hpo.worker import writes
 from hpo.worker.asker import Asker
+from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk
 from hpo.worker.events import Started
 from hpo.worker.housekeeping import Housekeeper
@@ -85,6 +86,7 @@ class Dispatch:
         taken: Counter[int] = Counter()  # by runner
         nothing: dict[int, NothingToClaim] = {}
         shares = self._shares(orders, connection)
+        compared: set[CodeGuard] = set()  # of a runner, not of each of its lanes
         for order in orders:
             desk = order.desk
             if desk.runner in nothing or taken[desk.runner] >= shares:
@@ -93,7 +95,9 @@ class Dispatch:
                 continue
             try:
                 assert desk.guard is not None
-                desk.guard.compare(connection)
+                if desk.guard not in compared:
+                    desk.guard.compare(connection)
+                    compared.add(desk.guard)
             except CodeDiffersError as error:
                 found.append(error)
                 continue

@@ -46,6 +46,7 @@ class _Ending:
 
     study: sa.Row[Any]
     ticket: sa.Row[Any]
+    others: bool  # tickets of the study run beside it, as far as was looked
 
 
 def deliver(
@@ -73,7 +74,7 @@ def deliver(
     if its.budget_patience is not None and values is not None and len(values) > 1:
         better = _is_on_front(connection, ending, values)
     if plain:
-        if not _goes_on(connection, its):
+        if not ending.others and not _goes_on(connection, its):
             conclude(connection, its.id)
         return
     if its.state == StudyState.STOPPING and (its.ended_why or "").startswith(FAILING):  # it works, then
@@ -285,11 +286,11 @@ def _close(
     its_study = locks.hold_study_of(connection, lease.ticket_id)
     if its_study is None:
         raise LeaseLostError("the study was deleted")
-    seconds.stop_when_idle(connection, its_study, leaving=lease.ticket_id)
+    others = seconds.stop_when_idle(connection, its_study, leaving=lease.ticket_id)
     which = {"its_ticket": lease.ticket_id, "its_attempt": lease.attempt}
     ends = {"state": state, "error": error, "peak_memory": peak_memory, "blames": int(blames)}
     connection.execute(_END, {**which, **ends})
-    return _Ending(its_study, connection.execute(_TICKET, {"its_ticket": lease.ticket_id}).one())
+    return _Ending(its_study, connection.execute(_TICKET, {"its_ticket": lease.ticket_id}).one(), others)
 
 
 # Statements are made once, as in `storage.queue.locks`.

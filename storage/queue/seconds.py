@@ -30,19 +30,22 @@ def stop(connection: Connection, row: sa.Row[Any]) -> None:
         _note(connection, row, used(connection, row), None)
 
 
-def stop_when_idle(connection: Connection, row: sa.Row[Any], leaving: int | None = None) -> None:
+def stop_when_idle(connection: Connection, row: sa.Row[Any], leaving: int | None = None) -> bool:
     """Count no more when no ticket but `leaving`, whose attempt ends now, has a live lease.
+
+    Returns whether another ticket runs; False where nobody looked, for nothing is counted.
 
     After an outage the others' leases have expired too, and those alive renew them: what they worked since
     counts. So does what was worked until now where the others turn out to be dead.
     """
     if row.clock_started_at is None:
-        return
+        return False
     seen = _look(connection, row.id, leaving)
     if seen.live is None:
         until = _counted_until(row, seen)
         goes_on = leaving is not None and seen.others is not None
         _note(connection, row, _with(row, until), until if goes_on else None)
+    return seen.others is not None
 
 
 def anybody_works(connection: Connection, study_id: int) -> bool:

@@ -423,11 +423,19 @@ class Holding(LocalCheckpoint):
 
     saved = None
 
-    def hold(self, state: dict[str, Any], step: int) -> None:
+    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
         self.latest, self.held = step, state
 
     def load(self) -> dict[str, Any] | None:
         return self.held if self.latest else None
+
+
+class Living(Holding):
+    """And what it was trained with, which a promoted trial goes on with."""
+
+    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
+        super().hold(state, step)
+        self.live = live
 
 
 def test_what_is_pruned_is_held_where_saving_it_costs_more_and_goes_on_the_same_bits(
@@ -435,7 +443,7 @@ def test_what_is_pruned_is_held_where_saving_it_costs_more_and_goes_on_the_same_
 ) -> None:
     monkeypatch.setattr(checkpoints, "LEAST_COST", math.inf)
     logs = {}
-    for kind in (LocalCheckpoint, Holding):
+    for kind in (LocalCheckpoint, Holding, Living):
         settings = [
             {**SMALL, "epochs": 4, "optimizer": name, "checkpoint_every": "auto"} for name in OPTIMIZERS
         ]
@@ -449,8 +457,8 @@ def test_what_is_pruned_is_held_where_saving_it_costs_more_and_goes_on_the_same_
             classifier.objective_many(LocalLanes(trials))
         assert all(sorted(later.reports) == [3, 4] for later in rounds[1])
         logs[kind] = [later.logs for later in rounds[1]]
-        assert not (kind is Holding and any(trial.checkpoint._content for trial in rounds[0]))
-    assert logs[Holding] == logs[LocalCheckpoint]
+        assert kind is LocalCheckpoint or not any(trial.checkpoint._content for trial in rounds[0])
+    assert logs[Living] == logs[Holding] == logs[LocalCheckpoint]
 
 
 def test_what_trials_must_share_is_told_by_their_settings() -> None:

@@ -151,16 +151,16 @@ def test_a_held_state_waits_in_the_process_alone_and_elsewhere_the_saved_one_cou
     memory = Memory()
     first = CheckpointStore(store, "s/0", 1, None, memory=memory)
     first.save({"step": 1}, 1)
-    first.hold({"step": 3}, 3)
+    first.hold({"step": 3}, 3, "live")
     elsewhere = newest(store, "s/0", before_attempt=2)
     assert elsewhere is not None
     assert elsewhere.step == 1
     second = CheckpointStore(store, "s/0", 2, None, memory=memory, held=memory.take("s/0", 1))
-    assert (second.latest, second.saved, second.load()) == (3, 1, {"step": 3})
+    assert (second.latest, second.saved, second.load(), second.live) == (3, 1, {"step": 3}, "live")
     assert memory.take("s/0", 1) is None, "what goes on is held no longer"
     second.save({"step": 4}, 4)
-    assert (second.latest, second.saved, second.load()) == (4, 4, {"step": 4})
-    CheckpointStore(store, "s/1", 1, None).hold({"step": 2}, 2)
+    assert (second.latest, second.saved, second.load(), second.live) == (4, 4, {"step": 4}, None)
+    CheckpointStore(store, "s/1", 1, None).hold({"step": 2}, 2, lambda: "nothing that can be saved")
     assert newest(store, "s/1") is not None, "who may hold nothing saves"
 
     monkeypatch.setattr("hpo.runner.checkpoint.MEMORY", 100)
