@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,8 +159,10 @@ class Simulated:
         self._seen.add(verb, time.perf_counter() - began)
 
 
-def simulate(url: str, name: str, count: int, seconds: float, pace: float) -> Seen:
-    """So many workers in this process; counted once all of them have begun.
+def simulate(
+    url: str, name: str, count: int, seconds: float, pace: float, verbs: Collection[str] = ()
+) -> Seen:
+    """So many workers in this process; counted once all of them have begun, until each of `verbs` was.
 
     What is due stands in one queue, from which a few threads take it.
     """
@@ -181,7 +183,7 @@ def simulate(url: str, name: str, count: int, seconds: float, pace: float) -> Se
             with lock:
                 at, number, call = due[0]
                 now = time.monotonic()
-                if now >= over:
+                if now >= over and all(seen.seconds.get(verb) for verb in verbs):
                     return
                 if at <= now:
                     heapq.heappop(due)

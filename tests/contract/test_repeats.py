@@ -62,7 +62,7 @@ def everything(database: Database) -> list[Any]:
     def read(connection: Any) -> list[Any]:
         theirs = sa.select(ticket).join(study_table).where(study_table.c.repeats_of.is_(None))
         mine = sa.select(study_table).where(study_table.c.repeats_of.is_(None))
-        return [[tuple(row) for row in connection.execute(q)] for q in (sa.select(trials), theirs, mine)]
+        return [sorted(map(repr, connection.execute(q))) for q in (sa.select(trials), theirs, mine)]
 
     return database.read(read)
 

@@ -25,6 +25,7 @@ class Screen:
         self.resize(columns, rows)
         self._cells: list[str] = [""]
         self._row = self._column = 0
+        self._fed = threading.Lock()  # nobody looks while something is being drawn
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -36,7 +37,8 @@ class Screen:
     @property
     def lines(self) -> list[str]:
         """Every line, oldest first; trailing blanks left out."""
-        shown = [line.rstrip() for line in self._cells]
+        with self._fed:
+            shown = [line.rstrip() for line in self._cells]
         while shown and not shown[-1]:
             shown.pop()
         return shown
@@ -59,9 +61,11 @@ class Screen:
                 return
             whole = pending.rpartition(b"\n")
             complete, pending = whole[0] + whole[1], whole[2]
-            self._feed(complete.decode(errors="replace"))
+            with self._fed:
+                self._feed(complete.decode(errors="replace"))
             if pending and not re.search(rb"\x1b[^A-Za-z]*$", pending) and _whole(pending):
-                self._feed(pending.decode())
+                with self._fed:
+                    self._feed(pending.decode())
                 pending = b""
 
     def _feed(self, text: str) -> None:

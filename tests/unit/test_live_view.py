@@ -66,13 +66,16 @@ def scribble(text: str) -> None:
     subprocess.run(["sh", "-c", f"echo '{text}' >&2"], check=True)
 
 
+def drawn(lines: list[str]) -> tuple[str, str] | None:
+    """The bar and the headline of a view; None while it is being drawn."""
+    bars, heads = ([line for line in lines if sign in line] for sign in ("━", "runner"))
+    return (bars[0], heads[0]) if (len(bars), len(heads)) == (1, 1) else None
+
+
 def test_the_bar_has_a_line_of_its_own(view: View) -> None:
     with view() as (shown, screen):
         shown.on_event(0, started(7))
-        wait_until(lambda: any("runner" in line for line in screen.lines), what="the view is drawn")
-        lines = screen.lines
-    (bar,) = [line for line in lines if "━" in line]
-    (head,) = [line for line in lines if "runner" in line]
+        bar, head = wait_until(lambda: drawn(screen.lines), what="the view is drawn")
     assert set(bar) <= set("━╸╺")
     assert head.split() == ["runner", "trial", "epoch", "value", "seconds"]
 
@@ -87,7 +90,7 @@ def test_what_others_write_stays_above_the_view_which_leaves_nothing_behind(view
         os.write(1, f"{LINK}\n".encode())
         wait_until(lambda: any("runner" in line for line in screen.lines), what="the view is drawn")
         wait_until(lambda: LINK in "".join(screen.lines), what="the link stands above")
-        assert sum("trials" in line for line in screen.lines) == 1, screen.lines
+        wait_until(lambda: sum("trials" in line for line in screen.lines) == 1, what="one headline")
     lines = screen.lines
     assert "trials" not in "".join(lines)
     assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(20)]
