@@ -21,6 +21,7 @@ from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
 from hpo.report import catalogue, text
 from hpo.report.chart import Chart, Picture
+from hpo.report.records.landscape import MIN_CONTOUR_TRIALS
 from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
@@ -33,6 +34,7 @@ KEPT = 200  # drawn charts in memory
 SOON = 2.0  # seconds until what was drawn in outline is asked for again
 REST = 4  # a chart that took one second to draw is not drawn again for this many
 MAX_METRIC_CURVES = 300
+NO_CONTOUR = f"It needs {MIN_CONTOUR_TRIALS} complete trials that have both parameters."
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
             _show_distance(picture.figure, history.directions[objective])
         elif picture and chart.log and options.log:
             _make_logarithmic(picture.figure, both=chart.objectives == "several")
-        return _result(picture)
+        return _result(picture, NO_CONTOUR if chart.picks == 2 else "")
 
     if chart.outline and not options.where and (rough := board.outlined(name)) is not None:
         return {"version": 0, "again": SOON, **draw(rough)}

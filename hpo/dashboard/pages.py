@@ -46,6 +46,9 @@ MAX_RUNNING = 12  # shown as running now
 MAX_FAILURES = 8  # kinds of errors shown
 MAX_PICTURES = 12  # of a trial, shown on its page
 MAX_PICTURE = 5_000_000  # bytes of one
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+TABLES = (".csv", ".tsv", ".jsonl")  # shown when they are opened
+MAX_TABLE = 1_000_000
 SHOWN = (
     Part.PARAMS | Part.REPORTS | Part.ATTRIBUTES | Part.ATTEMPTS
 )  # of a trial on its page; its charts are asked for later
@@ -107,6 +110,7 @@ def study(board: Board, query: Query, name: str) -> Page:
     tested = None if chosen is None else row.test_of(chosen)
     known = history or board.sampled(row, now.best_number)
     names = [value_name(known, index) for index in range(len(row.spec["directions"]))]
+    front = history.winners[:MAX_FRONT] if history and len(names) > 1 else ()
     context = {
         "row": row,
         "ahead": not query,  # what is picked in the address is not known here
@@ -141,7 +145,8 @@ def study(board: Board, query: Query, name: str) -> Page:
         "running": running,
         "stuck": _why_stuck(board, now),
         **_failed(charts.SameHistory(history) if history else None),
-        "front": history.winners[:MAX_FRONT] if history and len(names) > 1 else (),
+        "front": front,
+        "front_params": list(dict.fromkeys(name for one in front for name in one.params)),
         "point_of": commands.point_yaml,
         "best": best,
         "best_first": best is not None and row.state.ended and not now.counts.running,
@@ -186,7 +191,8 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "attempt": wanted,
         "log": log,
         "files": files,
-        "pictures": [file for file in files if _is_picture(file)][:MAX_PICTURES],
+        "pictures": [file for file in files if _is(file, PICTURES, MAX_PICTURE)][:MAX_PICTURES],
+        "tables": [file for file in files if _is(file, TABLES, MAX_TABLE)],
         "evaluation": evaluation,
         "why": board.database.read(lambda connection: why(connection, row, record)),
         "replay": commands.enqueue_command(row, record.params),
@@ -331,10 +337,9 @@ def _best(connection: Transaction, now: Progress) -> TrialRecord | None:
     return read_trials(connection, now.row, [now.best_id], with_=Part.PARAMS).get(now.best_id)
 
 
-def _is_picture(file: FileRow) -> bool:
-    """Whether a file is called a picture and is small; its bytes decide when it is asked for."""
-    ends = (".png", ".jpg", ".jpeg", ".gif", ".webp")
-    return file.name.lower().endswith(ends) and file.bytes <= MAX_PICTURE
+def _is(file: FileRow, ends: tuple[str, ...], most: int) -> bool:
+    """Whether a file is called so and is small; what its bytes are is seen when it is asked for."""
+    return file.name.lower().endswith(ends) and file.bytes <= most
 
 
 def _beside(board: Board, row: StudyRow, table: tables.TrialPage) -> dict[str, Any] | None:

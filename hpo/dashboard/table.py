@@ -167,7 +167,7 @@ def heading(name: str, value_names: Sequence[str]) -> str:
         return text.label(value_names[place].capitalize(), 24)
     if name in selection.FIELDS:
         return _TITLES.get(name, name.capitalize())
-    return text.label({"param": rest, "metric": rest}.get(kind, name.replace(":", " ")), 20)
+    return text.label({"param": rest, "metric": f"last {rest}"}.get(kind, name.replace(":", " ")), 20)
 
 
 def moved(columns: Sequence[str], name: str, by: int) -> str:

@@ -108,9 +108,11 @@ def _edf_caption(records: Sequence[Edf]) -> str:
 def _learning_caption(record: LearningCurves) -> str:
     broken = sum(curve.broken for curve in record.curves)
     return text.joined(
-        "One line per trial; a triangle is where it was pruned. Click a name to hide or show it.",
+        "One line per trial. Click a name to hide or show it."
+        if record.few
+        else "One line per trial; a triangle is where it was pruned. Click a name to hide or show it.",
         f"{text.count(broken, 'trial')} reported NaN or infinity, left out here." if broken else "",
-        _cut([value for curve in record.curves for value in curve.values], record.direction),
+        "" if record.few else _cut([v for curve in record.curves for v in curve.values], record.direction),
         record.note,
     )
 

@@ -70,6 +70,8 @@ def seed(database: Database, url: str, folder: Path, name: str = "digits", **cha
                 _keep(party, row, trial.number, "evaluation.json", json.dumps(EVALUATION).encode())
                 _keep(party, row, trial.number, "page.html", b"<script>alert(1)</script>")
                 _keep(party, row, trial.number, "drawn.png", DOT)
+                _keep(party, row, trial.number, "wrong.csv", f'digit,seen\n8,"{HOSTILE}, 9"\n'.encode())
+                _keep(party, row, trial.number, "steps.jsonl", b'{"a": 1}\n{"a": [2], "b": "c"}\n')
                 _keep(party, row, trial.number, "evil.png", b"<svg><script>alert(1)</script></svg>")
             party.complete(number / 10)
     running, trial = party.begin()

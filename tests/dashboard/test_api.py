@@ -153,6 +153,8 @@ def test_a_trial_tells_everything(viewer: TestClient) -> None:
         "evaluation.json",
         "evil.png",
         "page.html",
+        "steps.jsonl",
+        "wrong.csv",
     ]
     assert trial["user_attrs"] == {"note": {"seen": [1, 2]}}
     assert trial["why"].startswith("Random search drew this point from the study's seed")

@@ -313,6 +313,9 @@ def test_one_selection_for_the_whole_page(browser: Browser, base: str) -> None:
     expect(page.locator("#beside tbody tr")).to_have_text(
         [re.compile("state"), re.compile("ccuracy"), "x0.30.9"]
     )
+    curves = "document.getElementById('learning').data?.map(trace => trace.name).join()"
+    page.locator("#learning").scroll_into_view_if_needed()
+    until(page, f"{curves} === 'trial 3, failed,best: trial 9'")
     page.get_by_text("Logs beside each other").click()
     expect(page.locator("#beside .log").nth(1)).to_contain_text(HOSTILE)
     assert page.evaluate("window.neverReloaded")
@@ -399,7 +402,7 @@ def test_what_is_picked_while_the_chart_is_still_asked_for_is_drawn(browser: Bro
 
 def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
     """Errors and logs with markup in them are shown literally; so is a class, drawn on every trial's page. A
-    picture that was kept is shown there; what is only called one is not.
+    picture that was kept is shown there; what is only called one is not. A table is shown when it is opened.
     """
     opened = Opened(browser, base)
     opened.go("/studies/digits/trials/9")
@@ -411,6 +414,10 @@ def test_hostile_text_stays_text(browser: Browser, base: str) -> None:
         1,
         0,
     ]
+    for name in ("wrong.csv", "steps.jsonl"):
+        opened.page.locator(f"details[data-table$='{name}'] summary").click()
+    cells = opened.page.locator("details[data-table] tr")
+    expect(cells).to_have_text(["ab", "1", "[2]c", "digitseen", f"8{HOSTILE}, 9"])
     opened.go("/studies/digits/trials/3")
     expect(opened.page.locator("#attempts")).to_contain_text(HOSTILE)
     opened.go("/studies/digits?state=failed")

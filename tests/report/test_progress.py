@@ -8,6 +8,7 @@ import pytest
 
 from hpo.report.drawing import theme
 from hpo.report.drawing.progress import history_figure
+from hpo.report.drawing.training import learning_figure, metrics_figure
 from hpo.report.records import landscape, progress, scores, summary, training
 from hpo.studies import answers, exporting
 from storage.database.records import AttemptState
@@ -196,6 +197,26 @@ def test_learning_curves_leave_out_what_is_not_finite_and_say_so() -> None:
     assert (curve.steps, curve.values, curve.broken, curve.best) == ((1, 3), (0.1, 0.5), True, True)
 
 
+def test_a_few_learning_curves_are_told_apart_and_none_is_out_of_sight() -> None:
+    """Who compares three trials sees all of them, each by its own name and look."""
+    few = study(
+        *(trial(n, n / 9, reports={1: n / 10, 2: n / 9}) for n in (1, 2, 9)),
+        trial(7, None, "pruned", reports={1: -50.0}),
+    )
+    record = training.learning_curves(few)
+    assert record is not None
+    figure = learning_figure(record, "")
+    assert [trace.name for trace in figure.data] == ["trial 1", "trial 2", "trial 7, pruned", "best: trial 9"]
+    assert len({(trace.line.color, trace.line.dash) for trace in figure.data}) == 4
+    assert not figure.layout.annotations
+
+
+def test_a_metric_that_never_changes_is_a_line_at_its_value() -> None:
+    constant = training.Metrics("lr", "epoch", (training.MetricCurve("lr", (1, 2, 3), (0.01, 0.01, 0.01)),))
+    low, high = metrics_figure(constant, "lr").layout.yaxis.range
+    assert 0.009 < low < 0.01 < high < 0.011
+
+
 def test_learning_curves_of_1000_trials_are_capped_and_keep_the_best() -> None:
     record = training.learning_curves(searched(1000))
     assert record is not None
@@ -220,6 +241,9 @@ def test_the_value_is_named_after_the_metric_that_equals_the_reports() -> None:
     named = study(trial(0, 0.5, reports={1: 0.5}, metrics={"loss": {1: 0.7}, "accuracy": {1: 0.5}}))
     assert scores.value_axis(named) == "accuracy (higher is better)"
     assert scores.value_name(study(trial(0, 0.5))) == "objective value"
+    spec = {"fixed": {"objective": ["accuracy", "flops"]}}
+    two = study(trial(0, (0.5, 9.0)), directions=("maximize", "minimize"), spec=spec)
+    assert [scores.value_name(two, place) for place in (0, 1)] == ["accuracy", "flops"]
 
 
 def test_the_axis_shows_the_good_half_and_says_how_many_lie_beyond() -> None:

@@ -39,7 +39,10 @@ async function paint(plot, chart) {
   const { figure, caption, title, min_width: minWidth } = chart.content;
   const box = plot.closest(".chart");
   box.querySelector("figcaption").textContent = caption;
-  if (title) box.querySelector("h3").textContent = decoded(title);
+  const heading = box.querySelector("h3");
+  heading.dataset.usual ??= heading.textContent;
+  const picked = [...box.querySelectorAll(".pick [data-pick=x], .pick [data-pick=y]")].map((it) => it.value).filter(Boolean);
+  heading.textContent = title ? decoded(title) : picked.join(" and ") || heading.dataset.usual;
   if (!figure) {
     if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
     chart.wired = false;
@@ -52,7 +55,7 @@ async function paint(plot, chart) {
   if (plot.style.height !== `${height}px`) plot.style.height = `${height}px`;
   plot.style.minWidth = minWidth ? `${minWidth}px` : "";
   const layout = layoutOf(plot, figure, templates, printing);
-  if ((layout.meta?.columns || layout.meta?.y) && !narrow.matches) {
+  if ((layout.meta?.columns || layout.meta?.x || layout.meta?.y) && !narrow.matches) {
     layout.dragmode = $("zooms")?.checked === false ? "select" : "zoom";
   }
   layout.height = height;

@@ -88,10 +88,54 @@ function point(number, from) {
   light(number, from);
 }
 
+// --- a table that a trial kept, shown when it is opened
+
+const MAX_ROWS = 100;
+
+function rowsOf(text, name) {
+  if (/\.jsonl$/i.test(name)) {
+    const found = text.split("\n").filter((line) => line.trim()).map((line) => Object(JSON.parse(line)));
+    const head = [...new Set(found.flatMap(Object.keys))];
+    const cell = (value) => (typeof value === "string" ? value : JSON.stringify(value) ?? "");
+    return [head, ...found.map((one) => head.map((key) => cell(one[key])))];
+  }
+  const rows = [[]];
+  const sign = /\.tsv$/i.test(name) ? "\t" : ",";
+  const cells = new RegExp(`(?:"((?:[^"]|"")*)"|([^${sign}\\r\\n]*))(${sign}|\\r?\\n|$)`, "gy");
+  for (const [, quotedText, plain, end] of text.trimEnd().matchAll(cells)) {
+    rows.at(-1).push(quotedText?.replaceAll('""', '"') ?? plain);
+    if (end === "") break;
+    if (end !== sign) rows.push([]);
+  }
+  return rows;
+}
+
+async function openTable(box) {
+  const place = box.lastElementChild;
+  const say = (text) => { place.textContent = text; };
+  try {
+    const answer = await fetch(box.dataset.table);
+    if (!answer.ok) { say("It cannot be read here."); return; }
+    const [head, ...rows] = rowsOf(await answer.text(), box.dataset.table);
+    const table = document.createElement("table");
+    table.className = "data";
+    const line = (part, cells, kind) => {
+      const row = part.appendChild(document.createElement("tr"));
+      for (const text of cells) Object.assign(row.appendChild(document.createElement(kind)), { textContent: text, className: "left" });
+    };
+    line(table.createTHead(), head, "th");
+    const body = table.createTBody();
+    for (const row of rows.slice(0, MAX_ROWS)) line(body, row, "td");
+    place.replaceChildren(table);
+    if (rows.length > MAX_ROWS) place.append(`the first ${MAX_ROWS} of ${rows.length} rows`);
+  } catch (error) { say(`This is no table: ${error.message}`); }
+}
+
 const ticked = new Set(); // trials to compare
 
 export function wireWorkbench(openAgain) {
   document.addEventListener("trial:open", (event) => { if (study) location.href = `${study}/trials/${event.detail}`; });
+  document.addEventListener("toggle", ({ target }) => { if (target.open && target.dataset.table) openTable(target); }, true);
   if (!form) return;
   reopen = openAgain;
   form.addEventListener("submit", (event) => { event.preventDefault(); go(form.elements.where.value.trim()); });

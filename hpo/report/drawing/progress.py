@@ -123,6 +123,7 @@ def edf_figure(records: Sequence[Edf], title: str) -> go.Figure:
     ends = [end for record in records for end in (record.value[0], record.value[-1])]
     pad = 0.04 * ((max(ends) - min(ends)) or 1.0)
     figure.update_xaxes(range=[min(ends) - pad, max(ends) + pad])
+    figure.layout.meta = {"x": {}}  # a stretch of it is a filter of values
     return figure
 
 

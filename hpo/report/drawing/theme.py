@@ -205,12 +205,12 @@ def meaning(axis: Axis) -> dict[str, Any]:
     return {"name": name, "low": axis.low, "high": axis.high, "log": axis.log, "whole": axis.kind == "int"}
 
 
-def frame(figure: go.Figure, values: Sequence[float], direction: Direction) -> None:
-    """Cut the value axis where a few diverged trials would flatten all others."""
+def frame(figure: go.Figure, values: Sequence[float], direction: Direction, *, whole: bool = False) -> None:
+    """Cut the value axis where a few diverged trials would flatten all others (not if `whole`)."""
     if not values:
         figure.update_yaxes(showticklabels=False)
         return
-    low, high = window(values, direction)
+    low, high = (min(values), max(values)) if whole else window(values, direction)
     if out := sum(not low <= value <= high for value in values):
         above = direction == "minimize"
         words = f"{out:,} above ↑" if above else f"{out:,} below ↓"

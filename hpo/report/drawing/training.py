@@ -19,8 +19,13 @@ def learning_figure(record: LearningCurves, title: str) -> go.Figure:
     """All trials' reports; pruned ones end in a triangle, the best trial lies on top."""
     figure = go.Figure()
     groups: dict[str, list[Curve]] = {s: [] for s in ("pruned", "failed", "diverged", "complete", "running")}
-    for curve in record.curves:
-        if not curve.best:
+    others = [curve for curve in record.curves if not curve.best]
+    if record.few:
+        for place, curve in enumerate(others):
+            _add_one(figure, curve, place)
+        figure.update_layout(legend_groupclick="toggleitem")
+    else:
+        for curve in others:
             groups.setdefault(curve.state, []).append(curve)
     for state, curves in groups.items():
         if curves:
@@ -40,11 +45,27 @@ def learning_figure(record: LearningCurves, title: str) -> go.Figure:
     theme.link(figure)
     finish(figure, title, record.step_name.capitalize(), record.axis)
     values = [value for curve in record.curves for value in curve.values]
-    frame(figure, values, record.direction)
+    frame(figure, values, record.direction, whole=record.few)
     longest = max(curve.steps[-1] for curve in record.curves)
     if longest <= 12:
         figure.update_xaxes(dtick=1)
     return figure
+
+
+def _add_one(figure: go.Figure, curve: Curve, place: int) -> None:
+    """One of a few trials, with a look and a name of its own."""
+    colour, dash, symbol = theme.look(place + (place >= theme.PALETTE.index(theme.BEST_COLOUR)))
+    figure.add_scatter(
+        x=list(curve.steps),
+        y=short(curve.values),
+        mode="lines+markers",
+        name=f"trial {curve.number}" + ("" if curve.state == "complete" else f", {curve.state}"),
+        legendgroup=curve.state,
+        line={"color": colour, "width": 2, "dash": dash},
+        marker={"symbol": symbol, "size": 7, "maxdisplayed": 12},
+        customdata=[curve.number] * len(curve.steps),
+        hovertemplate=f"trial {curve.number}, %{{x}}: %{{y}}<extra>{curve.state}</extra>",
+    )
 
 
 def _add_group(figure: go.Figure, state: str, curves: list[Curve], total: int) -> None:
@@ -108,6 +129,7 @@ def metrics_figure(record: Metrics, title: str) -> go.Figure:
         )
     unit = curves[0].name if len(curves) == 1 else title
     finish(figure, title, record.step_name.capitalize(), unit)
+    frame(figure, [value for curve in curves for value in curve.values], "maximize", whole=True)
     if max((step for curve in curves for step in curve.steps), default=0) <= FEW_STEPS:
         figure.update_xaxes(dtick=1)  # there is no epoch 1.5
     return figure

@@ -76,12 +76,16 @@ def ranked(found: Iterable[Score], direction: Direction) -> list[Score]:
 def value_name(history: StudyHistory, objective: int = 0) -> str:
     """What the objective's value is called.
 
-    The name of the logged metric that equals the reported value at every step of every trial that has both
-    ("accuracy"), or with several directions, where nothing is reported, that ends on every final value.
-    Else the validation metric that equals the best trial's value, "objective value", or "objective 2" with
-    several directions.
+    With several directions the name that the study file gives it, as our objectives read it: `fixed:
+    {objective: [accuracy, flops]}`. Else the name of the logged metric that equals the reported value at
+    every step of every trial that has both ("accuracy"), or with several directions, where nothing is
+    reported, that ends on every final value. Else the validation metric that equals the best trial's value,
+    "objective value", or "objective 2" with several directions.
     """
     many = len(history.directions) > 1
+    given = (history.spec.get("fixed") or {}).get("objective")
+    if many and isinstance(given, list) and len(given) == len(history.directions):
+        return str(given[objective])
     agreeing: dict[str, bool] = {}
     for trial in history.trials:
         if not trial.metrics:

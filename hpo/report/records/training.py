@@ -25,6 +25,7 @@ from hpo.report.records.scores import (
 from storage.history.records import Direction, StudyHistory, TrialRecord, TrialStateName
 
 MAX_CURVES = 300
+FEW_CURVES = 6
 MAX_CURVE_POINTS = 200
 MAX_METRICS = 12
 MAX_CLASSES = 40  # of the confusion matrix
@@ -53,6 +54,11 @@ class LearningCurves:
     axis: str
     direction: Direction
     note: str
+
+    @property
+    def few(self) -> bool:
+        """Whether each has a look of its own, and all of it is seen: somebody compares them."""
+        return len(self.curves) <= FEW_CURVES
 
 
 @dataclass(frozen=True)
