@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import io
@@ -32,6 +33,8 @@ from hpo.errors import ExitCode, HpoError
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console command `hpo`. Exits with one of `ExitCode`."""
     gc.set_threshold(200_000)  # what a short command imports stays: no looking for cycles among it
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # before all others, and so called after them
     _mind_streams()
     try:
         status = run(sys.argv[1:] if arguments is None else arguments)
@@ -42,9 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # `hpo trials ... | head`, or a full disk
         status = status if isinstance(error, BrokenPipeError) else _unexpected(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if "torch" not in sys.modules:  # whose bindings complain of what is left when they go
-        gc.freeze()  # else Python looks for cycles among all modules before it exits: a third of `hpo ls`
+    ended.append(status)
     sys.exit(status)
+
+
+def _leave(ended: list[int]) -> None:
+    """End without taking every module apart, which lasts over a second where torch is one of them."""
+    if ended:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ended[0])
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -77,6 +88,8 @@ def run(arguments: Sequence[str]) -> int:
         raise
     except Exception as error:
         return _unexpected(error)
+    finally:
+        queries.opened.close()
 
 
 def _mind_streams() -> None:

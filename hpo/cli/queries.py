@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from storage.history.records import StudyHistory, TrialRecord
 
 
+opened = ExitStack()  # what closes the databases of the command at work; `hpo.cli.run` does
+
+
 def open_here(storage: str | None, *, create: bool = True) -> tuple[Settings, Database]:
     """This machine's settings and the database; unless `create`, an earlier command must have made it."""
     from hpo.settings import Settings
     from hpo.wiring import open_storage
 
     settings = Settings.from_environment(storage)
-    return settings, open_storage(settings, create=create)
+    database = open_storage(settings, create=create)
+    opened.callback(database.close)
+    return settings, database
 
 
 def open_existing(storage: str | None) -> Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,7 +113,6 @@ def run(
     shares = plan(gpus, per_gpu, runners, study.gpus_per_trial)
     with Nursery.of(shares, study, str(code)) as nursery:  # imports torch while the rest here is imported
         from hpo.asked import notes, places
-        from hpo.dashboard.beside import beside
         from hpo.studies import steering
         from hpo.studies.creation import create_or_continue, create_or_extend, find
         from hpo.studies.reading import get_study
@@ -151,7 +150,7 @@ def run(
         elif count == 0:
             say(f"{row.name} has had its {study.tickets} trials")
         else:
-            with beside(database, row.name, say, open_) if dashboard or open_ else nullcontext():
+            with _dashboard(database, row.name, open_) if dashboard or open_ else nullcontext():
                 left = here.work(row, limits=_limits(count, None, None), nursery=nursery)
                 outcome, told = left.exit_code, left.told
     if outcome == ExitCode.DONE and not told:
@@ -268,6 +267,12 @@ class Here:
         with suppress(NotFoundError):  # it was deleted meanwhile
             its = confirming.go_on(self.database, study)
         return ExitCode.DONE if its is None else self.work(its, **options).exit_code
+
+
+def _dashboard(database: Database, study: str, open_browser: bool) -> AbstractContextManager[None]:
+    from hpo.dashboard.beside import beside
+
+    return beside(database, study, say, open_browser)
 
 
 def _wrap_up(

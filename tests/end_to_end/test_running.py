@@ -60,6 +60,27 @@ def test_running_again_shows_the_result_and_tries_nothing_more(place: Workplace)
     assert {trial["attempts"] for trial in trials} == {1}
 
 
+def test_a_command_that_has_imported_torch_leaves_the_database_in_one_file(place: Workplace) -> None:
+    """It ends without taking torch apart; what is printed or done at its exit is so nevertheless."""
+    objective = """
+        import atexit
+        import torch
+
+        def objective(trial):
+            trial.checkpoint.save({}, 1)
+            return trial.params["x"]
+
+        def evaluate(trial, checkpoint):
+            atexit.register(print, "at exit", flush=False)
+            return {"torch": torch.__version__}
+    """
+    result = place.run(
+        place.study("s", objective, budget={"trials": 1}), "--storage", "sqlite:///s.db"
+    ).check()
+    assert result.out.splitlines()[-1] == "at exit"
+    assert not list(place.path.glob("s.db-*"))
+
+
 def test_an_extended_study_goes_on_with_the_same_command(place: Workplace) -> None:
     spec = place.study("s", budget={"trials": 2})
     place.run(spec).check()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpo.report.records.scores import (
     best_numbers,
@@ -134,8 +135,6 @@ def foresight(history: StudyHistory) -> Metrics | None:
     """Spearman's rank correlation of what complete trials reported at each step with what they came to, of
     all and of the better half: where that is low, a pruner that looks there prunes by luck.
     """
-    from scipy.stats import rankdata
-
     sign = -1 if history.directions[0] == "maximize" else 1
     done = [t for t in history.trials if t.state == "complete" and t.value is not None]
     done = [trial for trial in done if math.isfinite(trial.value or 0.0)]
@@ -149,12 +148,18 @@ def foresight(history: StudyHistory) -> Metrics | None:
             known = np.isfinite(seen)
             if known.sum() < MIN_RANKED:
                 continue
-            ranks = rankdata([seen[known], values[known]], axis=1)
+            ranks = np.array([_ranks(seen[known]), _ranks(values[known])])
             if ranks.std(axis=1).all():
                 found[step] = float(np.corrcoef(ranks)[0, 1])
         if len(found) > 1:
             curves.append(MetricCurve(name, *_finite(found)))
     return Metrics("", step_name(history), tuple(curves)) if curves else None
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ties share the mean of their ranks. As `scipy.stats` has it, which takes half a second to import."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])
 
 
 def _finite(series: Mapping[int, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
