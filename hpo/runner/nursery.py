@@ -7,7 +7,6 @@ It has no thread when it forks, and it runs nothing of the objective.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -32,8 +31,6 @@ def serve(control: socket.socket) -> int:
     objective, code = json.loads(control.recv(65536))
     importlib.import_module("hpo.runner.session")
     preload(None if objective is None else ObjectivePath(*objective), Path(code))
-    gc.collect()
-    gc.freeze()  # a collection in a runner would write to, and so copy, every page
     _fork_and_end()
     if len(list(Path("/proc/self/task").iterdir())) > 1:  # in a forked process there would be but one
         raise SystemExit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
 from contextlib import suppress
@@ -21,13 +22,19 @@ def preload(path: ObjectivePath | None, folder: Path) -> None:
     seeded then, is the same in both, and in a runner's first trial as in its next. What cannot be imported is
     left to the objective, whose error speaks for itself.
 
+    Python looks for no cycles among it, now or later: an eighth of what importing torch costs, and in a
+    forked runner each look would write to, and so copy, every page.
+
     Args:
         path: as written in the study file; None: the objective is a command, which needs nothing here.
         folder: a file's path is relative to it.
     """
+    gc.disable()
     for name in sorted(needed(path, folder)) if path is not None else ():
         with suppress(Exception):
             importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
 
 
 def needed(path: ObjectivePath, folder: Path) -> set[str]:
