@@ -38,6 +38,7 @@ HOOK = {"webhook": "HPO_NOTIFY_URL", "retry": 30}
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     made = Receiver()
     monkeypatch.setenv("HPO_NOTIFY_URL", made.url)
+    monkeypatch.setattr(notifier, "TIMEOUT", 120.0)  # an answer that is held comes when the test says so
     yield made
     made.answering.set()
     made.stop()
