@@ -28,7 +28,7 @@ HEAVY = {
     "yaml",
     "mcp",
 }
-CPU_SECONDS = 0.3
+TIMES = 3.5  # two, as measured; optuna or SQLAlchemy alone would make it more than four
 
 
 COMMANDS = dict(every_command())
@@ -90,13 +90,18 @@ def test_help_imports_nothing_heavy(place: Workplace) -> None:
     assert imported & HEAVY == set()
 
 
-def test_help_takes_less_than_a_third_of_a_second_of_cpu() -> None:
-    assert min(cpu_of_help() for _ in range(6)) < CPU_SECONDS
+def test_help_takes_little_more_cpu_than_the_library_that_prints_it() -> None:
+    """Which is measured in turn with it: a slow machine is slow in both."""
+    ours, bare = (
+        [str(Path(sys.executable).with_name("hpo")), "--help"],
+        [sys.executable, "-c", "import typer"],
+    )
+    taken = [(cpu_of(ours), cpu_of(bare)) for _ in range(5)]
+    assert min(one for one, _ in taken) < TIMES * min(other for _, other in taken), taken
 
 
-def cpu_of_help() -> float:
-    """Seconds of CPU of one `hpo --help`; other processes can only make it look longer."""
-    command = [str(Path(sys.executable).with_name("hpo")), "--help"]
+def cpu_of(command: list[str]) -> float:
+    """Seconds of CPU of a command; other processes can only make it look longer."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=hpo_environment())
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
