@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hpo.cli import diagnosis
 from tests.end_to_end.workplace import Workplace
 
 
@@ -61,6 +63,21 @@ def test_data_that_is_not_here_is_missed_before_the_first_trial(place: Workplace
         "data"
     ]
     assert "downloads it" in why
+
+
+def test_an_answer_that_took_long_makes_no_clock_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database told its time when it began to answer, and the quickest answer counts."""
+    now, waits = [1000.0], iter([0.1, 0.1, 0.1, 0.1, 20.0])
+
+    def read(_verb: Any) -> float:
+        told = now[0]
+        now[0] += next(waits)
+        return told
+
+    clock = SimpleNamespace(time=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(diagnosis, "time", clock)
+    found = list(diagnosis._database(SimpleNamespace(read=read, shown_url="sqlite:///x.db")))  # type: ignore[arg-type]
+    assert {one.state for one in found} == {"ok"}
 
 
 CARDS = """#!/bin/sh
