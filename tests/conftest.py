@@ -56,6 +56,7 @@ def _patience(_own_environment: None) -> Iterator[None]:
     """In this process no database is away because the machine is busy; who tests impatience sets it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("storage.database.engine.IMPATIENT_SECONDS", 60.0)
+        patch.setattr("storage.database.engine.IDLE_SECONDS", 120)
         yield
 
 

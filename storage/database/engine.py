@@ -36,6 +36,7 @@ Transaction = Connection  # what a verb of the storage works in; `hpo` knows no 
 DatabaseUrl = URL
 
 IMPATIENT_SECONDS = 5.0  # how long a command waits for a database before it says so
+IDLE_SECONDS = 10  # in which PostgreSQL bears a transaction whose client does nothing
 
 _POSTGRESQL_CONNECT_ARGS: dict[str, Any] = {
     # Without these a cut network hangs a worker for over a minute, and a cut holder of a lock blocks all.
@@ -80,17 +81,17 @@ def parse_url(text: str) -> URL:
     return url
 
 
-def engine_options(url: URL, idle_seconds: int = 10) -> dict[str, Any]:
+def engine_options(url: URL, idle_seconds: int | None = None) -> dict[str, Any]:
     """Keyword arguments of `create_engine` for this database.
 
-    A transaction whose client does nothing for `idle_seconds` is ended by PostgreSQL, for the sake of others.
+    A transaction whose client does nothing for `idle_seconds`, by default `IDLE_SECONDS`, is ended by
+    PostgreSQL, for the sake of others.
     """
     if url.get_backend_name() == "postgresql":
         chosen = dict(_POSTGRESQL_CONNECT_ARGS)
         if not poolers.is_before(url):
-            chosen["options"] = (
-                f"-c idle_in_transaction_session_timeout={1000 * idle_seconds} -c timezone=UTC"
-            )
+            idle = 1000 * (idle_seconds or IDLE_SECONDS)
+            chosen["options"] = f"-c idle_in_transaction_session_timeout={idle} -c timezone=UTC"
         return {"pool_pre_ping": True, "connect_args": chosen, "pool_recycle": 1800}
     return {"connect_args": {"timeout": 4.0}}  # seconds for another writer; well below a lease
 
