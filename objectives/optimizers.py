@@ -25,7 +25,7 @@ def build(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     groups = shared(parameter_groups(model, config.weight_decay, config.decay_all), config, model)
     if is_import_path(config.optimizer):
         return _own(kind, config, groups)
-    if config.fused and "fused" in inspect.signature(kind).parameters and _can_fuse(model, config):
+    if config.fused and _takes_fused(kind) and _can_fuse(model, config):
         options["fused"] = True
     optimizer: torch.optim.Optimizer = kind(groups, lr=config.lr, **options)
     return optimizer
@@ -110,6 +110,11 @@ def without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Opti
 
     names = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
     return type(kind.__name__, (kind,), {name: own(name) for name in names})
+
+
+@functools.cache
+def _takes_fused(kind: type[torch.optim.Optimizer]) -> bool:
+    return "fused" in inspect.signature(kind).parameters
 
 
 def _can_fuse(model: nn.Module, config: TrainingConfig) -> bool:

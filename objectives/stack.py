@@ -295,10 +295,10 @@ class Stack:
     def put_back(self, lane: int) -> None:
         """Put the lane's state into its own setup, as if it had been trained alone."""
         setup = self.setups[lane]
-        setup.model.load_state_dict(self.model.weights(lane, self.model.rows[lane], self.model.norms))
+        self.model.put_back(lane)
         rows = {name: self.model.lane_of(row, lane) for name, row in self.optimizer.state_of(lane).items()}
         for number, parameter in enumerate(setup.model.parameters()):
-            state: dict[str, Any] = {name: tensors[number] for name, tensors in rows.items()}
+            state: dict[str, Any] = {name: tensors[number].clone() for name, tensors in rows.items()}
             if not isinstance(setup.optimizer, torch.optim.SGD):
                 state["step"] = torch.tensor(float(self.optimizer.steps[lane]))
             if state:

@@ -38,7 +38,7 @@ def _objection(content: bytes) -> str | None:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldState:
     """A state after `step` in this process alone; the newest one that was saved is after `saved`."""
 
     step: int
@@ -51,11 +51,11 @@ class Memory:
     """The states that attempts of this process have held, the newest `MEMORY` bytes. For any thread."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, int], tuple[Held, int]] = {}  # with its bytes
+        self._held: dict[tuple[str, int], tuple[HeldState, int]] = {}  # with its bytes
         self._bytes = 0
         self._changing = threading.Lock()
 
-    def put(self, trial: str, attempt: int, held: Held) -> None:
+    def put(self, trial: str, attempt: int, held: HeldState) -> None:
         """Hold the state that this attempt at a trial has left."""
         with self._changing:
             self._held[trial, attempt] = held, _size(held.state)
@@ -63,7 +63,7 @@ class Memory:
             while self._bytes > MEMORY:
                 self._bytes -= self._held.pop(next(iter(self._held)))[1]
 
-    def take(self, trial: str, attempt: int) -> Held | None:
+    def take(self, trial: str, attempt: int) -> HeldState | None:
         """Hand out the state that this attempt has left, if it is still here; it is held no longer."""
         with self._changing:
             held, size = self._held.pop((trial, attempt), (None, 0))
@@ -98,7 +98,7 @@ class CheckpointStore:
         # leave a hole in the curve of whoever goes on from it.
         before_save: Callable[[], None] = lambda: None,
         memory: Memory | None = None,  # where states are held; None: they are saved
-        held: Held | None = None,  # the state this attempt goes on from, where it was held
+        held: HeldState | None = None,  # the state this attempt goes on from, where it was held
     ) -> None:
         self._store = store.with_patience(PATIENCE)
         self._last = last
@@ -143,7 +143,7 @@ class CheckpointStore:
         if self._memory is None:
             self.save(state, step)
         else:
-            self._memory.put(*self._place, Held(step, self.saved, state, live))
+            self._memory.put(*self._place, HeldState(step, self.saved, state, live))
 
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step`; a full disk is said in the log and training goes on."""

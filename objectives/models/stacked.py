@@ -152,19 +152,30 @@ class StackedModel:
         return rows
 
     def lane_of(self, row: Tensor, lane: int) -> list[Tensor]:
-        """The tensors of one `row` [P], each in the shape of the lane's own parameter, copied."""
+        """The tensors of one `row` [P], each in the shape of the lane's own parameter: views of it."""
         return [
-            row[start:end].view(shape)[_corner(parameter.shape)].clone()
+            row[start:end].view(shape)[_corner(parameter.shape)]
             for (start, end), shape, parameter in zip(
                 self.places, self.shapes, self._models[lane].parameters(), strict=True
             )
         ]
 
+    @torch.no_grad()
+    def put_back(self, lane: int) -> None:
+        """Put the lane's weights, and what its normalisations hold, into its own model."""
+        model = self._models[lane]
+        for own, tensor in zip(model.parameters(), self.lane_of(self.rows[lane], lane), strict=True):
+            own.copy_(tensor)
+        for (_, module), values in zip(_norms_of(model), self.norms, strict=True):
+            for buffer, value in values.items():
+                own = getattr(module, buffer)
+                own.copy_(value[lane][_corner(own.shape)])
+
     def weights(self, lane: int, row: Tensor, norms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """A state dict of the lane's own model from a row [P] and what its normalisations hold, copied."""
         model = self._models[lane]
         found = {
-            name: tensor
+            name: tensor.clone()
             for (name, _), tensor in zip(model.named_parameters(), self.lane_of(row, lane), strict=True)
         }
         for (name, module), values in zip(_norms_of(model), norms, strict=True):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpo.errors import HpoError
-from hpo.runner.checkpoint import CheckpointStore, Held, Memory
+from hpo.runner.checkpoint import CheckpointStore, HeldState, Memory
 from hpo.runner.interrupt import Interrupted, StopFlag, Urgency
 from hpo.runner.values import BadValueError, NotANumberError, checked_values, says_diverged
 from hpo.weights import dump_state, read_state
@@ -165,7 +165,7 @@ def test_a_held_state_waits_in_the_process_alone_and_elsewhere_the_saved_one_cou
 
     monkeypatch.setattr("hpo.runner.checkpoint.MEMORY", 100)
     for trial in ("s/2", "s/3"):
-        memory.put(trial, 1, Held(1, None, {"weights": [torch.zeros(20)]}))
+        memory.put(trial, 1, HeldState(1, None, {"weights": [torch.zeros(20)]}))
     assert memory.take("s/2", 1) is None, "there is room for one of them"
     assert memory.take("s/3", 1) is not None
 
