@@ -21,6 +21,7 @@ from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
 from hpo.report import catalogue, text
 from hpo.report.chart import Chart, Picture
+from hpo.report.drawing import theme
 from hpo.report.records.landscape import MIN_CONTOUR_TRIALS
 from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
@@ -219,6 +220,8 @@ class SameHistory:
 
 def _show_distance(figure: go.Figure, direction: str) -> None:
     """Show how far each value is from the best, on a logarithmic axis."""
+    for trace in figure.data:  # rounded alike, or what equals the best would be as far from it as rounding is
+        trace.y = [None if value is None else theme.short([value])[0] for value in trace.y]
     values = [value for trace in figure.data for value in trace.y if value is not None]
     best = max(values, default=0.0) if direction == "maximize" else min(values, default=0.0)
     least = 1e-4 * max((abs(value - best) for value in values), default=0.0)  # below it is rounding
@@ -226,7 +229,8 @@ def _show_distance(figure: go.Figure, direction: str) -> None:
         far = [None if value is None else abs(value - best) for value in trace.y]
         trace.y = [value if value is not None and value > least else None for value in far]
     figure.layout.annotations = ()
-    figure.update_yaxes(type="log", range=None, title_text="distance to the best (log)")
+    figure.update_yaxes(type="log", range=None, exponentformat="power")
+    figure.update_yaxes(title_text="distance to the best (log)")
 
 
 def _show_seconds(figure: go.Figure, history: StudyHistory) -> None:
@@ -241,9 +245,9 @@ def _show_seconds(figure: go.Figure, history: StudyHistory) -> None:
 def _make_logarithmic(figure: go.Figure, *, both: bool = False) -> None:
     """Make the value axis logarithmic, or both axes; its range, if set, is expressed in decades."""
     if both:
-        figure.update_xaxes(type="log")
+        figure.update_xaxes(type="log", exponentformat="power")
     low_high = figure.layout.yaxis.range
-    figure.update_yaxes(type="log", range=None)
+    figure.update_yaxes(type="log", range=None, exponentformat="power")
     if low_high and low_high[0] > 0:
         figure.update_yaxes(range=[math.log10(end) for end in low_high])
 

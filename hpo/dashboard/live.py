@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hpo.report.records.scores import value_name
 from hpo.studies import confirmed, selection
 from hpo.studies.reading import read_evaluation
 from storage.database.engine import Database, Transaction
@@ -109,7 +110,8 @@ class LiveStudy:
         if wanted:  # metrics of every trial would make the charts look at them, too
             by_number = {trial.number: trial for trial in among.trials}
             kept = tuple(by_number[trial.number] for trial in kept)
-        found = dataclasses.replace(history, trials=kept)
+        names = tuple(value_name(history, index) for index in range(len(history.directions)))
+        found = dataclasses.replace(history, trials=kept, value_names=names)
         with self._lock:
             if history is self._history:
                 self._chosen[where, sort] = found

@@ -147,6 +147,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         **_failed(charts.SameHistory(history) if history else None),
         "front": front,
         "front_params": list(dict.fromkeys(name for one in front for name in one.params)),
+        "on_front": len(history.winners) if front and history else 0,
         "point_of": commands.point_yaml,
         "best": best,
         "best_first": best is not None and row.state.ended and not now.counts.running,

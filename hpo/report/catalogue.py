@@ -303,7 +303,7 @@ STUDY: tuple[Chart, ...] = (
         title="Rank correlation with the result",
         section="learning",
         record=lambda history, _: foresight(history),
-        draw=training.metrics_figure,
+        draw=training.foresight_figure,
         caption=lambda _: (
             "How well the order at a step foretells the order in the end: 1 is wholly, 0 not at all. With "
             "the pruned trials it would mostly be higher. hpo regret says what pruning cost."

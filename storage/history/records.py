@@ -216,6 +216,7 @@ class StudyHistory:
     test_evaluation: Mapping[str, Any] | None = None  # test set, of the one chosen, measured once
     confirmation: Confirmation | None = None  # what trainings with fresh seeds said; None: nobody asked
     machines: tuple[Machine, ...] = ()  # that worked at it, where somebody asked
+    value_names: tuple[str, ...] = ()  # of the whole study, where `trials` are a selection
 
     @cached_property
     def best(self) -> TrialRecord | None:

@@ -134,6 +134,13 @@ def test_a_page_says_why_nothing_runs(viewer: TestClient, database: Database, tm
 
 def test_the_axis_shows_the_logarithm_of_the_distance_to_the_best(viewer: TestClient) -> None:
     found = viewer.get("/api/v1/studies/digits/charts/history-1?log=distance&where=state=complete").json()
+    axes = [
+        viewer.get(f"/api/v1/studies/digits/charts/history-1{asked}").json()["figure"]["layout"]["yaxis"][
+            "title"
+        ]
+        for asked in ("", "?where=number=1")
+    ]
+    assert axes[0] == axes[1], "a selection calls the value what the whole study does"
     layout, points = found["figure"]["layout"], found["figure"]["data"][0]
     assert (layout["yaxis"]["type"], layout["yaxis"]["title"]["text"]) == (
         "log",

@@ -44,3 +44,8 @@ def test_a_storm_of_failures_is_told_with_its_corner() -> None:
     told = storm(study(*searched(storms=True)))
     assert told.startswith("13 of the latest 20 trials failed, most with: CUDA out of memory.")
     assert told.endswith("12 of 13 failed ones have width ≥ 512, and 0 of 28 that went well.")
+    late = [
+        trial(n, None if n > 4 else 0.5, "failed" if n > 4 else "complete", error="no") for n in range(30)
+    ]
+    assert storm(study(*late)).startswith("All of the latest 20 trials failed")
+    assert storm(study(*late[5:10])).startswith("All 5 trials failed")

@@ -64,6 +64,9 @@ async function paint(plot, chart) {
     layout.yaxis.title = { ...layout.yaxis.title, font: { size: 11 } };
     layout.margin = { ...layout.margin, b: layout.xaxis.title ? 44 : 28 };
   }
+  for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
+    layout[axis].autorange ??= !layout[axis].range; // said each time: plotly keeps that of a range that is no more
+  }
   layout.uirevision = "kept"; // what a person zoomed or hid stays as it is
   layout.selections = [];
   layout.selectionrevision = filter.where;

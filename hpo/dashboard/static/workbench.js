@@ -51,7 +51,7 @@ function go(where) {
   const query = new URLSearchParams(location.search);
   for (const name of ["page", "state", "where"]) query.delete(name);
   if (where) query.set("where", where);
-  history.pushState(null, "", `?${query}`);
+  history.pushState(null, "", query.size ? `?${query}` : location.pathname);
   show();
 }
 

@@ -67,7 +67,7 @@ def path_figure(record: Path, title: str) -> go.Figure:
         showlegend=False,
     )
     finish(figure, title, f"Predicted {record.axis.partition(' (')[0]}", None, 150 + 30 * len(rows))
-    _name_rows(figure, [step.change for step in rows], "Changed, one after another", 34)
+    _name_rows(figure, [step.change for step in rows], "Changed", 34)
     return figure
 
 
@@ -140,8 +140,9 @@ def slice_figure(record: Slice, title: str) -> go.Figure:
             marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
         )
     theme.link(figure, x=meaning(record.parameter), y={})
-    finish(figure, title, None, record.axis, showlegend=False)
+    finish(figure, title, showlegend=False)
     figure.update_xaxes(parameter_axis(record.parameter))
+    figure.update_yaxes(title_text=plain(record.axis, 80).replace(" (", "<br>("))  # the picture is low
     frame(figure, [point.value for point in record.points], record.direction)
     return figure
 

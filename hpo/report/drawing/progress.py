@@ -66,8 +66,9 @@ def history_figure(history: History, title: str) -> go.Figure:
         )
     theme.link(figure, x={"name": "number", "whole": True}, y={})
     finish(figure, title, "Trial number", history.axis, showlegend=True)
-    if max((point.number for point in history.points), default=0) <= 12:
-        figure.update_xaxes(dtick=1)
+    last = max((point.number for point in history.points), default=0)
+    if last <= 12:
+        figure.update_xaxes(dtick=1, range=[-0.5, last + 0.5])  # there is no trial -1
     frame(figure, values, history.direction)
     return figure
 
@@ -105,8 +106,8 @@ def edf_figure(records: Sequence[Edf], title: str) -> go.Figure:
     for index, record in enumerate(records[:MAX_STUDIES]):
         colour, dash, _ = theme.look(index)
         figure.add_scatter(
-            x=short(record.value),
-            y=short([100 * share for share in record.share], 4),
+            x=short([record.value[0], *record.value]),
+            y=short([0.0, *(100 * share for share in record.share)], 4),
             mode="lines",
             name=plain(record.study),
             line={

@@ -215,6 +215,7 @@ def frame(figure: go.Figure, values: Sequence[float], direction: Direction, *, w
         above = direction == "minimize"
         words = f"{out:,} above ↑" if above else f"{out:,} below ↓"
         place = {"x": 1, "y": float(above), "yanchor": "top" if above else "bottom", "xanchor": "right"}
+        place["yshift"] = 0 if above else 12  # above the marks of failed trials
         figure.add_annotation(text=words, showarrow=False, xref="paper", yref="paper", **place)
     if low == high or (low, high) != (min(values), max(values)):
         pad = 0.05 * ((high - low) or abs(low)) or 1.0

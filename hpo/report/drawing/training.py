@@ -135,6 +135,14 @@ def metrics_figure(record: Metrics, title: str) -> go.Figure:
     return figure
 
 
+def foresight_figure(record: Metrics, title: str) -> go.Figure:
+    """Rank correlations over steps; there is none above 1."""
+    figure = metrics_figure(record, title)
+    least = min(value for curve in record.curves for value in curve.values)
+    figure.update_yaxes(title_text="rank correlation", range=[min(0.0, least) - 0.05, 1.05])
+    return figure
+
+
 def confusion_figure(record: Confusion, title: str) -> go.Figure:
     """Rows are true classes, columns predictions; colour: share of the row, root scale; number: count."""
     n = len(record.classes)

@@ -50,10 +50,11 @@ def storm(history: StudyHistory) -> str:
     if len(bad) < MIN_FAILED or len(bad) < STORM * len(ended):
         return ""
     worst = failures(history)[0].error
-    which = "All" if len(bad) == len(ended) else f"{len(bad)} of the latest"
-    return text.joined(
-        f"{which} {len(ended)} trials failed, most with: {text.label(worst, 120)}.", apart(history)
-    )
+    which = f"{len(bad)} of the latest"
+    if len(bad) == len(ended):
+        which = "All" if len(ended) < LATEST else "All of the latest"
+    told = f"{which} {len(ended)} trials failed, most with: {text.label(worst, 120)}."
+    return text.joined(told, apart(history))
 
 
 def apart(history: StudyHistory) -> str:

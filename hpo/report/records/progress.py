@@ -295,7 +295,7 @@ def timeline(history: StudyHistory) -> Timeline | None:
 def machines(history: StudyHistory, trial: TrialRecord | None = None) -> Machines | None:
     """How busy machines were from the first trial on to the end of the last; or only at one `trial`.
 
-    None where nothing was sampled then.
+    None where no machine was sampled twice then.
     """
     trials = history.trials if trial is None else (trial,)
     spans = [span for one in trials for span in one.spans]
@@ -323,7 +323,7 @@ def machines(history: StudyHistory, trial: TrialRecord | None = None) -> Machine
             length = machine.runners * max(0.0, (machine.times[i] - before).total_seconds())
             spent += length
             idle += length * (1 - machine.shares["runners"][i] / 100) if "runners" in machine.shares else 0.0
-    if not found:
+    if max((len(load.seconds) for load in found), default=0) < 2:
         return None
     return Machines(
         tuple(found),

@@ -81,7 +81,10 @@ def value_name(history: StudyHistory, objective: int = 0) -> str:
     every step of every trial that has both ("accuracy"), or with several directions, where nothing is
     reported, that ends on every final value. Else the validation metric that equals the best trial's value,
     "objective value", or "objective 2" with several directions.
+    A selection of trials calls it what the whole study does.
     """
+    if history.value_names:
+        return history.value_names[objective]
     many = len(history.directions) > 1
     given = (history.spec.get("fixed") or {}).get("objective")
     if many and isinstance(given, list) and len(given) == len(history.directions):
