@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +57,7 @@ CommandsOption = Annotated[
 
 @app.command()
 def run(
+    context: typer.Context,
     spec: Annotated[
         Path,
         typer.Argument(
@@ -92,7 +96,7 @@ def run(
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Queue its failed trials again first.")] = False,
     dashboard: Annotated[
-        bool, typer.Option("--dashboard", help="Serve the dashboard beside the run, on this machine.")
+        bool, typer.Option("--dashboard", help="Serve the dashboard beside it; at a terminal until Ctrl-C.")
     ] = False,
     open_: Annotated[
         bool, typer.Option("--open", help="Also open it in a browser; implies --dashboard.")
@@ -145,21 +149,28 @@ def run(
                 f"{database.shown_url}"
             )
         outcome, told = int(ExitCode.DONE), False
+        if dashboard or open_:
+            context.with_resource(_dashboard(database, row.name, open_))
         if row.state.ended:
             say(has_ended(row))
         elif count == 0:
             say(f"{row.name} has had its {study.tickets} trials")
         else:
-            with _dashboard(database, row.name, open_) if dashboard or open_ else nullcontext():
-                left = here.work(row, limits=_limits(count, None, None), nursery=nursery)
-                outcome, told = left.exit_code, left.told
+            left = here.work(row, limits=_limits(count, None, None), nursery=nursery)
+            outcome, told = left.exit_code, left.told
     if outcome == ExitCode.DONE and not told:
         outcome = here.confirm(row.name)
     if outcome == ExitCode.BAD_INPUT and created:
         _forget_untried(database, row)
     if outcome == ExitCode.INTERRUPTED or outcome == ExitCode.BAD_INPUT:
         return outcome
-    return _wrap_up(database, row.name, code, report, not no_report, not no_evaluate, outcome)
+    outcome = _wrap_up(database, row.name, code, report, not no_report, not no_evaluate, outcome)
+    if (dashboard or open_) and sys.stdin.isatty():  # somebody may be looking at it
+        with suppress(KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+            say("the dashboard goes on; Ctrl-C ends it")
+            threading.Event().wait()
+    return outcome
 
 
 @app.command()

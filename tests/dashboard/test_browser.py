@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -306,6 +307,16 @@ def test_one_selection_for_the_whole_page(browser: Browser, base: str) -> None:
     expect(rows.first).to_contain_text("4")
     page.get_by_role("link", name="clear").click()
     expect(rows).to_have_count(11)
+    page.evaluate("scrollTo(0, 0)")
+    for numbers in ("8,9", "9", "8,9"):  # the axis of a single value has a range, which does not outlive it
+        box.fill(f"number={numbers}")
+        box.press("Enter")
+        drawn = "document.getElementById('history-1').data[0].customdata.join()"
+        until(page, f"{drawn} === '{numbers}'")
+    low, high = page.evaluate("document.getElementById('history-1')._fullLayout.yaxis.range")
+    assert 0.7 < low < 0.8 < 0.9 < high < 1.0
+    page.get_by_role("link", name="clear").click()
+    expect(rows).to_have_count(11)
     for number in (3, 9):
         page.get_by_label(f"Tick trial {number}", exact=True).check()
     page.get_by_role("button", name="Compare ticked").click()
@@ -453,7 +464,8 @@ def test_the_database_goes_away_and_comes_back(browser: Browser, pg_url: str, pg
 
 def test_a_real_search_is_watched_beside_the_run(browser: Browser, tmp_path: Path) -> None:
     """`hpo run --dashboard` says in its terminal where it is; values move while it trains; it ends with the
-    run. The link opened again elsewhere lets nobody in, and a new one appears.
+    run, but where somebody sits at the terminal only with Ctrl-C, also of a study that has ended. The link
+    opened again elsewhere lets nobody in, and a new one appears.
     """
     study = tmp_path / "quick.yaml"
     study.write_text(STUDY)
@@ -485,12 +497,23 @@ def test_a_real_search_is_watched_beside_the_run(browser: Browser, tmp_path: Pat
                 (tmp_path / f"go-{number}").touch()
             assert page.evaluate("window.neverReloaded")
             assert run.wait() == 0
+            assert len(links()) == 2, "both links stay above where the view was"
+        finally:
+            run.kill()
+    expect(page.locator("#pulse")).not_to_have_text("live")
+    ends["stdin"] = screen.slave
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **ends) as run:
+        try:
+            wait_until(lambda: len(links()) == 3, what="a link again")
+            elsewhere.goto(links()[2])
+            expect(elsewhere.locator("h1")).to_have_text("quick")
+            wait_until(lambda: any("Ctrl-C ends it" in line for line in screen.lines), what="it stays")
+            run.send_signal(signal.SIGINT)
+            assert run.wait() == 0
         finally:
             run.kill()
     lines = screen.close()
-    assert len(links()) == 2, "both links stay above where the view was"
     assert not [line for line in lines if "trials" in line and "complete" in line], "the view is gone"
-    expect(page.locator("#pulse")).not_to_have_text("live")
     elsewhere.close()
     context.close()
 

@@ -47,7 +47,9 @@ async function paint(plot, chart) {
     if (plot.classList.contains("js-plotly-plot")) Plotly.purge(plot);
     chart.wired = false;
     box.querySelector(".save")?.remove();
-    note(plot, chart.asked?.includes("?") ? "Nothing to show of this choice." : "Nothing to show yet.");
+    const over = document.querySelector("[data-state=finished], [data-state=stopped]");
+    note(plot, chart.asked?.includes("?") ? "Nothing to show of this choice." : `Nothing to show${over ? "" : " yet"}.`);
+    if (!("fixed" in plot.dataset)) plot.style.height = "6rem";
     return;
   }
   if (!plot.classList.contains("js-plotly-plot")) plot.replaceChildren();
@@ -208,12 +210,17 @@ function addressOf(plot) {
 export async function refresh(plot) {
   const chart = charts.get(plot);
   if (!chart || chart.busy || !chart.dirty || !chart.seen) return;
+  if (plot._dragging) { // a box that somebody draws stays under the hand
+    setTimeout(() => refresh(plot), 300);
+    return;
+  }
   chart.busy = true;
   chart.dirty = false;
   first ??= plot;
   try {
     if (first !== plot) await firstDrawn;
     const address = addressOf(plot); // a person may pick something else before the answer is there
+    plot.closest(".chart").classList.toggle("waiting", Boolean(chart.content) && chart.asked !== address.href);
     const content = await getJson(address);
     if (chart.content?.version !== content.version || chart.asked !== address.href) {
       chart.content = content;
@@ -227,6 +234,7 @@ export async function refresh(plot) {
     if (!chart.content) note(plot, `This chart could not be had: ${error.message}.`);
   } finally {
     if (first === plot) begin();
+    plot.closest(".chart")?.classList.remove("waiting");
     chart.busy = false;
     if (chart.failed) setTimeout(() => { chart.failed = false; chart.dirty = true; refresh(plot); }, 3000);
     else if (chart.dirty) setTimeout(() => refresh(plot), 500);

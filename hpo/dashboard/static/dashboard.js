@@ -54,10 +54,16 @@ function replace(part) {
 }
 
 let stream;
+let lost; // the timer of a dashboard that does not answer
 function listen(charted = false) { // whether the charts are asked for anyway
   let missed = !charted; // what may have changed while nobody listened
   stream = new EventSource(location.pathname + location.search);
-  stream.addEventListener("open", () => pulse("live", "on"));
+  stream.addEventListener("open", () => {
+    pulse("live", "on");
+    if (lost) banner("");
+    clearTimeout(lost);
+    lost = undefined;
+  });
   stream.addEventListener("parts", (event) => {
     const began = performance.now();
     const { parts, took } = JSON.parse(event.data);
@@ -79,6 +85,7 @@ function listen(charted = false) { // whether the charts are asked for anyway
   stream.addEventListener("error", () => {
     pulse("connecting", "off");
     missed = true;
+    lost ??= setTimeout(() => banner("The dashboard does not answer; this is what was last seen. `hpo dashboard` serves it again."), 5000);
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   });
 }
