@@ -73,11 +73,16 @@ def test_a_setting_whose_key_cannot_be_told_is_trained_by_itself() -> None:
 
 @dataclass(eq=False)
 class Lane:
-    """A lane's trial, begun again when all were ended together; `ends` are its values, or what was raised."""
+    """A lane's trial, begun again when all were ended together; `ends` are its values, or what was raised.
+
+    All are told to quit when the last is over, as a worker tells its runner: a lane that is told leads others
+    away with it.
+    """
 
     number: int
     link: Link
     ends: list[Any]
+    all_over: threading.Barrier
     seed: int = 0
     needs_restart: bool = False
 
@@ -94,7 +99,10 @@ class Lane:
                 self.ends.append(pool.enter(self.link, self))  # type: ignore[arg-type]
             except (TogetherError, Interrupted) as error:
                 self.ends.append(error)
-            self.link.orders.put(order if isinstance(self.ends[-1], TogetherError) else Quit())
+            again = isinstance(self.ends[-1], TogetherError)
+            self.link.orders.put(order if again else Quit())
+            if not again:
+                self.all_over.wait(120)
 
         pool.serve(SimpleNamespace(link=self.link, run=run, needs_restart=False))  # type: ignore[arg-type]
 
@@ -114,7 +122,8 @@ def trained() -> Iterator[Callable[..., list[Lane]]]:
         )
         session = SimpleNamespace(served=SimpleNamespace(log=0), objective=objective, link=first)
         pool = Pool(session, count)  # type: ignore[arg-type]
-        every = [Lane(number, link, []) for number, link in enumerate(links)]
+        all_over = threading.Barrier(count)
+        every = [Lane(number, link, [], all_over) for number, link in enumerate(links)]
         threads = [threading.Thread(target=lane.serve, args=(pool,), daemon=True) for lane in every]
         for thread in threads:
             thread.start()
