@@ -23,6 +23,7 @@ from hpo.report import catalogue, text
 from hpo.report.chart import Chart, Picture
 from hpo.report.drawing import theme
 from hpo.report.records.landscape import MIN_CONTOUR_TRIALS
+from hpo.report.records.parameters import SameHistory
 from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
@@ -203,19 +204,6 @@ def _of_metric(
 def _parts_of(chart: Chart, history: SameHistory, objective: int) -> Mapping[str, Any]:
     found: Mapping[str, Any] = chart.record(history.it, objective)
     return found
-
-
-class SameHistory:
-    """A history that is equal to itself only: comparing 10,000 trials would cost more than drawing them."""
-
-    def __init__(self, it: StudyHistory) -> None:
-        self.it = it
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SameHistory) and other.it is self.it
-
-    def __hash__(self) -> int:
-        return id(self.it)
 
 
 def _show_distance(figure: go.Figure, direction: str) -> None:

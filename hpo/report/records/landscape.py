@@ -128,33 +128,36 @@ def slices(history: StudyHistory, objective: int = 0, picked: str = "") -> tuple
     """
     found = scores(history, objective)
     winner = best_of(history.trials, history.directions[objective], objective)
+    best = None if winner is None else winner.number
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
     kept = best_numbers(history, objective)
+    direction, value = history.directions[objective], value_axis(history, objective)
     made = []
     names = most_important(history, objective)[:MAX_SLICES] if not picked else {picked} & by_name.keys()
     for name in names:
         axis = by_name[name]
-        points = []
-        for score in found:
-            x = axis.position(score.trial.params[name]) if name in score.trial.params else None
-            if x is not None:
-                is_best = winner is not None and score.number == winner.number
-                fits = score.trial.feasible
-                points.append(SlicePoint(score.number, x, score.value, score.pruned, is_best, fits))
-        shown = sample(points, MAX_SLICE_POINTS, lambda point: point.number in kept)
+        using = ((score, score.trial.params) for score in found)
+        at = ((score, axis.position(params[name])) for score, params in using if name in params)
+        known = [(score, x) for score, x in at if x is not None]
+        shown = sample(known, MAX_SLICE_POINTS, lambda one: one[0].number in kept)
         if shown:
-            note = shown_note(len(shown), len(points))
-            direction = history.directions[objective]
-            boxes = _boxes(points) if axis.kind == "categorical" else ()
-            made.append(Slice(axis, shown, value_axis(history, objective), direction, note, boxes))
+            points = tuple(
+                SlicePoint(
+                    score.number, x, score.value, score.pruned, score.number == best, score.trial.feasible
+                )
+                for score, x in shown
+            )
+            note = shown_note(len(shown), len(known))
+            boxes = _boxes(known) if axis.kind == "categorical" else ()
+            made.append(Slice(axis, points, value, direction, note, boxes))
     return tuple(made)
 
 
-def _boxes(points: Sequence[SlicePoint]) -> tuple[tuple[float, ...], ...]:
+def _boxes(known: Sequence[tuple[Score, float]]) -> tuple[tuple[float, ...], ...]:
     values: dict[float, list[float]] = {}
-    for point in points:
-        if point.feasible and not point.pruned:
-            values.setdefault(point.x, []).append(point.value)
+    for score, x in known:
+        if score.trial.feasible and not score.pruned:
+            values.setdefault(x, []).append(score.value)
     return tuple(
         (x, *map(float, np.percentile(found, (5, 25, 50, 75, 95))))
         for x, found in sorted(values.items())
