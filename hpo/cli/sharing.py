@@ -35,6 +35,7 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """Write a report that opens offline; several studies are compared in one."""
+    _calculate_alone()
     from hpo.files import file_name
     from hpo.report.markdown import write_markdown
     from hpo.report.page import write_report
@@ -238,6 +239,7 @@ def dashboard(
     storage: StorageOption = None,
 ) -> None:
     """Browse studies live in a web browser."""
+    _calculate_alone()
     from hpo.dashboard.server import Tls, serve
 
     if (tls_cert is None) != (tls_key is None):
@@ -308,3 +310,10 @@ def doctor(
 def upgrade(storage: StorageOption = None) -> None:
     """Create the tables, or bring them to this version. Safe from many machines at once."""
     say(f"{open_here(storage)[1].shown_url} is up to date")
+
+
+def _calculate_alone() -> None:
+    """Have NumPy, before it is loaded, use one thread: what charts calculate is so small that two wait for
+    each other for longer than they work.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
