@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +150,9 @@ def run(
             )
         outcome, told = int(ExitCode.DONE), False
         if dashboard or open_:
-            context.with_resource(_dashboard(database, row.name, open_))
+            from hpo.dashboard.beside import beside
+
+            context.with_resource(beside(database, row.name, say, open_))
         if row.state.ended:
             say(has_ended(row))
         elif count == 0:
@@ -278,12 +280,6 @@ class Here:
         with suppress(NotFoundError):  # it was deleted meanwhile
             its = confirming.go_on(self.database, study)
         return ExitCode.DONE if its is None else self.work(its, **options).exit_code
-
-
-def _dashboard(database: Database, study: str, open_browser: bool) -> AbstractContextManager[None]:
-    from hpo.dashboard.beside import beside
-
-    return beside(database, study, say, open_browser)
 
 
 def _wrap_up(
