@@ -23,7 +23,6 @@ from hpo.report import catalogue, text
 from hpo.report.chart import Chart, Picture
 from hpo.report.drawing import theme
 from hpo.report.records.landscape import MIN_CONTOUR_TRIALS
-from hpo.report.records.parameters import SameHistory
 from hpo.report.records.scores import best_numbers, sample, shown_note
 from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
@@ -139,7 +138,7 @@ def _drawn(
         record = chart.record(history, objective, picked)
         record = record.get("1") if chart.parts else record
     elif chart.parts:
-        record = _parts_of(chart, SameHistory(history), objective).get(part)
+        record = _parts_of(chart, history, objective).get(part)
     else:
         record = chart.record(history, objective)
     return chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
@@ -201,8 +200,8 @@ def _of_metric(
 
 
 @lru_cache(maxsize=4)
-def _parts_of(chart: Chart, history: SameHistory, objective: int) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = chart.record(history.it, objective)
+def _parts_of(chart: Chart, history: StudyHistory, objective: int) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = chart.record(history, objective)
     return found
 
 

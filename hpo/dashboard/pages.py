@@ -16,7 +16,6 @@ from hpo.errors import NotFoundError, UserError
 from hpo.report import text
 from hpo.report.records.confirmation import sentences
 from hpo.report.records.failures import apart, failures, storm
-from hpo.report.records.parameters import SameHistory
 from hpo.report.records.scores import value_name
 from hpo.report.records.summary import comparison
 from hpo.report.records.training import headline, parse_evaluation
@@ -145,7 +144,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         ),
         "running": running,
         "stuck": _why_stuck(board, now),
-        **_failed(SameHistory(history) if history else None),
+        **_failed(history),
         "front": front,
         "front_params": list(dict.fromkeys(name for one in front for name in one.params)),
         "on_front": len(history.winners) if front and history else 0,
@@ -362,11 +361,11 @@ def _log_end(row: StudyRow, trial: TrialRecord) -> str:
 
 
 @lru_cache(maxsize=4)
-def _failed(known: SameHistory | None) -> dict[str, Any]:
+def _failed(history: StudyHistory | None) -> dict[str, Any]:
     """What failed; looked for again only when the history has changed, not for each selection."""
-    if known is None:
+    if history is None:
         return {"storm": "", "failures": (), "apart": ""}
-    return {"storm": storm(known.it), "failures": failures(known.it)[:MAX_FAILURES], "apart": apart(known.it)}
+    return {"storm": storm(history), "failures": failures(history)[:MAX_FAILURES], "apart": apart(history)}
 
 
 def _why_stuck(board: Board, now: Progress) -> str:

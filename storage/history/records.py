@@ -200,7 +200,7 @@ class Confirmation:
         return next((one for one in self.settings if one.trial == trial), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself only: comparing 10,000 trials would cost more than drawing
 class StudyHistory:
     """A study and its trials, in order of their numbers."""
 

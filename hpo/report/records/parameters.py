@@ -69,31 +69,13 @@ class Axis:
         return math.log(value) if self.log else value
 
 
+@lru_cache(maxsize=4)  # every chart of parameters asks for them
 def axes(history: StudyHistory) -> tuple[Axis, ...]:
     """Every parameter any trial used, in order of first use.
 
     A range that changed between trials (an objective may suggest as it likes) becomes the widest; a parameter
     that was numeric in one trial and categorical in another becomes categorical.
     """
-    return _axes(SameHistory(history))
-
-
-class SameHistory:
-    """A history that is equal to itself only: comparing 10,000 trials would cost more than drawing them."""
-
-    def __init__(self, it: StudyHistory) -> None:
-        self.it = it
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SameHistory) and other.it is self.it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-
-@lru_cache(maxsize=4)  # every chart of parameters asks for them
-def _axes(same: SameHistory) -> tuple[Axis, ...]:
-    history = same.it
     users: dict[str, list[TrialRecord]] = {}
     for trial in history.trials:
         for name in trial.params:
