@@ -316,4 +316,5 @@ def _calculate_alone() -> None:
     """Have NumPy, before it is loaded, use one thread: what charts calculate is so small that two wait for
     each other for longer than they work.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for library in ("OPENBLAS", "MKL", "OMP"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")

@@ -200,9 +200,9 @@ class Confirmation:
         return next((one for one in self.settings if one.trial == trial), None)
 
 
-@dataclass(frozen=True, eq=False)  # equal to itself only: comparing 10,000 trials would cost more than drawing
+@dataclass(frozen=True, eq=False)
 class StudyHistory:
-    """A study and its trials, in order of their numbers."""
+    """A study and its trials, in order of their numbers; equal to itself only, so that it is looked up at once."""
 
     name: str
     state: StudyStateName

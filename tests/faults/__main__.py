@@ -1,6 +1,6 @@
 """The long form of the fault table, with figures: `make faults`.
 
-python -m tests.faults [--rows 1,2] [--on sqlite,postgresql] [--seed 7] [--short]
+python -m tests.faults [--rows 1,2] [--on sqlite,postgresql] [--seed 7] [--short] [--kills 200]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults import damage, pipes, processes, ranks, rows
@@ -120,7 +120,10 @@ def main() -> int:
     parser.add_argument("--on", default=",".join(BOTH), help="sqlite, postgresql or both")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="with the figures of the tests")
+    parser.add_argument("--kills", type=int, help="by hand, beside those of failpoints (rows 1, 1s, 19)")
     options = parser.parse_args()
+    scale = SHORT if options.short else LONG
+    scale = replace(scale, kills=options.kills) if options.kills else scale
     wanted = options.rows.split(",") if options.rows else [row.number for row in TABLE]
     backends = options.on.split(",")
     broken = 0
@@ -132,7 +135,7 @@ def main() -> int:
             began = time.monotonic()
             try:
                 with _laboratory(backend, options.seed) as (lab, server):
-                    figures = row.run(lab, SHORT if options.short else LONG, server)
+                    figures = row.run(lab, scale, server)
             except NoPostgresError as error:
                 figures = f"left out: {error}"
             except Exception as error:

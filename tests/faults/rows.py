@@ -87,18 +87,19 @@ HALVING = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor":
 
 
 def killed_while_promoting(lab: Lab, scale: Scale) -> str:
-    """Trials are parked at rungs and promoted while runners and workers die."""
+    """Trials are parked at rungs and promoted while runners and workers die: as many as were asked for."""
+    trials = max(scale.budget, 2 * scale.kills)
     lab.create(
-        cells=scale.budget,
+        cells=trials,
         objective="objective.py:climbing",
         pruner=HALVING,
-        fixed={"step_seconds": 0.1},
+        fixed={"step_seconds": 0.1 if scale is SHORT else 0.3},
     )
     lab.faults |= {"kill": scale.chance, "kill_worker": scale.chance / 5}
     with lab.keeping(scale.workers):
         lab.break_at_random(scale.kills, scale.every)
-        lab.wait_for_end(120 + 2 * scale.budget)
-    come, epochs = _each_rung_once(lab, scale.budget)
+        lab.wait_for_end(120 + 4 * trials)
+    come, epochs = _each_rung_once(lab, trials)
     again = len(lab.journal_lines("trained")) - epochs
     frozen, more = lab.kills["frozen"], lab.failpoint_kills().total()
     killed = lab.kills.total() - frozen + more
