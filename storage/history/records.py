@@ -202,7 +202,7 @@ class Confirmation:
 
 @dataclass(frozen=True, eq=False)
 class StudyHistory:
-    """A study and its trials, in order of their numbers; equal to itself only, so that it is looked up at once."""
+    """A study and its trials, in order of their numbers; equal to itself alone, so that it can be a key."""
 
     name: str
     state: StudyStateName
