@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,31 +19,6 @@ class Limits:
     trials: int | None = None  # after so many
     idle: float | None = None  # seconds with nothing to claim
     until: float | None = None  # time of this machine's clock, seconds since the epoch
-
-
-class Idleness:
-    """Since when a worker has found nothing to claim."""
-
-    def __init__(self, limit: float | None, now: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._now = now
-        self._since: float | None = None
-
-    def found_nothing(self) -> None:
-        """There was nothing to claim just now."""
-        if self._since is None:
-            self._since = self._now()
-
-    def found_work(self) -> None:
-        """A trial began or ended just now."""
-        self._since = None
-
-    @property
-    def over(self) -> bool:
-        """Whether the limit has passed without anything to claim."""
-        return (
-            self._limit is not None and self._since is not None and self._now() - self._since >= self._limit
-        )
 
 
 def parse_seconds(text: str, option: str) -> float:

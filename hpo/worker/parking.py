@@ -17,7 +17,7 @@ from hpo.spec.sections import MAX_TRIALS
 from storage.database.engine import Transaction
 from storage.database.records import Claim, StudyRow
 from storage.history.known import read_whole
-from storage.queue import rungs, tickets
+from storage.queue import tickets
 from storage.queue.rungs import Rung
 from storage.queue.tickets import Goes, Parked
 
@@ -32,8 +32,8 @@ class Halving:
         self._row = row
         self._options = spec.pruner
         self._pruner = pruner
-        self._directions = row.spec["directions"]
-        self._standing = Standing(ladders(spec.pruner), spec.pruner.reduction_factor, self._directions)
+        directions = row.spec["directions"]
+        self._standing = Standing(ladders(spec.pruner), spec.pruner.reduction_factor, directions)
 
     def learn(self, found: Sequence[Rung]) -> None:
         """Learn which rungs are stored that were not."""
@@ -73,25 +73,21 @@ class Halving:
 class Parking(Halving):
     """What is known of a study's rungs and of the trials that are parked there; its pruner promotes.
 
-    `tell` is told which rungs are stored that were not.
+    `catch_up` has it learn which rungs are stored that were not.
     """
 
     def __init__(
-        self, row: StudyRow, spec: StudySpec, pruner: BasePruner, tell: Callable[[Sequence[Rung]], None]
+        self, row: StudyRow, spec: StudySpec, pruner: BasePruner, catch_up: Callable[[Transaction], None]
     ) -> None:
         super().__init__(row, spec, pruner)
         self.trains_anew = False  # a promoted trial had no checkpoint, and that was said
         self._sampler = spec.sampler
-        self._tell = tell
-        self._rungs_seen = 0  # what `rungs.newer` returned last
+        self._catch_up = catch_up
         self._shown: dict[int, tuple[int, FrozenTrial]] = {}  # by id: after so many attempts, as pruned
 
     def promote(self, connection: Transaction, parked: Parked, room: float) -> Goes | None:
         """The parked trial that goes on (`tickets.Promote`)."""
-        count = len(self._directions)
-        self._rungs_seen, found = rungs.newer(connection, self._row.id, self._rungs_seen, count)
-        self.learn(found)
-        self._tell(found)
+        self._catch_up(connection)
         return self._standing.promotion(parked, room)
 
     @property

@@ -89,7 +89,7 @@ class ServedStudy:
         self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch
         self.database = database
         self._pruner = make_pruner(spec)
-        self.parking = Parking(row, spec, self._pruner, self._have_come) if promotes(spec) else None
+        self.parking = Parking(row, spec, self._pruner, self._learn_rungs) if promotes(spec) else None
         self._directions = len(row.spec["directions"])
         several = self._directions > 1 and self.parking is None and self.keeps_rungs
         self._halving = Halving(row, spec, self._pruner) if several else self.parking
@@ -363,13 +363,6 @@ class ServedStudy:
         shown.intermediate_values = self._at_rungs[trial._trial_id]
         return shown
 
-    def _have_come(self, found: Sequence[Rung]) -> None:
-        """Learn who has come to which rung, or has not; another thread may be reading."""
-        for rung in found:
-            others = {e: v for e, v in self._at_rungs.get(rung.trial_id, {}).items() if e != rung.epoch}
-            had = {} if rung.value is None else {rung.epoch: rung.value}
-            self._at_rungs[rung.trial_id] = others | had
-
     def refresh(self) -> None:
         """Learn which trials others have begun or ended since."""
         self.database.read(self._learn_trials)
@@ -378,11 +371,18 @@ class ServedStudy:
         """Learn what pruners compare, in a transaction that reads it or has written nothing yet."""
         self._learn_trials(connection)
         if self.keeps_rungs:
-            seen, several = self._rungs_seen, self._directions
-            self._rungs_seen, found = rungs.newer(connection, self.row.id, seen, several)
-            (self._halving or self._compared).learn(found)
-            self._have_come(found)
+            self._learn_rungs(connection)
         self.has_looked = True
+
+    def _learn_rungs(self, connection: Transaction) -> None:
+        """Learn who has come to which rung, or has not; another thread may be reading."""
+        seen, several = self._rungs_seen, self._directions
+        self._rungs_seen, found = rungs.newer(connection, self.row.id, seen, several)
+        (self._halving or self._compared).learn(found)
+        for rung in found:
+            others = {e: v for e, v in self._at_rungs.get(rung.trial_id, {}).items() if e != rung.epoch}
+            had = {} if rung.value is None else {rung.epoch: rung.value}
+            self._at_rungs[rung.trial_id] = others | had
 
     def _learn_trials(self, connection: Transaction) -> None:
         self.known.refresh(connection, params=self.learns and not self.spec.space)

@@ -29,7 +29,7 @@ from hpo.worker.guard import guarded
 from hpo.worker.imports import Imports
 from hpo.worker.lease_keeper import Beat, LeaseKeeper
 from hpo.worker.leftovers import end_orphans
-from hpo.worker.limits import Idleness, Limits
+from hpo.worker.limits import Limits
 from hpo.worker.load import machine_load
 from hpo.worker.notifier import Notifier
 from hpo.worker.nursery import Nursery
@@ -99,7 +99,6 @@ class Worker:
         )
         self._cards = Cards(self.shares)
         self._left = math.inf if self.limits.trials is None else self.limits.trials
-        self._idleness = Idleness(self.limits.idle)
         self._waiting = selectors.DefaultSelector()
         self._usage = Usage()
         self._imports = Imports(len(self.shares))
@@ -223,11 +222,9 @@ class Worker:
             case Started():
                 self._imports.worked(child.assignment.uid)
                 self._turns.started(child.index)
-                self._idleness.found_work()
                 self._left += message.is_promoted  # it was counted when it began
             case Ended():
-                self._idleness.found_work()
-                self._turns.may_have_work()
+                self._turns.found_work()
                 if message.set_aside:
                     self._want(child, message.set_aside)
                     self._left += 1
@@ -249,7 +246,6 @@ class Worker:
         if runner.takes > 1 and runner.takes_alone and not message.ended and not message.fault:
             runner.takes_alone = False  # now for those that can be trained beside others
             return
-        self._idleness.found_nothing()
         self._turns.nothing(child.index)
         if child.alone:
             self._cards.none_waits(child.index, child.assignment)
@@ -355,19 +351,19 @@ class Worker:
                 self._turns.nothing(runner)
             return
         if assignment is None:
-            self._idleness.found_nothing()
-        elif assignment.spec.command is not None and not self.allow_commands:
+            return
+        if assignment.spec.command is not None and not self.allow_commands:
             self._give_up_on(assignment, _command_refused(assignment.spec), ExitCode.BAD_INPUT)
         elif why := self.shares[runner].too_few(assignment.spec.gpus_per_trial):
             self._give_up_on(assignment, why, ExitCode.BAD_INPUT)
         elif child is None:
-            self._idleness.found_work()
+            self._turns.found_work()
             alone = self._imports.is_first(assignment.uid)
             waits = alone and any(c.assignment.uid == assignment.uid for c in self._children.values())
             if not waits and not (self.nursery is not None and self.nursery.is_expecting()):
                 self._spawn(runner, assignment)
         elif child.assignment.uid != assignment.uid:
-            self._idleness.found_work()
+            self._turns.found_work()
             if child.rests:
                 child.dismiss()  # threads and objective are those of one study
         else:
@@ -402,8 +398,7 @@ class Worker:
     def _give_up_on(self, assignment: Assignment, why: str, exit_code: int) -> None:
         """The study cannot be worked at here; a worker of every study says so once and serves the rest."""
         if not self._turns.skip(assignment):
-            self._outcome = self._outcome or Outcome(exit_code, why)
-            self._drain(why)
+            self._drain(why, Outcome(exit_code, why))
             return
         self._cards.forget(assignment)
         if assignment.uid not in self._skips:
@@ -414,13 +409,13 @@ class Worker:
     def _quarantined(self, why: str) -> None:
         name = self._only
         hint = f"`hpo trial {name}/0` shows a traceback" if name else "`hpo ls` lists the studies"
-        self._outcome = self._outcome or Outcome(ExitCode.FAILED, f"{why}\n{hint}. Mend it and start again")
-        self._drain(why)
+        self._drain(why, Outcome(ExitCode.FAILED, f"{why}\n{hint}. Mend it and start again"))
 
-    def _drain(self, why: str) -> None:
+    def _drain(self, why: str, outcome: Outcome | None = None) -> None:
+        """Claim nothing more and leave when nothing runs; the first reason stands."""
         self._broker.drain()
-        if self._draining is None:
-            self._draining = why
+        self._draining = self._draining or why
+        self._outcome = self._outcome or outcome
 
     def _heed_signals(self, signals: Signals) -> None:
         if signals.interrupts >= 2 or (signals.interrupts and signals.terminated is not None):
@@ -432,9 +427,8 @@ class Worker:
         if signals.terminated is not None:
             since = time.monotonic() - signals.terminated
             if signals.fresh():
-                self._outcome = self._outcome or Outcome(
-                    ExitCode.DONE, "told to leave; tickets were given back", told=True
-                )
+                why = "told to leave; tickets were given back"
+                self._outcome = self._outcome or Outcome(ExitCode.DONE, why, told=True)
                 self._drain_running(now=False)
             if since > 0.6 * self.settings.grace and not signals.is_deadline_seen:
                 signals.is_deadline_seen = True
@@ -447,7 +441,11 @@ class Worker:
             return
         if self.limits.until is not None and time.time() >= self.limits.until:
             self._drain_running("the time given with --until has come; running trials were given back")
-        elif self._idleness.over and all(child.free and child.rests for child in self._children.values()):
+        elif (
+            self.limits.idle is not None
+            and self._turns.idle >= self.limits.idle
+            and all(child.free and child.rests for child in self._children.values())
+        ):
             self._drain("there was nothing to claim for as long as --idle-timeout says")
 
     def _drain_running(self, why: str = "draining", *, now: bool = False) -> None:

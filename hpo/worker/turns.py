@@ -95,6 +95,12 @@ class Turns:
         self._only = assignment
         self._now = now
         self._patience = Patience(now, changed)
+        self._idle_since: float | None = None
+
+    @property
+    def idle(self) -> float:
+        """Seconds since nothing was found to claim, and nothing was done."""
+        return 0.0 if self._idle_since is None else self._now() - self._idle_since
 
     def next(self, runner: int) -> Assignment | None:
         """What this free runner shall serve; None when there is nothing for it now."""
@@ -105,19 +111,28 @@ class Turns:
 
     def started(self, runner: int) -> None:
         """The runner has claimed a ticket."""
-        self._patience.found_work()
+        self.found_work()
 
     def nothing(self, runner: int) -> None:
         """The runner found nothing to claim: its turn is over, and its study is left alone for a moment."""
-        self._patience.found_nothing()
+        self._found_nothing()
+
+    def found_work(self) -> None:
+        """A trial begins or has ended, or a runner is brought to one; there may be more."""
+        self._patience.found_work()
+        self._idle_since = None
 
     def may_have_work(self) -> None:
-        """Something has happened that may have brought work: a trial has ended, or a beat has seen some."""
+        """A beat has seen some."""
         self._patience.found_work()
 
     def skip(self, assignment: Assignment) -> bool:
         """Serve this study no more; False when that cannot be, because there is no other."""
         return False
+
+    def _found_nothing(self) -> None:
+        self._patience.found_nothing()
+        self._idle_since = self._now() if self._idle_since is None else self._idle_since
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,7 @@ class EveryStudy(Turns):
                 self._patience.found_work()
                 self.take(runner, assignment)
                 return assignment
-        self._patience.found_nothing()
+        self._found_nothing()
         return None
 
     def take(self, runner: int, assignment: Assignment) -> None:
@@ -181,6 +196,7 @@ class EveryStudy(Turns):
         self._served[assignment.uid] = self._now()
 
     def started(self, runner: int) -> None:
+        self.found_work()
         if runner in self._turns:
             self._turns[runner] = replace(self._turns[runner], started=True)
 

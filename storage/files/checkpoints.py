@@ -84,15 +84,7 @@ def newest(
         before_attempt: look only at attempts of lower numbers.
         objection: says why a content cannot be used, or None.
     """
-    numbers = [int(name) for name in store.names(trial) if name.isdigit()]
-    attempts = [number for number in numbers if before_attempt is None or number < before_attempt]
-    found = [
-        (int(match[1]), attempt, match[2], f"{trial}/{attempt}/{match[0]}")
-        for attempt in attempts
-        for name in store.names(f"{trial}/{attempt}")
-        if (match := _NAME.fullmatch(name))
-    ]
-    for step, attempt, sha256, key in sorted(found, reverse=True):
+    for step, attempt, sha256, key in sorted(_listed(store, trial, before_attempt), reverse=True):
         try:
             content = store.get(key, sha256)
         except ArtifactsAwayError:
@@ -113,8 +105,7 @@ def last_step(store: ArtifactStore, trial: str) -> int | None:
     Raises:
         ArtifactError: the store cannot tell now.
     """
-    names = (key.rpartition("/")[2] for key in stored(store, trial))
-    return max((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), default=None)
+    return max((step for step, *_ in _listed(store, trial)), default=None)
 
 
 def stored(store: ArtifactStore, trial: str) -> list[str]:
@@ -123,10 +114,18 @@ def stored(store: ArtifactStore, trial: str) -> list[str]:
     Raises:
         ArtifactError: the store cannot tell now.
     """
+    return [key for *_, key in _listed(store, trial)]
+
+
+def _listed(
+    store: ArtifactStore, trial: str, before_attempt: int | None = None
+) -> list[tuple[int, int, str, str]]:
+    """Step, attempt, digest and key of a trial's checkpoints; of attempts of lower numbers than this."""
+    attempts = [int(name) for name in store.names(trial) if name.isdigit()]
     return [
-        f"{trial}/{attempt}/{name}"
-        for attempt in store.names(trial)
-        if attempt.isdigit()
+        (int(match[1]), attempt, match[2], f"{trial}/{attempt}/{match[0]}")
+        for attempt in attempts
+        if before_attempt is None or attempt < before_attempt
         for name in store.names(f"{trial}/{attempt}")
-        if _NAME.fullmatch(name)
+        if (match := _NAME.fullmatch(name))
     ]

@@ -15,17 +15,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database.clock import database_now
-from storage.database.optuna_tables import TrialState, trials
+from storage.database.optuna_tables import trials
 from storage.database.records import KeptFile
 from storage.database.tables import artifact
 from storage.files.checkpoints import CHECKPOINT
+from storage.history.columns import OVER
 from storage.history.trials import front, ranked
 
 MODEL = "model.pt"  # the artifact that holds a trial's best weights
 WEIGHTS = (MODEL, CHECKPOINT)
 
 live = artifact.c.name.not_like("~%")
-_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def record(connection: Connection, study_id: int, trial_id: int, attempt: int, file: KeptFile) -> None:
@@ -80,7 +80,7 @@ def release_beaten(
     weights = connection.execute(
         sa.select(artifact.c.id, artifact.c.trial_id)
         .join(trials, trials.c.trial_id == artifact.c.trial_id)
-        .where(artifact.c.study_id == study_id, artifact.c.name.in_(WEIGHTS), trials.c.state.in_(_OVER))
+        .where(artifact.c.study_id == study_id, artifact.c.name.in_(WEIGHTS), trials.c.state.in_(OVER))
     ).all()
     if best is None or not weights:
         return

@@ -99,6 +99,21 @@ def test_a_worker_of_one_study_waits_and_looks_again_when_something_may_have_bro
     assert turns.next(0) is STUDY
 
 
+def test_a_worker_is_idle_since_nothing_was_found_until_there_is_work() -> None:
+    clock = Clock()
+    turns = Turns(STUDY, clock)
+    clock.now += 100.0
+    assert turns.idle == 0.0, "nothing was asked yet"
+    turns.nothing(0)
+    clock.now += 5.0
+    turns.nothing(1)
+    turns.may_have_work()  # which somebody else may have taken
+    clock.now += 5.0
+    assert turns.idle == 10.0
+    turns.found_work()
+    assert turns.idle == 0.0
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     return open_database(f"sqlite:///{tmp_path / 'hpo.db'}")

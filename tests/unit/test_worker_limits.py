@@ -1,4 +1,4 @@
-"""What makes a worker leave by itself: how times are written, and when it has been idle for long enough."""
+"""What makes a worker leave by itself: how times are written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from hpo.errors import UserError
-from hpo.worker.limits import Idleness, parse_seconds, parse_until
+from hpo.worker.limits import parse_seconds, parse_until
 
 NOON = datetime(2026, 3, 10, 12, 0, 0)
 
@@ -56,25 +56,3 @@ def test_a_time_that_has_passed_or_is_far_away_is_refused():
         parse_until("2026-03-10T11:59", NOON)
     with pytest.raises(UserError, match="more than a year"):
         parse_until("2028-01-01T00:00", NOON)
-
-
-def test_idleness_counts_from_the_first_time_nothing_was_found_and_work_ends_it():
-    now = [0.0]
-    idle = Idleness(10.0, lambda: now[0])
-    now[0] = 100.0
-    assert not idle.over, "nothing was asked yet"
-    idle.found_nothing()
-    now[0] = 105.0
-    idle.found_nothing()
-    now[0] = 110.0
-    assert idle.over
-    idle.found_work()
-    assert not idle.over
-
-
-def test_without_a_limit_a_worker_may_be_idle_for_ever():
-    now = [0.0]
-    idle = Idleness(None, lambda: now[0])
-    idle.found_nothing()
-    now[0] = 1e9
-    assert not idle.over
