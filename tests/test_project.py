@@ -43,10 +43,12 @@ def test_no_tracked_file_names(what: str) -> None:
     assert not found, f"{what}:\n" + "\n".join(found)
 
 
-def test_every_test_that_a_document_names_is_there() -> None:
-    """In the file that is linked; and every row of what each can do at worst names one."""
+def test_every_test_and_file_that_a_document_names_is_there() -> None:
+    """A test in the file that is linked; and every row of what each can do at worst names one."""
     documents = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
     for document, text in documents.items():
+        for path in re.findall(r"`((?:hpo|objectives|storage|tests|docs)/[\w./-]+)`", text):
+            assert (ROOT / path).exists(), (document.name, path)
         for name, file in re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", text):
             assert f"def {name}(" in (document.parent / file).read_text(), (document.name, name)
     table = [line for line in documents[ROOT / "docs/security.md"].splitlines() if line.startswith("| ")]

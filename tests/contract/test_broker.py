@@ -689,6 +689,28 @@ def test_the_kept_result_of_a_runner_that_is_gone_is_delivered_by_the_next_with_
     assert kept_file(study, tmp_path) == []
 
 
+def test_a_runner_whose_checkpoint_is_further_than_any_has_its_trial_lost_as_often_as_at_first(
+    database: Database, study: StudyRow, runner: BrokeredRunner, doing: Any
+) -> None:
+    def objective(trial: Any) -> float:
+        step = (trial.checkpoint.latest or 0) + 1
+        trial.report(0.1, step)
+        trial.checkpoint.save({"step": step}, step)
+        trial.should_prune()  # once all of that is committed
+        if step < 7:
+            lose(database, runner.desk.held.lease)  # type: ignore[union-attr]
+            trial.report(0.1, step + 1)
+            trial.should_prune()
+        return float(step)
+
+    doing(objective)
+    for _ in range(6):  # beyond `retry.lost`
+        assert runner.run_one().state == "lost"
+        shift(60)
+    assert runner.run_one().values == (7.0,)
+    assert sorted(stored(database, study).intermediate_values) == list(range(1, 8))
+
+
 def test_a_store_that_is_slow_to_remove_files_delays_no_commit(
     study: StudyRow, runner: BrokeredRunner, doing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

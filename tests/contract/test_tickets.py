@@ -220,6 +220,22 @@ def test_attempts_are_capped(database: Database, party: Opener) -> None:
     assert nothing(one.try_claim()).ended
 
 
+def test_a_trial_that_is_lost_again_and_again_goes_on_as_long_as_it_gets_further(
+    database: Database, party: Opener
+) -> None:
+    """A machine that is preempted every hour finishes a training of ten, whatever `retry.lost` is."""
+    study = make_study(database, 1, retry_lost=2)
+    one = party(study)
+    for attempt in range(1, 12):
+        claim, _ = one.begin()
+        assert claim.lease.attempt == attempt
+        if attempt < 10:  # then it gets no further
+            one.writer.checkpoint_advanced()
+        lose(database, claim.lease)
+        shift(60)
+    assert ticket_row(database, claim.lease).state == TicketState.FAILED
+
+
 def test_an_open_budget_stops_a_worker_that_was_quarantined(database: Database, party: Opener) -> None:
     study = make_study(database, 10)
     one = party(study)

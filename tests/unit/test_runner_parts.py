@@ -147,6 +147,16 @@ def test_a_study_says_how_many_checkpoints_a_running_trial_has(store):
     assert [name[:20] for name in store.names("s/0/1")] == ["checkpoint-000000003"]
 
 
+def test_that_an_attempt_got_further_than_any_before_it_is_said_once(store):
+    said: list[int] = []
+    saved(store, 1, 2)
+    before = newest(store, "s/0", before_attempt=2)
+    second = CheckpointStore(store, "s/0", 2, before, on_advance=lambda: said.append(second.latest or 0))
+    for step in (1, 2, 3, 4):
+        second.save({"step": step}, step)
+    assert said == [3]
+
+
 def test_a_held_state_waits_in_the_process_alone_and_elsewhere_the_saved_one_counts(store, monkeypatch):
     memory = Memory()
     first = CheckpointStore(store, "s/0", 1, None, memory=memory)
