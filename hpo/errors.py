@@ -60,6 +60,11 @@ class CodeDiffersError(HpoError):
     exit_code = ExitCode.CODE_DIFFERS
 
 
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     """`text` on one line, safe to print: control characters and the like become escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -6,7 +6,7 @@ import io
 import pickle
 from typing import Any
 
-from hpo.errors import HpoError
+from hpo.errors import HpoError, first_line
 
 
 def dump_state(state: Any) -> bytes:
@@ -29,5 +29,6 @@ def read_state(content: bytes) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()[0]
-        raise HpoError(f"a saved state holds more than tensors and plain values: {first}") from error
+        raise HpoError(
+            f"a saved state holds more than tensors and plain values: {first_line(error)}"
+        ) from error

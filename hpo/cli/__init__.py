@@ -14,7 +14,6 @@ from typing import Any
 
 from hpo.cli import (  # noqa: F401 -- imported, they have added their commands to `app`
     confirming,
-    importing,
     launching,
     making,
     queries,

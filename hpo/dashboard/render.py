@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
+from hpo.report import text
 from hpo.report.templating import templates
 
 
@@ -78,7 +79,7 @@ def environment() -> jinja2.Environment:
     made.filters.update(
         path=lambda name: quote(str(name), safe=""),
         clock=_clock,
-        bytes=_bytes,
+        bytes=text.size,
         spark=sparkline,
     )
     made.globals.update(
@@ -124,15 +125,3 @@ def _clock(time: float | str | datetime | None) -> str:
         time = datetime.fromisoformat(time)
     moment = time if isinstance(time, datetime) else datetime.fromtimestamp(time, UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _bytes(count: float | None) -> str:
-    """ "831 B", "12.4 kB", "3.2 GB": decimal units."""
-    if count is None:
-        return "–"
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

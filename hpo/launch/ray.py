@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.exceptions import RayError
 
-from hpo.errors import HpoError, UserError
+from hpo.errors import HpoError, UserError, first_line
 from hpo.launch.base import LaunchedWorker, Order, WorkerLife, left, outputs, tail
 from hpo.launch.ray_actor import NAMESPACE, WorkerActor, last_word
 
@@ -130,7 +130,7 @@ def _cluster(address: str, working_dir: str | None = None) -> Iterator[str]:
             )
         yield address if address.startswith("ray://") else ray.get_runtime_context().gcs_address
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         wanted = "; one with a token wants RAY_AUTH_MODE=token and the token here too"
         hint = wanted if isinstance(error, ConnectionError) and "RAY_AUTH_MODE" not in first else ""
         raise HpoError(f"{shown} does not answer as it should: {first.rstrip('.')}{hint}") from error

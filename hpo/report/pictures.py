@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from hpo.errors import HpoError, UserError
+from hpo.errors import HpoError, UserError, first_line
 from hpo.files import write_whole
 from hpo.report.chart import Picture
 from hpo.report.drawing.theme import Theme, themed
@@ -66,9 +66,9 @@ def write_pngs(
                 orders, kopts={"path": browser, "mathjax": False, "timeout": SECONDS}
             )
         except Exception as error:  # kaleido and choreographer have no common base
-            raise HpoError(f"{browser} could not draw the pictures: {_first_line(error)}") from error
+            raise HpoError(f"{browser} could not draw the pictures: {first_line(error)}") from error
         if failures:
-            raise HpoError(f"{browser} could not draw {len(failures)} pictures: {_first_line(failures[0])}")
+            raise HpoError(f"{browser} could not draw {len(failures)} pictures: {first_line(failures[0])}")
         return tuple(
             write_whole(
                 target / f"{picture.id}.png", Path(aside, f"{picture.id}.png").read_bytes(), "picture"
@@ -92,8 +92,3 @@ def _pictures(histories: Sequence[StudyHistory]) -> list[Picture]:
         parts = [short_sections(history, f"s{index}-") for index, history in enumerate(histories, start=1)]
         sections = (*comparison_sections(histories), *(section for part in parts for section in part))
     return [picture for section in sections for picture in section.pictures]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -35,6 +35,17 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
+def size(count: float | None) -> str:
+    """Bytes as "831 B", "12.4 kB" or "3.2 GB", in units of a thousand."""
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
 def value(item: Any) -> str:
     """A parameter's value: numbers shortened, everything else as it prints."""
     if isinstance(item, bool) or item is None:

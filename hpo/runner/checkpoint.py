@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from hpo.errors import first_line
 from hpo.weights import dump_state, read_state
 from storage.database.errors import ArtifactError
 from storage.files.artifacts import ArtifactStore
@@ -33,7 +34,7 @@ def _objection(content: bytes) -> str | None:
     try:
         state = read_state(content)
     except Exception as error:  # torch raises many kinds for what is not a checkpoint
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return first_line(error)
     return None if isinstance(state, dict) else f"it holds a {type(state).__name__}, not a state"
 
 

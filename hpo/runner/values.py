@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from hpo.report.text import size
 from storage.database.records import Need
 from storage.files.room import is_full, told_where
 
@@ -120,15 +121,6 @@ def check_attribute(key: str, value_json: str, most: int) -> None:
     """
     if len(value_json) > most:
         raise ValueError(
-            f"attribute {key[:100]!r} takes {shown_bytes(len(value_json))}, limits.attribute is "
-            f"{shown_bytes(most)}; trial.artifact() keeps larger things"
+            f"attribute {key[:100]!r} takes {size(len(value_json))}, limits.attribute is "
+            f"{size(most)}; trial.artifact() keeps larger things"
         )
-
-
-def shown_bytes(count: float) -> str:
-    """`8.3 GB`, in units of a thousand."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hpo.errors import SpecError, UserError
+from hpo.errors import SpecError, UserError, first_line
 from hpo.spec.problems import Path, shown, spec_error
 
 MAX_BYTES = 1_000_000
@@ -72,7 +72,7 @@ def read_yaml(content: bytes, name: str, *, numbered: bool = True) -> Document:
             f"is not valid YAML: {what or 'cannot be read'}", mark.line + 1 if mark else None
         ) from wrong
     except yaml.YAMLError as wrong:
-        raise error(f"is not valid YAML: {str(wrong).splitlines()[0]}") from wrong
+        raise error(f"is not valid YAML: {first_line(wrong)}") from wrong
 
 
 def read_scalar(text: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hpo.errors import HpoError
+from hpo.errors import HpoError, first_line
 from hpo.runner import messages
 from hpo.runner.channel import ChannelError, Mailbox
 from hpo.worker.code import CodeGuard
@@ -68,7 +68,7 @@ def read(content: bytes) -> tuple[int, messages.ToWorker]:
         if type(slot) is not int or slot < 0:
             raise ValueError(f"{slot} is no lane")
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # pydantic's error is a ValueError
-        raise ChannelError(f"what it says is no message: {str(error).splitlines()[0]}") from error
+        raise ChannelError(f"what it says is no message: {first_line(error)}") from error
     return slot, message
 
 

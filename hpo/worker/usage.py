@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 
-from hpo.runner.values import shown_bytes
+from hpo.report.text import size
 from hpo.spec.sections import Limits
 from hpo.worker.child import Child
 
@@ -50,7 +50,7 @@ def too_much(limits: Limits, family: list[psutil.Process]) -> str | None:
     used = sum(map(_share, family))
     if used <= limits.memory:
         return None
-    return f"used {shown_bytes(used)}, limits.memory is {shown_bytes(limits.memory)}"
+    return f"used {size(used)}, limits.memory is {size(limits.memory)}"
 
 
 def _family(pid: int, below: dict[int, list[psutil.Process]]) -> list[psutil.Process]:

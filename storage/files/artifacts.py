@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import hashlib
 import logging
+import os
 import re
 import threading
 import uuid
@@ -29,7 +31,6 @@ from tenacity import (
 )
 
 from storage.database.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
-from storage.files.artifact_errors import may_pass, sentence
 from storage.files.local_files import LocalFiles
 from storage.files.room import full_file_systems, is_full
 
@@ -39,6 +40,18 @@ T = TypeVar("T")
 IMPATIENT_SECONDS = 5.0  # how long a command waits for a store that is away
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,149}")
 _PUBLISHED_AT_ONCE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  # an upload appears whole
+_BUSY = {errno.EIO, errno.EBUSY, errno.EAGAIN, getattr(errno, "EREMOTEIO", errno.EIO), errno.ESTALE}
+_NETWORK = {  # by name: a driver's libraries are not imported for it
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "aiohttp.client_exceptions.ClientConnectionError",
+    "aiohttp.client_exceptions.ClientPayloadError",
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.Timeout",
+    "urllib3.exceptions.HTTPError",
+}
+_SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|_KEY$")
+_USER_INFO = re.compile(r"//[^/@\s\"']+@")
 _DRIVER = {"s3": "hpo[s3]", "s3a": "hpo[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
@@ -317,3 +330,23 @@ class _RemoteFiles:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether the store is away for now: refused, cut off, slow, busy. A full disk is not."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError) and error.errno in _BUSY:
+        return True
+    return any(f"{kind.__module__}.{kind.__qualname__}" in _NETWORK for kind in type(error).__mro__)
+
+
+def sentence(error: BaseException | None) -> str:
+    """First line of an error's message, without what the environment keeps secret."""
+    lines = str(error).strip().splitlines()
+    text = lines[0][:500] if lines else type(error).__name__
+    text = _USER_INFO.sub("//***@", text)
+    for name, value in os.environ.items():
+        if len(value) >= 6 and _SECRET_NAMES.search(name.upper()):
+            text = text.replace(value, "***")
+    return text

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.database.errors import ArtifactError, ArtifactsAwayError, BadArtifactUrlError
-from storage.files.artifact_errors import may_pass, sentence
-from storage.files.artifacts import ArtifactStore, check_name
+from storage.files.artifacts import ArtifactStore, check_name, may_pass, sentence
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hpo.runner.values import shown_bytes
+from hpo.report.text import size
 from hpo.spec import spec_differences
 from hpo.spec.sections import Limits
 from hpo.worker.usage import too_much
@@ -68,7 +68,7 @@ def test_what_processes_share_is_counted_once() -> None:
 
 
 def test_bytes_are_shown_in_units_of_a_thousand() -> None:
-    assert [shown_bytes(n) for n in (0, 999, 1000, 8_300_000_000, 8 * 10**9, 10**13)] == [
+    assert [size(n) for n in (0, 999, 1000, 8_300_000_000, 8 * 10**9, 10**13)] == [
         "0 B",
         "999 B",
         "1 kB",
