@@ -7,9 +7,9 @@ import functools
 import hashlib
 import operator
 from collections.abc import Callable, Container, Iterable, Sequence
+from functools import partialmethod
 from typing import Any, NoReturn
 
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
@@ -152,39 +152,19 @@ class StudyView(BaseStorage):
 
     # Writes
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        self.refuse("create a study")
+    def _refused(self, what: str, *_: Any, **__: Any) -> NoReturn:
+        self.refuse(what)
 
-    def delete_study(self, study_id: int) -> None:
-        self.refuse("delete a study")
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.refuse(f"set the study's user attribute {key}")
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.refuse(f"set the study's system attribute {key}")
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        self.refuse("create a trial")
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        self.refuse(f"set a trial's parameter {param_name}")
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        self.refuse(f"make a trial {state.name.lower()}")
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        self.refuse(f"report a trial's value at step {step}")
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.refuse(f"set a trial's user attribute {key}")
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.refuse(f"set a trial's system attribute {key}")
+    create_new_study: Any = partialmethod(_refused, "create a study")
+    delete_study: Any = partialmethod(_refused, "delete a study")
+    set_study_user_attr: Any = partialmethod(_refused, "set a study's user attribute")
+    set_study_system_attr: Any = partialmethod(_refused, "set a study's system attribute")
+    create_new_trial: Any = partialmethod(_refused, "create a trial")
+    set_trial_param: Any = partialmethod(_refused, "set a trial's parameter")
+    set_trial_state_values: Any = partialmethod(_refused, "end a trial")
+    set_trial_intermediate_value: Any = partialmethod(_refused, "report a trial's value")
+    set_trial_user_attr: Any = partialmethod(_refused, "set a trial's user attribute")
+    set_trial_system_attr: Any = partialmethod(_refused, "set a trial's system attribute")
 
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:
