@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -176,13 +175,19 @@ def logs(
 ) -> None:
     """Print what a trial's attempts printed; readable on any machine that shares the artifact store."""
     from hpo.studies.reading import read_log
+    from hpo.studies.waiting import looks
+    from storage.history.trials import Part, read_trial
 
     database = open_existing(storage)
+    row, record = find_trial(database, name, attempts_only=True)
     seen: dict[int, int] = {}
-    while True:
-        row, record = find_trial(database, name, attempts_only=True)
-        ended = record.ended
-        numbers = range(1, record.attempts + 1) if attempt is None else [attempt]
+    for found in looks(
+        database,
+        lambda connection: read_trial(connection, row, record.number, with_=Part.ATTEMPTS),
+        lambda error: say(f"{error}; waiting for it"),
+    ):
+        ended = found is None or found.ended
+        numbers = range(1, (found or record).attempts + 1) if attempt is None else [attempt]
         for number in numbers:
             part = read_log(row, record.number, number, seen.get(number, 0), LOG_PART)
             if part is None:
@@ -203,7 +208,6 @@ def logs(
         sys.stdout.flush()
         if not follow or ended:
             return
-        time.sleep(0.5)
 
 
 def find_trial(database: Database, name: str, *, attempts_only: bool = False) -> tuple[StudyRow, TrialRecord]:
