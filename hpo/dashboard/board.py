@@ -13,6 +13,7 @@ from hpo.dashboard.hub import Hub
 from hpo.dashboard.lists import list_studies
 from hpo.dashboard.live import LiveStudy, outline, sample
 from hpo.errors import HpoError
+from hpo.report.records.parameters import importances
 from hpo.studies.reading import get_study
 from storage.database.engine import Database
 from storage.database.errors import StorageError
@@ -82,9 +83,11 @@ class Board:
         return self.live(row.name).known or sample(self.database, row, best)
 
     def warm(self, name: str) -> None:
-        """Read the study into memory, because somebody will ask for its charts in a moment."""
+        """Read the study into memory, because somebody will ask for its charts in a moment, and what most of
+        them wait for.
+        """
         with suppress(HpoError, StorageError):  # whoever asks for a chart will be told
-            self.history(name)
+            importances(self.history(name)[0])
 
     def warm_recent(self) -> None:
         """Read the newest studies that run into memory before anybody asks."""

@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 # plotly looks for pandas in `sys.modules` whenever it draws, and fails on a half imported one: scikit-learn
@@ -23,7 +22,7 @@ from hpo.report import catalogue, text
 from hpo.report.chart import Chart, Picture
 from hpo.report.drawing import theme
 from hpo.report.records.landscape import MIN_CONTOUR_TRIALS
-from hpo.report.records.scores import best_numbers, sample, shown_note
+from hpo.report.records.scores import best_numbers, once, sample, shown_note
 from hpo.report.records.training import parse_evaluation
 from hpo.report.sections import SECTIONS, comparable, trial_pictures
 from storage.database.records import StudyRow
@@ -199,7 +198,7 @@ def _of_metric(
     return chart.picture(chart.name, record)
 
 
-@lru_cache(maxsize=4)
+@once
 def _parts_of(chart: Chart, history: StudyHistory, objective: int) -> Mapping[str, Any]:
     found: Mapping[str, Any] = chart.record(history, objective)
     return found

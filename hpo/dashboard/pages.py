@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from hpo.dashboard import actions, charts
@@ -16,7 +15,7 @@ from hpo.errors import NotFoundError, UserError
 from hpo.report import text
 from hpo.report.records.confirmation import sentences
 from hpo.report.records.failures import apart, failures, storm
-from hpo.report.records.scores import value_name
+from hpo.report.records.scores import once, value_name
 from hpo.report.records.summary import comparison
 from hpo.report.records.training import headline, parse_evaluation
 from hpo.report.sections import comparable
@@ -360,7 +359,7 @@ def _log_end(row: StudyRow, trial: TrialRecord) -> str:
     return "" if part is None else part.text
 
 
-@lru_cache(maxsize=4)
+@once
 def _failed(history: StudyHistory | None) -> dict[str, Any]:
     """What failed; looked for again only when the history has changed, not for each selection."""
     if history is None:

@@ -16,6 +16,11 @@ update      a trial's report and result are committed. Ours: from the server not
 brush       a box is drawn in the history of a page: from the release of the button until the table shows the
             trials in it (and until the chart does). optuna-dashboard has no such thing.
 
+charts      the page is scrolled through for the first time, once its history is read: from the moment a chart
+            is in the middle of the window until it is painted. The next comes at once; one drawn below
+            the window meanwhile took no time. Then each section's link is pressed first, on a server just
+            started: until the charts that are then in the window are painted.
+
 Beside each wait stands the CPU time its server spent meanwhile, which a busy machine does not change.
 optuna-dashboard gets its best case: a cached storage, which its own command does not give it. What takes it
 longer than `--patience` seconds is told as "> 120 s".
@@ -58,6 +63,29 @@ OURS = """document.querySelector('h1')?.textContent === 'big'
   && document.querySelector('#cards .card.main strong')?.textContent.startsWith('0.')
   && document.querySelectorAll('#trials tbody tr').length === 25
   && document.querySelector('#history-1 .scatterlayer .point')"""
+READ = "document.getElementById('history-1').dataset.drawn > 0"  # 0: drawn before all was read
+VIEW = """async (id) => { // seconds until this chart, in the middle of the window, is painted
+  const [plot, began] = [document.getElementById(id), performance.now()];
+  plot.scrollIntoView({ block: 'center' });
+  while (!plot.dataset.drawn) await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return (performance.now() - began) / 1000;
+}"""
+JUMP = """async (link) => { // seconds until each chart that is in the window after this link is painted
+  const [began, took] = [performance.now(), {}];
+  document.querySelector(`.sections a[href="${link}"]`).click();
+  await new Promise(requestAnimationFrame);
+  const seen = [...document.querySelectorAll('[data-chart]')].filter((plot) => {
+    const { top, bottom } = plot.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  });
+  await Promise.all(seen.map(async (plot) => {
+    while (!plot.dataset.drawn) await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    took[plot.id] = (performance.now() - began) / 1000;
+  }));
+  return took;
+}"""
 THEIRS = "document.querySelector('#plot-history .scatterlayer .point')"
 THEIR_SERVER = """
 import sys
@@ -152,14 +180,36 @@ def measure_ours(
         )  # a signed-in browser's first request
         found["start"] = server.started_in
         found["cold"] = first_page(page, server, "/studies/big", patience)
-        read = "document.getElementById('history-1').dataset.drawn > 0"  # 0: drawn before all was read
-        wait_until(lambda: page.evaluate(read), patience, what="the whole history was read")
+        wait_until(lambda: page.evaluate(READ), patience, what="the whole history was read")
+        found["scrolled"] = scroll_through(page)
         page.goto("about:blank")
         first_page(page, server, "/studies/big", patience)
         page.goto("about:blank")
         found["warm"] = first_page(page, server, "/studies/big", patience)
         found["brush"] = measure_brushes(page, server, updates)
         found["update"] = measure_updates(page, server, url, row, updates)
+    return found
+
+
+def scroll_through(page: Page) -> dict[str, float]:
+    """Seconds until each chart is painted that comes into view for the first time."""
+    ids = page.evaluate("[...document.querySelectorAll('[data-chart]')].map((plot) => plot.id)")
+    return {name: round(page.evaluate(VIEW, name), 2) for name in ids}
+
+
+def measure_jumps(chromium: BrowserType, url: str, patience: float) -> dict[str, dict[str, float]]:
+    """Each section's link is the first thing that is pressed, on a server just started."""
+    port, found, links = free_port(), {}, ["#slices"]
+    command = [sys.executable, "-m", "hpo", "dashboard", "--storage", url, "--port", str(port)]
+    while links:
+        with tab(chromium, OURS) as page, started([*command, "--token", TOKEN], port) as server:
+            page.set_extra_http_headers({"Authorization": f"Bearer {TOKEN}"})
+            first_page(page, server, "/studies/big", patience)
+            wait_until(lambda: page.evaluate(READ), patience, what="the whole history was read")
+            if not found:
+                links = page.eval_on_selector_all(".sections a", "all => all.map((a) => a.hash)")
+            link = links.pop()
+            found[link] = {name: round(s, 2) for name, s in page.evaluate(JUMP, link).items()}
     return found
 
 
@@ -265,13 +315,19 @@ def shown(found: dict[str, Any], patience: float) -> str:
     return f"> {patience:.0f} s" if found["ms"] is None else f"{found['ms']:.0f} ms ({cpu})"
 
 
+def told(seconds: dict[str, float]) -> list[tuple[str, str]]:
+    """The slowest first."""
+    return [(name, f"{s:.2f}") for name, s in sorted(seconds.items(), key=lambda one: -one[1])]
+
+
 def measure(chromium: BrowserType, options: argparse.Namespace, trials: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/bench.db"
         row = fill(url, trials, options.epochs, options.parameters)
         load = os.getloadavg()[0]
         ours = measure_ours(chromium, url, row, options.updates, options.patience)
-        theirs = measure_theirs(chromium, url, row, options.patience)
+        ours["jumped"] = measure_jumps(chromium, url, options.patience)
+        theirs = {} if options.ours else measure_theirs(chromium, url, row, options.patience)
     print(f"{trials:,} trials x {options.epochs} epochs, load {load:.1f} before")
     print(f"{'':24}{'hpo dashboard':>26}{'optuna-dashboard':>26}")
     rows = {
@@ -282,8 +338,13 @@ def measure(chromium: BrowserType, options: argparse.Namespace, trials: int) -> 
         "brush": "a box, until the table",
     }
     for what, title in rows.items():
-        other = shown(theirs[what], options.patience) if what in theirs else "has none"
+        other = (
+            shown(theirs[what], options.patience) if what in theirs else "" if options.ours else "has none"
+        )
         print(f"{title:24}{shown(ours[what], options.patience):>26}{other:>26}")
+    print("s until a chart is painted, scrolled through:", ", ".join(map(" ".join, told(ours["scrolled"]))))
+    for link, took in ours["jumped"].items():
+        print(f"s, {link} pressed first:", ", ".join(map(" ".join, told(took))))
     return {
         "trials": trials,
         "epochs": options.epochs,
@@ -300,6 +361,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=20)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--patience", type=float, default=120.0, metavar="SECONDS")
+    parser.add_argument("--ours", action="store_true", help="without optuna-dashboard")
     parser.add_argument("--json", type=Path, help="also write every figure there")
     options = parser.parse_args()
     if find_chromium() is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hpo.report.records import landscape, parameters, summary
+from hpo.report.records.scores import once
 from storage.history.records import StudyHistory
 from tests.report.histories import searched, study, trial
 
@@ -30,6 +34,27 @@ def one_that_matters(n: int = 80, seed: int = 0) -> StudyHistory:
         value = -((params["x"] - 0.3) ** 2)
         trials.append(trial(number, value, params=params, distributions=distributions))
     return study(*trials)
+
+
+def test_charts_that_ask_at_once_for_the_same_have_it_worked_out_once() -> None:
+    """Six slices are asked for together; each thread beside the first would only take time from it."""
+    began, asked = threading.Event(), []
+
+    @once
+    def slow(history: StudyHistory, objective: int) -> str:
+        asked.append((history.name, objective))
+        began.wait(60)
+        return f"{history.name} {objective}"
+
+    one = searched(5)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(slow, one, 0) for _ in range(4)]
+        began.set()
+        assert {answer.result(60) for answer in answers} == {f"{one.name} 0"}
+    assert len(asked) == 1
+    slow(one, 1)
+    slow(replace(one), 0)  # equal, but another history: to find that out would take longer
+    assert len(asked) == 3
 
 
 def test_axes_know_scale_range_and_how_many_trials_used_them() -> None:

@@ -216,26 +216,17 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
 
 def _draw_axes(figure: go.Figure, record: Parallel) -> None:
     """Vertical lines with the values at their ends and at a few places between."""
-    for column, axis in enumerate((*record.parameters, None)):
-        figure.add_shape(
-            type="line",
-            x0=column,
-            x1=column,
-            y0=0,
-            y1=1,
-            line={"color": theme.GREY, "width": 1.2},
-            layer="above",
-        )
-        for unit, label in _marks(axis, record):
-            figure.add_annotation(
-                x=column,
-                y=unit,
-                text=label,
-                showarrow=False,
-                xanchor="left",
-                xshift=4,
-                font={"size": 11},
-            )
+    columns = [*enumerate((*record.parameters, None))]
+    line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": theme.GREY, "width": 1.2}, "layer": "above"}
+    words = {"showarrow": False, "xanchor": "left", "xshift": 4, "font": {"size": 11}}
+    figure.update_layout(  # all at once: plotly checks those that are there anew with each that is added
+        shapes=[{**line, "x0": column, "x1": column} for column, _ in columns],
+        annotations=[
+            {**words, "x": column, "y": unit, "text": label}
+            for column, axis in columns
+            for unit, label in _marks(axis, record)
+        ],
+    )
 
 
 def _marks(axis: Axis | None, record: Parallel) -> list[tuple[float, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,21 +136,22 @@ def slices(history: StudyHistory, objective: int = 0, picked: str = "") -> tuple
     names = most_important(history, objective)[:MAX_SLICES] if not picked else {picked} & by_name.keys()
     for name in names:
         axis = by_name[name]
-        using = ((score, score.trial.params) for score in found)
-        at = ((score, axis.position(params[name])) for score, params in using if name in params)
-        known = [(score, x) for score, x in at if x is not None]
-        shown = sample(known, MAX_SLICE_POINTS, lambda one: one[0].number in kept)
-        if shown:
-            points = tuple(
-                SlicePoint(
-                    score.number, x, score.value, score.pruned, score.number == best, score.trial.feasible
-                )
-                for score, x in shown
-            )
-            note = shown_note(len(shown), len(known))
-            boxes = _boxes(known) if axis.kind == "categorical" else ()
+        using = [score for score in found if name in score.trial.params]
+        points = tuple(
+            SlicePoint(score.number, x, score.value, score.pruned, score.number == best, score.trial.feasible)
+            for score, x in _at(axis, sample(using, MAX_SLICE_POINTS, lambda score: score.number in kept))
+        )
+        if points:
+            note = shown_note(len(points), len(using)) if len(using) > MAX_SLICE_POINTS else ""
+            boxes = _boxes(_at(axis, using)) if axis.kind == "categorical" else ()
             made.append(Slice(axis, points, value, direction, note, boxes))
     return tuple(made)
+
+
+def _at(axis: Axis, using: Iterable[Score]) -> list[tuple[Score, float]]:
+    """Those that have a place on the axis, with it."""
+    at = ((score, axis.position(score.trial.params[axis.name])) for score in using)
+    return [(score, x) for score, x in at if x is not None]
 
 
 def _boxes(known: Sequence[tuple[Score, float]]) -> tuple[tuple[float, ...], ...]:
@@ -379,12 +380,11 @@ def _smooth(
     """Rows of y, columns of x. A categorical axis is never smoothed across its choices."""
     width = max(0.05, min(0.12, 0.3 * len(values) ** -0.25))
     widths = [1e-3 if is_categorical else width for is_categorical in categorical]
-    distance_x = (np.array(grids[0])[:, None] - places[None, :, 0]) / widths[0]  # X x N
-    distance_y = (np.array(grids[1])[:, None] - places[None, :, 1]) / widths[1]  # Y x N
-    squared = distance_x[None, :, :] ** 2 + distance_y[:, None, :] ** 2  # Y x X x N
-    nearest = squared.min(axis=2)
-    weights = np.exp(-0.5 * (squared - nearest[:, :, None]))  # shifted: far cells keep a sum above 0
-    mean = (weights @ values) / weights.sum(axis=2)
+    squared_x = ((np.array(grids[0])[:, None] - places[None, :, 0]) / widths[0]) ** 2  # X x N
+    squared_y = ((np.array(grids[1])[:, None] - places[None, :, 1]) / widths[1]) ** 2  # Y x N
+    nearest = np.array([(squared_x + row).min(axis=1) for row in squared_y])  # Y x X
+    weights_x, weights_y = np.exp(-0.5 * squared_x), np.exp(-0.5 * squared_y)  # of a cell: their product
+    mean = (weights_y * values) @ weights_x.T / np.maximum(weights_y @ weights_x.T, 1e-300)
     return tuple(
         tuple(float(v) if near <= 4.0 else None for v, near in zip(row, nears, strict=True))
         for row, nears in zip(mean, nearest, strict=True)

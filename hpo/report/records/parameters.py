@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from hpo.report import text
 from hpo.report.records import surrogate
-from hpo.report.records.scores import Score, scores, thin
-from storage.history.records import Direction, StudyHistory, TrialRecord
+from hpo.report.records.scores import Score, once, scores, thin
+from storage.history.records import Direction, StudyHistory
 
 MIN_TRIALS = 8
 NOISE = "not distinguishable from noise"
@@ -69,40 +73,43 @@ class Axis:
         return math.log(value) if self.log else value
 
 
-@lru_cache(maxsize=4)  # every chart of parameters asks for them
+@once
 def axes(history: StudyHistory) -> tuple[Axis, ...]:
     """Every parameter any trial used, in order of first use.
 
     A range that changed between trials (an objective may suggest as it likes) becomes the widest; a parameter
     that was numeric in one trial and categorical in another becomes categorical.
     """
-    users: dict[str, list[TrialRecord]] = {}
+    values: dict[str, list[Any]] = {}
+    found: dict[str, dict[int, BaseDistribution]] = {}  # by identity: comparing each took most of the time
     for trial in history.trials:
-        for name in trial.params:
-            users.setdefault(name, []).append(trial)
-    names = dict.fromkeys((*(history.spec.get("space") or ()), *users))
-    return tuple(_axis(name, users[name]) for name in names if name in users)
+        held = trial.distributions
+        for name, value in trial.params.items():
+            values.setdefault(name, []).append(value)
+            if name in held:
+                distribution = held[name]
+                found.setdefault(name, {})[id(distribution)] = distribution
+    names = dict.fromkeys((*(history.spec.get("space") or ()), *values))
+    return tuple(_axis(name, values[name], found.get(name, {}).values()) for name in names if name in values)
 
 
-def _axis(name: str, trials: Iterable[TrialRecord]) -> Axis:
-    trials = list(trials)
-    found = list(dict.fromkeys(t.distributions[name] for t in trials if name in t.distributions))
+def _axis(name: str, values: Sequence[Any], distributions: Iterable[BaseDistribution]) -> Axis:
+    found = list(dict.fromkeys(distributions))
     numeric = [d for d in found if isinstance(d, FloatDistribution | IntDistribution)]
-    values = [trial.params[name] for trial in trials]
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    if len(numbers) == len(values) and len(numeric) == len(found):
-        bounds = [float(v) for v in numbers if math.isfinite(v)]
+    types = {type(value) for value in values}
+    if len(numeric) == len(found) and all(issubclass(t, int | float) and t is not bool for t in types):
+        bounds = [float(v) for v in values if math.isfinite(v)]
         bounds += [float(d.low) for d in numeric] + [float(d.high) for d in numeric]
-        whole = all(isinstance(v, int) for v in numbers)
+        whole = all(issubclass(t, int) for t in types)
         low, high = min(bounds, default=0.0), max(bounds, default=0.0)
         log = bool(numeric) and all(d.log for d in numeric) and low > 0
-        return Axis(name, "int" if whole else "float", low, high, log, active=len(trials))
+        return Axis(name, "int" if whole else "float", low, high, log, active=len(values))
     labels: dict[str, None] = {}
     for distribution in found:
         if isinstance(distribution, CategoricalDistribution):
             labels.update(dict.fromkeys(text.value(choice) for choice in distribution.choices))
     labels.update(dict.fromkeys(text.value(v) for v in values))
-    return Axis(name, "categorical", choices=tuple(labels), active=len(trials))
+    return Axis(name, "categorical", choices=tuple(labels), active=len(values))
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,7 @@ class Importances:
     note: str
 
 
+@once
 def importances(history: StudyHistory, objective: int = 0) -> Importances:
     """What each parameter explains of how trials rank, as shares of 1 with intervals (`surrogate.explained`).
 

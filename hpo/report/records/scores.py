@@ -8,17 +8,19 @@ better one. A pruned trial counts with its last reported value where a record sa
 from __future__ import annotations
 
 import math
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Literal, TypeVar
+from functools import lru_cache, wraps
+from typing import Literal, ParamSpec, TypeVar
 
 from storage.database.records import OBJECTIVE
 from storage.history.records import Direction, StudyHistory, TrialRecord
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 MAX_POINTS = 1000  # points of one picture; more cannot be told apart and make the file heavy
 KEPT = 50  # best trials that are always among them
@@ -46,6 +48,21 @@ def final_value(trial: TrialRecord, objective: int = 0) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def once(work: Callable[P, T]) -> Callable[P, T]:
+    """Have it worked out once for each of the last few histories, however many charts ask, even at once: a
+    second thread waits for the first instead of working out the same beside it.
+    """
+    lock, known = threading.RLock(), lru_cache(maxsize=8)(work)
+
+    @wraps(work)
+    def ask(*args: P.args, **kwargs: P.kwargs) -> T:
+        with lock:
+            return known(*args, **kwargs)  # type: ignore[arg-type]
+
+    return ask
+
+
+@once
 def scores(history: StudyHistory, objective: int = 0, *, pruned: bool = True) -> tuple[Score, ...]:
     """Every trial with a finite value, in order of numbers; pruned ones with their last report."""
     found = []
@@ -165,10 +182,11 @@ def _lots(count: int) -> list[int]:
     return sorted(range(count), key=lambda index: zlib.crc32(b"%d" % index))
 
 
-def best_numbers(history: StudyHistory, objective: int = 0) -> set[int]:
+@once
+def best_numbers(history: StudyHistory, objective: int = 0) -> frozenset[int]:
     """Numbers of the best `KEPT` trials, which no picture leaves out."""
     found = ranked(scores(history, objective), history.directions[objective])
-    return {score.number for score in found[:KEPT]}
+    return frozenset(score.number for score in found[:KEPT])
 
 
 def shown_note(

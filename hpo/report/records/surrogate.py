@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -41,29 +42,42 @@ class Model:
     signal: float
     noise: float
 
-    def covariance(self, left: Array, right: Array, without: int | None = None) -> Array:
-        """Of the places `left` and `right` (parameters x places), as if parameter `without` had no effect."""
+    def covariance(self, left: Array, right: Array) -> Array:
+        """Of the places `left` and `right` (parameters x places)."""
+        return self.signal * _matern(_distances(left, right, self.categorical), self.weights)[0]
+
+    @cached_property
+    def _apart(self) -> Array:
+        return _distances(self.columns, self.columns, self.categorical)
+
+    def _matrix(self, without: int | None = None) -> Array:
+        """Of the values themselves, with the noise; as if parameter `without` had no effect."""
         weights = self.weights.copy()
         if without is not None:
             weights[without] = 0.0
-        return self.signal * _matern(_distances(left, right, self.categorical), weights)[0]
+        kernel = self.signal * _matern(self._apart, weights)[0]
+        return np.asarray(kernel + self.noise * np.eye(len(self.values)))
 
     def left_out(self, without: int | None = None) -> Array:
         """Each value less its prediction from all other trials.
 
         In closed form (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 5.12).
         """
-        matrix = self.covariance(self.columns, self.columns, without)
-        inverse = np.linalg.inv(matrix + self.noise * np.eye(len(self.values)))
+        inverse = np.linalg.inv(self._matrix(without))
         return (inverse @ self.values) / np.diag(inverse)
+
+    @cached_property
+    def _factor(self) -> Any:
+        from scipy.linalg import cho_factor
+
+        return cho_factor(self._matrix(), lower=True)
 
     def predicted(self, places: Array) -> tuple[Array, Array]:
         """Mean and covariance of the values at `places` (parameters x places), without the noise."""
-        from scipy.linalg import cho_factor, cho_solve
+        from scipy.linalg import cho_solve
 
-        matrix = self.covariance(self.columns, self.columns) + self.noise * np.eye(len(self.values))
         across = self.covariance(self.columns, places)
-        solved = cho_solve(cho_factor(matrix, lower=True), np.column_stack([self.values, across]))
+        solved = cho_solve(self._factor, np.column_stack([self.values, across]))
         return across.T @ solved[:, 0], self.covariance(places, places) - across.T @ solved[:, 1:]
 
 

@@ -139,16 +139,17 @@ def foresight(history: StudyHistory) -> Metrics | None:
     done = [t for t in history.trials if t.state == "complete" and t.value is not None]
     done = [trial for trial in done if math.isfinite(trial.value or 0.0)]
     done.sort(key=lambda trial: sign * (trial.value or 0.0))
+    values = np.array([trial.value for trial in done])
+    steps = thin(sorted({step for trial in done for step in trial.reports}), MAX_RANKED)
+    seen = {step: np.array([trial.reports.get(step, math.nan) for trial in done]) for step in steps}
     curves = []
-    for name, trials in (("all complete trials", done), ("the better half", done[: len(done) // 2])):
+    for name, count in (("all complete trials", len(done)), ("the better half", len(done) // 2)):
         found = {}
-        values = np.array([trial.value for trial in trials])
-        for step in thin(sorted({step for trial in trials for step in trial.reports}), MAX_RANKED):
-            seen = np.array([trial.reports.get(step, math.nan) for trial in trials])
-            known = np.isfinite(seen)
+        for step in steps:
+            known = np.isfinite(seen[step][:count])
             if known.sum() < MIN_RANKED:
                 continue
-            ranks = np.array([_ranks(seen[known]), _ranks(values[known])])
+            ranks = np.array([_ranks(seen[step][:count][known]), _ranks(values[:count][known])])
             if ranks.std(axis=1).all():
                 found[step] = float(np.corrcoef(ranks)[0, 1])
         if len(found) > 1:
