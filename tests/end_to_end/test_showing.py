@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.workplace import Workplace
+from tests.support.waiting import wait_until
 
 ROUNDS = """
     import json
@@ -221,3 +222,28 @@ def test_the_schema_accepts_our_own_study_files(shown: Workplace) -> None:
 
 def test_evaluation_of_an_objective_without_one_is_told(shown: Workplace) -> None:
     assert "has no evaluate(trial, checkpoint)" in shown.hpo("evaluate", "mixed").check(1).err
+
+
+SPEAKS_TWICE = """
+    import time
+    from pathlib import Path
+
+    def objective(trial):
+        print("one", flush=True)
+        Path("began").touch()
+        while not Path("go").exists():
+            time.sleep(0.05)
+        print("two")
+        return 1.0
+"""
+
+
+def test_a_followed_log_goes_on_until_the_trial_ends(place: Workplace) -> None:
+    spec = place.study("s", SPEAKS_TWICE, budget={"trials": 1})
+    with place.start("run", spec.name, "--runners", "1", "--no-report") as running:
+        wait_until((place.path / "began").exists, what="the trial begins")
+        with place.start("logs", "s/0", "-f") as reader:
+            wait_until(lambda: "one" in reader.out, what="what the trial has printed so far is read")
+            place.write("go", "")
+            running.wait().check()
+            assert reader.wait().check().out == "one\ntwo\n"
