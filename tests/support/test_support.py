@@ -33,6 +33,17 @@ def test_wait_until_returns_what_the_predicate_returned() -> None:
     assert wait_until(lambda: next(answers), every=0) == "here"
 
 
+def test_wait_until_does_not_count_how_long_the_process_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def stopped_for_an_hour(_seconds: float) -> None:
+        clock[0] += 3600.0
+
+    monkeypatch.setattr("tests.support.waiting.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tests.support.waiting.time.sleep", stopped_for_an_hour)
+    assert wait_until(lambda: clock[0] > 7000.0, timeout=1.0)
+
+
 def test_wait_until_says_what_did_not_happen() -> None:
     with pytest.raises(AssertionError, match="not within 0 s: the moon falls"):
         wait_until(lambda: False, timeout=0, what="the moon falls")

@@ -26,4 +26,6 @@ def wait_until(
             raise AssertionError(
                 f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}"
             )
+        slept_from = time.monotonic()
         time.sleep(every)
+        give_up += max(0.0, time.monotonic() - slept_from - every)  # it stood still, or had no turn
