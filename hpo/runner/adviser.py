@@ -8,7 +8,6 @@ notes with a trial goes back with the answer, for its worker to write.
 
 from __future__ import annotations
 
-import copy
 import faulthandler
 import json
 import os
@@ -31,7 +30,7 @@ from hpo.runner.channel import Channel
 from hpo.runner.process import die_with_parent
 from hpo.runner.values import told
 from hpo.search.diverged import for_sampler
-from hpo.search.view import StudyView
+from hpo.search.view import StudyView, changed, through
 from hpo.spec import StudySpec
 from hpo.spec.objective import parse_factory
 from hpo.spec.sampling import CustomPruner, CustomSampler
@@ -107,7 +106,7 @@ class Adviser:
     def answer(self, question: Question) -> dict[str, Any]:
         """What it says, and what was noted meanwhile."""
         self._view.learn(question)
-        study = copy.copy(self._template)  # Optuna's copies start without the list of trials from last time
+        study = through(self._template, self._view)
         seen = for_sampler(study, self._spec)
         for news in question.news:
             if news._trial_id in self._open and news.state.is_finished():
@@ -171,9 +170,8 @@ class _View(StudyView):
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Note it with the trial that is asked about."""
-        changed = copy.copy(self._by_id[trial_id])
-        changed.system_attrs = {**changed.system_attrs, key: value}
-        self._by_id[trial_id] = changed
+        trial = self._by_id[trial_id]
+        self._by_id[trial_id] = changed(trial, system_attrs={**trial.system_attrs, key: value})
         self.notes.append(("system", key, value))
 
 

@@ -6,24 +6,16 @@ trial without one counts as feasible, so it is shown on the border.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container
-from typing import Any
 
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.search.view import Passing, changed
 from storage.database.records import CONSTRAINT
 
 
-class SameConstraints:
-    """A storage whose complete trials all have the same constraints; everything else is passed on."""
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+class SameConstraints(Passing):
+    """A storage whose complete trials all have the same constraints."""
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -43,6 +35,5 @@ def _with(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
         if not (key.startswith(CONSTRAINT) or key == CONSTRAINT.removesuffix(":"))
     }
     has = trial.constraints
-    changed = copy.copy(trial)
-    changed.system_attrs = others | {CONSTRAINT + name: has.get(name, 0.0) for name in names}
-    return changed
+    same = {CONSTRAINT + name: has.get(name, 0.0) for name in names}
+    return changed(trial, system_attrs=others | same)

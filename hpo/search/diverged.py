@@ -14,10 +14,8 @@ that explodes, or is out of memory. So samplers read a study through a view. Pru
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any, cast
 
 from optuna import Study
 from optuna.storages import BaseStorage
@@ -25,6 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.constraints import SameConstraints
+from hpo.search.view import Passing, changed, through
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 from storage.database.records import CONSTRAINT
@@ -58,25 +57,21 @@ def for_sampler(study: Study, spec: StudySpec) -> Study:
         pruned_too = isinstance(spec.sampler, options.CmaesSampler) and spec.sampler.consider_pruned_trials
         return _complete(diverged, others, study.directions, pruned_too=pruned_too)
 
-    view = _seen(study, as_worst, instead_of=TrialState.COMPLETE)
+    seen = through(study, _Seen(study._storage, as_worst))
     if isinstance(spec.sampler, options.GpSampler):
-        view._storage = cast(BaseStorage, SameConstraints(view._storage))
-    return view
+        return through(seen, SameConstraints(seen._storage))
+    return seen
 
 
-class _Seen:
-    """A storage that lists diverged trials as `show` says, where trials in `instead_of` are wanted.
+class _Seen(Passing):
+    """A storage that lists diverged trials as `show` says, where trials in `instead_of` are wanted."""
 
-    Everything else is passed on.
-    """
-
-    def __init__(self, storage: BaseStorage, show: Show, instead_of: TrialState) -> None:
-        self._storage = storage
+    def __init__(
+        self, storage: BaseStorage, show: Show, instead_of: TrialState = TrialState.COMPLETE
+    ) -> None:
+        super().__init__(storage)
         self._show = show
         self._instead_of = instead_of
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -95,21 +90,15 @@ class _Seen:
         return sorted([*wanted, *self._show(teaching, others)], key=lambda trial: trial.number)
 
 
-def _seen(study: Study, show: Show, *, instead_of: TrialState) -> Study:
-    view = copy.copy(study)  # Optuna's copies start without the list of trials from last time
-    view._storage = cast(BaseStorage, _Seen(study._storage, show, instead_of))
-    return view
-
-
 def _infeasible(diverged: Sequence[FrozenTrial], others: Sequence[FrozenTrial]) -> Iterable[FrozenTrial]:
     """The diverged trials as pruned ones that are the least feasible of all, as many as can be counted."""
     good = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in others)
     too_many = max(0, len(diverged) - (_TENTH - 1) * good)
     for trial in diverged[:too_many]:
-        yield _changed(trial, state=TrialState.RUNNING)
+        yield changed(trial, state=TrialState.RUNNING)
     for trial in diverged[too_many:]:
         broken = {**trial.system_attrs, CONSTRAINT + DIVERGED: math.inf}
-        yield _changed(trial, state=TrialState.PRUNED, intermediate_values={}, system_attrs=broken)
+        yield changed(trial, state=TrialState.PRUNED, intermediate_values={}, system_attrs=broken)
 
 
 def _complete(
@@ -134,12 +123,8 @@ def _complete(
         CONSTRAINT + name: max(_beyond(t.constraints.get(name, 0.0) for t in done), _MARGIN) for name in names
     }
     for trial in diverged:
-        yield _changed(
-            trial,
-            state=TrialState.COMPLETE,
-            values=values,
-            system_attrs={**trial.system_attrs, **broken},
-        )
+        marks = {**trial.system_attrs, **broken}
+        yield changed(trial, state=TrialState.COMPLETE, values=values, system_attrs=marks)
 
 
 def _beyond(losses: Iterable[float]) -> float:
@@ -149,10 +134,3 @@ def _beyond(losses: Iterable[float]) -> float:
         return 0.0
     worst = max(finite)
     return worst + _MARGIN * (worst - min(finite) or abs(worst) or 1.0)
-
-
-def _changed(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
-    changed = copy.copy(trial)
-    for name, value in fields.items():
-        setattr(changed, name, value)
-    return changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.space import distribution
+from hpo.search.view import Passing, changed
 from hpo.spec import StudySpec
 from storage.queue.optuna_rows import DIVERGED
 
@@ -46,19 +46,16 @@ def prior_trials(spec: StudySpec, stored: Mapping[str, Any] | None) -> tuple[Fro
     return tuple(trials)
 
 
-class WithPrior:
-    """A storage that lists further finished trials, before those it has; everything else is passed on.
+class WithPrior(Passing):
+    """A storage that lists further finished trials, before those it has.
 
     The study's own trials are numbered after them (`shifted`): samplers sort by number, and Optuna's
     search for the common space skips numbers below -1.
     """
 
     def __init__(self, storage: BaseStorage, prior: Sequence[FrozenTrial]) -> None:
-        self._storage = storage
+        super().__init__(storage)
         self._prior = prior
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -71,6 +68,4 @@ class WithPrior:
 
 def shifted(trial: FrozenTrial, prior: Sequence[FrozenTrial]) -> FrozenTrial:
     """A copy of one of the study's trials, numbered as if `prior` came before it."""
-    later = copy.copy(trial)
-    later.number = trial.number + len(prior)
-    return later
+    return changed(trial, number=trial.number + len(prior))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler, nsgaii
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import SpecError
@@ -24,6 +22,7 @@ from hpo.search.qmc import qmc_point
 from hpo.search.rungs import RungsSampler, epochs_of
 from hpo.search.space import completed
 from hpo.search.untried import drawn, untried
+from hpo.search.view import Passing, changed, through
 from hpo.spec import StudySpec
 from hpo.spec import sampling as options
 from hpo.spec.points import missing_names
@@ -194,13 +193,15 @@ def _asked(
     With Hyperband, `optuna.Trial` hands samplers a view of the trial's own bracket. It is left out
     here: samplers read past it (`_get_trials`), and learn from all brackets either way.
     """
-    study = uncached(study)
     if prior:
-        study._storage = cast(BaseStorage, WithPrior(study._storage, prior))
+        study = through(study, WithPrior(study._storage, prior))
         trial = shifted(trial, prior)
-    study = for_sampler(study, spec)
+    study = for_sampler(through(study, study._storage), spec)
     if not needs_stored_trial(spec):
-        study, trial = _unwritten(study, trial)
+        study = through(study, _ReadOnly(study._storage))
+        # Unstored, a provisional number may meanwhile be another trial's.
+        number = UNSTORED if trial._trial_id < 0 else trial.number
+        trial = changed(trial, number=number, state=TrialState.RUNNING)
     sampler.before_trial(study, trial)
     relative: tuple[dict[str, BaseDistribution], dict[str, Any]] | None = None
 
@@ -220,34 +221,8 @@ def _asked(
     return completed(spec, fixed, single_or_chosen)
 
 
-def uncached(study: Study) -> Study:
-    """The same study without its list of trials from last time.
-
-    Samplers read that list, and only `Study.ask` renews it: without a fresh copy a sampler would
-    see the trials of its first suggestion for ever.
-    """
-    return copy.copy(study)  # Optuna's copies start without the list
-
-
-def _unwritten(study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
-    """Copies through which a sampler reads the real study, and whose writes go nowhere."""
-    view = copy.copy(study)
-    view._storage = cast(BaseStorage, _ReadOnly(study._storage))
-    asking = copy.copy(trial)
-    if trial._trial_id < 0:
-        asking.number = UNSTORED  # a provisional number may meanwhile be another trial's
-    asking.state = TrialState.RUNNING
-    return view, asking
-
-
-class _ReadOnly:
-    """A storage that forgets what samplers note on a trial, and passes everything else on."""
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+class _ReadOnly(Passing):
+    """A storage that forgets what samplers note on a trial."""
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Forget it."""

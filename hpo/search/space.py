@@ -14,9 +14,9 @@ from optuna.distributions import (
 )
 from pydantic_core import PydanticCustomError
 
-from hpo.search.draws import from_unit, training_seed, unit
+from hpo.search.draws import from_unit, unit
 from hpo.spec import CategoricalParameter, FloatParameter, IntParameter, StudySpec
-from hpo.spec.conditions import active, is_active, order
+from hpo.spec.conditions import is_active, order
 from hpo.spec.grid import MAX_CELLS, cells
 from hpo.spec.parameters import AnyParameter, last_value
 from hpo.spec.points import check_partial_point, missing_names
@@ -94,14 +94,3 @@ def check_point(spec: StudySpec, point: Mapping[str, Any]) -> dict[str, Any]:
     if spec.sampler.name == "grid" and (missing := missing_names(spec.space, checked)):
         raise spec_error(f"a point of a grid must give every parameter a value; missing: {listed(missing)}")
     return checked
-
-
-__all__ = [
-    "active",
-    "check_point",
-    "completed",
-    "distribution",
-    "grid_points",
-    "random_point",
-    "training_seed",
-]

@@ -8,10 +8,10 @@ import hashlib
 import operator
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partialmethod
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
@@ -165,6 +165,35 @@ class StudyView(BaseStorage):
     set_trial_intermediate_value: Any = partialmethod(_refused, "report a trial's value")
     set_trial_user_attr: Any = partialmethod(_refused, "set a trial's user attribute")
     set_trial_system_attr: Any = partialmethod(_refused, "set a trial's system attribute")
+
+
+class Passing:
+    """A storage that passes everything on, but for what a subclass says."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+
+def through(study: Study, storage: BaseStorage | Passing) -> Study:
+    """The study as it is seen through this storage, without its list of trials from last time.
+
+    Samplers read that list, and only `Study.ask` renews it: without a fresh copy a sampler would
+    see the trials of its first suggestion for ever.
+    """
+    view = copy.copy(study)  # Optuna's copies start without the list
+    view._storage = cast(BaseStorage, storage)
+    return view
+
+
+def changed(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
+    """A copy of the trial with other fields, which shares the rest."""
+    other = copy.copy(trial)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
 
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:

@@ -9,14 +9,13 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic_core import PydanticCustomError
 
 from hpo.errors import SpecError, UserError
-from hpo.search.space import distribution
+from hpo.search.space import check_point, distribution
 from hpo.settings import Settings
 from hpo.spec import StudySpec, parse_spec
-from hpo.spec.points import check_partial_point, missing_names
-from hpo.spec.problems import dotted, found, listed
+from hpo.spec.points import missing_names
+from hpo.spec.problems import listed
 from hpo.studies import creation
 from hpo.studies.sources import Observed, Source
 from storage.database.engine import Database
@@ -146,13 +145,7 @@ def _fitted(spec: StudySpec, observed: Observed) -> FrozenTrial:
 
 
 def _checked(spec: StudySpec, params: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
-    if clash := [name for name in params if name in spec.fixed]:
-        raise UserError(f"{clash[0]} is a fixed value of the study file")
-    try:
-        point = check_partial_point(spec.space, params) if params else {}
-    except PydanticCustomError as error:
-        place, sentence = found(error)
-        raise UserError(f"{dotted(place)} {sentence}") from None
+    point = check_point(spec, params) if params else {}
     if whole and (missing := missing_names(spec.space, point)):
         raise UserError(f"it has no value for {listed(missing)}")
     return point

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,9 @@ from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.draws import from_unit, in_sample, training_seed, unit
 from hpo.search.prior import prior_trials
 from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
-from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest, uncached
+from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest
 from hpo.search.space import completed, distribution
-from hpo.search.view import StudyView, digest, known_as
+from hpo.search.view import StudyView, changed, digest, known_as, through
 from hpo.spec import StudySpec, resolve, sampling
 from hpo.worker.parking import Halving, Parking
 from storage.database.engine import Database, Transaction
@@ -315,8 +314,8 @@ class ServedStudy:
             seen = held.steps.union(self.known.get(trial.id).intermediate_values)
             done = max((one for one in seen if one < step), default=0)
             return self._halving.at_reports(held.claim, trial.id, {step: values}, done)
-        own = copy.copy(self.known.get(trial.id))
-        own.intermediate_values = {**own.intermediate_values, step: values[0]}
+        own = self.known.get(trial.id)
+        own = changed(own, intermediate_values={**own.intermediate_values, step: values[0]})
         return bool(self._comparing.prune(self._template, own)), self._compared.noted(trial.id)
 
     @property
@@ -359,9 +358,7 @@ class ServedStudy:
     def _with_rungs(self, trial: FrozenTrial) -> FrozenTrial:
         if trial.state.is_finished() or trial.intermediate_values or trial._trial_id not in self._at_rungs:
             return trial
-        shown = copy.copy(trial)
-        shown.intermediate_values = self._at_rungs[trial._trial_id]
-        return shown
+        return changed(trial, intermediate_values=self._at_rungs[trial._trial_id])
 
     def refresh(self) -> None:
         """Learn which trials others have begun or ended since."""
@@ -402,10 +399,8 @@ class ServedStudy:
 
     def completed(self, claim: Claim, trial: FrozenTrial, missing: Mapping[str, Any]) -> Beginning:
         """A stored trial with the parameters that it lacked."""
-        found = copy.copy(trial)
-        found.params = {**trial.params, **missing}
-        found.distributions = {**trial.distributions, **{name: self.distributions[name] for name in missing}}
-        return self._beginning(claim, found)
+        held = {**trial.distributions, **{name: self.distributions[name] for name in missing}}
+        return self._beginning(claim, changed(trial, params={**trial.params, **missing}, distributions=held))
 
     def newer_than(self, version: int) -> tuple[int, list[FrozenTrial]]:
         """The study's trials that are newer, and the newest version."""
@@ -431,10 +426,8 @@ class ServedStudy:
             self._add(trial, **{f"{of}_attrs": {key: json.loads(value_json)}})
 
     def _add(self, trial: Trial, **more: Mapping[Any, Any]) -> None:
-        changed = copy.copy(self.known.get(trial.id))
-        for name, new in more.items():
-            setattr(changed, name, {**getattr(changed, name), **new})
-        self.known.put(changed)
+        own = self.known.get(trial.id)
+        self.known.put(changed(own, **{name: {**getattr(own, name), **new} for name, new in more.items()}))
 
     @cached_property
     def _template(self) -> optuna.Study:
@@ -445,9 +438,7 @@ class ServedStudy:
 
         `seen`: all that it shows; None: what is known whenever it is asked.
         """
-        study = uncached(self._template)
-        study._storage = _View(self, note, seen)
-        return study
+        return through(self._template, _View(self, note, seen))
 
 
 def running(

@@ -9,7 +9,8 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.diverged import _changed, _seen
+from hpo.search.diverged import _Seen
+from hpo.search.view import changed, through
 
 RUNG = "completed_rung_"  # what Optuna's successive halving notes at each rung
 
@@ -22,6 +23,6 @@ def for_pruner(study: Study) -> Study:
         for trial in diverged:
             reached = sum(key.startswith(RUNG) for key in trial.system_attrs)
             rungs = {f"{RUNG}{rung}": worst for rung in range(reached + 1)}  # the next would have come
-            yield _changed(trial, system_attrs={**trial.system_attrs, **rungs})
+            yield changed(trial, system_attrs={**trial.system_attrs, **rungs})
 
-    return _seen(study, as_last, instead_of=TrialState.FAIL)
+    return through(study, _Seen(study._storage, as_last, instead_of=TrialState.FAIL))

@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hpo.errors import SpecError
-from hpo.search.draws import from_unit, sampler_seed, to_unit, unit
-from hpo.search.space import (
-    active,
-    check_point,
-    distribution,
-    grid_points,
-    random_point,
-    training_seed,
-)
+from hpo.search.draws import from_unit, sampler_seed, to_unit, training_seed, unit
+from hpo.search.space import check_point, distribution, grid_points, random_point
 from hpo.spec import StudySpec, parse_spec
+from hpo.spec.conditions import active
 from hpo.spec.grid import count_cells
 from tests.support.drawn import drawn
 
