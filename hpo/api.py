@@ -71,7 +71,7 @@ class Study:
     def show(self) -> dict[str, Any]:
         """State, budget, counts and best, as `hpo show --format json` prints them."""
         database, name = self._database, self._row().name
-        found = database.read(lambda connection: answers.study_detail(connection, database, name))
+        found = database.read(answers.study_detail, database, name)
         return dict(answers.plain(found))
 
     def trials(self) -> pd.DataFrame:
@@ -175,7 +175,7 @@ class Study:
     def confirmation(self) -> Confirmation | None:
         """What trainings with fresh seeds say of the best settings; None where nobody asked."""
         row = self._row()
-        return self._database.read(lambda connection: confirmed.of(connection, row))
+        return self._database.read(confirmed.of, row)
 
     def _demand_result(self) -> None:
         found = self.history()
@@ -236,7 +236,7 @@ class Study:
     def audit(self) -> Audit:
         """Whether the invariants held, from the database."""
         row = self._row()
-        return self._database.read(lambda connection: audit(connection, row))
+        return self._database.read(audit, row)
 
     def enqueue(self, point: Mapping[str, Any], *, by: str | None = None, why: str | None = None) -> int:
         """Have a point tried next; returns its ticket's number. Who asks for it and why stay with it."""

@@ -96,7 +96,7 @@ def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOpt
     from hpo.studies import answers
 
     database, row = open_study(storage, study)
-    detail = database.read(lambda connection: answers.study_detail(connection, database, row.name))
+    detail = database.read(answers.study_detail, database, row.name)
     found = answers.plain(detail)
     if format_ is Format.JSON:
         print_json(found)
@@ -119,7 +119,7 @@ def workers(
 
     database = open_existing(storage)
     study_id = None if study is None else get_study(database, study).id
-    rows = database.read(lambda connection: all_workers(connection, study_id))
+    rows = database.read(all_workers, study_id)
     found = answers.plain([answers.worker(row) for row in rows])
     if format_ is Format.TABLE:  # silence means something while a worker should beat
         for item in found:
@@ -180,7 +180,7 @@ def audit(study: StudyArgument, storage: StorageOption = None, format_: FormatOp
     from storage.history.audit import audit as audit_study
 
     database, row = open_study(storage, study)
-    found = database.read(lambda connection: audit_study(connection, row))
+    found = database.read(audit_study, row)
     if format_ is Format.JSON:
         print_json(plain(found))
     else:

@@ -53,7 +53,7 @@ def add(
     database = open_existing(storage)
     study_id = None if study is None else get_study(database, study).id
     limits = {"trials": trials, "epochs": epochs, "seconds": seconds}
-    made = database.write_once(lambda connection: tokens.add(connection, name, may.value, study_id, limits))
+    made = database.write_once(tokens.add, name, may.value, study_id, limits)
     if made is None:
         raise UserError(f"there is a token named {name} already; `hpo token revoke {name}` ends it")
     say(f"{name} may {may}{'' if study is None else f' in {study} alone'}; the token is shown this once:")
@@ -77,7 +77,7 @@ def revoke(name: NameArgument, storage: StorageOption = None) -> None:
     """End a token, and every browser's session that was opened with it, at once."""
     from storage.queue import tokens
 
-    if not open_existing(storage).write(lambda connection: tokens.revoke(connection, name)):
+    if not open_existing(storage).write(tokens.revoke, name):
         raise NotFoundError(f"there is no token named {name}; `hpo token ls` lists them")
     say(f"{name} is revoked")
 
@@ -103,7 +103,7 @@ def events(
     if follow:
         _follow(database, study, since or 0, format_)
         return
-    found = database.read(lambda connection: of_study(connection, study, since=since))
+    found = database.read(of_study, study, since=since)
     if not found:
         get_study(database, study)
     shown = answers.plain(found)

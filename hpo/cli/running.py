@@ -345,7 +345,7 @@ def _forget_untried(database: Database, row: StudyRow) -> None:
     from hpo.studies import steering
     from storage.queue import tickets, workers
 
-    found = database.read(lambda connection: tickets.counts(connection, row.id))
-    known = database.read(lambda connection: workers.all_workers(connection, row.id))
+    found = database.read(tickets.counts, row.id)
+    known = database.read(workers.all_workers, row.id)
     if found.ended + found.running == 0 and len(known) <= 1:
         steering.delete(database, row)

@@ -110,15 +110,13 @@ def delete(
 
     def look(name: str) -> tuple[StudyRow, str]:
         row = reading.get_study(database, name)
-        counts = database.read(lambda connection: tickets.counts(connection, row.id))
+        counts = database.read(tickets.counts, row.id)
         return row, f"{counts.ended + counts.running} trials and their artifacts"
 
     found, damaged = each_readable([study], look)
     for why in damaged.values():
         say(why)
-        found = [
-            (database.read(lambda connection: studies.ruin(connection, study)), "all that is there of it")
-        ]
+        found = [(database.read(studies.ruin, study), "all that is there of it")]
     ((row, what),) = found
     if not yes:
         print(f"Delete {study} with {what}? [y/N] ", end="", file=sys.stderr)

@@ -60,15 +60,15 @@ def trials(
     database, row = open_study(storage, study)
     chosen = [name.strip() for name in columns.split(",")] if columns else []
     parts = Part.WHOLE if format_ is Format.JSON else Part.LINE
-    read = database.read(lambda connection: read_trials(connection, row, with_=parts))
+    read = database.read(read_trials, row, with_=parts)
     every = history_of(row, read.values())
     names = [(sort or "number").removeprefix("-"), *chosen]
     wanted = selection.metrics_in(every.trials, where or (), names)
     if wanted and Part.METRICS not in parts:
-        measured = database.read(lambda connection: read_metrics(connection, read, wanted))
+        measured = database.read(read_metrics, read, wanted)
         every = selection.with_metrics(every, {read[i].number: found for i, found in measured.items()})
     found = selection.select(every, where or (), sort=sort, limit=limit)
-    waiting = database.read(lambda connection: tickets.counts(connection, row.id)).shown_in(row.state).waiting
+    waiting = database.read(tickets.counts, row.id).shown_in(row.state).waiting
     nothing = "no trial meets this" if read else f"{study} has no trials yet; {waiting} wait for a worker"
     if chosen:
         selection.check_names(chosen, every.trials)
@@ -146,7 +146,7 @@ def why(
     if "/" in name:
         database = open_existing(storage)
         row, record = find_trial(database, name)
-        print(database.read(lambda connection: told(connection, row, record)))
+        print(database.read(told, row, record))
         chosen = [record]
     else:
         database, row = open_study(storage, name)
@@ -226,8 +226,8 @@ def find_trial(database: Database, name: str, *, attempts_only: bool = False) ->
     parts = Part.ATTEMPTS if attempts_only else Part.WHOLE
     found = None
     if len(number) < 10:  # more than any database holds
-        found = database.read(lambda connection: read_trial(connection, row, int(number), with_=parts))
+        found = database.read(read_trial, row, int(number), with_=parts)
     if found is None:
-        count = database.read(lambda connection: count_trials(connection, row))
+        count = database.read(count_trials, row)
         raise NotFoundError(f"{study} has no trial {number[:40]}; it has {count} so far")
     return row, found

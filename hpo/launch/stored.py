@@ -34,14 +34,12 @@ def start(database: Database, study: StudyRow, on: str, order: Order) -> Launch:
     handle = launcher.submit(order)
     try:
         number = database.write_once(
-            lambda connection: launches.add(
-                connection,
-                study_id=study.id,
-                launcher=on,
-                host=socket.gethostname(),
-                workers=order.workers,
-                handle=handle,
-            )
+            launches.add,
+            study_id=study.id,
+            launcher=on,
+            host=socket.gethostname(),
+            workers=order.workers,
+            handle=handle,
         )
     except BaseException:  # nobody could find them again
         launcher.stop(handle, 0.0)
@@ -55,7 +53,7 @@ def get(database: Database, number: int) -> Launch:
     Raises:
         NotFoundError: there is none of that id.
     """
-    row = database.read(lambda connection: launches.get(connection, number))
+    row = database.read(launches.get, number)
     if row is None:
         raise NotFoundError(f"there is no launch {number}; `hpo launches` lists them")
     return row
@@ -94,11 +92,11 @@ def stop(database: Database, launch: Launch, grace: float) -> None:
 
 def forget(database: Database, launch: Launch) -> None:
     """Note that a launch is over, without asking its launcher."""
-    database.write(lambda connection: launches.mark_stopped(connection, launch.id))
+    database.write(launches.mark_stopped, launch.id)
 
 
 def _handle(database: Database, launch: Launch) -> dict[str, Any]:
-    return database.read(lambda connection: launches.handle_of(connection, launch.id))
+    return database.read(launches.handle_of, launch.id)
 
 
 def _told(launch: Launch, handle: Mapping[str, Any]) -> dict[str, Any]:

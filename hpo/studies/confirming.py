@@ -71,7 +71,7 @@ def ask(database: Database, row: StudyRow, *, top: int | None = None, seeds: int
 
 def open_(database: Database, row: StudyRow) -> StudyRow | None:
     """The row that workers serve while trials of a study are trained again; None when none are."""
-    return database.read(lambda connection: repeats.going(connection, row.id))
+    return database.read(repeats.going, row.id)
 
 
 def go_on(database: Database, name: str) -> StudyRow | None:

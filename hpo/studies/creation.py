@@ -130,7 +130,7 @@ def create_or_extend(
 def find(database: Database, name: str) -> StudyRow | None:
     """The study of that name, or None."""
     try:
-        return database.read(lambda connection: studies.get(connection, name))
+        return database.read(studies.get, name)
     except UnknownStudyError:
         return None
 
@@ -162,7 +162,7 @@ def enqueue(
         return given
 
     number = database.write_once(verb)
-    now = database.read(lambda connection: studies.get(connection, row.name))
+    now = database.read(studies.get, row.name)
     if number is None and now.ended_why in (
         outcomes.TARGET_REACHED,
         outcomes.SECONDS_SPENT,
@@ -234,14 +234,14 @@ def extend(database: Database, row: StudyRow, *, trials: int = 0, **budgets: Unp
             told = "none" if had is None else f"{had:,}"
             raise UserError(f"--{what} must be above the study's, which is {told}, got {wanted:,}")
     spec = StudySpec.model_validate(row.spec)
-    used = database.read(lambda connection: seconds_of.used(connection, row))
+    used = database.read(seconds_of.used, row)
     if seconds is not None and not (math.isfinite(seconds) and seconds > used):
         raise UserError(f"--seconds must be above the {used:.0f} used so far, got {seconds:g}")
     if target is not None and not math.isfinite(target):
         raise UserError(f"--target must be a finite number, got {target:g}")
     if target is not None and len(spec.directions) > 1:
         raise UserError("a target needs a single direction")
-    found = database.read(lambda connection: tickets.counts(connection, row.id))
+    found = database.read(tickets.counts, row.id)
     spent = row.budget_trials is not None and found.waiting + found.running + found.parked == 0
     if trials <= 0 and spent:
         raise UserError(f"every trial of {row.name} is spent; add some: `hpo extend {row.name} --trials +N`")
@@ -271,7 +271,7 @@ def extend(database: Database, row: StudyRow, *, trials: int = 0, **budgets: Unp
         return done
 
     done = database.write_once(verb)
-    now = database.read(lambda connection: studies.get(connection, row.name))
+    now = database.read(studies.get, row.name)
     # Somebody extended the grid meanwhile: the cells that are left are others now.
     return now if done else extend(database, now, trials=trials, **budgets)
 
@@ -285,7 +285,7 @@ def standing(row: StudyRow) -> str:
 
 def tickets_ended(database: Database, row: StudyRow) -> int:
     """How many tickets are finished, or given up."""
-    return database.read(lambda connection: tickets.counts(connection, row.id)).ended
+    return database.read(tickets.counts, row.id).ended
 
 
 def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> StudyRow:
@@ -308,7 +308,7 @@ def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> Study
             notices.settle(connection, row.id, changes["notify"])
 
     database.write_once(verb)
-    return database.read(lambda connection: studies.get(connection, row.name))
+    return database.read(studies.get, row.name)
 
 
 def _points(spec: StudySpec, taken: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:

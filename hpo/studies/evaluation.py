@@ -166,7 +166,7 @@ def kept_weights(database: Database, row: StudyRow, trial: TrialRecord) -> tuple
     saved = checkpoints.newest(store, checkpoints.trial_key(row.uid, row.first_name, trial.number))
     if saved is not None:
         return saved.content, 1
-    again = database.read(lambda connection: repeats.weights_of(connection, row.id, trial.number))
+    again = database.read(repeats.weights_of, row.id, trial.number)
     return None if again is None else (store.get(again.path, again.sha256), again.seeds)
 
 

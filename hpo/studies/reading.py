@@ -36,7 +36,7 @@ def get_study(database: Database, name: str) -> StudyRow:
         NotFoundError: there is none of that name; a near one is offered.
     """
     try:
-        row = database.read(lambda connection: studies.get(connection, name))
+        row = database.read(studies.get, name)
         if row.repeats_of is not None:
             raise UnknownStudyError(f"there is no study named {name}")
         return row
@@ -88,7 +88,7 @@ def read_artifact(database: Database, row: StudyRow, number: int, name: str) -> 
         ArtifactsAwayError: the artifact store is away.
         BadArtifactUrlError: it cannot be used from here.
     """
-    found = database.read(lambda connection: file_of(connection, row, number, name))
+    found = database.read(file_of, row, number, name)
     if found is None:
         return None
     try:

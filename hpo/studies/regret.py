@@ -100,8 +100,8 @@ def of(database: Database, row: StudyRow, top: int) -> Regret:
         UserError: nobody asked, or no trial completed with which to compare.
     """
     history = reading.history(database, row.name, evaluated=False)
-    its = database.read(lambda connection: repeats.find(connection, row.id, repeats.REGRET))
-    found = [] if its is None else database.read(lambda connection: repeats.listed(connection, its.id))
+    its = database.read(repeats.find, row.id, repeats.REGRET)
+    found = [] if its is None else database.read(repeats.listed, its.id)
     sign = 1.0 if history.directions[0] == "maximize" else -1.0
     done = [sign * (trial.value or 0.0) for trial in ranked(history.trials, history.directions[0])]
     if not found or not done:

@@ -41,7 +41,7 @@ def resume(database: Database, row: StudyRow) -> StudyState:
     """
     state = _set(database, row, "resume", StudyState.RUNNING)
     if state is StudyState.FINISHED:
-        now = database.read(lambda connection: studies.get(connection, row.name))
+        now = database.read(studies.get, row.name)
         raise UserError(f"{row.name} is finished ({now.ended_why}); {how_to_go_on(now)}")
     return state
 
@@ -98,7 +98,7 @@ def retry_failed(database: Database, row: StudyRow, trial: int | None = None) ->
 
 def unless_going(database: Database, row: StudyRow) -> str:
     """What to add to "waits again" where the study does not run: why, and what lets it go on."""
-    now = database.read(lambda connection: studies.get(connection, row.name))
+    now = database.read(studies.get, row.name)
     if now.state is StudyState.RUNNING:
         return ""
     why = f" ({now.ended_why})" if now.ended_why else ""
@@ -218,7 +218,7 @@ def delete(database: Database, row: StudyRow) -> None:
     Raises:
         HpoError: the study is gone, but its files could not be removed.
     """
-    its = database.read(lambda connection: repeats.every(connection, row.id))
+    its = database.read(repeats.every, row.id)
     studies.delete(database, row)
     for uid in [row.uid, *(one.uid for one in its)]:
         folder = checkpoints.study_key(uid, row.first_name)
@@ -279,7 +279,7 @@ def how_to_go_on(row: StudyRow) -> str:
 
 def _served(database: Database, row: StudyRow) -> StudyRow:
     """The study; once it has ended, what of it is trained again, if anything is."""
-    found = database.read(lambda connection: repeats.going(connection, row.id)) if row.state.ended else None
+    found = database.read(repeats.going, row.id) if row.state.ended else None
     return found or row
 
 
@@ -289,4 +289,4 @@ def _demand_going(row: StudyRow, verb: str) -> None:
 
 
 def _set(database: Database, row: StudyRow, what: str, wanted: StudyState) -> StudyState:
-    return database.write_once(lambda connection: set_state(connection, database, row, what, wanted))
+    return database.write_once(set_state, database, row, what, wanted)

@@ -86,7 +86,7 @@ def _sought(database: Database, what: str, before: Progress) -> Callable[[Progre
     if what == CONFIRMED:
 
         def is_confirmed(now: Progress) -> bool:
-            found = database.read(lambda connection: confirmed.of(connection, now.row))
+            found = database.read(confirmed.of, now.row)
             return found is not None and found.done
 
         return is_confirmed

@@ -124,14 +124,14 @@ def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> str |
     from storage.history.known import KnownTrials
     from storage.queue import studies
 
-    ticket = database.read(lambda connection: ticket_of(connection, row, record.number))
+    ticket = database.read(ticket_of, row, record.number)
     spec = StudySpec.model_validate(row.spec)
     if ticket is None or not ticket.saw or not spec.space or spec.sampler.name not in ASKED_AGAIN:
         return None
     if promotes(spec):
         return None
     known = KnownTrials(row.optuna_study_id)
-    database.read(lambda connection: known.refresh(connection, params=True))
+    database.read(known.refresh, params=True)
     running = set(ticket.saw["running"])
     last = max([*running, -1 if ticket.saw["newest"] is None else ticket.saw["newest"]])
     seen = [_as_then(trial, running) for trial in known.trials() if trial.number <= last]
@@ -144,7 +144,7 @@ def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> str |
     view = StudyView(
         row.name, row.optuna_study_id, row.spec["directions"], lambda: [*seen], by_id.__getitem__
     )
-    prior = prior_trials(spec, database.read(lambda connection: studies.prior(connection, row.id)))
+    prior = prior_trials(spec, database.read(studies.prior, row.id))
     asking = create_trial(state=TrialState.RUNNING)
     drawn = suggest(spec, Study(row.name, view), asking, ticket.number, ticket.point, prior)
     return "the same" if drawn == {name: record.params.get(name) for name in drawn} else "another"

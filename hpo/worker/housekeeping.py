@@ -84,12 +84,12 @@ class Housekeeper:
 
     def _tidy(self, study: ServedStudy, trial: Trial, lease: Lease, *, surely: bool) -> None:
         """Remove checkpoints of a trial that gets no further attempt; `surely`: it has brought a result."""
-        if surely or self._database.read(lambda connection: tickets.is_over(connection, lease.ticket_id)):
+        if surely or self._database.read(tickets.is_over, lease.ticket_id):
             retention.tidy(self._database, study.store, study.row, trial.id, trial.number)
 
     def _best_kept(self, study: ServedStudy) -> int | None:
         """How many trials keep their weights, as the study says now."""
         with suppress(UnknownStudyError):
-            now = self._database.read(lambda connection: studies.get(connection, study.row.name))
+            now = self._database.read(studies.get, study.row.name)
             return Keep.model_validate(now.spec.get("keep", {})).best
         return study.spec.keep.best

@@ -50,7 +50,7 @@ class ServedRepeats(ServedStudy):
         super().__init__(database, row, spec, code, worker_id)
         assert row.repeats_of is not None
         of = row.repeats_of
-        self.of = database.read(lambda connection: studies.by_id(connection, of))
+        self.of = database.read(studies.by_id, of)
         self.known = KnownTrials(self.of.optuna_study_id)  # what an objective may read of the study
         self.parking = None
         self.held: dict[int, Again] = {}  # by ticket

@@ -89,7 +89,7 @@ def replay(
         UserError: the trial has not ended, or was not trained by hpo.
         ObjectiveError: its objective cannot be imported here.
     """
-    attempts = database.read(lambda connection: attempts_of(connection, row, record.number))
+    attempts = database.read(attempts_of, row, record.number)
     if record.state not in REPLAYED or not attempts:
         why = "was not trained by hpo" if not attempts else f"is {record.state}"
         raise UserError(
@@ -104,7 +104,7 @@ def replay(
     heard = _Heard(record)
     with tempfile.TemporaryDirectory(prefix="hpo-replay-") as aside:
         store = ArtifactStore(aside)
-        held = database.read(lambda connection: ticket_of(connection, row, record.number))
+        held = database.read(ticket_of, row, record.number)
         number = record.ticket if held is None or held.copies is None else held.copies
         task = messages.Task(0, "trial", 1, training_seed(row.seed, number), True, False, 0, None)
         found = running(record.number, record.params, record.distributions)

@@ -124,7 +124,7 @@ class ServedStudy:
 
     @cached_property
     def _prior(self) -> tuple[FrozenTrial, ...]:
-        return prior_trials(self.spec, self.database.read(lambda c: studies.prior(c, self.row.id)))
+        return prior_trials(self.spec, self.database.read(studies.prior, self.row.id))
 
     def as_served(self) -> Served:
         """What its runners are told of it."""
@@ -393,7 +393,7 @@ class ServedStudy:
 
     def read(self, trial: Trial) -> FrozenTrial:
         """A trial of an earlier attempt, as it was just taken over."""
-        (found,) = self.database.read(lambda c: read_whole(c, [trial.id]))
+        (found,) = self.database.read(read_whole, [trial.id])
         self.known.put(found)
         return found
 
@@ -468,7 +468,7 @@ class _View(StudyView):
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """As they are now: NSGA-II keeps the parents of a generation there."""
-        return self._database.read(lambda c: optuna_rows.study_attributes(c, study_id, "study system"))
+        return self._database.read(optuna_rows.study_attributes, study_id, "study system")
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Note it with the study."""

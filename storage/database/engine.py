@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+P = ParamSpec("P")
 Transaction = Connection  # what a verb of the storage works in; `hpo` knows no SQLAlchemy
 DatabaseUrl = URL
 
@@ -221,11 +222,13 @@ class Database:
             with connection.begin():
                 yield connection
 
-    def write(self, verb: Callable[[Connection], T]) -> T:
+    def write(self, verb: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs) -> T:
         """`verb` in a transaction of its own, again when the database went away; it must be idempotent."""
-        return self.patience(self.url, lambda: self._in_one(verb, write=True))
+        return self.patience(self.url, lambda: self._in_one(lambda c: verb(c, *args, **options), write=True))
 
-    def write_once(self, verb: Callable[[Connection], T]) -> T:
+    def write_once(
+        self, verb: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """`verb` in a transaction of its own, for verbs that must not happen twice ("ten more trials").
 
         Again when the database went away before it committed. When the answer to COMMIT was lost,
@@ -239,7 +242,7 @@ class Database:
         def once() -> T:
             with self.transaction() as connection:
                 if connection.dialect.name != "postgresql":
-                    return verb(connection)
+                    return verb(connection, *args, **options)
                 if tried:
                     number, result = tried[-1]
                     became = connection.scalar(sa.select(sa.func.txid_status(number)))
@@ -248,14 +251,14 @@ class Database:
                     if became == "in progress":
                         raise DatabaseUnreachableError("the transaction has not ended yet")
                 number = connection.scalar(sa.select(sa.func.txid_current())) or 0
-                tried.append((number, verb(connection)))
+                tried.append((number, verb(connection, *args, **options)))
                 return tried[-1][1]
 
         return self.patience(self.url, once)
 
-    def read(self, verb: Callable[[Connection], T]) -> T:
+    def read(self, verb: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs) -> T:
         """`verb` in a read transaction."""
-        return self.patience(self.url, lambda: self._in_one(verb, write=False))
+        return self.patience(self.url, lambda: self._in_one(lambda c: verb(c, *args, **options), write=False))
 
     def once(self, verb: Callable[[Connection], T], *, write: bool = False) -> T:
         """`verb` in a transaction, tried a single time: for loops that must not wait.

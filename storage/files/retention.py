@@ -41,7 +41,7 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
         kept_files.release_beaten(connection, row.id, row.optuna_study_id, directions, count)
         return kept_files.removable(connection, row.id)
 
-    held = database.read(lambda connection: kept_files.held(connection, row.id))
+    held = database.read(kept_files.held, row.id)
     if not held.weights and not held.released:
         return
     count = best()
@@ -57,7 +57,7 @@ def prune(database: Database, store: ArtifactStore, row: StudyRow, best: Callabl
             log.warning("left for later: %s", error)
             break
     if gone:
-        database.write(lambda connection: kept_files.forget(connection, gone))
+        database.write(kept_files.forget, gone)
 
 
 def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int, trial: int) -> None:
@@ -67,7 +67,7 @@ def tidy(database: Database, store: ArtifactStore, row: StudyRow, trial_id: int,
         found = checkpoints.stored(hasty, checkpoints.trial_key(row.uid, row.first_name, trial))
         if not found:
             return
-        needed = database.read(lambda connection: kept_files.paths_of(connection, row.id, trial_id))
+        needed = database.read(kept_files.paths_of, row.id, trial_id)
         for key in found:
             if key not in needed:
                 _removed(hasty, key)
@@ -94,7 +94,7 @@ def sweep(
     hasty = store.with_patience(IMPATIENT_SECONDS)
     try:
         found = hasty.all_files(folder)
-        needed, open_trials, running = database.read(lambda connection: _in_use(connection, row.id, keeps))
+        needed, open_trials, running = database.read(_in_use, row.id, keeps)
         for key in found:
             name = key.removeprefix(f"{folder}/")
             if key in needed:
