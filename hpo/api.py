@@ -70,9 +70,7 @@ class Study:
 
     def show(self) -> dict[str, Any]:
         """State, budget, counts and best, as `hpo show --format json` prints them."""
-        database, name = self._database, self._row().name
-        found = database.read(answers.study_detail, database, name)
-        return dict(answers.plain(found))
+        return dict(answers.plain(self._database.read(answers.study_detail, self._row().name)))
 
     def trials(self) -> pd.DataFrame:
         """One row a trial."""

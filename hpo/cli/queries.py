@@ -63,7 +63,7 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
         if format_ is Format.JSON:
             from hpo.studies import answers
 
-            return dict(answers.plain(answers.study(connection, database, name)))
+            return dict(answers.plain(answers.study(connection, name)))
         now = progress(connection, name)
         return {
             "name": name,
@@ -96,8 +96,7 @@ def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOpt
     from hpo.studies import answers
 
     database, row = open_study(storage, study)
-    detail = database.read(answers.study_detail, database, row.name)
-    found = answers.plain(detail)
+    found = answers.plain(database.read(answers.study_detail, row.name))
     if format_ is Format.JSON:
         print_json(found)
         return

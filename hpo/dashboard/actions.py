@@ -70,7 +70,7 @@ def question(
 
 
 def _failed(database: Database, row: StudyRow) -> int:
-    return database.read(lambda connection: tickets.counts(connection, row.id)).failed
+    return database.read(tickets.counts, row.id).failed
 
 
 def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:

@@ -115,7 +115,7 @@ def _studies(board: Board, request: Request) -> Any:
 
 def _study(board: Board, request: Request) -> Any:
     name = board.row(request.path_params["study"]).name
-    return board.database.read(lambda connection: answers.study_detail(connection, board.database, name))
+    return board.database.read(answers.study_detail, name)
 
 
 def _trials(board: Board, request: Request) -> Any:
@@ -133,9 +133,9 @@ def _trial(board: Board, request: Request) -> Any:
 
 def _trial_charts(board: Board, request: Request) -> Any:
     row, record = _found(board, request, Part.REPORTS | Part.METRICS | Part.ATTEMPTS)
-    best = board.database.read(lambda c: progress(c, row.name)).best_number
+    best = board.database.read(progress, row.name).best_number
     evaluation = read_evaluation(board.database, row, record.number)
-    there = board.database.read(lambda connection: machines_of(connection, row))
+    there = board.database.read(machines_of, row)
     history = replace(board.sampled(row, best), machines=there)
     return {"charts": charts.draw_trial(history, record, evaluation)}
 
@@ -154,7 +154,7 @@ def _log(board: Board, request: Request) -> Any:
 
 def _found(board: Board, request: Request, with_: Part = Part.WHOLE) -> tuple[StudyRow, TrialRecord]:
     row, number = board.row(request.path_params["study"]), request.path_params["trial"]
-    record = board.database.read(lambda connection: read_trial(connection, row, number, with_=with_))
+    record = board.database.read(read_trial, row, number, with_=with_)
     if record is None:
         raise NotFoundError(f"{row.name} has no trial {number}")
     return row, record
@@ -181,7 +181,7 @@ def _curves(board: Board, request: Request) -> Any:
     if not 1 <= len(numbers) <= 50:
         raise UserError("trials must name 1 to 50 trials by number, like trials=3,17")
     row = board.row(request.path_params["study"])
-    found = board.database.read(lambda connection: metrics_of(connection, row, numbers))
+    found = board.database.read(metrics_of, row, numbers)
     return shapes.Curves(
         {
             str(number): {name: answers.points(series) for name, series in metrics.items()}
@@ -192,7 +192,7 @@ def _curves(board: Board, request: Request) -> Any:
 
 def _audit(board: Board, request: Request) -> Any:
     row = board.row(request.path_params["study"])
-    return board.database.read(lambda connection: audit(connection, row))
+    return board.database.read(audit, row)
 
 
 def _events(board: Board, request: Request) -> Any:

@@ -93,7 +93,7 @@ class Board:
         """Read the newest studies that run into memory before anybody asks."""
         with suppress(HpoError, StorageError):
             running = list_studies(
-                self.database, lambda _connection, _database, name: name, state="running", size=WARMED
+                self.database, lambda _connection, name: name, state="running", size=WARMED
             )
             for name in running.studies:
                 self.warm(name)
@@ -110,7 +110,7 @@ def granted(database: Database, found: Session) -> Session | None:
     Raises:
         DatabaseUnreachableError
     """
-    grant = database.read(lambda connection: tokens.find(connection, found.digest))
+    grant = database.read(tokens.find, found.digest)
     if grant is None:
         return None
     return replace(found, role=Role(grant.may), name=grant.name, study=grant.study)

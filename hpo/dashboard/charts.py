@@ -119,9 +119,7 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
     live = board.live(name)
     history, row = live.chosen(options.where), live.row
     if chart.name == "machines":  # read when it is asked for: a beat is no change of the study
-        history = dataclasses.replace(
-            history, machines=board.database.read(lambda connection: machines_of(connection, row))
-        )
+        history = dataclasses.replace(history, machines=board.database.read(machines_of, row))
     return _cache.get((row.uid, address, options), live.version, lambda: draw(history))
 
 
@@ -163,7 +161,7 @@ def draw_trial(history: StudyHistory, trial: TrialRecord, evaluation: Any) -> li
 def metric_names(board: Board, row: StudyRow, history: StudyHistory) -> list[str]:
     """Names of the metrics that the newest trials with reports logged."""
     newest = [trial.number for trial in reversed(history.trials) if trial.reports][:3]
-    found = board.database.read(lambda connection: metrics_of(connection, row, newest))
+    found = board.database.read(metrics_of, row, newest)
     return sorted({name for metrics in found.values() for name in metrics})
 
 
@@ -178,7 +176,7 @@ def _of_metric(
     best = best_numbers(history)
     drawn = sample(reported, MAX_METRIC_CURVES, lambda t: t.state == "running" or t.number in best)
     shown = {trial.number for trial in drawn}
-    found = board.database.read(lambda connection: metrics_of(connection, row, shown))
+    found = board.database.read(metrics_of, row, shown)
     known = [(trial, series) for trial in reported if (series := found.get(trial.number, {}).get(metric))]
     trials = tuple(
         dataclasses.replace(trial, values=(series[max(series)],))

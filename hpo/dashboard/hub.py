@@ -152,7 +152,7 @@ class Hub:
 
     def _take_pulse(self) -> Pulse:
         before = self._pulse
-        return self._database.read(lambda connection: take_pulse(connection, before))
+        return self._database.read(take_pulse, before)
 
     def _tell(self, topics: set[str]) -> None:
         if topics:

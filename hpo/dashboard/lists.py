@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from hpo.errors import UserError
@@ -42,7 +43,7 @@ class StudyPage(Generic[T]):
 
 def list_studies(
     database: Database,
-    of: Callable[[Transaction, Database, str], T],
+    of: Callable[[Transaction, str], T],
     *,
     text: str = "",
     state: str | None = None,
@@ -73,14 +74,14 @@ def list_studies(
             page=page,
             size=size,
         )
-        found, damaged = lists.each_readable(names, lambda name: of(connection, database, name))
+        found, damaged = lists.each_readable(names, partial(of, connection))
         return found, damaged, total
 
     studies, damaged, total = database.read(read)
     return StudyPage(tuple(studies), total, page, max(1, -(-total // size)), tuple(damaged.values()))
 
 
-def card_of(connection: Transaction, database: Database, name: str) -> StudyCard:
+def card_of(connection: Transaction, name: str) -> StudyCard:
     """One study of the list.
 
     Raises:

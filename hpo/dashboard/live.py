@@ -124,7 +124,7 @@ class LiveStudy:
         with self._lock:
             records = dict(self._records)
             if unread := set(names) - self._metrics.keys():
-                found = self.database.read(lambda connection: read_metrics(connection, records, unread))
+                found = self.database.read(read_metrics, records, unread)
                 for name in unread:
                     self._metrics[name] = {i: named[name] for i, named in found.items() if name in named}
             for name in list(self._metrics)[: max(0, len(self._metrics) - MAX_METRICS)]:

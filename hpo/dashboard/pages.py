@@ -78,7 +78,7 @@ def studies(board: Board, query: Query) -> Page:
 def study(board: Board, query: Query, name: str) -> Page:
     """One study: cards, charts, the table of trials. The charts are asked for by the browser."""
     live = board.live(name)
-    is_small = live.known or board.database.read(lambda c: count_trials(c, live.row)) <= SMALL
+    is_small = live.known or board.database.read(count_trials, live.row) <= SMALL
     history = live.refresh() if is_small else None
 
     def read(
@@ -121,7 +121,7 @@ def study(board: Board, query: Query, name: str) -> Page:
         "how_sure": sentences(confirmation, now.best_number) if confirmation else [],
         "table": table,
         "wish": wish,
-        "beside": _beside(board, row, table) if wish.where else None,
+        "beside": _beside(row, table) if wish.where else None,
         "wrong": wrong,
         "columns": columns,
         "others": [key for key in [*usual, *tables.more_columns(known)] if key not in columns],
@@ -173,14 +173,14 @@ def study(board: Board, query: Query, name: str) -> Page:
 def trial(board: Board, query: Query, name: str, number: int) -> Page:
     """One trial: parameters against the best, metrics, evaluation, attempts, log, files."""
     row = board.row(name)
-    record = board.database.read(lambda connection: read_trial(connection, row, number, with_=SHOWN))
+    record = board.database.read(read_trial, row, number, with_=SHOWN)
     if record is None:
         raise NotFoundError(f"{name} has no trial {number}")
-    attempts = board.database.read(lambda connection: attempts_of(connection, row, number))
+    attempts = board.database.read(attempts_of, row, number)
     wanted = whole(query, "attempt", attempts[-1].number if attempts else 1)
     log = reading.read_log(row, number, wanted, -LOG_TAIL, LOG_TAIL)
     evaluation = parse_evaluation(reading.read_evaluation(board.database, row, number))
-    files = board.database.read(lambda connection: files_of(connection, row, number))
+    files = board.database.read(files_of, row, number)
     best = board.database.read(lambda c: _best(c, progress(c, name)))
     context = {
         "row": row,
@@ -194,7 +194,7 @@ def trial(board: Board, query: Query, name: str, number: int) -> Page:
         "pictures": [file for file in files if _is(file, PICTURES, MAX_PICTURE)][:MAX_PICTURES],
         "tables": [file for file in files if _is(file, TABLES, MAX_TABLE)],
         "evaluation": evaluation,
-        "why": board.database.read(lambda connection: why(connection, row, record)),
+        "why": board.database.read(why, row, record),
         "replay": commands.enqueue_command(row, record.params),
         "step": "epoch" if "epochs" in row.spec.get("fixed", {}) else "step",
     }
@@ -219,7 +219,7 @@ def events_of(board: Board, name: str) -> list[Event]:
     Raises:
         NotFoundError: there neither is nor was a study of that name.
     """
-    found = board.database.read(lambda connection: of_study(connection, name, limit=MAX_EVENTS))
+    found = board.database.read(of_study, name, limit=MAX_EVENTS)
     if not found:
         board.row(name)
     return found
@@ -250,7 +250,7 @@ def every_worker(board: Board, study: str | None = None) -> list[answers.Worker]
         NotFoundError: no such study.
     """
     study_id = None if study is None else board.row(study).id
-    found = board.database.read(lambda c: all_workers(c, study_id))
+    found = board.database.read(all_workers, study_id)
     return [answers.worker(row) for row in found]
 
 
@@ -266,7 +266,7 @@ def launched(board: Board) -> list[Launch]:
 
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     """Several studies in one picture each, and a table of their best."""
-    known = list_studies(board.database, lambda _connection, _database, name: name, size=200)
+    known = list_studies(board.database, lambda _connection, name: name, size=200)
     histories = compared(board, names)
     context = {
         "names": [history.name for history in histories],
@@ -342,7 +342,7 @@ def _is(file: FileRow, ends: tuple[str, ...], most: int) -> bool:
     return file.name.lower().endswith(ends) and file.bytes <= most
 
 
-def _beside(board: Board, row: StudyRow, table: tables.TrialPage) -> dict[str, Any] | None:
+def _beside(row: StudyRow, table: tables.TrialPage) -> dict[str, Any] | None:
     """A few trials beside each other: the parameters in which they differ, and the ends of their logs."""
     if not 2 <= table.total <= MAX_BESIDE or table.total != len(table.trials):
         return None

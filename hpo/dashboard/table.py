@@ -209,7 +209,7 @@ def as_csv(live: LiveStudy, wish: Wish) -> bytes:
     """
     chosen: Sequence[TrialRecord] = live.chosen(wish.where, wish.sort).trials
     columns = list(wish.columns) or usual_columns(live.row, chosen)
-    chosen = live.database.read(lambda connection: _measured(connection, live.row, chosen, columns))
+    chosen = live.database.read(_measured, live.row, chosen, columns)
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(map(_safe, columns))

@@ -86,7 +86,7 @@ class Caller:
         """Start a worker of a study on the server's machine; nothing where one is at work."""
         row = self._row(study)
         self._demand_commands(row.spec["objective"])
-        found = self.database.read(lambda connection: all_workers(connection, row.id))
+        found = self.database.read(all_workers, row.id)
         at_work = [one for one in found if one.state is WorkerState.ACTIVE and one.study in (None, row.name)]
         if at_work and not more:
             return {"workers": len(at_work), "did": "nothing: they are at work", "next": f"wait {row.name}"}
@@ -143,17 +143,17 @@ class Caller:
         """How a study stands, in sentences, and what happened to it; or why a trial has its point."""
         row = self._row(study)
         if trial is None:
-            happened = self.database.read(lambda c: events.of_study(c, row.name, since=since, limit=PAGE))
+            happened = self.database.read(events.of_study, row.name, since=since, limit=PAGE)
             told = [
                 {"id": one.id, "at": one.at, "what": one.what, "who": one.who, **one.details}
                 for one in happened
             ]
             facts = summarize(reading.history(self.database, row.name, evaluated=False))
             return {"sentences": facts.sentences, "events": told, "since": told[-1]["id"] if told else since}
-        record = self.database.read(lambda c: read_trial(c, row, trial, with_=Part.WHOLE & ~Part.METRICS))
+        record = self.database.read(read_trial, row, trial, with_=Part.WHOLE & ~Part.METRICS)
         if record is None:
             raise NotFoundError(f"{row.name} has no trial {trial}; look with sort: number lists them")
-        said = self.database.read(lambda connection: why_of(connection, row, record))
+        said = self.database.read(why_of, row, record)
         told_of = ("state", "value", "params", "last_step", "last_report", "error", "broken")
         return {"trial": trial, "why": said, **{name: getattr(record, name) for name in told_of}}
 
@@ -215,8 +215,7 @@ class Caller:
 
     def _short(self, row: StudyRow) -> dict[str, Any]:
         """A study on a few lines, with what may be done next."""
-        database = self.database
-        found = database.read(lambda connection: answers.study_detail(connection, database, row.name))
+        found = self.database.read(answers.study_detail, row.name)
         sure = found.confirmation
         told: dict[str, Any] = {
             "study": found.name,

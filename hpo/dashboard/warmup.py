@@ -38,7 +38,7 @@ def prepare(board: Board) -> None:
     history = StudyHistory("warm", "running", ("maximize",), {}, (trial,))
     encode(next(pictures(history, "progress")).untitled())
     with suppress(Exception):  # whoever asks for this page will be told; all others are served
-        for name in list_studies(board.database, lambda _connection, _database, name: name, size=1).studies:
+        for name in list_studies(board.database, lambda _connection, name: name, size=1).studies:
             pages.study(board, {}, name)
 
 

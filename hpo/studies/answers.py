@@ -222,7 +222,7 @@ def plain(answer: Any) -> Any:
     return answer
 
 
-def study(connection: Transaction, database: Database, name: str) -> Study:
+def study(connection: Transaction, name: str) -> Study:
     """One study as a list shows it.
 
     Raises:
@@ -231,7 +231,7 @@ def study(connection: Transaction, database: Database, name: str) -> Study:
     return Study(**_study(connection, lists.progress(connection, name)))
 
 
-def study_detail(connection: Transaction, database: Database, name: str) -> StudyDetail:
+def study_detail(connection: Transaction, name: str) -> StudyDetail:
     """One study.
 
     Raises:

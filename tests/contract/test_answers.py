@@ -28,7 +28,7 @@ def test_the_best_of_several_directions_is_the_front(database: Database, party: 
     for values in ((1.0, 1.0), (2.0, 2.0), (1.0, 3.0)):
         one.begin()
         one.writer.deliver(TicketState.COMPLETE, values)
-    found = database.read(lambda c: answers.study_detail(c, database, study.name))
+    found = database.read(answers.study_detail, study.name)
     assert isinstance(found.best, list)
     assert [(best.number, best.values) for best in found.best] == [(0, [1.0, 1.0]), (1, [2.0, 2.0])]
     assert (found.best_params, found.trial, found.done) == (None, None, 3)

@@ -163,7 +163,7 @@ def test_every_reader_shows_it_by_its_name(database: Database, party: Opener) ->
     assert [(line.state, line.error) for line in page.trials[:1]] == [("diverged", WHY)]
     for state in ("diverged", "failed"):
         assert [line.state for line in list_trials(live, Wish(f"state={state}")).trials] == [state]
-    shown = database.read(lambda c: answers.study(c, database, study.name)).trials
+    shown = database.read(answers.study, study.name).trials
     assert (shown.diverged, shown.failed, shown.complete, shown.waiting) == (1, 1, 1, 1)
 
 

@@ -181,7 +181,7 @@ def _sentences(history: StudyHistory, facts: Summary) -> Iterator[str]:
         yield f"Outside the budget: {more}, run by plain Optuna or added by hand."
     yield _proposals_sentence(history)
     yield _constraints_sentence(history)
-    yield _pruning_sentence(history, facts)
+    yield _pruning_sentence(history)
     if (found := on_test_set(history)) is not None:
         which = "the best trial" if history.chosen is history.best else "the confirmed winner"
         yield f"On the test set, measured once, {which} has {found[0]} {text.number(found[1])}."
@@ -308,7 +308,7 @@ def _constraints_sentence(history: StudyHistory) -> str:
     return f"{count:,} of {text.count(len(complete), 'complete trial')} break a constraint ({names})."
 
 
-def _pruning_sentence(history: StudyHistory, facts: Summary) -> str:
+def _pruning_sentence(history: StudyHistory) -> str:
     """How much pruning saved, where complete trials tell how long a full one is."""
     full = max((len(t.reports) for t in history.trials if t.state == "complete"), default=0)
     pruned = [trial for trial in history.trials if trial.state == "pruned"]
