@@ -172,8 +172,7 @@ class Study:
     @property
     def confirmation(self) -> Confirmation | None:
         """What trainings with fresh seeds say of the best settings; None where nobody asked."""
-        row = self._row()
-        return self._database.read(confirmed.of, row)
+        return self._database.read(confirmed.of, self._row())
 
     def _demand_result(self) -> None:
         found = self.history()
@@ -233,8 +232,7 @@ class Study:
 
     def audit(self) -> Audit:
         """Whether the invariants held, from the database."""
-        row = self._row()
-        return self._database.read(audit, row)
+        return self._database.read(audit, self._row())
 
     def enqueue(self, point: Mapping[str, Any], *, by: str | None = None, why: str | None = None) -> int:
         """Have a point tried next; returns its ticket's number. Who asks for it and why stay with it."""

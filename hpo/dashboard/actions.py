@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hpo.dashboard.board import Board
@@ -18,18 +17,10 @@ from storage.queue import tickets
 MAX_NUMBER = 1_000_000_000  # of a trial; what a database's integer holds
 
 
-@dataclass(frozen=True)
-class ActionResult:
-    """What was done, as a sentence; `gone`: the study is no longer there."""
-
-    message: str
-    gone: bool = False
-
-
 def act(
     board: Board, study: str, action: str, form: Mapping[str, Any], who: str, token: str | None = None
-) -> ActionResult:
-    """Do one action of `ACTIONS` for somebody, within the limits of the token of that name.
+) -> str:
+    """Do one action of `ACTIONS` for somebody, within the limits of that token; says what was done.
 
     Raises:
         NotFoundError: no such study or action. UserError: it does not fit the study. DatabaseError
@@ -73,45 +64,43 @@ def _failed(database: Database, row: StudyRow) -> int:
     return database.read(tickets.counts, row.id).failed
 
 
-def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
-    return ActionResult(f"{row.name} is {steering.pause(database, row)}")
+def _pause(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> str:
+    return f"{row.name} is {steering.pause(database, row)}"
 
 
-def _resume(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
-    return ActionResult(f"{row.name} is {steering.resume(database, row)}")
+def _resume(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> str:
+    return f"{row.name} is {steering.resume(database, row)}"
 
 
-def _stop(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
-    return ActionResult(f"{row.name} is {steering.stop(database, row)}; running trials finish first")
+def _stop(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> str:
+    return f"{row.name} is {steering.stop(database, row)}; running trials finish first"
 
 
-def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> ActionResult:
+def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> str:
     ended = steering.cancel(database, row)
-    return ActionResult(f"{row.name} is cancelled; {ended} running trials were ended")
+    return f"{row.name} is cancelled; {ended} running trials were ended"
 
 
-def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
     trial = _number(form, "trial", int)
     if trial is not None:
         if not 0 <= trial < MAX_NUMBER:
             raise UserError(f"{row.name} has no trial {str(trial)[:40]}")
         steering.retry_trial(database, row, trial)
-        return ActionResult(
-            f"{row.name}/{trial} waits again, as a new trial{steering.unless_going(database, row)}"
-        )
+        return f"{row.name}/{trial} waits again, as a new trial{steering.unless_going(database, row)}"
     expected = _number(form, "count", int)
     failed = _failed(database, row)
     if expected is not None and expected != failed:
         raise UserError(f"{failed:,} trials of {row.name} have failed by now, not {expected:,}; look again")
     count = steering.retry_failed(database, row)
-    return ActionResult(
+    return (
         f"{count} failed trials wait again{steering.unless_going(database, row)}"
         if count
         else f"{row.name} has no failed trials"
     )
 
 
-def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
     trials = _number(form, "trials", int) or 0
     if trials < 0:
         raise UserError(f"trials must be above 0, got {trials}")
@@ -122,37 +111,35 @@ def _extend(database: Database, row: StudyRow, form: Mapping[str, Any]) -> Actio
     after = creation.extend(
         database, row, trials=trials, seconds=seconds, target=target, epochs=epochs, patience=patience
     )
-    return ActionResult(creation.standing(after))
+    return creation.standing(after)
 
 
-def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+def _enqueue(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
     point = form.get("point", "")
     if not isinstance(point, Mapping):
         point = read_point(str(point).replace(",", " ").split())
     why = form.get("why")
     number, when = creation.enqueue(database, row, point, why=str(why) if why else None)
-    return ActionResult(f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}")
+    return f"ticket {number} of {row.name} will try {json.dumps(dict(point))}{when}"
 
 
-def _mark(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+def _mark(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
     star, note = form.get("star"), form.get("note")
-    return ActionResult(
-        steering.mark(
-            database,
-            row,
-            steering.numbers_in(str(form.get("trial", ""))),
-            star=None if star in (None, "") else str(star).lower() in ("1", "true"),
-            tags=str(form.get("tags") or "").replace(",", " ").split(),
-            note=None if note is None else str(note).strip(),
-        )
+    return steering.mark(
+        database,
+        row,
+        steering.numbers_in(str(form.get("trial", ""))),
+        star=None if star in (None, "") else str(star).lower() in ("1", "true"),
+        tags=str(form.get("tags") or "").replace(",", " ").split(),
+        note=None if note is None else str(note).strip(),
     )
 
 
-def _delete(database: Database, row: StudyRow, form: Mapping[str, Any]) -> ActionResult:
+def _delete(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
     if form.get("name") != row.name:
         raise UserError(f"type the study's name, {row.name}, to delete it with its trials and files")
     steering.delete(database, row)
-    return ActionResult(f"{row.name} is deleted", gone=True)
+    return f"{row.name} is deleted"
 
 
 def _number(form: Mapping[str, Any], name: str, kind: Callable[[str], Any]) -> Any:
@@ -166,7 +153,7 @@ def _number(form: Mapping[str, Any], name: str, kind: Callable[[str], Any]) -> A
         raise UserError(f"{name} must be {what}, got {str(raw)[:40]!r}") from None
 
 
-ACTIONS: dict[str, Callable[[Database, StudyRow, Mapping[str, Any]], ActionResult]] = {
+ACTIONS: dict[str, Callable[[Database, StudyRow, Mapping[str, Any]], str]] = {
     "pause": _pause,
     "resume": _resume,
     "stop": _stop,

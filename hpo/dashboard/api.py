@@ -228,8 +228,7 @@ def _compare_chart(board: Board, request: Request) -> Any:
 def _act(board: Board, request: Request) -> Any:
     form = request.scope["hpo.body"]
     study, action = request.path_params["study"], request.path_params["action"]
-    said = actions.act(board, study, action, form, who(request), token_of(request))
-    return shapes.Done(said.message)
+    return shapes.Done(actions.act(board, study, action, form, who(request), token_of(request)))
 
 
 def _size(request: Request, default: int) -> int:

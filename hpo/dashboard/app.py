@@ -163,8 +163,8 @@ async def _act(request: Request) -> Response:
             back = f"/studies/{quote(study, safe='')}"
             return _message(request, study, asked[0], 200, back=back, yes=yes)
     said = await run_in_threadpool(actions.act, board, study, action, form, who(request), token_of(request))
-    target = "/" if said.gone else f"/studies/{quote(study, safe='')}"
-    return _message(request, "Done", said.message, 200, back=target)
+    target = "/" if action == "delete" else f"/studies/{quote(study, safe='')}"
+    return _message(request, "Done", said, 200, back=target)
 
 
 async def _form(request: Request) -> dict[str, str]:

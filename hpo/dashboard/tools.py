@@ -184,7 +184,7 @@ class Caller:
         form = {"trials": trials, "seconds": seconds, "epochs": epochs, "target": target}
         done = actions.ACTIONS[action](self.database, row, {**form, "patience": patience, "trial": trial})
         again = action in ("extend", "resume", "retry")
-        return {"did": done.message, "next": f"{'run' if again else 'look'} {row.name}"}
+        return {"did": done, "next": f"{'run' if again else 'look'} {row.name}"}
 
     def confirm(
         self,

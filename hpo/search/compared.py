@@ -42,12 +42,12 @@ class Compared:
     """
 
     def __init__(
-        self, newer: Newer, *, maximize: bool, group: Callable[[FrozenTrial], int] = lambda _trial: 0
+        self, newer: Newer, *, maximize: bool, group: Callable[[FrozenTrial], int] | None = None
     ) -> None:
         self.maximize = maximize
         self.complete = 0  # how many trials are
         self._newer = newer
-        self.group = group
+        self.group = group or (lambda _trial: 0)
         self._version = 0
         self._at: dict[int, array[float]] = defaultdict(lambda: array("d"))  # by step
         self._rungs: dict[tuple[int, int], list[float]] = defaultdict(list)  # by group and rung, in order

@@ -326,9 +326,8 @@ class ServedStudy:
     def _compared(self) -> Compared:
         maximize = self.row.spec["directions"][0] == "maximize"
         asked = self._asked
-        if isinstance(asked, Hyperband):
-            return Compared(self.known.since, maximize=maximize, group=partial(asked.bracket, self._template))
-        return Compared(self.known.since, maximize=maximize)
+        group = partial(asked.bracket, self._template) if isinstance(asked, Hyperband) else None
+        return Compared(self.known.since, maximize=maximize, group=group)
 
     @cached_property
     def _comparing(self) -> BasePruner:
