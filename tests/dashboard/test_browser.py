@@ -144,9 +144,31 @@ def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str,
         expect(page.locator("#trials tbody th").first).to_contain_text(f"{number} ★")
         expect(page.locator("#history-1")).not_to_have_attribute("data-drawn", str(drawn))
         drawn = page.locator("#history-1").get_attribute("data-drawn")
-    party.close()
     assert page.evaluate("window.neverReloaded")
+    hands_are_not_disturbed(page, party)
+    party.close()
     assert opened.complaints == []
+
+
+def hands_are_not_disturbed(page: Page, party: Party) -> None:
+    """A trial ends while somebody ticks another one by the keyboard, and while a box is being drawn."""
+    page.get_by_label("Tick trial 6", exact=True).focus()
+    party.finish_one(0.98)
+    expect(page.locator("#trials tbody th").first).to_contain_text("13 ★")
+    page.keyboard.press("Space")
+    expect(page.get_by_label("Tick trial 6", exact=True)).to_be_checked()
+    page.locator("#slice-1").scroll_into_view_if_needed()
+    until(page, "document.getElementById('slice-1').dataset.drawn")
+    version = page.locator("#slice-1").get_attribute("data-drawn")
+    spots = places(page, "slice-1", (0.25, 0.99), (0.75, 0.1))
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    page.mouse.move(*spots[1], steps=4)
+    party.finish_one(0.99)
+    expect(page.locator("#cards .card.main strong")).to_have_text("0.99")
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("x%3E%3D0.2.*x%3C%3D0.7.*score%3E%3D0.1.*score%3C%3D0.9"))
+    expect(page.locator("#slice-1")).not_to_have_attribute("data-drawn", str(version))
 
 
 def _row(url: str) -> Any:
@@ -338,19 +360,24 @@ def test_one_selection_for_the_whole_page(browser: Browser, base: str) -> None:
 
 def drag(page: Page, plot: str, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Box a stretch of a chart, in its axes' own units."""
-    spots = page.evaluate(
+    spots = places(page, plot, start, end)
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    page.mouse.move(*spots[1], steps=4)
+    page.mouse.up()
+
+
+def places(page: Page, plot: str, *spots: tuple[float, float]) -> Any:
+    """Where on the screen these are, in the axes' own units."""
+    return page.evaluate(
         """([id, ...spots]) => {
              const plot = document.getElementById(id), { xaxis, yaxis } = plot._fullLayout;
              const { left, top } = plot.getBoundingClientRect();
              const right = left + xaxis._offset, down = top + yaxis._offset;
              return spots.map(([x, y]) => [right + xaxis.l2p(x), down + yaxis.l2p(y)]);
            }""",
-        [plot, start, end],
+        [plot, *spots],
     )
-    page.mouse.move(*spots[0])
-    page.mouse.down()
-    page.mouse.move(*spots[1], steps=4)
-    page.mouse.up()
 
 
 def test_the_metric_and_the_axis_can_be_picked(browser: Browser, base: str) -> None:

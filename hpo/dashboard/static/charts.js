@@ -126,6 +126,9 @@ function menuOf(plot) {
   const sign = menu.appendChild(document.createElement("summary"));
   sign.textContent = "⤓";
   sign.setAttribute("aria-label", `Save ${plot.closest(".chart").querySelector("h3").textContent}`);
+  menu.addEventListener("keydown", ({ key }) => {
+    if (key === "Escape") { menu.open = false; sign.focus(); }
+  });
   for (const kind of ["png", "svg", "csv"]) {
     const button = menu.appendChild(document.createElement("button"));
     button.type = "button";

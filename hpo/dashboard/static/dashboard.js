@@ -33,6 +33,9 @@ function banner(text) {
 
 // --- the stream
 
+const REACHED = "a[href], button, summary, input, select, [tabindex]"; // by a keyboard
+const nameOf = (it) => it.dataset.tick ?? it.getAttribute("href") ?? it.textContent;
+
 function replace(part) {
   const place = $(part.id);
   if (!place || place.dataset.live === part.digest) return false;
@@ -40,6 +43,8 @@ function replace(part) {
   const follows = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
   const scrolled = [...place.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
   const open = [...place.querySelectorAll("details")].map((box) => box.open);
+  const focus = [...place.querySelectorAll(REACHED)].indexOf(document.activeElement);
+  const name = focus < 0 ? "" : nameOf(document.activeElement);
   const parsed = new DOMParser().parseFromString(part.html, "text/html");
   place.querySelectorAll(".plot").forEach(release);
   place.replaceChildren(...parsed.body.childNodes);
@@ -48,6 +53,11 @@ function replace(part) {
   place.dataset.live = part.digest;
   place.querySelectorAll(".scroll").forEach((box, i) => { box.scrollLeft = scrolled[i] ?? 0; });
   place.querySelectorAll("details").forEach((box, i) => { if (open[i] !== undefined) box.open = open[i]; });
+  if (focus >= 0) { // who uses a keyboard goes on from the same link, or from the one in its place
+    const now = [...place.querySelectorAll(REACHED)];
+    const same = now.filter((it) => nameOf(it) === name);
+    (same.includes(now[focus]) ? now[focus] : same[0] ?? now[focus])?.focus({ preventScroll: true });
+  }
   const newLog = place.querySelector(".log");
   if (newLog && (follows || !log)) newLog.scrollTop = newLog.scrollHeight;
   return true;
