@@ -96,8 +96,8 @@ def _operation(item: Endpoint) -> dict[str, Any]:
     if item.method == "POST":
         operation["requestBody"] = {
             "content": {"application/json": {"schema": _BODY}},
-            "description": "extend takes trials, seconds, epochs, target, patience; enqueue takes point; "
-            "retry may take trial or count; the others nothing.",
+            "description": "extend takes trials, seconds, epochs, target, patience; enqueue point and why; "
+            "mark trial, star, tags, note; delete name; retry may take trial or count; the others nothing.",
         }
     return operation
 
@@ -124,9 +124,8 @@ _BODY: dict[str, Any] = {
         "target": {"type": "number", "description": "New target value."},
         "patience": {"type": "integer", "description": "New number of trials without a better result."},
         "trial": {
-            "type": "integer",
-            "description": "The one failed trial to retry; default: all.",
-            "minimum": 0,
+            "description": 'The failed one to retry; default: all. To mark: "3,17"; default: the study.',
+            "oneOf": [{"type": "integer", "minimum": 0}, {"type": "string"}],
         },
         "count": {
             "type": "integer",
@@ -137,6 +136,11 @@ _BODY: dict[str, Any] = {
             "description": 'Parameters to try next, as an object or as "lr=0.01 hidden=64".',
             "oneOf": [{"type": "object"}, {"type": "string"}],
         },
+        "why": {"type": "string", "description": "The reason for the point, kept with it."},
+        "star": {"type": "boolean"},
+        "tags": {"type": "string", "description": 'Words to add; "-word" takes one away.'},
+        "note": {"type": "string", "description": 'In place of the last one; "": none.'},
+        "name": {"type": "string", "description": "The study's name again, to delete it."},
     },
 }
 

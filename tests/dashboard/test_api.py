@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +53,14 @@ def test_the_document_is_the_one_in_docs(owner: TestClient) -> None:
     """docs/openapi.json is what is served (`python -m hpo.dashboard.openapi` writes it)."""
     assert json.loads(DOCUMENT.read_text()) == openapi.document(api.ENDPOINTS, api.PREFIX)
     assert owner.get("/api/v1/openapi.json").json() == openapi.document(api.ENDPOINTS, api.PREFIX)
+
+
+def test_the_document_names_all_that_actions_take() -> None:
+    taken = set(re.findall(r'form(?:\.get\(|, )"(\w+)"', inspect.getsource(actions)))
+    paths = openapi.document(api.ENDPOINTS, api.PREFIX)["paths"]
+    body = paths[f"{api.PREFIX}/studies/{{study}}/actions/{{action}}"]["post"]["requestBody"]
+    named = body["content"]["application/json"]["schema"]["properties"].keys()
+    assert taken == named | {"sure"}  # what a page's form says when its question was answered
 
 
 def test_what_was_reported_confirmed_and_tested_stands_side_by_side(
