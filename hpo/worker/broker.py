@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class Broker:
         self._wake = wake
         self._inbox: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._desks: frozenset[Desk] = frozenset()
+        self._is_woken = False  # the loop will look for what was said until now
         self._left = 0  # runners that are gone
         self._housekeeper = Housekeeper(database)
         self._asker = Asker(self._inbox.put, self._say)
@@ -57,9 +58,9 @@ class Broker:
         """A runner has been started."""
         self._desks |= {desk}
 
-    def order(self, desk: Desk, takes: Takes = None) -> None:
-        """Claim a ticket of these needs for an idle runner: an event says what came of it."""
-        self._inbox.put(Order(desk, takes))
+    def order(self, desks: Sequence[Desk], takes: Takes = None) -> None:
+        """Claim tickets of these needs for free places of a runner: an event of each says what came of it."""
+        self._inbox.put(Order(desks, takes))
 
     def hear(self, desk: Desk, message: Numbered) -> None:
         """A runner said something of its attempt."""
@@ -123,6 +124,14 @@ class Broker:
         for desk in self._desks:
             desk.tell(message)
 
+    def heard(self) -> Iterator[tuple[Desk, Any]]:
+        """What came of what was asked or told, for the worker's loop."""
+        self._is_woken = False  # before it looks: what is said from now on wakes it again
+        while self.events:
+            yield self.events.popleft()
+
     def _say(self, desk: Desk, event: Any) -> None:
         self.events.append((desk, event))
-        self._wake()
+        if not self._is_woken:
+            self._is_woken = True
+            self._wake()

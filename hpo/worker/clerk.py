@@ -28,7 +28,7 @@ from storage.database.errors import (
 )
 from storage.database.records import AttemptState, Need, NothingToClaim
 from storage.queue import attempts, leases, outcomes
-from storage.queue.attempts import Report, Write
+from storage.queue.attempts import Entry
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Clerk:
     @staticmethod
     def _is_one_study(group: Sequence[Pending], orders: Sequence[Order]) -> bool:
         """Whether there is something to write, and all is of one study: locks are taken study by study."""
-        studies = {one.desk.study.row.id for one in group} | {one.desk.study.row.id for one in orders}
+        studies = {one.desk.study.row.id for one in group} | {one.study.row.id for one in orders}
         return len(studies) == 1 and any(pending.entries for pending in group)
 
     def _write(self, items: Sequence[Any]) -> list[Pending]:
@@ -169,7 +169,7 @@ class Clerk:
             pending.learn()
             if pending.then is not None:
                 self._follow(pending, results[-1] if results else None)
-        self.dispatch.take(orders, claimed)
+        self.dispatch.take(claimed)
 
     def _follow(self, pending: Pending, result: Any) -> None:
         """What a write was for."""
@@ -280,7 +280,7 @@ class Clerk:
 
     def _committed(
         self,
-        entries: Sequence[Report | Write],
+        entries: Sequence[Entry],
         look: Collection[ServedStudy],
         orders: Sequence[Order],
         claimed: list[Any],
@@ -318,7 +318,10 @@ class Clerk:
         log.warning("%s", error)
         for item in items:
             match item:
-                case Order() | Pending():
+                case Order(desks=desks):
+                    for desk in desks:
+                        self.say(desk, Broken(str(error), ExitCode.FAILED))
+                case Pending():
                     self.say(item.desk, Broken(str(error), ExitCode.FAILED))
                 case Said():
                     item.desk.refuse(item.message, error)

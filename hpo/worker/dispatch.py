@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,15 +13,14 @@ from hpo.errors import CodeDiffersError
 from hpo.runner.messages import Beginning, Broken, TakeOver, Task
 from hpo.worker import writes
 from hpo.worker.asker import Asker
-from hpo.worker.code import CodeGuard
 from hpo.worker.desk import Desk
 from hpo.worker.events import Started
 from hpo.worker.housekeeping import Housekeeper
 from hpo.worker.repeats import ServedRepeats, of_claim
-from hpo.worker.study import Held
+from hpo.worker.study import Held, ServedStudy
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Transaction
-from storage.database.records import Claim, Need, NothingToClaim
+from storage.database.records import Need, NothingToClaim
 from storage.files import checkpoints
 from storage.queue import tickets
 from storage.queue.optuna_rows import Trial
@@ -38,10 +36,15 @@ _TRAINS_ANEW = (
 
 @dataclass(frozen=True)
 class Order:
-    """Claim a ticket for a runner, of these needs."""
+    """Claim tickets of these needs for free places of one runner."""
 
-    desk: Desk
+    desks: Sequence[Desk]
     takes: Takes = None
+
+    @property
+    def study(self) -> ServedStudy:
+        """What the runner serves."""
+        return self.desks[0].study
 
 
 @dataclass(eq=False)
@@ -59,87 +62,78 @@ class Dispatch:
 
     def wanted(self, orders: Sequence[Order]) -> list[Order]:
         """Those for which something is to be claimed; a worker that leaves says so to the others."""
-        wanted = [order for order in orders if not order.desk.is_left]
+        wanted = [order for order in orders if not order.desks[0].is_left]
         if not self.is_draining:
             return wanted
-        for order in wanted:
-            self.say(order.desk, NothingToClaim(False, "this worker leaves"))
+        for desk in (desk for order in wanted for desk in order.desks):
+            self.say(desk, NothingToClaim(False, "this worker leaves"))
         return []
 
     def claim(self, orders: Sequence[Order]) -> None:
         """Claim for the runners that are idle, those of a study together."""
-        for study in {id(order.desk.study): order.desk.study for order in orders}.values():
-            mine = [order for order in orders if order.desk.study is study]
-            self.take(mine, self.transact(partial(self.claimed, mine)))
+        for study in {id(order.study): order.study for order in orders}.values():
+            mine = [order for order in orders if order.study is study]
+            self.take(self.transact(partial(self.claimed, mine)))
 
-    def take(self, orders: Sequence[Order], found: Sequence[Any]) -> None:
+    def take(self, found: Sequence[tuple[Desk, Any]]) -> None:
         """Hand out what was claimed, now that it is committed."""
-        for order, one in zip(orders, found, strict=True):
-            self._take(order, one)
+        for desk, one in found:
+            self._take(desk, one)
 
-    def claimed(self, orders: Sequence[Order], connection: Transaction) -> list[Any]:
+    def claimed(self, orders: Sequence[Order], connection: Transaction) -> list[tuple[Desk, Any]]:
         """Claim for orders of one study, and begin what needs no more, in a transaction that writes.
 
         It can be repeated: what a slot has claimed is found again.
         """
-        found: list[Any] = []
-        taken: Counter[int] = Counter()  # by runner
-        nothing: dict[int, NothingToClaim] = {}
-        shares = self._shares(orders, connection)
-        compared: set[CodeGuard] = set()  # of a runner, not of each of its lanes
-        for order in orders:
-            desk = order.desk
-            if desk.runner in nothing or taken[desk.runner] >= shares:
-                left = NothingToClaim(False, "what waits is left to other runners")
-                found.append((nothing.get(desk.runner, left), None, {}))
-                continue
-            try:
-                assert desk.guard is not None
-                if desk.guard not in compared:
-                    desk.guard.compare(connection)
-                    compared.add(desk.guard)
-            except CodeDiffersError as error:
-                found.append(error)
-                continue
-            claim = tickets.claim_next(
-                connection,
-                desk.study.row.id,
-                self.worker_id,
-                desk.runner,
-                desk.device,
-                self.lease,
-                order.takes,
-                desk.slot,
-                promote=None if desk.study.parking is None else desk.study.parking.promote,
-                epochs=desk.study.reserves,
-                none_waits=desk.study.none_waits,
-            )
-            if isinstance(claim, NothingToClaim):
-                nothing[desk.runner] = claim
-            else:
-                taken[desk.runner] += 1
-            trial: Trial | None = None
-            params: Mapping[str, Any] = {}
-            if isinstance(claim, Claim) and isinstance(desk.study, ServedRepeats):
-                desk.study.claimed(connection, claim)
-            elif isinstance(claim, Claim) and claim.trial_id is None and desk.study.is_drawn:
-                params = desk.study.drawn(claim)
-                trial = writes.start(connection, desk, claim, params, {}, is_new=True)
-            found.append((claim, trial, params))
-        return found
+        most = self._shares(orders, connection)
+        return [found for order in orders for found in self._claimed(order, most, connection)]
+
+    def _claimed(self, order: Order, most: float, connection: Transaction) -> Iterator[tuple[Desk, Any]]:
+        """What each place of a runner gets; at `most` so many get something."""
+        first, study = order.desks[0], order.study
+        try:
+            assert first.guard is not None
+            first.guard.compare(connection)
+        except CodeDiffersError as error:
+            yield from ((desk, error) for desk in order.desks)
+            return
+        claims, nothing = tickets.claim(
+            connection,
+            study.row.id,
+            self.worker_id,
+            first.runner,
+            first.device,
+            self.lease,
+            order.takes,
+            [desk.slot for desk in order.desks[: int(min(most, len(order.desks)))]],
+            promote=None if study.parking is None else study.parking.promote,
+            epochs=study.reserves,
+            none_waits=study.none_waits,
+        )
+        drawn: dict[int, Mapping[str, Any]] = {}
+        if isinstance(study, ServedRepeats):
+            for claim in claims.values():
+                study.claimed(connection, claim)
+        elif study.is_drawn:
+            drawn = {slot: study.drawn(one) for slot, one in claims.items() if one.trial_id is None}
+        new = writes.start_drawn(connection, first, [(claims[slot], drawn[slot]) for slot in drawn])
+        trials = dict(zip(drawn, new, strict=True))
+        left = nothing or NothingToClaim(False, "what waits is left to other runners")
+        for desk in order.desks:
+            slot = desk.slot
+            yield desk, (claims.get(slot, left), trials.get(slot), drawn.get(slot, {}))
 
     @staticmethod
     def _shares(orders: Sequence[Order], connection: Transaction) -> float:
         """How many tickets a runner with lanes may take at once, so that others get theirs."""
-        several = [order.desk for order in orders if order.takes == tickets.BESIDE]
-        if not several or len({desk.runner for desk in several}) == len(several):
+        several = [order for order in orders if order.takes == tickets.BESIDE and len(order.desks) > 1]
+        if not several:
             return math.inf
-        study = several[0].study
-        return tickets.share(connection, study.row.id, several[0].runners)
+        first = several[0].desks[0]
+        return tickets.share(connection, first.study.row.id, first.runners)
 
-    def _take(self, order: Order, found: Any) -> None:
-        """What came of an order."""
-        desk = order.desk
+    def _take(self, desk: Desk, found: Any) -> None:
+        """What came of an order for this place."""
         if isinstance(found, CodeDiffersError):
             self.say(desk, Broken(str(found), found.exit_code))
             return

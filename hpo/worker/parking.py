@@ -85,10 +85,10 @@ class Parking(Halving):
         self._catch_up = catch_up
         self._shown: dict[int, tuple[int, FrozenTrial]] = {}  # by id: after so many attempts, as pruned
 
-    def promote(self, connection: Transaction, parked: Parked, room: float) -> Goes | None:
-        """The parked trial that goes on (`tickets.Promote`)."""
+    def promote(self, connection: Transaction) -> Callable[[Parked, float], Goes | None]:
+        """Which parked trial goes on (`tickets.Promote`)."""
         self._catch_up(connection)
-        return self._standing.promotion(parked, room)
+        return self._standing.promotion
 
     @property
     def first_slice(self) -> int:

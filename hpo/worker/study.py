@@ -82,7 +82,7 @@ class ServedStudy:
         self.spec = spec
         self.known = KnownTrials(row.optuna_study_id)
         self.has_looked = False
-        self.none_waits = 0  # up to this trial's id plain Optuna has left none waiting (`tickets.claim_next`)
+        self.none_waits = 0  # up to this trial's id plain Optuna has left none waiting (`tickets.claim`)
         self._marks: dict[int, tuple[FrozenTrial, int]] = {}
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch

@@ -192,8 +192,7 @@ class Worker:
 
     def _heed_broker(self) -> None:
         """What came of what the broker was asked, or was told."""
-        while self._broker.events:
-            desk, event = self._broker.events.popleft()
+        for desk, event in self._broker.heard():
             child = self._children.get(desk.runner)
             lane = next((lane for lane in child.lanes if lane.desk is desk), None) if child else None
             if lane is not None:
@@ -384,10 +383,12 @@ class Worker:
         free = child.free_lanes
         if alone or (several and child.takes_alone):
             free = [child] if child.rests and child.free else []
-        for lane in free[: int(min(self._left, len(free)))]:
-            self._left -= 1
+        free = free[: int(min(self._left, len(free)))]
+        self._left -= len(free)
+        for lane in free:
             lane.ask(alone=alone)
-            self._broker.order(lane.desk, takes)
+        if free:
+            self._broker.order([lane.desk for lane in free], takes)
 
     def _lanes(self) -> Iterator[Child]:
         """Every lane of every runner."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -25,7 +25,7 @@ from storage.database.records import RESULTS, AttemptState, Claim, KeptFile, Stu
 from storage.files import kept_files
 from storage.history.counted import counted
 from storage.queue import attempts, optuna_rows, outcomes, rungs, studies
-from storage.queue.attempts import Report, Write
+from storage.queue.attempts import Delivery, Entry, Report, Write
 from storage.queue.optuna_rows import Owner, Trial
 
 
@@ -48,7 +48,7 @@ class Pending:
     """Something to be written for an attempt, and what for."""
 
     held: Held
-    entries: tuple[Report | Write, ...] = ()
+    entries: tuple[Entry, ...] = ()
     then: Then | None = None
     message: said.Numbered | None = None  # what the runner said; None: it is the broker's own
     learn: Callable[[], None] = lambda: None  # keeps the study's history up, once it is committed
@@ -96,13 +96,11 @@ def of_trial(held: Held, message: said.Numbered) -> Pending:
     its: Mapping[str, Any] = {"study_id": study.row.id, "trial_id": trial.id}
     match message:
         case said.Step(step=step, value=value, metrics=metrics):
-            report = Report(lease, trial.id, step, value, metrics)
-            if (values := study.reported_in(value, metrics)) is None:
-                return pending((report,))
-            entries: list[Report | Write] = [report, *_rungs(held, step, values)]
+            reached = _reached(held, step, study.reported_in(value, metrics))
+            report = Report(lease, trial.id, step, value, metrics, reached)
             if value is None:
-                return pending(tuple(entries))
-            return pending(tuple(entries), learn=partial(study.reported, trial, step, value))
+                return pending((report,))
+            return pending((report,), learn=partial(study.reported, trial, step, value))
         case said.Parameter(name=name, value=number, distribution=distribution):
             return of_parameter(held, name, number, distribution, message)
         case said.Attribute(of=of, key=key, value=value_json):
@@ -138,16 +136,19 @@ def of_trial(held: Held, message: said.Numbered) -> Pending:
     raise ValueError(f"{type(message).__name__} is nothing a trial says")
 
 
-def _rungs(held: Held, step: int, values: tuple[float, ...]) -> Iterator[Write]:
-    """The rungs that a report comes to, and what the pruner says of it, for when it is asked."""
+def _reached(
+    held: Held, step: int, values: tuple[float, ...] | None
+) -> Callable[[], tuple[int, Sequence[rungs.Rung]]] | None:
+    """What finds the rungs that a report comes to, and what the pruner says of it, for when it is asked."""
     study = held.desk.study
+    if values is None or not study.keeps_rungs:
+        return None
 
-    def verb(connection: Transaction) -> None:
+    def found() -> tuple[int, Sequence[rungs.Rung]]:
         held.verdicts[step], reached = study.at_report(held, step, values)
-        rungs.write(connection, study.row.id, reached)
+        return study.row.id, reached
 
-    if study.keeps_rungs:
-        yield Write(held.lease, verb)
+    return found
 
 
 def _as_trial(held: Held) -> Database:
@@ -206,22 +207,33 @@ def of_further(held: Held, params: Mapping[str, Any]) -> tuple[Write, ...]:
 
 
 def start(
-    connection: Transaction,
-    desk: Desk,
-    claim: Claim,
-    params: Mapping[str, Any],
-    saw: Mapping[str, Any],
-    *,
-    is_new: bool = False,
+    connection: Transaction, desk: Desk, claim: Claim, params: Mapping[str, Any], saw: Mapping[str, Any]
 ) -> Trial:
-    """Store a new trial in a transaction that holds the claim's lease; `is_new`: that has claimed it, too."""
-    study = desk.study
-    held = {name: study.distributions[name] for name in params}
-    its = study.row.optuna_study_id
-    trial = attempts.start_trial(connection, claim.lease, its, params, held, saw, is_new=is_new)
-    if desk.guard is not None:
-        desk.guard.mark(connection, trial.id)
+    """Store a new trial in a transaction that holds the claim's lease."""
+    its = desk.study.row.optuna_study_id
+    held = {name: desk.study.distributions[name] for name in params}
+    trial = attempts.start_trial(connection, claim.lease, its, params, held, saw)
+    _mark(connection, desk, [trial])
     return trial
+
+
+def start_drawn(
+    connection: Transaction, desk: Desk, drawn: Sequence[tuple[Claim, Mapping[str, Any]]]
+) -> list[Trial]:
+    """Store new trials of a runner at these points, in the transaction that has claimed them."""
+    if not drawn:
+        return []
+    begun = [(claim.lease, params) for claim, params in drawn]
+    its = desk.study.row.optuna_study_id
+    trials = attempts.start_trials(connection, its, begun, desk.study.distributions, {})
+    _mark(connection, desk, trials)
+    return trials
+
+
+def _mark(connection: Transaction, desk: Desk, trials: Sequence[Trial]) -> None:
+    if desk.guard is not None:
+        for trial in trials:
+            desk.guard.mark(connection, trial.id)
 
 
 def _take_over(held: Held, message: said.TakeOver) -> Pending:
@@ -242,12 +254,12 @@ def _take_over(held: Held, message: said.TakeOver) -> Pending:
 def _end(held: Held, message: said.Finish) -> Pending:
     """The attempt's last write."""
     is_parked, reached = _at_a_rung(held, message)
-    write = partial(rungs.write, study_id=held.desk.study.row.id, reached=reached)
+    write = partial(rungs.write, study_id=held.desk.study.row.id, reached=reached) if reached else None
     return end(held, message, write, is_parked=is_parked)
 
 
 def end(
-    held: Held, message: said.Finish, beside: Callable[[Transaction], None], *, is_parked: bool = False
+    held: Held, message: said.Finish, beside: Callable[[Transaction], None] | None, *, is_parked: bool = False
 ) -> Pending:
     """The last write of an attempt at a trial or a repeat; `beside`: writes more with a result.
 
@@ -257,22 +269,23 @@ def end(
     lease, state = held.lease, message.state
     error = None if message.error is None else storable(message.error)
     values = None if message.values is None else tuple(message.values)
-    verb: Callable[[Transaction], Any]
+    entry: Write | Delivery
     if state in RESULTS:
         if held.error is not None:
             raise held.error
         state = AttemptState.PARKED if is_parked else state
-        verb = _result(held, message, TicketState(state.value), values, error, beside)
+        entry = _result(held, message, TicketState(state.value), values, error, beside)
     elif state is AttemptState.FAILED:
         fail = partial(outcomes.set_aside, need=message.set_aside) if message.set_aside else outcomes.fail
         how: Mapping[str, Any] = {"error": error or "it failed", "peak_memory": message.peak_memory}
-        verb = partial(fail, lease=lease, **how)
+        entry = Write(lease, partial(fail, lease=lease, **how), ends=state)
     elif state is AttemptState.RELEASED:
-        verb = partial(outcomes.release, lease=lease, why=error or "drained")
+        why = error or "drained"
+        entry = Write(lease, partial(outcomes.release, lease=lease, why=why), ends=state)
     else:
         raise ValueError(f"an attempt cannot end as {state}")
     ended = Ended(lease, state, values, None if is_parked else error, message.set_aside)
-    return Pending(held, (Write(lease, verb, ends=state),), Then.END, message, end=ended)
+    return Pending(held, (entry,), Then.END, message, end=ended)
 
 
 def _at_a_rung(held: Held, message: said.Finish) -> tuple[bool, list[rungs.Rung]]:
@@ -302,17 +315,16 @@ def _result(
     state: TicketState,
     values: tuple[float, ...] | None,
     error: str | None,
-    beside: Callable[[Transaction], None],
-) -> Callable[[Transaction], Any]:
+    beside: Callable[[Transaction], None] | None,
+) -> Delivery:
     trial, study, guard = held.trial, held.desk.study, held.desk.guard
     if trial is None or guard is None:
         raise ValueError("a result before its trial has begun")
     _check_values(state, values, len(study.row.spec["directions"]))
     steps = sorted({*message.reports, *message.metrics}) if trial.id > 0 else ()
     found, named = message.reports, message.metrics
-    return partial(
-        attempts.deliver,
-        lease=held.lease,
+    return Delivery(
+        held.lease,
         trial_id=trial.id,
         state=state,
         values=values,
@@ -323,6 +335,7 @@ def _result(
         constraints=partial(_constraints, study=study, trial=trial, message=message),
         weights=None if message.weights is None else (study.row.id, KeptFile(*message.weights)),
         agree=lambda connection: guard.agree(connection, trial.id, state, message.code),
+        agrees_as=None if message.code is not None else (guard, state is TicketState.COMPLETE),
     )
 
 

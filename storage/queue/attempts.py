@@ -8,7 +8,7 @@ the ticket or the attempt back tells whether it had happened (DESIGN: an ambiguo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from storage.files import kept_files
 from storage.queue import leases, optuna_rows, outcomes, rungs
 from storage.queue.locks import change
 from storage.queue.optuna_rows import Trial
+from storage.queue.outcomes import Result
+from storage.queue.rungs import Rung
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -54,6 +56,8 @@ class Report:
     step: int
     value: float | None
     metrics: Mapping[str, float]
+    # Finds its study and the rungs that it has come to, given what was looked at in the same transaction.
+    reached: Callable[[], tuple[int, Sequence[Rung]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,42 @@ class Write:
     ends: AttemptState | None = None
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """An attempt's result, `complete`, `pruned` or `diverged`; or it is `parked`. It is its last write."""
+
+    lease: Lease
+    trial_id: int  # Optuna's; below 0 it is a repeat, of which Optuna's tables have nothing
+    state: TicketState
+    values: Sequence[float] | None  # one a direction; None: diverged, or pruned without a report
+    peak_memory: float | None = None  # bytes
+    error: str | None = None  # how a diverged trial said so
+    reports: Sequence[Report] = ()  # or logged metrics that are not written yet
+    # Finds their values by name, when everything else is written.
+    constraints: Callable[[Connection], Mapping[str, float]] = lambda _connection: {}
+    # Writes what else is to be known of it: the rungs of such reports, what a repeat came to.
+    beside: Callable[[Connection], None] | None = None
+    weights: tuple[int, KeptFile] | None = None  # (study id, file) to keep with a trial that kept no model
+    # Looks whether the result may count; what it returns is returned, and nothing is written.
+    agree: Callable[[Connection], Objection | None] = lambda _connection: None
+    # Of results that share it, only the first that may not count, or all, are looked at.
+    agrees_as: Hashable = None
+
+    @property
+    def ends(self) -> AttemptState:
+        """How the attempt ends if it is not objected to."""
+        return AttemptState(self.state.value)
+
+
+Entry = Report | Write | Delivery
+
+
 def commit(
     write: Callable[[Callable[[Connection], Any]], Any],  # `Database.write`, or one that tries a single time
-    entries: Sequence[Report | Write],
+    entries: Sequence[Entry],
     first: Callable[[Connection], None] = lambda _connection: None,  # looks at what others have committed
 ) -> list[Any]:
-    """Write what several attempts have to say in one transaction, in this order, reports first.
+    """Write what several attempts have to say in one transaction: reports, the rest in this order, results.
 
     Returns for each entry what its verb returned, or the exception that refused it: a lost lease, or a value
     that the database does not take. None of these keeps the others' entries from being written.
@@ -94,25 +128,43 @@ def commit(
 
 
 def _write(
-    connection: Connection, entries: Sequence[Report | Write], first: Callable[[Connection], None]
+    connection: Connection, entries: Sequence[Entry], first: Callable[[Connection], None]
 ) -> list[Any]:
     first(connection)
-    ending = {entry.lease for entry in entries if isinstance(entry, Write) and entry.ends}
+    ending = {entry.lease for entry in entries if not isinstance(entry, Report) and entry.ends}
     lost = leases.hold(connection, {entry.lease for entry in entries}, ending=ending)
-    write_reports(connection, [one for one in entries if isinstance(one, Report) and one.lease not in lost])
+    _report(connection, [one for one in entries if isinstance(one, Report) and one.lease not in lost])
     answers: list[Any] = []
+    results: dict[int, Delivery] = {}  # by place
     for entry in entries:
         refused = lost.get(entry.lease)
         if isinstance(entry, Report):
             answers.append(refused)
-        elif refused is not None:
+            continue
+        if refused is not None:
             ended_so = entry.ends is not None and _state_of(connection, entry.lease) == entry.ends
             answers.append(None if ended_so else refused)  # it had succeeded without our hearing of it
+            continue
+        if isinstance(entry, Delivery):
+            results[len(answers)] = entry
+            answers.append(None)
         else:
             answers.append(_answer(connection, entry.verb))
-            if entry.ends is not None and not isinstance(answers[-1], Exception):
-                lost[entry.lease] = LeaseLostError("this attempt has ended")
+        if entry.ends is not None and not isinstance(answers[-1], Exception):
+            lost[entry.lease] = LeaseLostError("this attempt has ended")
+    for place, answer in zip(results, _deliver(connection, list(results.values())), strict=True):
+        answers[place] = answer
     return answers
+
+
+def _report(connection: Connection, reports: Sequence[Report]) -> None:
+    """Write reports, and the rungs that they come to."""
+    write_reports(connection, reports)
+    reached: dict[int, list[Rung]] = {}
+    for study_id, found in (one.reached() for one in reports if one.reached is not None):
+        reached.setdefault(study_id, []).extend(found)
+    for study_id, all_found in reached.items():
+        rungs.write(connection, study_id, all_found)
 
 
 def _answer(connection: Connection, verb: Callable[[Connection], Any]) -> Any:
@@ -129,20 +181,32 @@ def start_trial(
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     sampler_saw: Mapping[str, Any],
-    *,
-    is_new: bool = False,
 ) -> Trial:
-    """Create the trial with all its parameters and bind it to the ticket, once.
-
-    `is_new`: this very transaction has seen that the ticket has no trial.
-    """
-    bound = None if is_new else connection.execute(_BOUND, {"ticket": lease.ticket_id}).one()
-    if bound is not None and bound.trial_id is not None:
+    """Create the trial with all its parameters and bind it to the ticket, once."""
+    bound = connection.execute(_BOUND, {"ticket": lease.ticket_id}).one()
+    if bound.trial_id is not None:
         return Trial(bound.trial_id, bound.trial_number)  # an earlier try committed; we did not hear of it
-    made = optuna_rows.insert_trial(connection, optuna_study_id, params, distributions)
-    link = {"ticket": lease.ticket_id, "trial": made.id, "trial_is": made.number}
-    connection.execute(_BIND_TICKET, {**link, "saw": json.dumps(dict(sampler_saw))})
-    connection.execute(_BIND_ATTEMPT, {**link, "attempt": lease.attempt})
+    (made,) = start_trials(connection, optuna_study_id, [(lease, params)], distributions, sampler_saw)
+    return made
+
+
+def start_trials(
+    connection: Connection,
+    optuna_study_id: int,
+    begun: Sequence[tuple[Lease, Mapping[str, Any]]],  # with their parameters
+    distributions: Mapping[str, BaseDistribution],
+    sampler_saw: Mapping[str, Any],
+) -> list[Trial]:
+    """`start_trial` of tickets of which this very transaction has seen that they have no trial."""
+    params = [point for _, point in begun]
+    made = optuna_rows.insert_trials(connection, optuna_study_id, params, distributions)
+    links = [
+        {"ticket": lease.ticket_id, "attempt": lease.attempt, "trial": trial.id, "trial_is": trial.number}
+        for (lease, _), trial in zip(begun, made, strict=True)
+    ]
+    saw = json.dumps(dict(sampler_saw))
+    connection.execute(_BIND_TICKET, [{**link, "saw": saw} for link in links])
+    connection.execute(_BIND_ATTEMPT, links)
     return made
 
 
@@ -181,49 +245,44 @@ def write_reports(connection: Connection, reports: Sequence[Report]) -> None:
         connection.execute(upsert, rows)
 
 
-def deliver(
-    connection: Connection,
-    lease: Lease,
-    trial_id: int,  # Optuna's; below 0 it is a repeat, of which Optuna's tables have nothing
-    state: TicketState,
-    values: Sequence[float] | None,  # one a direction; None: diverged, or pruned without a report
-    *,
-    peak_memory: float | None = None,  # bytes
-    error: str | None = None,  # how a diverged trial said so
-    reports: Sequence[Report] = (),  # or logged metrics that are not written yet
-    # Finds their values by name, when everything else is written.
-    constraints: Callable[[Connection], Mapping[str, float]] = lambda _connection: {},
-    # Writes what else is to be known of it: the rungs of such reports, what a repeat came to.
-    beside: Callable[[Connection], None] = lambda _connection: None,
-    weights: tuple[int, KeptFile] | None = None,  # (study id, file) to keep with a trial that kept no model
-    # Looks whether the result may count; what it returns is returned, and nothing is written.
-    agree: Callable[[Connection], Objection | None] = lambda _connection: None,
-) -> Objection | None:
-    """Record the result, `complete`, `pruned` or `diverged`, of trial, ticket, attempt and study at once.
+def _deliver(connection: Connection, deliveries: Sequence[Delivery]) -> list[Objection | None]:
+    """Record results of trials, tickets, attempts and studies at once; returns why one may not count.
 
-    `parked` is recorded in the same way, but that the trial stays open. The transaction holds the lease, and
-    its study.
+    `parked` is recorded in the same way, but that the trial stays open. The transaction holds the leases, and
+    their studies.
     """
-    objection = agree(connection)
-    if objection is not None:
-        return objection
-    write_reports(connection, reports)
-    beside(connection)
-    if weights is not None and kept_files.MODEL not in kept_files.names_of(connection, trial_id):
-        study_id, file = weights
-        kept_files.record(connection, study_id, trial_id, lease.attempt, file)
-    if state is TicketState.DIVERGED:
-        outcomes.diverge(connection, lease, error or "the training diverged", peak_memory)
-        return None
-    if trial_id > 0:
-        for name, value in constraints(connection).items():
+    objections: list[Objection | None] = []
+    asked: set[Hashable] = set()
+    for one in deliveries:
+        objection = None if one.agrees_as in asked else _answer(connection, one.agree)
+        asked |= set() if one.agrees_as is None or objection is not None else {one.agrees_as}
+        objections.append(objection)
+    agreed = [one for one, objection in zip(deliveries, objections, strict=True) if objection is None]
+    write_reports(connection, [report for one in agreed for report in one.reports])
+    left = [one for one in agreed if _is_result(connection, one)]
+    results = [Result(one.lease, one.state, one.values, one.peak_memory) for one in left]
+    outcomes.deliver(connection, results)
+    return objections
+
+
+def _is_result(connection: Connection, one: Delivery) -> bool:
+    """Write what is known of a trial that ends; False where it has diverged, which is all written."""
+    if one.beside is not None:
+        one.beside(connection)
+    if one.weights is not None and kept_files.MODEL not in kept_files.names_of(connection, one.trial_id):
+        study_id, file = one.weights
+        kept_files.record(connection, study_id, one.trial_id, one.lease.attempt, file)
+    if one.state is TicketState.DIVERGED:
+        outcomes.diverge(connection, one.lease, one.error or "the training diverged", one.peak_memory)
+        return False
+    if one.trial_id > 0:
+        for name, value in one.constraints(connection).items():
             key, text = CONSTRAINT + name, json.dumps(value)
-            optuna_rows.set_attribute(connection, "system", trial_id, key, text)
-    if trial_id > 0 and state is not TicketState.PARKED:
-        final = TrialState.COMPLETE if state is TicketState.COMPLETE else TrialState.PRUNED
-        optuna_rows.finish(connection, trial_id, final, values)
-    outcomes.deliver(connection, lease, state, values, peak_memory)
-    return None
+            optuna_rows.set_attribute(connection, "system", one.trial_id, key, text)
+    if one.trial_id > 0 and one.state is not TicketState.PARKED:
+        final = TrialState.COMPLETE if one.state is TicketState.COMPLETE else TrialState.PRUNED
+        optuna_rows.finish(connection, one.trial_id, final, one.values)
+    return True
 
 
 def keep_stored_file(

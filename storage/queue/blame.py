@@ -9,7 +9,8 @@ and nobody brings a result, the study is at fault, and it is stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,7 +33,7 @@ _is_bad = (attempt.c.state == AttemptState.FAILED) & (attempt.c.blames == 1)
 _WENT_WELL = (  # made once, as in `storage.queue.locks`
     worker.update()
     .where(worker.c.id == sa.bindparam("its_worker"))
-    .values(good_attempts=worker.c.good_attempts + 1)
+    .values(good_attempts=worker.c.good_attempts + sa.bindparam("more"))
 )
 
 
@@ -88,7 +89,7 @@ def failed(connection: Connection, row: sa.Row[Any], error: str) -> bool:
     """An attempt at this ticket has failed: it counts against its worker. Says whether that began badly.
 
     A worker whose first attempts all failed gets no more, and its failures are given to others. One that
-    serves every study gets no more of this study (`tickets.claim_next` sees to it), for the study may be
+    serves every study gets no more of this study (`tickets.claim` sees to it), for the study may be
     at fault; it is quarantined when it began badly in two of them.
     """
     one = connection.execute(sa.select(worker).where(worker.c.id == row.worker_id)).first()
@@ -111,18 +112,23 @@ def failed(connection: Connection, row: sa.Row[Any], error: str) -> bool:
     return here or at_fault or quarantined
 
 
-def succeeded(connection: Connection, row: sa.Row[Any]) -> None:
-    """An attempt at this ticket has brought a result: it counts for its worker, and against those the
-    setting failed on.
+def succeeded(connection: Connection, rows: Sequence[sa.Row[Any]]) -> None:
+    """Attempts at these tickets have brought results: they count for their workers, and against those the
+    settings failed on.
 
     One of them is quarantined when at least `BLAMED` settings that failed on it have succeeded elsewhere,
     and they are more than the attempts that went well on it.
     """
-    at_fault = _at_fault(connection, row) if row.failed else {}
-    if at_fault:
-        _give_back_failures_of(connection, at_fault, row.study_id, everywhere=True)
-        locks.hold_workers(connection, [row.worker_id, *at_fault])
-    connection.execute(_WENT_WELL, {"its_worker": row.worker_id})
+    at_fault: dict[str, int] = {}
+    for row in rows:
+        if row.failed and (found := _at_fault(connection, row)):
+            _give_back_failures_of(connection, found, row.study_id, everywhere=True)
+            at_fault |= found
+    here = Counter(row.worker_id for row in rows)
+    if at_fault or len(here) > 1:
+        locks.hold_workers(connection, [*here, *at_fault])
+    for worker_id, count in here.items():
+        connection.execute(_WENT_WELL, {"its_worker": worker_id, "more": count})
     for worker_id, blamed in at_fault.items():
         why = f"{blamed} settings that failed here succeeded on other workers"
         locks.change(connection, worker, worker_id, state=WorkerState.QUARANTINED, reason=why)

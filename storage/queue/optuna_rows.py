@@ -98,22 +98,23 @@ class Trial:
     number: int
 
 
-def insert_trial(
+def insert_trials(
     connection: Connection,
     optuna_study_id: int,
-    params: Mapping[str, Any],
+    points: Sequence[Mapping[str, Any]],
     distributions: Mapping[str, BaseDistribution],
-) -> Trial:
-    """A new RUNNING trial with its parameters, numbered as Optuna numbers: after the newest.
+) -> list[Trial]:
+    """New RUNNING trials with these parameters, numbered as Optuna numbers: after the newest.
 
     Safe beside others: the study's row is locked first, as Optuna does.
     """
     connection.execute(_STUDY, {"study": optuna_study_id})
-    new = {"study_id": optuna_study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
-    row = connection.execute(_NEW_TRIAL, {**new, "its_study": optuna_study_id}).one()
-    if params:
-        connection.execute(_NEW_PARAMS, rows_of_params(row.trial_id, params, distributions))
-    return Trial(row.trial_id, row.number)
+    new = {"study_id": optuna_study_id, "state": TrialState.RUNNING, "its_study": optuna_study_id}
+    made = [Trial(*connection.execute(_NEW_TRIAL, {**new, "datetime_start": _now()}).one()) for _ in points]
+    each = zip(made, points, strict=True)
+    if rows := [row for trial, params in each for row in rows_of_params(trial.id, params, distributions)]:
+        connection.execute(_NEW_PARAMS, rows)
+    return made
 
 
 def rows_of_params(

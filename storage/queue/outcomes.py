@@ -21,6 +21,7 @@ from storage.database.optuna_tables import TrialState, reports
 from storage.database.records import AttemptState, Lease, Need, StudyState, TicketState, objective_name
 from storage.database.tables import attempt, is_parked, is_queued, is_running, metric, study, ticket, worker
 from storage.files import kept_files
+from storage.history import columns
 from storage.history.trials import Leader, front, leader
 from storage.queue import blame, events, locks, optuna_rows, seconds
 from storage.queue.locks import change
@@ -49,39 +50,69 @@ class _Ending:
     others: bool  # tickets of the study run beside it, as far as was looked
 
 
-def deliver(
-    connection: Connection,
-    lease: Lease,
-    state: TicketState,
-    values: Sequence[float] | None,
-    peak_memory: float | None = None,
-) -> None:
-    """The attempt brought a result: `complete` with values, or `pruned`; or it is `parked`."""
-    ending = _close(connection, lease, AttemptState(state.value), None, peak_memory)
-    leave = _LEAVE if ending.study.budget_epochs is None else _REST
-    connection.execute(leave, {"its_ticket": lease.ticket_id, "state": state})
-    blame.succeeded(connection, ending.ticket)
-    its = ending.study
+@dataclass(frozen=True)
+class Result:
+    """What an attempt brought: `complete` with values, or `pruned`; or it is `parked`."""
+
+    lease: Lease
+    state: TicketState
+    values: Sequence[float] | None
+    peak_memory: float | None = None  # bytes
+
+
+def deliver(connection: Connection, results: Sequence[Result]) -> None:
+    """Attempts brought results. They count one after another, or, where their study looks at each alone for
+    no more than whether it is the best, together.
+    """
+    rows = connection.execute(_TICKETS, columns.among([one.lease.ticket_id for one in results]).given)
+    by_ticket = {row.id: row for row in rows}
+    found = [(one, by_ticket[one.lease.ticket_id]) for one in results if one.lease.ticket_id in by_ticket]
+    for study_id in {row.study_id: None for _, row in found}:
+        mine = [pair for pair in found if pair[1].study_id == study_id]
+        its = _held(connection, study_id)
+        if _is_plain(its):
+            _deliver(connection, its, mine)
+            continue
+        for pair in mine:
+            _deliver(connection, _held(connection, study_id), [pair])
+
+
+def _is_plain(its: sa.Row[Any]) -> bool:
+    """Whether a study runs and no result ends it."""
+    return its.state == StudyState.RUNNING and its.budget_target is None and its.budget_patience is None
+
+
+def _deliver(connection: Connection, its: sa.Row[Any], found: Sequence[tuple[Result, sa.Row[Any]]]) -> None:
+    ends = [
+        _end_of(one.lease, AttemptState(one.state.value), peak_memory=one.peak_memory) for one, _ in found
+    ]
+    others = _end_attempts(connection, its, ends)
+    leave = _LEAVE if its.budget_epochs is None else _REST
+    connection.execute(leave, [{"its_ticket": row.id, "state": one.state} for one, row in found])
+    blame.succeeded(connection, [row for _, row in found])
     if its.failing:
         change(connection, study, its.id, failing=0)
-    value = None
-    if values is not None and state is TicketState.COMPLETE and len(values) == 1 and math.isfinite(values[0]):
-        value = values[0]
-    plain = its.state == StudyState.RUNNING and its.budget_target is None and its.budget_patience is None
-    if value is not None and not (plain and _is_no_better(its, value)):
-        value = value if optuna_rows.is_feasible(connection, ending.ticket.trial_id) else None
-    better = value is not None and _is_best(connection, ending, value)
-    if its.budget_patience is not None and values is not None and len(values) > 1:
-        better = _is_on_front(connection, ending, values)
-    if plain:
-        if not ending.others and not _goes_on(connection, its):
-            conclude(connection, its.id)
-        return
-    if its.state == StudyState.STOPPING and (its.ended_why or "").startswith(FAILING):  # it works, then
-        change(connection, study, its.id, state=StudyState.RUNNING, ended_why=None)
-    _end_at_target(connection, its, value)
-    _lose_patience(connection, ending, better)
-    conclude(connection, its.id)
+    plain = _is_plain(its)
+    for one, row in found:
+        ending, value = _Ending(its, row, others), None
+        if one.values is not None and one.state is TicketState.COMPLETE and len(one.values) == 1:
+            value = one.values[0] if math.isfinite(one.values[0]) else None
+        if value is not None and not (plain and _is_no_better(its, value)):
+            value = value if optuna_rows.is_feasible(connection, row.trial_id) else None
+        better = value is not None and _is_best(connection, ending, value)
+        if plain:
+            if value is not None and (better or its.best_value is None):
+                its = _held(connection, its.id)  # with the best value that the next one meets
+            continue
+        if its.budget_patience is not None and one.values is not None and len(one.values) > 1:
+            better = _is_on_front(connection, ending, one.values)
+        if its.state == StudyState.STOPPING and (its.ended_why or "").startswith(FAILING):  # it works, then
+            change(connection, study, its.id, state=StudyState.RUNNING, ended_why=None)
+        _end_at_target(connection, its, value)
+        _lose_patience(connection, ending, better)
+        conclude(connection, its.id)
+    if plain and not others and not _goes_on(connection, its):
+        conclude(connection, its.id)
 
 
 def fail(
@@ -286,16 +317,42 @@ def _close(
     its_study = locks.hold_study_of(connection, lease.ticket_id)
     if its_study is None:
         raise LeaseLostError("the study was deleted")
-    others = seconds.stop_when_idle(connection, its_study, leaving=lease.ticket_id)
-    which = {"its_ticket": lease.ticket_id, "its_attempt": lease.attempt}
-    ends = {"state": state, "error": error, "peak_memory": peak_memory, "blames": int(blames)}
-    connection.execute(_END, {**which, **ends})
-    return _Ending(its_study, connection.execute(_TICKET, {"its_ticket": lease.ticket_id}).one(), others)
+    ends = [_end_of(lease, state, error, peak_memory, blames=blames)]
+    others = _end_attempts(connection, its_study, ends)
+    (row,) = connection.execute(_TICKETS, columns.among([lease.ticket_id]).given)
+    return _Ending(its_study, row, others)
+
+
+def _end_of(
+    lease: Lease,
+    state: AttemptState,
+    error: str | None = None,
+    peak_memory: float | None = None,
+    *,
+    blames: bool = True,
+) -> dict[str, Any]:
+    """What `_END` binds."""
+    how = {"state": state, "error": error, "peak_memory": peak_memory, "blames": int(blames)}
+    return {"its_ticket": lease.ticket_id, "its_attempt": lease.attempt, **how}
+
+
+def _end_attempts(connection: Connection, its: sa.Row[Any], ends: Sequence[dict[str, Any]]) -> bool:
+    """End records of attempts of a study, held; whether others run beside them, where it was looked."""
+    others = seconds.stop_when_idle(connection, its, leaving=[one["its_ticket"] for one in ends])
+    connection.execute(_END, ends)
+    return others
+
+
+def _held(connection: Connection, study_id: int) -> sa.Row[Any]:
+    row = locks.hold_study(connection, study_id)
+    if row is None:
+        raise LeaseLostError("the study was deleted")
+    return row
 
 
 # Statements are made once, as in `storage.queue.locks`.
 _ITS_TICKET = ticket.c.id == sa.bindparam("its_ticket")
-_TICKET = sa.select(ticket).where(_ITS_TICKET)
+_TICKETS = sa.select(ticket).where(columns.is_among(ticket.c.id))
 _LEAVE = ticket.update().where(_ITS_TICKET).values(worker_id=None, runner=None, lease_until=None)
 _ANY = sa.select(ticket.c.id).where(ticket.c.study_id == sa.bindparam("its_study")).limit(1)
 _RUNNING, _PARKED = _ANY.where(is_running), _ANY.where(is_parked)

@@ -190,7 +190,8 @@ def carry_on(connection: Connection, row: StudyRow, trial: int, epochs: int = 0)
     if its is None or old is None or connection.execute(there).first() is not None:
         return None
     (known,) = read_whole(connection, [old.trial_id])
-    made = optuna_rows.insert_trial(connection, row.optuna_study_id, known.params, known.distributions)
+    its_study, distributions = row.optuna_study_id, known.distributions
+    (made,) = optuna_rows.insert_trials(connection, its_study, [known.params], distributions)
     optuna_rows.upsert_reports(connection, [(made.id, *one) for one in known.intermediate_values.items()])
     for key, value in known.user_attrs.items():
         optuna_rows.set_attribute(connection, "user", made.id, key, json.dumps(value))

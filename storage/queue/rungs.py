@@ -68,9 +68,9 @@ _FORGET = (
 
 def write(connection: Connection, study_id: int, reached: Sequence[Rung]) -> None:
     """Trials have come to these rungs; one that was reached before has the new value."""
-    for one in reached:
-        values = {**vars(one), "study_id": study_id, "its": study_id}
-        connection.execute(overwriting(connection.dialect.name, rung, "trial_id", "rung", **_ALSO), values)
+    if reached:
+        rows = [{**vars(one), "study_id": study_id, "its": study_id} for one in reached]
+        connection.execute(overwriting(connection.dialect.name, rung, "trial_id", "rung", **_ALSO), rows)
 
 
 def forget_after(connection: Connection, study_id: int, trial_id: int, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from sqlalchemy.engine import Connection
 from storage.database.clock import database_now
 from storage.database.records import StudyRow, TicketState
 from storage.database.tables import study, ticket
+from storage.history import columns
 
 
 def used(connection: Connection, row: StudyRow | sa.Row[Any]) -> float:
@@ -30,8 +32,8 @@ def stop(connection: Connection, row: sa.Row[Any]) -> None:
         _note(connection, row, used(connection, row), None)
 
 
-def stop_when_idle(connection: Connection, row: sa.Row[Any], leaving: int | None = None) -> bool:
-    """Count no more when no ticket but `leaving`, whose attempt ends now, has a live lease.
+def stop_when_idle(connection: Connection, row: sa.Row[Any], leaving: Collection[int] = ()) -> bool:
+    """Count no more when no tickets but `leaving`, whose attempts end now, have a live lease.
 
     Returns whether another ticket runs; False where nobody looked, for nothing is counted.
 
@@ -43,7 +45,7 @@ def stop_when_idle(connection: Connection, row: sa.Row[Any], leaving: int | None
     seen = _look(connection, row.id, leaving)
     if seen.live is None:
         until = _counted_until(row, seen)
-        goes_on = leaving is not None and seen.others is not None
+        goes_on = bool(leaving) and seen.others is not None
         _note(connection, row, _with(row, until), until if goes_on else None)
     return seen.others is not None
 
@@ -62,8 +64,8 @@ def _with(row: Any, until: float) -> float:
     return float(row.seconds_used + until - row.clock_started_at)
 
 
-def _look(connection: Connection, study_id: int, leaving: int | None = None) -> sa.Row[Any]:
-    return connection.execute(_LEASES, {"its_study": study_id, "leaving": leaving or 0}).one()
+def _look(connection: Connection, study_id: int, leaving: Collection[int] = ()) -> sa.Row[Any]:
+    return connection.execute(_LEASES, {"its_study": study_id, **columns.among(leaving).given}).one()
 
 
 def _note(connection: Connection, row: sa.Row[Any], seconds: float, since: float | None) -> None:
@@ -74,7 +76,7 @@ def _note(connection: Connection, row: sa.Row[Any], seconds: float, since: float
 _THIS = study.update().where(study.c.id == sa.bindparam("its_study"))
 _START = _THIS.where(study.c.clock_started_at.is_(None)).values(clock_started_at=database_now())
 _RUN = (ticket.c.study_id == sa.bindparam("its_study"), ticket.c.state == TicketState.RUNNING)
-_OTHERS = sa.select(ticket.c.id).where(*_RUN, ticket.c.id != sa.bindparam("leaving")).limit(1)
+_OTHERS = sa.select(ticket.c.id).where(*_RUN, sa.not_(columns.is_among(ticket.c.id))).limit(1)
 # Now, when the last lease ends, and whether tickets but `leaving` run, and with a live lease.
 _LEASES = sa.select(
     database_now().label("now"),

@@ -33,8 +33,8 @@ _MANY = 1_000  # tickets: until PostgreSQL has counted so many, it sorts them al
 # A parked ticket's trial, by Optuna's id; the epoch at which it is parked next; how many epochs that is.
 Goes = tuple[int, int, int]
 Parked = Callable[[Sequence[int]], Collection[int]]  # trials, by Optuna's ids -> those that are parked
-# Who is parked, and epochs that are left for it -> one that goes on.
-Promote = Callable[[Connection, Parked, float], Goes | None]
+# Learns what is new; then: who is parked, and epochs that are left for it -> one that goes on.
+Promote = Callable[[Connection], Callable[[Parked, float], Goes | None]]
 Takes = tuple[Need, ...] | None  # tickets of these needs; None: any
 BESIDE = (Need.NOTHING,)  # what a runner with lanes takes together
 
@@ -80,7 +80,24 @@ def claim_next(
     device: str,
     lease_seconds: float,
     takes: Takes = None,
-    slot: int = 0,  # the runner's place for the ticket, for a runner that holds several
+    slot: int = 0,
+    **how: Any,
+) -> Claim | NothingToClaim:
+    """`claim` for one slot."""
+    asks = study_id, worker_id, runner, device, lease_seconds, takes
+    found, nothing = claim(connection, *asks, slots=[slot], **how)
+    return nothing or found[slot]
+
+
+def claim(
+    connection: Connection,
+    study_id: int,
+    worker_id: str,
+    runner: int,
+    device: str,
+    lease_seconds: float,
+    takes: Takes,
+    slots: Sequence[int],  # the runner's places for tickets that are free
     # Chooses among parked tickets; None: the study parks none. It is asked before the study's row is held,
     # and again with it, when none of them moves.
     promote: Promote | None = None,
@@ -88,8 +105,10 @@ def claim_next(
     # Of an earlier claim of this study that was committed; what came later is looked through for trials that
     # plain Optuna left waiting.
     none_waits: int = 0,
-) -> Claim | NothingToClaim:
-    """Lease the next ticket to a new attempt of this runner: one that is promoted, else one that waits.
+) -> tuple[dict[int, Claim], NothingToClaim | None]:
+    """Lease tickets to new attempts of this runner, one a slot: what is promoted, then what waits.
+
+    Returns the claims by slot, and why there is none for the slots that are left.
 
     Safe beside others: it looks first, and holds nothing where there is nothing to claim. Then the study's
     row is locked, so that claims of one study come one after another and pause, stop and target take effect
@@ -98,80 +117,118 @@ def claim_next(
     this worker comes last, so that another may try it. A slot has one ticket at a time, so a claim whose
     answer was lost is found again, not repeated.
     """
-    asks = {"its_study": study_id, "its_worker": worker_id, "its_runner": runner, "its_slot": slot}
-    seen = connection.execute(_look(takes), asks).first()
+    asks = {"its_study": study_id, "its_worker": worker_id, "its_runner": runner}
+    among = {**asks, **columns.among(slots).given}
+    seen = connection.execute(_look(takes), among).first()
     if seen is None:
-        return NothingToClaim(ended=True, why="the study was deleted")
-    if seen.mine is not None:
-        mine = connection.execute(sa.select(ticket).where(ticket.c.id == seen.mine)).one()
-        return _claim(connection, mine)
-    goes_on = partial(_promotion, connection, seen, promote)
-    nothing = _nothing(connection, worker_id, seen, takes, goes_on)
+        return {}, NothingToClaim(ended=True, why="the study was deleted")
+    mine = connection.execute(_MINE, among).all() if seen.mine is not None else ()
+    found = dict(zip([row.slot for row in mine], _claims(connection, mine), strict=True))
+    free = [slot for slot in slots if slot not in found]
+    if not free:
+        return found, None
+    parked = _Parked(connection, seen, promote)
+    nothing = _nothing(connection, worker_id, seen, takes, parked.goes_on)
     if nothing is not None:
-        return nothing
+        return found, nothing
     row = locks.hold_study(connection, study_id)
     if row is None or StudyState(row.state) is not StudyState.RUNNING:  # since the look
-        return NothingToClaim(ended=False, why="the study has changed")
+        return found, NothingToClaim(ended=False, why="the study has changed")
     if outcomes.end_when_seconds_are_spent(connection, row):
         outcomes.conclude(connection, study_id)
-        return NothingToClaim(ended=False, why="the budget of seconds is spent")
+        return found, NothingToClaim(ended=False, why="the budget of seconds is spent")
     if not seen.works:  # nobody has noticed yet that every lease expired
         seconds.stop_when_idle(connection, row)
-    taking = {**asks, "lease": lease_seconds, "reserved": epochs}
-    chosen, goes = None, goes_on(takes)
-    begun = outcomes.room(connection, row) < epochs  # only what has its epochs already
-    if goes is not None:
-        promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1], "reserved": goes[2]}
-        chosen = connection.execute(_LEASE_PROMOTED, promoted).first()
-    if chosen is None:
-        chosen = _take(connection, taking, takes, begun, shy=bool(seen.bad_attempts))
-    if chosen is None and row.budget_trials is None and _takes_new(takes) and not begun:
-        add(connection, study_id, [None], first=next_number(connection, study_id))
-        chosen = _take(connection, taking, takes, begun)
-    if chosen is None:
-        if begun and goes_on(None) is None:
+    parked = _Parked(connection, seen, promote, held=takes)
+    chosen: list[sa.Row[Any]] = []
+    for slot in free:
+        taking = {**asks, "its_slot": slot, "lease": lease_seconds, "reserved": epochs}
+        begun = outcomes.room(connection, row) < epochs  # only what has its epochs already
+        leased = parked.promote(taking)
+        if leased is None:
+            leased = _take(connection, taking, takes, begun, shy=bool(seen.bad_attempts))
+        if leased is None and row.budget_trials is None and _takes_new(takes) and not begun:
+            add(connection, study_id, [None], first=next_number(connection, study_id))
+            leased = _take(connection, taking, takes, begun)
+        if leased is None:
+            nothing = NothingToClaim(ended=False, why="every trial is done or running elsewhere")
+            break
+        chosen.append(leased)
+    if not chosen:
+        if begun and parked.goes_on(None) is None:
             outcomes.end_when_epochs_are_spent(connection, study_id)
-        outcomes.conclude(connection, study_id, lambda: goes_on(None) is None)
-        return NothingToClaim(ended=False, why="every trial is done or running elsewhere")
-    if chosen.point is None and chosen.trial_id is None and chosen.retry_of is None:
-        chosen, none_waits = _with_waiting(connection, row.optuna_study_id, chosen, none_waits)
+        outcomes.conclude(connection, study_id, lambda: parked.goes_on(None) is None)
+        return found, nothing
+    chosen, none_waits = _with_waiting(connection, row.optuna_study_id, chosen, none_waits)
     if row.clock_started_at is None or not seen.works:
         seconds.start(connection, study_id)
-    what = {"ticket_id": chosen.id, "number": chosen.attempt, "state": AttemptState.RUNNING}
-    trial = {"trial_id": chosen.trial_id, "trial_number": chosen.trial_number}
-    where = {"worker_id": worker_id, "runner": runner, "device": device}
-    connection.execute(_BEGIN, {**what, **trial, **where})
-    return _claim(connection, chosen, none_waits)
+    where = {"worker_id": worker_id, "runner": runner, "device": device, "state": AttemptState.RUNNING}
+    connection.execute(_BEGIN, [where | _attempt_at(one) for one in chosen])
+    claims = _claims(connection, chosen, none_waits)
+    return found | dict(zip(free, claims, strict=False)), nothing
 
 
 def _takes_new(takes: Takes) -> bool:
     return takes is None or Need.NOTHING in takes
 
 
-def _promotion(
-    connection: Connection, seen: sa.Row[Any], promote: Promote | None, takes: Takes
-) -> Goes | None:
-    def parked(trials: Sequence[int]) -> Collection[int]:
-        """Of the best, few: to read who all are would take long with the study's row held."""
-        asked = {"its_study": seen.id, **columns.among(trials).given}
-        return connection.scalars(_parked_of(takes), asked).all()
+class _Parked:
+    """The parked tickets of a study in one claim, and which of them goes on.
 
-    return promote and promote(connection, parked, outcomes.room(connection, seen))
+    `held`: the study's row is, and tickets of these needs are taken, so that nobody else parks or promotes:
+    each is asked for once.
+    """
+
+    def __init__(
+        self, connection: Connection, seen: sa.Row[Any], promote: Promote | None, held: Takes = ()
+    ) -> None:
+        self._connection, self._seen, self._held = connection, seen, held
+        self._choice = cache(partial(promote, connection)) if promote is not None else None
+        self._known: dict[int, bool] = {}
+
+    def goes_on(self, takes: Takes) -> Goes | None:
+        """The one of these needs that goes on."""
+        if self._choice is None:
+            return None
+        return self._choice()(partial(self._among, takes), outcomes.room(self._connection, self._seen))
+
+    def promote(self, taking: Mapping[str, Any]) -> sa.Row[Any] | None:
+        """Lease the one that goes on."""
+        goes = self.goes_on(self._held)
+        if goes is None:
+            return None
+        self._known[goes[0]] = False
+        promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1], "reserved": goes[2]}
+        return self._connection.execute(_LEASE_PROMOTED, promoted).first()
+
+    def _among(self, takes: Takes, trials: Sequence[int]) -> Collection[int]:
+        """Of the best, few: to read who all are would take long with the study's row held."""
+        known = self._known if takes == self._held else {}
+        if new := [one for one in trials if one not in known]:
+            asked = {"its_study": self._seen.id, **columns.among(new).given}
+            there = set(self._connection.scalars(_parked_of(takes), asked))
+            known.update((one, one in there) for one in new)
+        return [one for one in trials if known[one]]
 
 
 def _with_waiting(
-    connection: Connection, optuna_study_id: int, blank: sa.Row[Any], after: int
-) -> tuple[sa.Row[Any], int]:
-    """The blank ticket with the trial that plain Optuna has left waiting, if there is one: it counts here.
+    connection: Connection, optuna_study_id: int, chosen: Sequence[sa.Row[Any]], after: int
+) -> tuple[list[sa.Row[Any]], int]:
+    """Blank tickets with the trials that plain Optuna has left waiting, if there are any: they count here.
 
     And up to which trial none waits (`optuna_rows.take_waiting`).
     """
-    trial, point, none_waits = optuna_rows.take_waiting(connection, optuna_study_id, after)
-    if trial is None:
-        return blank, none_waits
-    changed = ticket.update().where(ticket.c.id == blank.id)
-    changed = changed.values(trial_id=trial.id, trial_number=trial.number, point=point)
-    return connection.execute(changed.returning(ticket)).one(), none_waits
+    found, may_wait, none_waits = [], True, after
+    for one in chosen:
+        if may_wait and one.point is None and one.trial_id is None and one.retry_of is None:
+            trial, point, none_waits = optuna_rows.take_waiting(connection, optuna_study_id, none_waits)
+            may_wait = trial is not None
+            if trial is not None:
+                changed = ticket.update().where(ticket.c.id == one.id)
+                changed = changed.values(trial_id=trial.id, trial_number=trial.number, point=point)
+                one = connection.execute(changed.returning(ticket)).one()
+        found.append(one)
+    return found, none_waits
 
 
 def _nothing(
@@ -287,15 +344,19 @@ _LEASE_PROMOTED = (
 _BEGIN = attempt.insert().values(started_at=database_now())
 
 
+_is_mine = sa.and_(
+    ticket.c.worker_id == sa.bindparam("its_worker"),
+    ticket.c.runner == sa.bindparam("its_runner"),
+    columns.is_among(ticket.c.slot),
+)
+_MINE = sa.select(ticket).where(ticket.c.study_id == _ITS_STUDY, is_running, _is_mine).order_by(ticket.c.id)
+
+
 @cache
 def _look(takes: Takes) -> sa.Select[Any]:
     """What a claim depends on: study, worker, and whether tickets wait, run and are worked at."""
     running = sa.select(ticket.c.id).where(ticket.c.study_id == _ITS_STUDY, is_running)
-    mine = running.where(
-        ticket.c.worker_id == sa.bindparam("its_worker"),
-        ticket.c.runner == sa.bindparam("its_runner"),
-        ticket.c.slot == sa.bindparam("its_slot"),
-    )
+    mine = running.where(_is_mine)
     works = running.where(ticket.c.lease_until > database_now())
     waits = _waiting(takes).order_by(None)  # any of them
     there = {"mine": mine, "waits": waits, "runs": running, "works": works}
@@ -356,10 +417,15 @@ def is_over(connection: Connection, ticket_id: int) -> bool:
     return state is None or TicketState(state).ended
 
 
-_PARKED = sa.select(
-    sa.func.coalesce(sa.func.max(attempt.c.number), 0),
-    sa.func.coalesce(sa.func.sum(attempt.c.ended_at - attempt.c.started_at), 0.0),
-).where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.state == AttemptState.PARKED)
+_PARKED = (
+    sa.select(
+        attempt.c.ticket_id,
+        sa.func.max(attempt.c.number),
+        sa.func.coalesce(sa.func.sum(attempt.c.ended_at - attempt.c.started_at), 0.0),
+    )
+    .where(columns.is_among(attempt.c.ticket_id), attempt.c.state == AttemptState.PARKED)
+    .group_by(attempt.c.ticket_id)
+)
 
 
 _COPIED = sa.select(ticket.c.number).where(
@@ -375,12 +441,22 @@ def next_number(connection: Connection, study_id: int) -> int:
     return 0 if newest is None else int(newest) + 1
 
 
-def _claim(connection: Connection, row: sa.Row[Any], none_waits: int = 0) -> Claim:
-    parked, worked, copies = 0, 0.0, None
+def _attempt_at(row: sa.Row[Any]) -> dict[str, Any]:
+    its = {"trial_id": row.trial_id, "trial_number": row.trial_number}
+    return {"ticket_id": row.id, "number": row.attempt, **its}
+
+
+def _claims(connection: Connection, rows: Sequence[sa.Row[Any]], none_waits: int = 0) -> list[Claim]:
+    promoted = [row.id for row in rows if row.stop_at is not None]
+    parked = connection.execute(_PARKED, columns.among(promoted).given) if promoted else ()
+    before = {ticket_id: (number, worked) for ticket_id, number, worked in parked}
+    return [_claim(connection, row, before.get(row.id, (0, 0.0)), none_waits) for row in rows]
+
+
+def _claim(connection: Connection, row: sa.Row[Any], parked: tuple[int, float], none_waits: int) -> Claim:
+    copies = None
     if row.retry_of is not None:
         copies = connection.scalar(_COPIED, {"its_study": row.study_id, "trial": row.retry_of})
-    if row.stop_at is not None:
-        parked, worked = connection.execute(_PARKED, {"ticket": row.id}).one()
     return Claim(
         lease=Lease(row.id, row.attempt),
         study_id=row.study_id,
@@ -392,8 +468,8 @@ def _claim(connection: Connection, row: sa.Row[Any], none_waits: int = 0) -> Cla
         alone=Need(row.alone),
         lost=row.lost,
         stop_at=row.stop_at,
-        parked=parked,
-        worked=worked,
+        parked=parked[0],
+        worked=parked[1],
         copies=copies,
         none_waits=none_waits,
     )

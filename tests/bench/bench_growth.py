@@ -27,9 +27,9 @@ from typing import Any
 
 from hpo.spec import StudySpec
 from hpo.worker.study import Held, ServedStudy
-from storage.database.records import AttemptState, Claim, StudyRow, TicketState
+from storage.database.records import Claim, StudyRow, TicketState
 from storage.queue import attempts, rungs, studies, tickets
-from storage.queue.attempts import Report, Write
+from storage.queue.attempts import Delivery, Report, Write
 from storage.queue.optuna_rows import Trial
 from tests.bench.big_study import PARAMETERS, RUNGS, grow
 from tests.support.shared import LEASE, Party
@@ -231,16 +231,9 @@ class Ours:
 
     def _deliver(self) -> None:
         for number, (claim, trial, _) in enumerate(self._held):
-            deliver = partial(
-                attempts.deliver,
-                lease=claim.lease,
-                trial_id=trial.id,
-                state=TicketState.COMPLETE,
-                values=(0.5,),
-                agree=self._same_code,
-            )
+            its = claim.lease, trial.id, TicketState.COMPLETE, (0.5,)
             began = time.perf_counter()
-            (said,) = attempts.commit(self._write, [Write(claim.lease, deliver, ends=AttemptState.COMPLETE)])
+            (said,) = attempts.commit(self._write, [Delivery(*its, agree=self._same_code)])
             assert said is None, said
             if number:
                 self.times.add("deliver", time.perf_counter() - began)

@@ -28,7 +28,6 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from storage.database.engine import Database
 from storage.database.records import AttemptState, Claim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, worker
 from storage.queue import attempts, studies, tickets, workers
-from storage.queue.attempts import Report, Write
+from storage.queue.attempts import Delivery, Entry, Report
 from tests.bench.big_study import PARAMETERS
 from tests.support.pg import PgServer
 from tests.support.shared import make_study, reopen, steer
@@ -131,22 +130,15 @@ class Simulated:
         self._first_step = 0
 
     def _deliver(self, claim: Claim) -> None:
-        deliver = partial(
-            attempts.deliver,
-            lease=claim.lease,
-            trial_id=self._trial_id,
-            state=TicketState.COMPLETE,
-            values=(random.random(),),
-            agree=self._same_code,
-        )
+        its = claim.lease, self._trial_id, TicketState.COMPLETE, (random.random(),)
         with self._timed("deliver"):
-            self._commit(Write(claim.lease, deliver, ends=AttemptState.COMPLETE))
+            self._commit(Delivery(*its, agree=self._same_code))
         self._claim = None
 
     def _same_code(self, connection: Any) -> None:
         studies.pinned_code(connection, self._study.id, {"code": "the same"})
 
-    def _commit(self, entry: Report | Write) -> None:
+    def _commit(self, entry: Entry) -> None:
         (answer,) = attempts.commit(self._database.write, [entry])
         if isinstance(answer, Exception):
             self._seen.lost += 1

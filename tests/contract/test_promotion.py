@@ -39,15 +39,20 @@ from tests.support.waiting import wait_until
 PROMOTE = {"name": "asha", "min_epochs": 1, "max_epochs": 9, "reduction_factor": 3, "mode": "promote"}
 
 
-def first_of(connection: Any, parked: Parked, _room: float) -> tuple[int, int, int] | None:
+def first_of(connection: Any) -> Any:
     """A rule that promotes whatever is parked, to be parked at epoch 3."""
     trials = connection.scalars(sa.select(ticket.c.trial_id).where(ticket.c.trial_id.isnot(None))).all()
-    found = parked(trials)
-    return (min(found), 3, 2) if found else None
+
+    def choose(parked: Parked, _room: float) -> tuple[int, int, int] | None:
+        found = parked(trials)
+        return (min(found), 3, 2) if found else None
+
+    return choose
 
 
-def nobody(_connection: Any, _parked: Parked, _room: float) -> None:
+def nobody(_connection: Any) -> Any:
     """A rule that promotes nothing."""
+    return lambda _parked, _room: None
 
 
 def park(one: Party, value: float = 0.5, step: int = 1, **how: Any) -> Claim:
@@ -121,9 +126,9 @@ def test_who_is_chosen_twice_is_taken_once(database: Database, party: Opener) ->
     trial = ticket_row(database, first.lease).trial_id
     one.begin()
 
-    def outdated(connection: Any, _parked: Any, _room: float) -> tuple[int, int, int]:
+    def outdated(connection: Any) -> Any:
         connection.execute(sa.text("UPDATE hpo_ticket SET state = 'running' WHERE state = 'parked'"))
-        return trial, 3, 2
+        return lambda _parked, _room: (trial, 3, 2)
 
     found = party(study).try_claim(promote=outdated)
     assert isinstance(found, NothingToClaim)

@@ -14,6 +14,7 @@ from storage.database.errors import LeaseLostError
 from storage.database.records import Claim, KeptFile, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.files import kept_files
 from storage.queue import leases, outcomes, rungs, studies, tickets, workers
+from storage.queue.outcomes import Result
 from storage.queue.rungs import Rung
 from tests.integration.conftest import Stage
 from tests.support.clock import shift
@@ -46,7 +47,7 @@ def delivering(one: Party, claim: Claim) -> Any:
 
     def verb(connection: Any) -> None:
         leases.hold(connection, {claim.lease}, ending={claim.lease})
-        outcomes.deliver(connection, claim.lease, TicketState.COMPLETE, (1.0,))
+        outcomes.deliver(connection, [Result(claim.lease, TicketState.COMPLETE, (1.0,))])
 
     return verb
 
@@ -214,7 +215,7 @@ def test_a_reached_target_beside_a_claim_starts_nothing_new(
 
     def deliver(connection: Any) -> None:
         leases.hold(connection, {claim.lease}, ending={claim.lease})
-        outcomes.deliver(connection, claim.lease, TicketState.COMPLETE, (0.95,))
+        outcomes.deliver(connection, [Result(claim.lease, TicketState.COMPLETE, (0.95,))])
 
     with stage.holding(one.database, deliver):
         later = stage.start(other.try_claim)

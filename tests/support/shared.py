@@ -97,7 +97,7 @@ class Party:
         study = self.study.id
         return self.database.write(
             lambda connection: tickets.claim_next(
-                connection, study, self.id, runner, "cpu", LEASE, takes, slot, promote
+                connection, study, self.id, runner, "cpu", LEASE, takes, slot, promote=promote
             )
         )
 

@@ -14,7 +14,7 @@ from storage.database.errors import LeaseLostError
 from storage.database.records import AttemptState, Claim, KeptFile, Lease, Need, TicketState
 from storage.files import kept_files
 from storage.queue import attempts, leases, optuna_rows, outcomes
-from storage.queue.attempts import Report, Write
+from storage.queue.attempts import Delivery, Entry, Report, Write
 from storage.queue.optuna_rows import Owner, Trial
 
 
@@ -75,16 +75,17 @@ class Writer:
         weights: tuple[int, KeptFile] | None = None,
         agree: Callable[[Any], Exception | None] = lambda _connection: None,
     ) -> None:
-        self._end(
-            AttemptState(state.value),
-            attempts.deliver,
-            trial_id=self._trial_id(),
-            state=state,
-            values=values,
-            error=error,
-            constraints=lambda _connection: constraints or {},
-            weights=weights,
-            agree=agree,
+        self._commit(
+            Delivery(
+                self._held(),
+                self._trial_id(),
+                state,
+                values,
+                error=error,
+                constraints=lambda _connection: constraints or {},
+                weights=weights,
+                agree=agree,
+            )
         )
 
     def fail(self, error: str, peak_memory: float | None = None) -> None:
@@ -135,7 +136,7 @@ class Writer:
         lease = self._held()
         self._commit(Write(lease, partial(verb, lease=lease, **fields), ends=ended))
 
-    def _commit(self, entry: Report | Write) -> Any:
+    def _commit(self, entry: Entry) -> Any:
         (answer,) = attempts.commit(self.database.write, [entry])
         if isinstance(answer, Exception):
             raise answer

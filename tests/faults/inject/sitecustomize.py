@@ -142,7 +142,7 @@ def _without_atomic_claim() -> None:
 
     def claimed(self: Any, orders: Any, connection: Any) -> Any:
         (order,) = orders
-        desk = order.desk
+        (desk,) = order.desks
         free = sa.select(ticket).where(ticket.c.study_id == desk.study.row.id, ticket.c.state == "queued")
         row = connection.execute(free.order_by(ticket.c.number).limit(1)).first()
         if row is None:
@@ -160,9 +160,10 @@ def _without_atomic_claim() -> None:
             ).one()
             new = optuna_rows.upsert(c.dialect.name, attempt).values(device="cpu", **trial, **me)
             c.execute(new.on_conflict_do_nothing())
-            return tickets._claim(c, held)
+            (claim,) = tickets._claims(c, [held])
+            return claim
 
-        return [(self.transact(take), None, {})]
+        return [(desk, (self.transact(take), None, {}))]
 
     Dispatch.claimed = claimed  # type: ignore[method-assign]
     Clerk._is_one_study = staticmethod(lambda *_: False)  # type: ignore[method-assign, assignment]
