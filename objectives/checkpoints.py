@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,15 +34,18 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def capture(setup: Setup, progress: Progress, best: dict[str, Tensor]) -> dict[str, Any]:
     """Return everything that the loop changes. `best` is left out where it equals the present weights."""
-    return {
-        "version": VERSION,
-        "progress": asdict(progress),
+    return _beside(progress, best) | {
         "model": setup.model.state_dict(),
-        "best": None if progress.best_epoch == progress.epoch else best,
         "optimizer": setup.optimizer.state_dict(),
         "plateau": setup.plateau.state(),
         "scaler": setup.scaler.state_dict(),
     }
+
+
+def _beside(progress: Progress, best: dict[str, Tensor]) -> dict[str, Any]:
+    """What `capture` returns beside what stands in the setup itself."""
+    newest = progress.best_epoch == progress.epoch
+    return {"version": VERSION, "progress": progress.copied(), "best": None if newest else best}
 
 
 def resume(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
@@ -108,7 +111,8 @@ class Saver:
         """Keep the state of a run that is pruned; "auto" saves what takes longer to train anew (`WORTH`)."""
         since = sum(progress.epoch_seconds[self._trial.checkpoint.saved or 0 :])
         if self._every == "auto" and since < WORTH * max(self._cost, LEAST_COST):
-            self._trial.checkpoint.hold(capture(setup, progress, best), progress.epoch, setup)
+            whole = partial(capture, setup, progress, best)
+            self._trial.checkpoint.hold(_beside(progress, best), progress.epoch, setup, whole)
         else:
             self.save(setup, progress, best)
 

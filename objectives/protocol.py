@@ -21,9 +21,16 @@ class Checkpoint(Protocol):
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step` (>= 0). Written aside, then renamed: whole or not at all."""
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
+    def hold(
+        self,
+        state: dict[str, Any],
+        step: int,
+        live: Any = None,
+        whole: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         """Keep `state`, which nobody changes any more, of a trial that is pruned, but perhaps in this process
-        alone: elsewhere it goes on from what was saved. `live`: what it is trained with, as it stands."""
+        alone: elsewhere it goes on from what was saved. `live`: what it is trained with, as it stands;
+        with `whole`, which returns the state as it is saved, `state` is what stands beside it."""
 
     @property
     def live(self) -> Any:

@@ -72,6 +72,11 @@ class Setup:
         """Of one sample's forward pass."""
         return float(count_flops(self.model, self.data.sample_shape, self.device, self.data.dtype))
 
+    @cached_property
+    def nbytes(self) -> int:
+        """Of what training changes, about: the weights, and as an optimiser may two moments of each."""
+        return 3 * sum(parameter.nbytes for parameter in self.model.parameters())
+
     def share(self, ranks: Ranks) -> None:
         """Train as one of several ranks.
 

@@ -208,10 +208,7 @@ class Stack:
         self.clip_norm = limits([config.clip_norm for config in configs])
         self.groups = list(self._groups())
         self.varies = [bool(setup.augment or setup.config.mixup) for setup in self.setups]
-        self.draws = [
-            varies or any(type(module) is nn.Dropout for module in setup.model.modules())
-            for varies, setup in zip(self.varies, self.setups, strict=True)
-        ]
+        self.draws = [varies or drops for varies, drops in zip(self.varies, self.model.drops, strict=True)]
 
     def _groups(self) -> Iterator[list[tuple[slice, int, int, bool]]]:
         """By batch: the lanes whose batch is of one size, its bounds, and whether a step ends with it."""
@@ -297,7 +294,7 @@ class Stack:
         setup = self.setups[lane]
         self.model.put_back(lane)
         rows = {name: self.model.lane_of(row, lane) for name, row in self.optimizer.state_of(lane).items()}
-        for number, parameter in enumerate(setup.model.parameters()):
+        for number, parameter in enumerate(self.model.parameters_of(lane)):
             state: dict[str, Any] = {name: tensors[number].clone() for name, tensors in rows.items()}
             if not isinstance(setup.optimizer, torch.optim.SGD):
                 state["step"] = torch.tensor(float(self.optimizer.steps[lane]))
@@ -306,8 +303,8 @@ class Stack:
 
     def _restore_optimizers(self) -> None:
         states = [
-            [setup.optimizer.state.get(parameter, {}) for parameter in setup.model.parameters()]
-            for setup in self.setups
+            [setup.optimizer.state.get(parameter, {}) for parameter in self.model.parameters_of(lane)]
+            for lane, setup in enumerate(self.setups)
         ]
         for name in self.optimizer.state:
             self.optimizer.state[name] = self.model.stack(

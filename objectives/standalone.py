@@ -40,9 +40,15 @@ class LocalCheckpoint:
 
     live: Any = None
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
+    def hold(
+        self,
+        state: dict[str, Any],
+        step: int,
+        live: Any = None,
+        whole: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         """As `save`: nothing is `live` here."""
-        self.save(state, step)
+        self.save(state if whole is None else whole(), step)
 
     @property
     def saved(self) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from objectives.config import TrainingConfig
 from objectives.metrics import Metric
@@ -25,6 +27,10 @@ class Progress:
     train_accuracy: float | None = None  # of the last epoch, as it was trained; None for a regression
     stopped: str | None = None  # why the run has ended; None while it goes on
     reported: bool = True  # False where the run was interrupted before the last epoch was reported
+
+    def copied(self) -> dict[str, Any]:
+        """The fields as plain values, of which none changes with this."""
+        return {name: copy.copy(value) for name, value in vars(self).items()}
 
     def record(
         self,

@@ -58,9 +58,10 @@ class Memory:
 
     def put(self, trial: str, attempt: int, held: HeldState) -> None:
         """Hold the state that this attempt at a trial has left."""
+        size = _size(held.state) + int(getattr(held.live, "nbytes", 0))
         with self._changing:
-            self._held[trial, attempt] = held, _size(held.state)
-            self._bytes += _size(held.state)
+            self._held[trial, attempt] = held, size
+            self._bytes += size
             while self._bytes > MEMORY:
                 self._bytes -= self._held.pop(next(iter(self._held)))[1]
 
@@ -135,14 +136,21 @@ class CheckpointStore:
         """What was held beside the newest state in this very process; None where nothing was."""
         return None if self._held is None else self._held.live
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
+    def hold(
+        self,
+        state: dict[str, Any],
+        step: int,
+        live: Any = None,
+        whole: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         """Keep `state`, which nobody changes any more, for a trial that may go on in this process.
 
-        Elsewhere, and when the process is gone, it goes on from what was saved. `live`: what the state was
-        taken from, which is of no more use elsewhere; its bytes are those of the state.
+        Elsewhere, and when the process is gone, it goes on from what was saved. `live`: what it goes on with
+        here, which is of no more use elsewhere; its `nbytes` count beside those of the state. With `whole`,
+        which returns the state as it is saved, `state` is only what `live` does not hold.
         """
         if self._memory is None:
-            self.save(state, step)
+            self.save(state if whole is None else whole(), step)
         else:
             self._memory.put(*self._place, HeldState(step, self.saved, state, live))
 

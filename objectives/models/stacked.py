@@ -79,6 +79,20 @@ def _padded(size: int) -> int:
     return max(NARROW, 1 << (size - 1).bit_length())
 
 
+class _Lane:
+    """A lane's own model, with what is asked of it again and again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.names = [name for name, _ in model.named_parameters()]
+        self.parameters = list(model.parameters())
+        self.shapes = [tuple(parameter.shape) for parameter in self.parameters]
+        self.norms = _norms_of(model)
+        self.kept = list(model.state_dict())
+        self.has_dropout = any(type(module) is nn.Dropout for module in model.modules())
+        self.drops = _drops_before(model) if isinstance(model, nn.Sequential) else []
+
+
 class StackedModel:
     """The weights of L models, and their joint forward pass.
 
@@ -87,10 +101,10 @@ class StackedModel:
     """
 
     def __init__(self, models: Sequence[nn.Sequential]) -> None:
-        self._models = list(models)
+        self._lanes = [_Lane(model) for model in models]
         self._prepare()
-        self.device = next(models[0].parameters()).device
-        parameters = [list(model.parameters()) for model in models]
+        self.device = self._lanes[0].parameters[0].device
+        parameters = [lane.parameters for lane in self._lanes]
         self.shapes = [_largest(column) for column in zip(*parameters, strict=True)]
         ends = torch.tensor([math.prod(shape) for shape in self.shapes]).cumsum(0).tolist()
         self.places = list(zip([0, *ends[:-1]], ends, strict=True))
@@ -102,31 +116,37 @@ class StackedModel:
 
     def __len__(self) -> int:
         """Lanes."""
-        return len(self._models)
+        return len(self._lanes)
 
     def keep(self, lanes: Sequence[int], *others: StackedModel) -> None:
         """Go on with these lanes, in this order, counted through this stack and `others` of its `shapes`."""
         stacks = [self, *others]
-        models = [model for stack in stacks for model in stack._models]
-        self._models = [models[lane] for lane in lanes]
+        own = [lane for stack in stacks for lane in stack._lanes]
+        self._lanes = [own[lane] for lane in lanes]
         self._prepare()
         self.rows = chosen([stack.rows for stack in stacks], lanes)
         self.norms = chosen_norms([stack.norms for stack in stacks], lanes)
 
     def _prepare(self) -> None:
-        self._layers = [module for module in self._models[0] if type(module) is not nn.Dropout]
-        drops = zip(*(_drops_before(model) for model in self._models), strict=True)  # [layer][lane]
+        first: Any = self._lanes[0].model
+        self._layers = [module for module in first if type(module) is not nn.Dropout]
+        drops = zip(*(lane.drops for lane in self._lanes), strict=True)  # [layer][lane]
         self._drops = [own if any(share for share, _ in own) else None for own in drops]
+
+    @property
+    def drops(self) -> list[bool]:
+        """Which lanes have a dropout."""
+        return [lane.has_dropout for lane in self._lanes]
 
     def held(self, states: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Norms]:
         """State dicts of the lanes' own models as rows [L, P] and what their normalisations hold."""
         rows = self.stack(
             [
-                {number: state[name] for number, (name, _) in enumerate(model.named_parameters())}
-                for model, state in zip(self._models, states, strict=True)
+                {number: state[name] for number, name in enumerate(lane.names)}
+                for lane, state in zip(self._lanes, states, strict=True)
             ]
         )
-        columns = zip(*([name for name, _ in _norms_of(model)] for model in self._models), strict=True)
+        columns = zip(*([name for name, _ in lane.norms] for lane in self._lanes), strict=True)
         fill = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
         return rows, [
             {
@@ -153,36 +173,39 @@ class StackedModel:
 
     def lane_of(self, row: Tensor, lane: int) -> list[Tensor]:
         """The tensors of one `row` [P], each in the shape of the lane's own parameter: views of it."""
-        return [
-            row[start:end].view(shape)[_corner(parameter.shape)]
-            for (start, end), shape, parameter in zip(
-                self.places, self.shapes, self._models[lane].parameters(), strict=True
-            )
+        parts = [
+            row[start:end].view(shape) for (start, end), shape in zip(self.places, self.shapes, strict=True)
         ]
+        own = self._lanes[lane].shapes
+        if own == self.shapes:
+            return parts
+        return [part[_corner(shape)] for part, shape in zip(parts, own, strict=True)]
+
+    def parameters_of(self, lane: int) -> list[nn.Parameter]:
+        """Of the lane's own model."""
+        return self._lanes[lane].parameters
 
     @torch.no_grad()
     def put_back(self, lane: int) -> None:
         """Put the lane's weights, and what its normalisations hold, into its own model."""
-        model = self._models[lane]
-        for own, tensor in zip(model.parameters(), self.lane_of(self.rows[lane], lane), strict=True):
+        its = self._lanes[lane]
+        for own, tensor in zip(its.parameters, self.lane_of(self.rows[lane], lane), strict=True):
             own.copy_(tensor)
-        for (_, module), values in zip(_norms_of(model), self.norms, strict=True):
+        for (_, module), values in zip(its.norms, self.norms, strict=True):
             for buffer, value in values.items():
                 own = getattr(module, buffer)
                 own.copy_(value[lane][_corner(own.shape)])
 
     def weights(self, lane: int, row: Tensor, norms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """A state dict of the lane's own model from a row [P] and what its normalisations hold, copied."""
-        model = self._models[lane]
-        found = {
-            name: tensor.clone()
-            for (name, _), tensor in zip(model.named_parameters(), self.lane_of(row, lane), strict=True)
-        }
-        for (name, module), values in zip(_norms_of(model), norms, strict=True):
+        its = self._lanes[lane]
+        copies = [tensor.clone() for tensor in self.lane_of(row, lane)]
+        found = dict(zip(its.names, copies, strict=True))
+        for (name, module), values in zip(its.norms, norms, strict=True):
             for buffer, value in values.items():
                 size = getattr(module, buffer).shape
                 found[f"{name}.{buffer}"] = value[lane][_corner(size)].clone()
-        return {name: found[name] for name in model.state_dict()}
+        return {name: found[name] for name in its.kept}
 
     def leaves(self, lanes: slice) -> list[Tensor]:
         """The parameters of `lanes`, [n, ...] each: views of the rows that gradients are taken of."""
@@ -266,10 +289,10 @@ class MappedModel(StackedModel):
     """L models of any kind by `torch.func.vmap`: what `difference` finds nothing against."""
 
     def _prepare(self) -> None:
-        self._names = [name for name, _ in self._models[0].named_parameters()]
+        self._names = self._lanes[0].names
 
     def forward(self, leaves: list[Tensor], inputs: Tensor, lanes: slice, masks: Masks | None) -> Tensor:
-        model = self._models[0].train(masks is not None)
+        model = self._lanes[0].model.train(masks is not None)
 
         def one(parameters: list[Tensor], own: Tensor) -> Tensor:
             outputs: Tensor = functional_call(model, dict(zip(self._names, parameters, strict=True)), (own,))
@@ -321,16 +344,16 @@ def _norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _drops_before(model: nn.Sequential) -> list[Drop]:
     """What is dropped before each layer that is no dropout itself."""
-    found = []
-    share = 0.0
-    for place, module in enumerate(model):
+    found: list[Drop] = []
+    units, layers = 0, list(model)
+    for place in reversed(range(len(layers))):
+        module = layers[place]
         if type(module) is nn.Dropout:
-            share = module.p
             continue
-        units = next((after.in_features for after in model[place:] if isinstance(after, nn.Linear)), 0)
-        found.append((share, units))
-        share = 0.0
-    return found
+        units = module.in_features if isinstance(module, nn.Linear) else units
+        before = layers[place - 1] if place else None
+        found.append((before.p if type(before) is nn.Dropout else 0.0, units))
+    return found[::-1]
 
 
 def _largest(tensors: Sequence[Tensor]) -> tuple[int, ...]:

@@ -136,13 +136,16 @@ def _write(
     _report(connection, [one for one in entries if isinstance(one, Report) and one.lease not in lost])
     answers: list[Any] = []
     results: dict[int, Delivery] = {}  # by place
+    ended: dict[Lease, AttemptState] = {}
     for entry in entries:
         refused = lost.get(entry.lease)
         if isinstance(entry, Report):
             answers.append(refused)
             continue
         if refused is not None:
-            ended_so = entry.ends is not None and _state_of(connection, entry.lease) == entry.ends
+            ended_so = entry.ends is not None and entry.ends == (
+                ended.get(entry.lease) or _state_of(connection, entry.lease)
+            )
             answers.append(None if ended_so else refused)  # it had succeeded without our hearing of it
             continue
         if isinstance(entry, Delivery):
@@ -152,6 +155,7 @@ def _write(
             answers.append(_answer(connection, entry.verb))
         if entry.ends is not None and not isinstance(answers[-1], Exception):
             lost[entry.lease] = LeaseLostError("this attempt has ended")
+            ended[entry.lease] = entry.ends
     for place, answer in zip(results, _deliver(connection, list(results.values())), strict=True):
         answers[place] = answer
     return answers

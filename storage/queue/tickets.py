@@ -72,23 +72,6 @@ def add(
         connection.exec_driver_sql("ANALYZE hpo_ticket")
 
 
-def claim_next(
-    connection: Connection,
-    study_id: int,
-    worker_id: str,
-    runner: int,
-    device: str,
-    lease_seconds: float,
-    takes: Takes = None,
-    slot: int = 0,
-    **how: Any,
-) -> Claim | NothingToClaim:
-    """`claim` for one slot."""
-    asks = study_id, worker_id, runner, device, lease_seconds, takes
-    found, nothing = claim(connection, *asks, slots=[slot], **how)
-    return nothing or found[slot]
-
-
 def claim(
     connection: Connection,
     study_id: int,

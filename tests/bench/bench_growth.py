@@ -28,10 +28,11 @@ from typing import Any
 from hpo.spec import StudySpec
 from hpo.worker.study import Held, ServedStudy
 from storage.database.records import Claim, StudyRow, TicketState
-from storage.queue import attempts, rungs, studies, tickets
+from storage.queue import attempts, rungs, studies
 from storage.queue.attempts import Delivery, Report, Write
 from storage.queue.optuna_rows import Trial
 from tests.bench.big_study import PARAMETERS, RUNGS, grow
+from tests.support.claims import claim_next
 from tests.support.shared import LEASE, Party
 
 PRUNERS: Mapping[str, Mapping[str, Any]] = {
@@ -133,7 +134,7 @@ class Ours:
     def _claim(self) -> Claim | None:
         self._runner += 1
         asks = (self.study.id, self.party.id, self._runner, "cpu", LEASE)
-        found = self._write(lambda c: tickets.claim_next(c, *asks, none_waits=self._none_waits))
+        found = self._write(lambda c: claim_next(c, *asks, none_waits=self._none_waits))
         if not isinstance(found, Claim):
             return None
         self._none_waits = found.none_waits

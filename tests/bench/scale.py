@@ -40,9 +40,10 @@ from hpo.worker.lease_keeper import LeaseKeeper
 from storage.database.engine import Database
 from storage.database.records import AttemptState, Claim, StudyRow, StudyState, TicketState
 from storage.database.tables import attempt, worker
-from storage.queue import attempts, studies, tickets, workers
+from storage.queue import attempts, studies, workers
 from storage.queue.attempts import Delivery, Entry, Report
 from tests.bench.big_study import PARAMETERS
+from tests.support.claims import claim_next
 from tests.support.pg import PgServer
 from tests.support.shared import make_study, reopen, steer
 
@@ -117,7 +118,7 @@ class Simulated:
     def _begin(self) -> None:
         def verb(connection: Any) -> Any:
             asks = (connection, self._study.id, self.id, 0, "cpu", LEASE)
-            claim = tickets.claim_next(*asks, none_waits=self._none_waits)
+            claim = claim_next(*asks, none_waits=self._none_waits)
             assert isinstance(claim, Claim), claim
             point = {name: random.random() for name in PARAMETERS}
             optuna_study = self._study.optuna_study_id

@@ -20,6 +20,7 @@ from storage.database.engine import Database, Transaction
 from storage.database.records import Claim, StudyRow, StudyState
 from storage.history.audit import audit
 from storage.queue import studies, tickets
+from tests.support.claims import claim_next
 from tests.support.runner import BrokeredRunner
 from tests.support.shared import LEASE, Opener, lose, make_study, state_of
 
@@ -165,7 +166,7 @@ def test_what_a_claim_saw_is_good_once_it_is_committed(database: Database, party
 
     def claim(connection: Transaction, runner: int, none_waits: int) -> Claim:
         asks = (connection, row.id, one.id, runner, "cpu", LEASE)
-        found = tickets.claim_next(*asks, none_waits=none_waits)
+        found = claim_next(*asks, none_waits=none_waits)
         assert isinstance(found, Claim)
         return found
 

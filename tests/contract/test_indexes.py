@@ -13,14 +13,15 @@ from sqlalchemy import event
 from storage.database import optuna_tables
 from storage.database.engine import Database
 from storage.history.known import KnownTrials
-from storage.queue import leases, optuna_rows, tickets
+from storage.queue import leases, optuna_rows
+from tests.support.claims import claim_next
 from tests.support.shared import LEASE, Opener, Party, make_study
 
 QUEUED = 5_000
 
 VERBS: dict[str, tuple[Callable[[sa.Connection, Database, Party], Any], str, str]] = {
     "claim": (
-        lambda c, database, one: tickets.claim_next(c, one.study.id, one.id, 1, "cpu", LEASE),
+        lambda c, database, one: claim_next(c, one.study.id, one.id, 1, "cpu", LEASE),
         "ORDER BY hpo_ticket.priority DESC",
         "ix_hpo_ticket_waiting",
     ),

@@ -19,10 +19,12 @@ from storage.database.records import Claim, Need, NothingToClaim, StudyState, Ti
 from storage.database.tables import ticket
 from storage.history.audit import audit
 from storage.history.trials import read_trials
-from storage.queue import studies
+from storage.queue import attempts, studies, tickets
+from storage.queue.attempts import Delivery
 from storage.queue.tickets import Parked
 from tests.contract.test_rungs import stored
 from tests.support.shared import (
+    LEASE,
     Opener,
     Party,
     attempts_of,
@@ -394,3 +396,45 @@ def test_epochs_that_a_pruned_trial_did_not_need_are_returned(
     assert ends == ["complete", "pruned", "pruned", "pruned"]
     assert len(trained) == 9 + 3
     assert state_of(database, study) is StudyState.FINISHED
+
+
+def test_places_of_one_runner_claim_together_and_each_has_its_own(database: Database, party: Opener) -> None:
+    """What is promoted comes first, a slot that has a ticket keeps it, and what is left is told why."""
+    study = plain_study(database, 4)
+    one = party(study)
+    first = park(one)
+
+    def claim(slots: list[int]) -> Any:
+        asks = study.id, one.id, 0, "cpu", LEASE, None, slots
+        return database.write(lambda connection: tickets.claim(connection, *asks, promote=first_of))
+
+    found, nothing = claim([0, 3, 5])
+    assert nothing is None
+    assert [found[slot].lease.ticket_id - first.lease.ticket_id for slot in (0, 3, 5)] == [0, 1, 2]
+    assert [found[slot].is_promoted for slot in (0, 3, 5)] == [True, False, False]
+    again, nothing = claim([3, 5, 6, 7])
+    assert [again[slot].lease for slot in (3, 5)] == [found[slot].lease for slot in (3, 5)]
+    assert again[6].number == 3
+    assert 7 not in again
+    assert nothing is not None
+    assert not nothing.ended
+    holds(database, study)
+
+
+def test_results_of_one_transaction_are_counted_as_one_after_another_would_be(
+    database: Database, party: Opener
+) -> None:
+    """The best of them is the best; the last ones end the study; an attempt ends once."""
+    study = plain_study(database, 3)
+    one = party(study)
+    begun = [one.begin(runner) for runner in range(3)]
+    values = (0.2, 0.9, 0.5)
+    results = [
+        Delivery(claim.lease, trial.id, TicketState.COMPLETE, (value,))
+        for (claim, trial), value in zip(begun, values, strict=True)
+    ]
+    said = attempts.commit(database.write, [*results, results[1]])
+    assert said == [None] * 4, "the second result of one attempt is the one that counted"
+    assert [trial.value for trial in database.rdb.get_all_trials(study.optuna_study_id)] == list(values)
+    assert state_of(database, study) is StudyState.FINISHED
+    holds(database, study)

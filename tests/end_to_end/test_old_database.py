@@ -15,7 +15,8 @@ from storage.database import migrate
 from storage.database.errors import SchemaError
 from storage.database.migrate import VERSION_TABLE, open_database
 from storage.database.records import NothingToClaim
-from storage.queue import leases, tickets
+from storage.queue import leases
+from tests.support.claims import claim_next
 from tests.support.command import look, run_hpo
 from tests.support.pg import PgServer
 
@@ -108,9 +109,7 @@ def test_a_worker_that_the_upgrade_finds_at_work_is_sent_away_with_a_sentence(ol
         )
     )
     other_runner = 7
-    told = database.write(
-        lambda connection: tickets.claim_next(connection, 1, worker, other_runner, "cpu", 15.0)
-    )
+    told = database.write(lambda connection: claim_next(connection, 1, worker, other_runner, "cpu", 15.0))
     database.close()
     assert isinstance(told, NothingToClaim)
     assert told.ended

@@ -13,10 +13,11 @@ from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
 from storage.database.records import Claim, KeptFile, NothingToClaim, StudyRow, StudyState, TicketState
 from storage.files import kept_files
-from storage.queue import leases, outcomes, rungs, studies, tickets, workers
+from storage.queue import leases, outcomes, rungs, studies, workers
 from storage.queue.outcomes import Result
 from storage.queue.rungs import Rung
 from tests.integration.conftest import Stage
+from tests.support.claims import claim_next
 from tests.support.clock import shift
 from tests.support.shared import (
     LEASE,
@@ -37,7 +38,7 @@ def claiming(one: Party) -> Any:
     """The claim of one party, to be run in a transaction that a test holds open."""
 
     def verb(connection: Any) -> Claim | NothingToClaim:
-        return tickets.claim_next(connection, one.study.id, one.id, 0, "cpu", LEASE)
+        return claim_next(connection, one.study.id, one.id, 0, "cpu", LEASE)
 
     return verb
 
@@ -299,7 +300,7 @@ ENDS: dict[str, Callable[[Any, Database, Party, StudyRow], Any]] = {
     "retry": lambda c, database, _, study: studies.retry_failed(c, study.id),
     "extend": lambda c, database, _, study: studies.extend(c, study.id, [None], cells=False),
     "enqueue": lambda c, _, __, study: studies.enqueue(c, study.id, {"x": 0.5}, "ada"),
-    "claim": lambda c, database, one, study: tickets.claim_next(c, study.id, one.id, 1, "cpu", LEASE),
+    "claim": lambda c, database, one, study: claim_next(c, study.id, one.id, 1, "cpu", LEASE),
 }
 
 

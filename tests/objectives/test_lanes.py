@@ -423,8 +423,8 @@ class Holding(LocalCheckpoint):
 
     saved = None
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
-        self.latest, self.held = step, state
+    def hold(self, state: dict[str, Any], step: int, live: Any = None, whole: Any = None) -> None:
+        self.latest, self.held = step, state if whole is None else whole()
 
     def load(self) -> dict[str, Any] | None:
         return self.held if self.latest else None
@@ -433,7 +433,7 @@ class Holding(LocalCheckpoint):
 class Living(Holding):
     """And what it was trained with, which a promoted trial goes on with."""
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None) -> None:
+    def hold(self, state: dict[str, Any], step: int, live: Any = None, whole: Any = None) -> None:
         super().hold(state, step)
         self.live = live
 

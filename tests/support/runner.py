@@ -80,7 +80,7 @@ class BrokeredRunner:
 
     def order(self, alone: bool | None = None) -> None:
         self._ordered = len(self.broker.events)
-        self.broker.order(self.desk, alone)
+        self.broker.order([self.desk], alone)
 
     def task(self) -> Task | None:
         """What the broker hands out; None when there is nothing.

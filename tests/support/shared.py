@@ -15,6 +15,7 @@ from storage.database.records import Claim, Lease, NothingToClaim, StudyRow, Stu
 from storage.database.tables import attempt, metadata, ticket
 from storage.queue import leases, outcomes, studies, tickets, workers
 from storage.queue.optuna_rows import Trial
+from tests.support.claims import claim_next
 from tests.support.clock import shift
 from tests.support.writer import Writer
 
@@ -96,7 +97,7 @@ class Party:
         """Ask for a ticket."""
         study = self.study.id
         return self.database.write(
-            lambda connection: tickets.claim_next(
+            lambda connection: claim_next(
                 connection, study, self.id, runner, "cpu", LEASE, takes, slot, promote=promote
             )
         )

@@ -119,7 +119,7 @@ def test_while_its_worker_stood_still_no_time_out_of_a_trial_runs(tmp_path: Path
     one.assignment = SimpleNamespace(spec=SimpleNamespace(trial_timeout=50.0, report_timeout=50.0))  # type: ignore[assignment]
     one.current = SimpleNamespace(worked=0.0)  # type: ignore[assignment]
     worker = Worker(SimpleNamespace(url=parse_url("sqlite:///hpo.db")), Settings(), None, ".", [])  # type: ignore[arg-type]
-    worker._broker = SimpleNamespace(events=deque())  # type: ignore[assignment]
+    worker._broker = SimpleNamespace(heard=lambda: ())  # type: ignore[assignment]
     worker._children = {0: one}
     one.desk = SimpleNamespace(mailbox=SimpleNamespace(flush=lambda: None, receive=list, is_full=False))  # type: ignore[assignment]
     one.process = SimpleNamespace(poll=lambda: None)  # type: ignore[assignment]
@@ -135,11 +135,12 @@ def test_a_runner_that_is_ready_after_its_trials_end_is_heard_after_that_end(tmp
         SimpleNamespace(url=parse_url(f"sqlite:///{tmp_path / 'hpo.db'}")), Settings(), None, ".", []
     )  # type: ignore[arg-type]
     one = child(Phase.WORKING)
-    broker = SimpleNamespace(events=deque())
+    events: deque[Any] = deque()
+    broker = SimpleNamespace(heard=lambda: iter([events.popleft() for _ in range(len(events))]))
 
     def receive() -> list[bytes]:
         """The broker says the end, then answers the runner, and that is ready, while others are heard."""
-        broker.events.append((one.desk, MESSAGES["ended"]))
+        events.append((one.desk, MESSAGES["ended"]))
         return [to_worker(Ready())]
 
     one.desk = SimpleNamespace(runner=0, mailbox=SimpleNamespace(receive=receive), held=None)  # type: ignore[assignment]

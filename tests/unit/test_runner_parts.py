@@ -172,6 +172,9 @@ def test_a_held_state_waits_in_the_process_alone_and_elsewhere_the_saved_one_cou
     assert (second.latest, second.saved, second.load(), second.live) == (4, 4, {"step": 4}, None)
     CheckpointStore(store, "s/1", 1, None).hold({"step": 2}, 2, lambda: "nothing that can be saved")
     assert newest(store, "s/1") is not None, "who may hold nothing saves"
+    nowhere = CheckpointStore(store, "s/4", 1, None)
+    nowhere.hold({"beside": 1}, 2, "live", whole=lambda: {"whole": 1})
+    assert nowhere.load() == {"whole": 1}, "what is live here alone is not left out of what is saved"
 
     monkeypatch.setattr("hpo.runner.checkpoint.MEMORY", 100)
     for trial in ("s/2", "s/3"):
