@@ -73,6 +73,7 @@ VIEW = """async (id) => { // seconds until this chart, in the middle of the wind
 }"""
 JUMP = """async (link) => { // seconds until each chart that is in the window after this link is painted
   const [began, took] = [performance.now(), {}];
+  document.documentElement.style.scrollBehavior = 'auto';
   document.querySelector(`.sections a[href="${link}"]`).click();
   await new Promise(requestAnimationFrame);
   const seen = [...document.querySelectorAll('[data-chart]')].filter((plot) => {
