@@ -2,6 +2,7 @@
 
 Decisions, clock and looks are those of a replay; what is drawn is trained as it is drawn. What a search
 returns after 300 and 1,000 epochs is then trained with ten further seeds: their mean is what it is worth.
+So is what one returns that ends earlier and trains its best settings again instead (`replay.confirmed`).
 A line of JSON for each search goes to the output; the table is of all lines there, and of two methods it
 says how the second compares with the first over the seeds that both have, in the mean of the tasks.
 """
@@ -28,7 +29,7 @@ from objectives.standalone import LocalTrial
 from objectives.train import one_epoch
 from tests.bench.search.methods import METHODS, OURS
 from tests.bench.search.record import Recorded, load, trained
-from tests.bench.search.replay import LOOKS, Run, Truth, World, interval, replay, spent_to
+from tests.bench.search.replay import LOOKS, Run, Truth, World, confirmed, interval, replay, spent_to
 from tests.bench.search.tasks import TASKS, Task
 
 FRESH = 10  # seeds that say what a setting is worth
@@ -79,6 +80,7 @@ def search(task: Task, method: str, workers: int, seed: int, target: float) -> d
     world = Live(recorded, seed)
     trace = replay(METHODS[method](world, 1000), world, workers)
     returned = {str(look): trace.returned[look] for look in LOOKS[1:]}
+    returned[f"{LOOKS[-1]}, retrained"] = confirmed(trace, world, LOOKS[-1])
     settings = sorted(set(returned.values()))
     seeds = [(1 + seed) * 10_000_000 + number for number in range(FRESH)]
     jobs = list(product(settings, seeds))
