@@ -58,6 +58,10 @@ class Broker:
         """A runner has been started."""
         self._desks |= {desk}
 
+    def unseat(self, desk: Desk) -> None:
+        """A lane of a runner is not used; it has said nothing."""
+        self._desks -= {desk}
+
     def order(self, desks: Sequence[Desk], takes: Takes = None) -> None:
         """Claim tickets of these needs for free places of a runner: an event of each says what came of it."""
         self._inbox.put(Order(desks, takes))

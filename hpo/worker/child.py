@@ -156,7 +156,7 @@ class Child:
         lane = self.lanes[slot]
         if isinstance(message, Ready | Joined | Broken):
             if isinstance(message, Ready) and message.lanes is not None:
-                self.takes = min(self.takes, max(1, message.lanes))
+                self._take_at_most(max(1, message.lanes), broker)
             if isinstance(message, Ready) and message.code is not None:
                 guard = CodeGuard(self.assignment.row, message.code, allow=allow_mismatch)
                 for one in self.lanes:
@@ -165,6 +165,14 @@ class Child:
         broker.hear(lane.desk, message)
         progress = lane._progress(message) if isinstance(message, Step) else None
         return None if progress is None else (lane, progress)
+
+    def _take_at_most(self, count: int, broker: Broker) -> None:
+        """It takes fewer trials at once; lanes that it never began are none, and nobody looks at them."""
+        self.takes = min(self.takes, count)
+        if self.lanes[0].phase is Phase.STARTING:
+            for lane in self.lanes[self.takes :]:
+                broker.unseat(lane.desk)
+            del self.lanes[self.takes :]
 
     def _progress(self, message: Step) -> Reported | None:
         value = message.value

@@ -14,6 +14,7 @@ import pytest
 from hpo.runner.messages import Broken, Ready, to_worker
 from hpo.settings import Settings
 from hpo.worker.child import Child, Phase
+from hpo.worker.desk import Desk
 from hpo.worker.events import Ended, Reported, Started
 from hpo.worker.supervisor import Worker
 from storage.database.engine import parse_url
@@ -147,3 +148,18 @@ def test_a_runner_that_is_ready_after_its_trials_end_is_heard_after_that_end(tmp
     worker._broker, worker._children = broker, {0: one}  # type: ignore[assignment]
     worker._hear(one)
     assert one.phase is Phase.IDLE
+
+
+def test_lanes_that_a_runner_never_begins_are_none() -> None:
+    """One that takes its trials one by one after all is looked at as one."""
+    unseated: list[Desk] = []
+    broker: Any = SimpleNamespace(unseat=unseated.append)
+    one = child(Phase.STARTING)
+    one.desk = Desk(0, SimpleNamespace(), SimpleNamespace(), "cpu")  # type: ignore[arg-type]
+    one.split(4)
+    assert one.understand(to_worker(Ready(lanes=2)), broker, allow_mismatch=False) == (one, Ready(lanes=2))
+    assert [lane.desk.slot for lane in one.lanes] == [0, 1]
+    assert [desk.slot for desk in unseated] == [2, 3]
+    one.phase = Phase.WORKING
+    one.understand(to_worker(Ready(lanes=1)), broker, allow_mismatch=False)
+    assert (one.takes, len(one.lanes)) == (1, 2), "those that have begun go on to their end"
