@@ -356,10 +356,13 @@ class Lab:
     def break_at_random(
         self, times: int, every: float, chances: Mapping[str, float] = MappingProxyType(MIXED)
     ) -> None:
-        """While the study runs, `times` times: SIGKILL a runner or a worker, or freeze one past its lease."""
-        deadline = time.monotonic() + 60 + 4 * times * every
-        while self.kills.total() < times and not self.ended() and time.monotonic() < deadline:
+        """While the study runs, `times` times: SIGKILL a runner or a worker, or freeze one past its lease.
+
+        Between two something is run: else a busy machine would only start and kill.
+        """
+        while self.kills.total() < times and not self.ended():
             time.sleep(every)
+            before = self._journaled()
             what = self.random.choices(list(chances), list(chances.values()))[0]
             living = [process for process in self.workers if process.running]
             runners = self.runners() if what == "runner" else []
@@ -371,6 +374,12 @@ class Lab:
                 else:
                     self.freeze(self.random.choice(living), 1.6 * LEASE)
                 self.kills[what] += 1
+            wait_until(
+                lambda n=before: self._journaled() > n or self.ended(), every=0.1, what="something runs"
+            )
+
+    def _journaled(self) -> int:
+        return self.journal.stat().st_size if self.journal.exists() else 0
 
     def freeze(self, worker: HpoProcess, seconds: float) -> None:
         """SIGSTOP a worker and its runners; SIGCONT after so many seconds."""
