@@ -62,6 +62,23 @@ def work(row: StudyRow, party: Opener) -> None:
     one.finish_one(2.0)
 
 
+def test_failures_that_a_result_parts_are_no_storm(database: Database, tmp_path: Path, party: Opener) -> None:
+    row = make(database, tmp_path)
+    one, two = party(row, "one"), party(row, "two")
+    for unlucky in (one, two, one, two):
+        unlucky.begin()
+        unlucky.writer.fail("ValueError: no luck")
+    two.finish_one(3.0)
+    one.begin()
+    one.writer.fail("ValueError: no luck")
+    assert [event.what for event in database.read(events.of_study, "s")] == [
+        "create",
+        *["failed"] * 4,
+        "best",
+        "failed",
+    ]
+
+
 TOLD = ["failing", "best", "lost", "best", "nearly", "end"]
 
 
