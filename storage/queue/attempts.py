@@ -45,6 +45,14 @@ _BIND_ATTEMPT = (
     .where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.number == sa.bindparam("attempt"))
     .values(**_LINK)
 )
+_FORGET_METRICS = metric.delete().where(
+    metric.c.trial_id == sa.bindparam("trial"), metric.c.step > sa.bindparam("after")
+)
+_RESUMED = (
+    attempt.update()
+    .where(attempt.c.ticket_id == sa.bindparam("ticket"), attempt.c.number == sa.bindparam("attempt"))
+    .values(resumed_from=sa.bindparam("step"))
+)
 
 
 @dataclass(frozen=True)
@@ -225,14 +233,10 @@ def take_over(
     after = -1 if checkpoint_step is None else checkpoint_step
     if not keep_reports and claim.trial_id is not None:
         optuna_rows.forget_after(connection, claim.trial_id, after)
-        later = (metric.c.trial_id == claim.trial_id) & (metric.c.step > after)
-        connection.execute(metric.delete().where(later))
+        connection.execute(_FORGET_METRICS, {"trial": claim.trial_id, "after": after})
         rungs.forget_after(connection, claim.study_id, claim.trial_id, after)
-    connection.execute(
-        attempt.update()
-        .where(attempt.c.ticket_id == claim.lease.ticket_id, attempt.c.number == claim.lease.attempt)
-        .values(resumed_from=checkpoint_step)
-    )
+    its = {"ticket": claim.lease.ticket_id, "attempt": claim.lease.attempt}
+    connection.execute(_RESUMED, {**its, "step": checkpoint_step})
 
 
 def write_reports(connection: Connection, reports: Sequence[Report]) -> None:

@@ -192,10 +192,19 @@ def upsert_reports(connection: Connection, reported: Sequence[tuple[int, int, fl
 
 def forget_after(connection: Connection, trial_id: int, step: int) -> None:
     """Drop a trial's reports after `step`, its constraints, and the rungs that an older version noted."""
-    connection.execute(_reports.delete().where(_reports.c.trial_id == trial_id, _reports.c.step > step))
+    for forget in _forgetting():
+        connection.execute(forget, {"trial": trial_id, "after": step})
+
+
+@cache
+def _forgetting() -> tuple[sa.Delete, sa.Delete]:
     its = _trial_attributes.c
     old = its.key.like("completed\\_rung%", escape="\\") | is_constraint(_trial_attributes)
-    connection.execute(_trial_attributes.delete().where(its.trial_id == trial_id, old))
+    later = _reports.c.step > sa.bindparam("after")
+    return (
+        _reports.delete().where(_reports.c.trial_id == sa.bindparam("trial"), later),
+        _trial_attributes.delete().where(its.trial_id == sa.bindparam("trial"), old),
+    )
 
 
 def set_attribute(connection: Connection, of: Owner, owner_id: int, key: str, value_json: str) -> None:
