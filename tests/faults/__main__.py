@@ -91,7 +91,7 @@ TABLE = [
     Row("18c", "  without waiting for commits", _plain(pipes.checkpoints_before_their_reports), SQLITE),
     Row("19", "SIGKILL while trials are promoted", _plain(rows.killed_while_promoting)),
     Row("20", "SIGKILL of runners with many lanes", _plain(rows.killed_in_lanes)),
-    Row("20", "  of promoted trials", _plain(rows.killed_in_promoted_lanes)),
+    Row("20p", "  of promoted trials", _plain(rows.killed_in_promoted_lanes)),
     Row("21", "SIGKILL of a trial's ranks", _plain(ranks.killed_ranks)),
 ]
 
