@@ -67,6 +67,7 @@ let stream;
 let lost; // the timer of a dashboard that does not answer
 function listen(charted = false) { // whether the charts are asked for anyway
   let missed = !charted; // what may have changed while nobody listened
+  let broken = false; // ... perhaps after the parts of a change had come, and before its charts were asked for
   stream = new EventSource(location.pathname + location.search);
   stream.addEventListener("open", () => {
     pulse("live", "on");
@@ -78,8 +79,8 @@ function listen(charted = false) { // whether the charts are asked for anyway
     const began = performance.now();
     const { parts, took } = JSON.parse(event.data);
     const replaced = parts.map(replace).includes(true);
-    if (missed && replaced) chartsChanged();
-    missed = false;
+    if (broken || (missed && replaced)) chartsChanged();
+    missed = broken = false;
     document.dispatchEvent(new Event("parts"));
     const root = document.documentElement.dataset; // read by tests and the benchmark
     requestAnimationFrame(() => { root.updateMs = (took + performance.now() - began).toFixed(1); });
@@ -94,7 +95,7 @@ function listen(charted = false) { // whether the charts are asked for anyway
   stream.addEventListener("gone", (event) => { stream.close(); banner(JSON.parse(event.data).why); pulse("ended", "off"); });
   stream.addEventListener("error", () => {
     pulse("connecting", "off");
-    missed = true;
+    broken = true;
     lost ??= setTimeout(() => banner("The dashboard does not answer; this is what was last seen. `hpo dashboard` serves it again."), 5000);
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   });
