@@ -57,7 +57,7 @@ def once(work: Callable[P, T]) -> Callable[P, T]:
     @wraps(work)
     def ask(*args: P.args, **kwargs: P.kwargs) -> T:
         with lock:
-            return known(*args, **kwargs)  # type: ignore[arg-type]
+            return known(*args, **kwargs)  # type: ignore[arg-type]  # hashed by identity
 
     return ask
 
