@@ -208,21 +208,17 @@ def _launches(board: Board, _request: Request) -> Any:
 
 
 def _compare(board: Board, request: Request) -> Any:
-    histories = pages.compared(board, request.query_params.getlist("study"))
-    return shapes.Comparison(list(comparison(tuple(histories))))
+    found = pages.compared(board, request.query_params.getlist("study"))
+    return shapes.Comparison(list(comparison(tuple(history for history, _ in found))))
 
 
 def _compare_chart(board: Board, request: Request) -> Any:
     names = request.query_params.getlist("study")
-    histories = pages.compared(board, names)
-    if not histories:
+    found = pages.compared(board, names)
+    if not found:
         raise UserError("name the studies to compare: ?study=A&study=B")
-    version = sum(board.live(history.name).version for history in histories)
-    return {
-        "version": version,
-        "again": None,
-        **charts.draw_comparison(histories, request.path_params["over"]),
-    }
+    drawn = charts.draw_comparison([history for history, _ in found], request.path_params["over"])
+    return {"version": max(version for _, version in found), "again": None, **drawn}
 
 
 def _act(board: Board, request: Request) -> Any:

@@ -100,8 +100,7 @@ class Board:
 
     def history(self, name: str) -> tuple[StudyHistory, int]:
         """The history as it is now, and its version in this process. Raises NotFoundError, DatabaseError."""
-        live = self.live(name)
-        return live.refresh(), live.version
+        return self.live(name).numbered()
 
 
 def granted(database: Database, found: Session) -> Session | None:

@@ -117,10 +117,11 @@ def draw_study(board: Board, name: str, address: str, options: Options) -> dict[
     if chart.outline and not options.where and (rough := board.outlined(name)) is not None:
         return {"version": 0, "again": SOON, **draw(rough)}
     live = board.live(name)
-    history, row = live.chosen(options.where), live.row
+    known, version = live.numbered()
+    history, row = live.chosen(options.where, history=known), live.row
     if chart.name == "machines":  # read when it is asked for: a beat is no change of the study
         history = dataclasses.replace(history, machines=board.database.read(machines_of, row))
-    return _cache.get((row.uid, address, options), live.version, lambda: draw(history))
+    return _cache.get((row.uid, address, options), version, lambda: draw(history))
 
 
 def _drawn(
@@ -265,10 +266,11 @@ class _Cache:
             if known == version:
                 return chart
             if now - drawn < REST * took:
-                return {**chart, "again": round(drawn + REST * took - now, 2)}
+                return {**chart, "again": max(0.1, round(drawn + REST * took - now, 2))}  # 0 is never
         chart = {"version": version, **draw()}
         with self._lock:
-            self._kept[key] = (version, time.monotonic(), time.monotonic() - now, chart)
+            if key not in self._kept or self._kept[key][0] < version:  # else a newer one was drawn meanwhile
+                self._kept[key] = (version, time.monotonic(), time.monotonic() - now, chart)
             self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)

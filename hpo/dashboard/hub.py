@@ -123,7 +123,8 @@ class Hub:
                 await self._wanted.wait()
             began = time.monotonic()
             await self._look()
-            self._has_looked.set()
+            if self._pulse is not None or self.away is not None:  # else there is nothing to compare with yet
+                self._has_looked.set()
             took = time.monotonic() - began
             await asyncio.sleep(max(self._interval, 4 * took))  # never busier than a fifth of the time
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from storage.queue import studies, tickets
 
 MAX_CHOSEN = 16  # selections of trials kept, each until the study changes
 MAX_METRICS = 8  # kept for filters that ask for them
+_numbers = itertools.count(1)  # of versions: no two studies share one, nor what is read anew after others
 SAMPLED = 12  # complete trials that are read whole, to tell what the objective's value is called
 
 
@@ -40,7 +42,6 @@ class LiveStudy:
 
     def __init__(self, database: Database, row: StudyRow) -> None:
         self.row = row
-        self.version = 0  # rises with every change
         self.parameters: set[str] = set()  # that any trial had
         self.database = database
         self._lock = threading.Lock()
@@ -50,6 +51,7 @@ class LiveStudy:
         self._sampled: set[int] = set()
         self._last_report = 0
         self._history: StudyHistory | None = None
+        self._version = 0  # of `_history`
         self._known: tuple[StudyRow, Counts, Confirmation | None] | None = None
         self._evaluation: tuple[int, Mapping[str, Any]] | None = None  # of which trial
         self._metrics: dict[str, dict[int, Mapping[int, float]]] = {}  # for filters: name, id, step
@@ -67,11 +69,15 @@ class LiveStudy:
             UnknownStudyError: the study was deleted.
             DatabaseUnreachableError
         """
+        return self.numbered()[0]
+
+    def numbered(self) -> tuple[StudyHistory, int]:
+        """As `refresh`, with the number of this version of the history; it rises with every change."""
         with self._lock:
             row, counts, confirmation, changed = self.database.read(self._read)
             if self._history is None or (row, counts, confirmation) != self._known or changed:
                 self.row, self._known = row, (row, counts, confirmation)
-                self.version += 1
+                self._version = next(_numbers)
                 self._chosen.clear()
                 self._history = history_of(
                     row,
@@ -80,7 +86,7 @@ class LiveStudy:
                     winner_evaluation=self._evaluate,
                     confirmation=confirmation,
                 )
-            return self._history
+            return self._history, self._version
 
     def chosen(self, where: str = "", sort: str = "", history: StudyHistory | None = None) -> StudyHistory:
         """As `refresh` (or the `history` that it just gave), with the trials that meet the conditions alone,

@@ -267,7 +267,7 @@ def launched(board: Board) -> list[Launch]:
 def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     """Several studies in one picture each, and a table of their best."""
     known = list_studies(board.database, lambda _connection, name: name, size=200)
-    histories = compared(board, names)
+    histories = [history for history, _ in compared(board, names)]
     context = {
         "names": [history.name for history in histories],
         "known": list(known.studies),
@@ -279,8 +279,8 @@ def compare(board: Board, query: Query, names: Sequence[str]) -> Page:
     return Page("compare.html", context, {"table": "parts/compare.html"}, topics)
 
 
-def compared(board: Board, names: Sequence[str]) -> list[StudyHistory]:
-    """The histories to compare, in the given order.
+def compared(board: Board, names: Sequence[str]) -> list[tuple[StudyHistory, int]]:
+    """The histories to compare and their versions, in the given order.
 
     Raises:
         UserError: too many. NotFoundError, DatabaseError
@@ -288,7 +288,7 @@ def compared(board: Board, names: Sequence[str]) -> list[StudyHistory]:
     unique = list(dict.fromkeys(name for name in names if name))
     if len(unique) > MAX_COMPARED:
         raise UserError(f"at most {MAX_COMPARED} studies can be compared at once, not {len(unique)}")
-    return [board.history(name)[0] for name in unique]
+    return [board.history(name) for name in unique]
 
 
 def _meters(status: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -330,7 +330,7 @@ def test_the_first_chart_does_not_wait_for_the_whole_history(early: TestClient, 
     assert (first["version"], first["again"] > 0) == (0, True)
     board.history("digits")
     second = early.get("/api/v1/studies/digits/charts/history-1").json()
-    assert (second["version"], "again" in second) == (1, False)
+    assert (second["version"] > 0, "again" in second) == (True, False)
     assert second["figure"] == first["figure"]
 
 

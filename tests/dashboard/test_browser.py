@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from hpo.dashboard.access import Access
 from hpo.dashboard.app import make_board
@@ -115,6 +115,19 @@ def test_every_page_is_quiet_and_fits(
     assert background == ("rgb(243, 245, 248)" if scheme == "light" else "rgb(15, 19, 24)")
 
 
+# Tells the page, as a busy browser may, at once that a chart went out of sight and that it came back.
+OBSERVER = """
+const Usual = window.IntersectionObserver;
+window.IntersectionObserver = class extends Usual {
+  constructor(tell, options) {
+    super(tell, options);
+    window.comesAndGoes = (target) => tell([[false, 5000], [true, 100]].map(([isIntersecting, top]) =>
+      ({ target, isIntersecting, boundingClientRect: { top, bottom: top + 100 } })));
+  }
+};
+"""
+
+
 def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str, sqlite_url: str) -> None:
     """A value changes in the database; cards, table and chart follow; the page was never loaded again. So do
     they where it changes after the page was made and its charts drawn, and before the page listens.
@@ -129,11 +142,13 @@ def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str,
             route.continue_()
 
     opened.page.route("**/studies/digits", hold_the_stream)
+    opened.page.add_init_script(OBSERVER)
     page = opened.go("/studies/digits")
     expect(page.locator("#cards .card.main strong")).to_have_text("0.9")
     until(page, "document.getElementById('history-1').dataset.drawn > 0")  # 0: in outline
     drawn = page.locator("#history-1").get_attribute("data-drawn")
     page.evaluate("window.neverReloaded = true")
+    page.evaluate("window.comesAndGoes(document.getElementById('history-1'))")
     wait_until(lambda: page.evaluate("true") and held, what="the page begins to listen")
     party = Party(sqlite_url, _row(sqlite_url))
     for number, value in ((11, 0.96), (12, 0.97)):
@@ -148,6 +163,29 @@ def test_a_page_follows_the_search_without_a_reload(browser: Browser, base: str,
     hands_are_not_disturbed(page, party)
     party.close()
     assert opened.complaints == []
+
+
+def test_a_page_whose_connection_broke_asks_for_its_charts_again(browser: Browser, base: str) -> None:
+    """Also where its tables had followed before, and where the server answered with an error first."""
+    opened = Opened(browser, base)
+    told = 'retry: 10\n\nevent: parts\ndata: {"took": 0, "parts": []}\n\n'  # and there it breaks
+    answers = [{"body": told}, {"body": told}, {"status": 503}, {"body": told}]
+    asked = [0]  # how often for the chart, by connection
+
+    def answer(route: Route) -> None:
+        if "event-stream" not in route.request.headers.get("accept", ""):
+            route.continue_()
+        elif answers:
+            asked.append(0)
+            route.fulfill(content_type="text/event-stream", **answers.pop(0))  # type: ignore[arg-type]
+
+    def count(request: Request) -> None:
+        asked[-1] += request.url.endswith("/charts/history-1")
+
+    opened.page.route("**/studies/digits", answer)
+    opened.page.on("request", count)
+    page = opened.go("/studies/digits")
+    wait_until(lambda: page.evaluate("true") and not answers and asked[-1], what="it asks again")
 
 
 def hands_are_not_disturbed(page: Page, party: Party) -> None:

@@ -246,7 +246,8 @@ export async function refresh(plot) {
 
 const outside = ({ boundingClientRect: { top, bottom } }) => Math.max(0, -bottom, top - innerHeight);
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries.sort((one, other) => outside(one) - outside(other))) { // what is seen comes first
+  const last = [...new Map(entries.map((entry) => [entry.target, entry])).values()]; // of one chart there may be several
+  for (const entry of last.sort((one, other) => outside(one) - outside(other))) { // what is seen comes first
     const chart = charts.get(entry.target);
     if (!chart) continue;
     chart.seen = entry.isIntersecting;

@@ -65,9 +65,9 @@ function replace(part) {
 
 let stream;
 let lost; // the timer of a dashboard that does not answer
+let broken = false; // perhaps after the parts of a change had come, and before its charts were asked for
 function listen(charted = false) { // whether the charts are asked for anyway
   let missed = !charted; // what may have changed while nobody listened
-  let broken = false; // ... perhaps after the parts of a change had come, and before its charts were asked for
   stream = new EventSource(location.pathname + location.search);
   stream.addEventListener("open", () => {
     pulse("live", "on");

@@ -1,0 +1,110 @@
+"""A picture bears the number of the history it was drawn from; who has an old one is told to ask again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hpo.dashboard import board as boards
+from hpo.dashboard import charts
+from hpo.dashboard.board import Board
+from hpo.dashboard.live import LiveStudy
+from hpo.settings import Settings
+from hpo.studies.creation import create
+from hpo.studies.reading import get_study
+from storage.database.engine import Database
+from tests.dashboard.seeded import make_spec
+from tests.support.shared import Party
+
+
+@pytest.fixture
+def worker(database: Database, sqlite_url: str) -> Iterator[Party]:
+    """One of the study "digits"."""
+    found = Party(sqlite_url, get_study(database, "digits"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(autouse=True)
+def _each_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "REST", 0)
+
+
+def drawn(board: Board) -> tuple[int, int]:
+    """The chart of all values: its number, and of how many trials it is."""
+    found = charts.draw_study(board, "digits", "edf", charts.Options())
+    return found["version"], sum(len(trace["x"]) for trace in found["figure"]["data"])
+
+
+def test_what_was_read_before_a_change_does_not_bear_its_number(
+    board: Board, worker: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial ends, and another page reads it, after a chart has read the history and before it is drawn."""
+    _, before = drawn(board)
+    whole = LiveStudy.chosen
+
+    def change(live: LiveStudy, where: str, **kept: object) -> object:
+        found = whole(live, where, **kept)  # type: ignore[arg-type]
+        worker.finish_one(0.95)
+        live.refresh()
+        return found
+
+    worker.finish_one(0.93)
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveStudy, "chosen", change)
+        version, shown = drawn(board)
+    assert shown > before
+    after = drawn(board)
+    assert after[0] > version
+    assert after[1] > shown
+
+
+def test_a_study_that_is_read_anew_is_not_shown_as_it_was(
+    board: Board, worker: Party, database: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many others were looked at meanwhile as are kept in memory."""
+    monkeypatch.setattr(boards, "MAX_STUDIES", 1)
+    board.history("digits")
+    before = drawn(board)
+    create(database, make_spec("other"), Settings(storage=sqlite_url, artifacts="memory://x"))
+    board.history("other")
+    worker.finish_one(0.95)
+    board.history("digits")
+    after = drawn(board)
+    assert after[0] > before[0]
+    assert after[1] > before[1]
+
+
+def test_who_asks_too_early_is_told_to_ask_again_however_little_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing, to a page, is never: it would show the old picture until the study changes once more."""
+    monkeypatch.setattr(charts, "REST", 4)
+    now = 100.0
+    monkeypatch.setattr("hpo.dashboard.charts.time.monotonic", lambda: now)
+    kept = charts._Cache()
+
+    def draw() -> dict[str, object]:
+        nonlocal now
+        now += 1.0
+        return {}
+
+    kept.get("chart", 1, draw)
+    for left in (3.0, 0.5, 0.004, 1e-9):
+        now = 105.0 - left
+        found = kept.get("chart", 2, draw)
+        assert found["version"] == 1
+        assert left <= found["again"] < left + 1
+        assert found["again"] >= 0.01, left
+
+
+def test_what_was_drawn_slowly_does_not_take_the_place_of_what_is_newer() -> None:
+    kept = charts._Cache()
+
+    def slowly() -> dict[str, object]:
+        kept.get("chart", 2, lambda: {"shows": "the newer"})
+        return {"shows": "the older"}
+
+    assert kept.get("chart", 1, slowly)["shows"] == "the older"
+    assert kept.get("chart", 2, dict)["shows"] == "the newer"
