@@ -118,20 +118,23 @@ class SharedLog:
 
 
 def _keep_bounded(log: int, most: int, ended: threading.Event) -> None:
-    """Leave out the middle of a log whenever it has grown too large, until the attempt ends."""
-    over = False
+    """Leave out the middle of a log that has grown too large: when nobody writes, and when the attempt ends.
+
+    Of one that is written all the time it is left out at twice the limit, and what is printed in that moment
+    is lost.
+    """
+    over, before = False, 0
     while not over:
         over = ended.wait(LOOK_SECONDS)
         with suppress(OSError):
-            if os.fstat(log).st_size > most:
+            size = os.fstat(log).st_size
+            if size > 2 * most or (size > most and (over or size == before)):
                 _leave_out_middle(log, most)
+            before = size
 
 
 def _leave_out_middle(log: int, most: int) -> None:
-    """Keep a quarter of the limit at each end, with a line between.
-
-    Whoever prints appends at the end, wherever that is; what is printed just now may be lost.
-    """
+    """Keep a quarter of the limit at each end, with a line between; who prints appends at what is the end."""
     quarter = most // 4
     size = os.fstat(log).st_size
     tail = os.pread(log, quarter, size - quarter)
