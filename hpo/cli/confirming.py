@@ -117,8 +117,9 @@ def regret(
     if format_ is Format.JSON:
         print_json(answers.plain(found))
         return outcome
-    names = ("trial", "epochs", "reported", "value", "among")
-    print_rows(format_, [vars(one) for one in found.trials], names, "none has come to its end yet")
+    rows = [vars(one) | {f"best {top}": "yes" if one.among else "no"} for one in found.trials]
+    names = ("trial", "epochs", "reported", "value", f"best {top}")
+    print_rows(format_, rows, names, "none has come to its end yet")
     print(regrets.sentence(found))
     if not found.done:
         say(f"not all of the sample is trained; `hpo regret {row.name}` carries on")

@@ -11,6 +11,7 @@ from typing import Any
 from hpo.cli.app import Format
 from hpo.errors import printable
 
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z")
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
@@ -35,8 +36,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str | None = None,
+    spare: Sequence[str] = (),  # columns that are left out where there is no room for all
+) -> None:
     """A table on standard output; wide cells fold, and nothing in them is read as markup."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -49,28 +56,59 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
         box=None,
         pad_edge=False,
     )
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row))
     console = Console(width=None if sys.stdout.isatty() else 160)
+    texts = [[cell(value) for value in row] for row in rows]
+    for left_out in ((), spare):
+        stands = [place for place, column in enumerate(columns) if column not in left_out]
+        down = [[columns[place], *(row[place] for row in texts)] for place in stands]
+        widths = [max(cell_len(line) for one in its for line in one.split("\n")) for its in down]
+        room = console.width - 2 * (len(stands) - 1)
+        if sum(widths) <= room:
+            break
+    else:
+        words = [max((cell_len(word) for one in its for word in one.split()), default=0) for its in down]
+        least = _shared(words, room)
+        more = _shared([width - own for width, own in zip(widths, least, strict=True)], room - sum(least))
+        widths = list(map(sum, zip(least, more, strict=True)))
+    for place, width in zip(stands, widths, strict=True):
+        table.add_column(columns[place], overflow="fold", width=width)
+    for row in texts:
+        table.add_row(*(Text(row[place]) for place in stands))
     console.print(table)
 
 
-def print_rows(format_: Format, rows: Sequence[dict[str, Any]], columns: Sequence[str], empty: str) -> None:
-    """A list of records in the format asked for."""
+def _shared(wanted: Sequence[int], room: int) -> list[int]:
+    """What each gets of so much room: who wants less than an equal share all, the others what that leaves."""
+    given = [0] * len(wanted)
+    least_first = sorted(range(len(wanted)), key=wanted.__getitem__)
+    for done, place in enumerate(least_first):
+        given[place] = min(wanted[place], room // (len(wanted) - done))
+        room -= given[place]
+    return given
+
+
+def print_rows(
+    format_: Format,
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    empty: str,
+    spare: Sequence[str] = (),
+) -> None:
+    """A list of records in the format asked for; `spare` is of a table."""
     if format_ is Format.JSON:
         print_json(list(rows))
     elif not rows:
         say(empty)
     else:
-        print_table(columns, [[row.get(column) for column in columns] for row in rows])
+        print_table(columns, [[row.get(column) for column in columns] for row in rows], spare=spare)
 
 
 def cell(value: Any) -> str:
     """A value as people read it in a table."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
@@ -81,7 +119,9 @@ def cell(value: Any) -> str:
         return ", ".join(f"{key}={cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "-"
-    return shown_lines(str(value))
+    if found := _TIME.fullmatch(text := str(value)):
+        return f"{found[1]}Z"
+    return shown_lines(text)
 
 
 def assigned(values: Mapping[str, Any]) -> str:
@@ -93,8 +133,6 @@ def spelled(value: Any) -> str:
     """One of them: unlike in a table's cell, null is a value, and a list is told from several values."""
     if value is None:
         return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {spelled(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list | tuple):

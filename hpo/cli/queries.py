@@ -101,7 +101,9 @@ def show(study: StudyArgument, storage: StorageOption = None, format_: FormatOpt
         print_json(found)
         return
     left_out = {"spec", "confirmation", "test_evaluation", "best_params", "best_so_far"}
-    left_out |= {"done", "running", "seconds_used"}
+    left_out |= {"done", "running", "seconds_used", "trial"}
+    if found["best"] and len(found["directions"]) == 1:
+        del found["best"]["values"]
     print_table(("", ""), [(key, value) for key, value in found.items() if key not in left_out])
 
 
@@ -124,7 +126,7 @@ def workers(
         for item in found:
             item["silent for"] = None if item["state"] == "left" else f"{item['silent_for']:.0f} s"
     columns = ("name", "host", "pid", "devices", "state", "trials", "last_beat", "silent for", "reason")
-    print_rows(format_, found, columns, "no worker has joined yet")
+    print_rows(format_, found, columns, "no worker has joined yet", spare=("host", "pid"))
 
 
 @app.command()

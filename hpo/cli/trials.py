@@ -88,7 +88,7 @@ def trials(
         | {"value": trial.values, "params": assigned(trial.params), "breaks": ", ".join(trial.broken)}
         for trial in found
     ]
-    print_rows(format_, rows, shown, nothing)
+    print_rows(format_, rows, shown, nothing, spare=("runner",))
 
 
 @app.command()
@@ -154,7 +154,11 @@ def why(
     again = {one.number: asked_again(database, row, one) for one in chosen}
     other = [number for number, found in again.items() if found not in (None, "the same")]
     asked = sum(found is not None for found in again.values())
-    if "/" not in name:
+    if not asked and "/" not in name:
+        print(
+            "no point can be asked for again: the objective chooses, or the sampler needs more than results"
+        )
+    elif "/" not in name:
         print(f"{asked - len(other)} of {asked} points are drawn again from what was known then")
     elif again[record.number] == "changed":
         print("What is stored of the trials it knew then is not what it knew: a result was changed since.")

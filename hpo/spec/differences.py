@@ -20,6 +20,8 @@ def spec_differences(here: StudySpec, stored: StudySpec) -> list[str]:
     lines = []
     for path in dict.fromkeys([*mine, *theirs]):
         a, b = mine.get(path, _ABSENT), theirs.get(path, _ABSENT)
+        if path == ("directions",) and len(a) == len(b) == 1:
+            path, (a,), (b,) = ("direction",), a, b
         if type(a) is not type(b) or a != b:
             lines.append(f"{dotted(path)}: {_told(a)} here, {_told(b)} in the stored study")
     return lines

@@ -22,9 +22,18 @@ from hpo.spec.sampling import PrunerSpec, SamplerSpec, Wrapped
 
 MAX_PROBLEMS = 10  # told at once
 PIPE_SECONDS = 10.0  # for a study file that comes through a pipe
+_SECONDS = (("budget", "seconds"), ("trial_timeout",), ("report_timeout",))
 _REQUIRED = {
     ("directions",): "is required: minimize or maximize",
     ("objective",): "is required, or a `command` in its place",
+}
+
+
+_LIKE = {  # a mapping that may stand there
+    ("space",): " like {type: float, low: 0.001, high: 0.1}",
+    ("sampler",): " like {name: tpe, seed: 0}",
+    ("pruner",): " like {name: asha, min_epochs: 1, max_epochs: 20}",
+    ("budget",): " like {trials: 60}",
 }
 
 
@@ -66,6 +75,10 @@ def _content(file: FilePath) -> bytes:
             raise spec_error(
                 f"{file} is a notebook: call hpo.optimize(objective, trials=30) in it, or put the objective "
                 "into a .py file"
+            )
+        if file.suffix == ".py" and file.exists():
+            raise spec_error(
+                f"{file} is an objective, not a study file; `hpo run {file} --trials 30` runs it"
             )
         if not file.exists():
             raise spec_error(f"{file}: there is no such file{near_file(file, '.yaml', '.yml', '.json')}")
@@ -158,10 +171,15 @@ def _sentence(detail: Any) -> tuple[Path, str]:
     path, owner = _located(detail["loc"])
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     if kind == PROBLEM:
-        return (*path, *context["at"]), context["sentence"]
+        at, sentence = (*path, *context["at"]), context["sentence"]
+        return at, sentence.replace(
+            "a number,", "a number of seconds, like 3600,"
+        ) if at in _SECONDS else sentence
     match kind:
         case "extra_forbidden":
             allowed = _fields(owner)
+            if str(path[-1]).partition(":")[0] in allowed:
+                return path, "lacks the space after its colon"
             return path, f"is unknown{nearest(path[-1], allowed)} (allowed: {listed(allowed)})"
         case "missing":
             return path, _REQUIRED.get(path, "is required")
@@ -177,9 +195,9 @@ def _sentence(detail: Any) -> tuple[Path, str]:
         case "literal_error":
             return path, f"must be {context['expected']}, got {shown(value)}"
         case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
-            return path, f"must be a mapping, got {shown(value)}"
+            return path, f"must be a mapping{_LIKE.get(path[:1], '')}, got {shown(value)}"
         case "invalid_key":
-            return path, "is no text; keys are text"
+            return path, "is no text; keys are text, and a number has a point, not a comma"
         case _:
             message = detail["msg"]
             return path, f"{message[0].lower()}{message[1:]}, got {shown(value)}"

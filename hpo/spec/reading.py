@@ -20,6 +20,7 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_NODES = 100_000
 MAX_DIGITS = 400  # of one number
+_TWO_COLONS = "mapping values are not allowed in this context"  # PyYAML's words for it
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # only its parser is used
 
@@ -67,10 +68,12 @@ def read_yaml(content: bytes, name: str, *, numbered: bool = True) -> Document:
         return _Builder(error, yaml.parse(text, Loader=_Loader)).build()
     except yaml.MarkedYAMLError as wrong:
         mark = wrong.problem_mark or wrong.context_mark
-        what = ", ".join(part for part in (wrong.problem, wrong.context) if part)
-        raise error(
-            f"is not valid YAML: {what or 'cannot be read'}", mark.line + 1 if mark else None
-        ) from wrong
+        what = ", ".join(part for part in (wrong.problem, wrong.context) if part) or "cannot be read"
+        if mark and text.split("\n")[mark.line][: mark.column + 1].endswith("\t"):
+            what = "a tab stands where YAML takes spaces alone"
+        elif wrong.problem == _TWO_COLONS:
+            what += "; does the line before lack its colon, or a text with ': ' in it its quotes?"
+        raise error(f"is not valid YAML: {what}", mark.line + 1 if mark else None) from wrong
     except yaml.YAMLError as wrong:
         raise error(f"is not valid YAML: {first_line(wrong)}") from wrong
 

@@ -156,9 +156,14 @@ def sentence(found: Regret) -> str:
     best = f"best {found.top}" if found.top > 1 else "best"
     often = (
         f"{found.missed} of {len(found.trials)} pruned trials that were run to their end would have been "
-        f"among the {best}; of all {found.pruned} that were pruned it is {100 * found.low:.0f} to "
-        f"{100 * found.high:.0f} %, nine times in ten."
+        f"among the {best}"
     )
+    if len(found.trials) < found.pruned:
+        low, high = 100 * found.low, 100 * found.high
+        often += (
+            f"; of all {found.pruned} that were pruned it is {low:.0f} to {high:.0f} %, nine times in ten"
+        )
+    often += "."
     share_saved = found.saved_epochs / max(1.0, found.saved_epochs + found.trained_epochs)  # none reported: 0
     saved = (
         f"Pruning saved about {found.saved_epochs:,.0f} epochs and {found.saved_seconds:,.0f} s of work, "

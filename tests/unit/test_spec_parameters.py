@@ -112,7 +112,12 @@ from tests.support.study_files import complaint, space, study
             "space.p.type must be one of float, int, categorical, got 'flaot'; did",
         ),
         ({"low": 0, "high": 1}, "space.p.type is required: one of float, int, categorical"),
-        (3, "space.p must be a mapping"),
+        (3, "space.p must be a mapping like {type: float, low: 0.001, high: 0.1}, got 3"),
+        ({"type": "int", "low:1": None, "high": 2}, "space.p.low:1 lacks the space after its colon"),
+        (
+            {"type": "float", "low": 0, 3: None, "high": 2},
+            "space.p.3 is no text; keys are text, and a number has a",
+        ),
         (None, "space.p must be a mapping"),
     ],
 )

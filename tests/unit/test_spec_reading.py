@@ -139,8 +139,16 @@ def test_nested_lists_keep_their_place() -> None:
         (b"a: 1\n---\nb: 2\n", "line 2: holds a second document"),
         (b"? [1]\n: 2\n", "line 1: a list or mapping cannot be a key"),
         (b"a: [1, 2\nb: 3\n", "x.yaml, line 2: is not valid YAML:"),
-        (b"a: b: c\n", "x.yaml, line 1: is not valid YAML:"),
-        (b"a: 1\n\tb: 2\n", "is not valid YAML:"),
+        (
+            b"a: b: c\n",
+            "x.yaml, line 1: is not valid YAML: mapping values are not allowed in this context; does",
+        ),
+        (
+            b"a 1\nb: 2\n",
+            "line 2: is not valid YAML: mapping values are not allowed in this context; does the line before",
+        ),
+        (b"a: 1\n\tb: 2\n", "line 2: is not valid YAML: a tab stands where YAML takes spaces alone"),
+        (b"a:\n  b: 1\n  \tc: 2\n", "line 3: is not valid YAML: a tab stands"),
         (b"a: \x00", "x.yaml: holds a NUL byte"),
         (b"ok: 1\nbad: \xff\xfe\n", "x.yaml, line 2: is not UTF-8 text"),
         (b"ok: 1\nbad: \x07\n", "x.yaml, line 2: holds the control character '\\x07'"),

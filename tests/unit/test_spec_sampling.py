@@ -114,12 +114,12 @@ def test_a_wrong_pruner_gets_a_sentence(pruner: Any, message: str) -> None:
         ({"trials": 2.5}, "budget.trials must be a whole number, got 2.5"),
         ({"seconds": 0}, "budget.seconds must be above 0, got 0"),
         ({"seconds": -1}, "budget.seconds must be above 0, got -1"),
-        ({"seconds": "1h"}, "budget.seconds must be a number, got '1h'"),
+        ({"seconds": "1h"}, "budget.seconds must be a number of seconds, like 3600, got '1h'"),
         ({"target": float("nan")}, "budget.target must be a finite number"),
         ({"trails": 3}, "budget.trails is unknown; did you mean 'trials'?"),
         ({}, "budget needs trials, seconds, epochs, target or patience: tpe would never end"),
         ({"epochs": 100}, "budget.epochs must be told how many a trial has: set fixed.epochs, or max_epochs"),
-        (5, "budget must be a mapping, got 5"),
+        (5, "budget must be a mapping like {trials: 60}, got 5"),
     ],
 )
 def test_a_wrong_budget_gets_a_sentence(budget: Any, message: str) -> None:
@@ -132,7 +132,7 @@ def test_a_wrong_budget_gets_a_sentence(budget: Any, message: str) -> None:
         ({"retry": {"lost": -1}}, "retry.lost must be at least 0, got -1"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"trial_timeout": 0}, "trial_timeout must be above 0, got 0"),
-        ({"report_timeout": "no"}, "report_timeout must be a number, got 'no'"),
+        ({"report_timeout": "no"}, "report_timeout must be a number of seconds, like 3600, got 'no'"),
         ({"notes": 3}, "notes must be text, got 3"),
         ({"fixed": {"x": 1}}, "fixed.x stands under `space` too"),
         ({"fixed": {"a": {"b": float("nan")}}}, "fixed.a.b must be a finite number, got nan"),

@@ -301,7 +301,7 @@ def test_budget_retry_and_notes_leave_the_study_the_same(override: str) -> None:
         ("space.lr.low=0.001", "space.lr.low: 0.001 here, 0.0001 in the stored study"),
         ("fixed.epochs=5", "fixed.epochs: 5 here, 20 in the stored study"),
         ("fixed.extra=5", "fixed.extra: 5 here, absent in the stored study"),
-        ("direction=minimize", "directions: ['minimize'] here, ['maximize'] in the stored study"),
+        ("direction=minimize", "direction: 'minimize' here, 'maximize' in the stored study"),
         ("enqueue=[]", "enqueue: [] here, [{lr: 0.01, hidden: 64, optimizer: 'adam'}] in the stored study"),
         ("objective=mine", "objective: 'mine' here, 'objectives.classifier' in the stored study"),
     ],
