@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,11 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def capture(setup: Setup, progress: Progress, best: dict[str, Tensor]) -> dict[str, Any]:
     """Return everything that the loop changes. `best` is left out where it equals the present weights."""
-    return _beside(progress, best) | {
+    newest = progress.best_epoch == progress.epoch
+    return {
+        "version": VERSION,
+        "progress": progress.copied(),
+        "best": None if newest else best,
         "model": setup.model.state_dict(),
         "optimizer": setup.optimizer.state_dict(),
         "plateau": setup.plateau.state(),
@@ -42,41 +46,56 @@ def capture(setup: Setup, progress: Progress, best: dict[str, Tensor]) -> dict[s
     }
 
 
-def _beside(progress: Progress, best: dict[str, Tensor]) -> dict[str, Any]:
-    """What `capture` returns beside what stands in the setup itself."""
-    newest = progress.best_epoch == progress.epoch
-    return {"version": VERSION, "progress": progress.copied(), "best": None if newest else best}
+@dataclass(frozen=True, eq=False)
+class Rested:
+    """A run that is pruned, as it stands: whoever promotes it in this process goes on with its setup."""
+
+    setup: Setup
+    progress: Progress
+    best: dict[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights, and of what training changes beside them."""
+        return self.setup.nbytes + sum(tensor.nbytes for tensor in self.best.values())
+
+    def state(self) -> dict[str, Any]:
+        """As it is saved."""
+        return capture(self.setup, self.progress, self.best)
 
 
 def resume(trial: Trial, setup: Setup) -> tuple[Progress, dict[str, Tensor]]:
     """Put the newest checkpoint's state into `setup`; return the progress and the best weights so far."""
+    held = trial.checkpoint.held
+    if isinstance(held, Rested) and held.setup is setup:
+        newest = held.progress.best_epoch == held.progress.epoch
+        return _ready(setup, held.progress, None if newest else held.best)
     state = trial.checkpoint.load()
     if state is None or state.get("version") != VERSION:
         return Progress(), {}
-    return restore(setup, state, is_live=trial.checkpoint.live is setup)
+    return restore(setup, state)
 
 
-def restore(
-    setup: Setup, state: dict[str, Any], *, is_live: bool = False
+def restore(setup: Setup, state: dict[str, Any]) -> tuple[Progress, dict[str, Tensor]]:
+    """Put what `capture` returned into `setup`; return the progress and the best weights so far."""
+    setup.model.load_state_dict(state["model"])
+    setup.optimizer.load_state_dict(state["optimizer"])
+    setup.plateau.restore(state["plateau"])
+    setup.scaler.load_state_dict(state["scaler"])
+    return _ready(setup, Progress(**state["progress"]), state["best"])
+
+
+def _ready(
+    setup: Setup, progress: Progress, best: dict[str, Tensor] | None
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Put what `capture` returned into `setup`; return the progress and the best weights so far.
-
-    `is_live`: it was taken from this very setup, which stands as it did then.
-    """
-    if not is_live:
-        setup.model.load_state_dict(state["model"])
-        setup.optimizer.load_state_dict(state["optimizer"])
-        setup.plateau.restore(state["plateau"])
-        setup.scaler.load_state_dict(state["scaler"])
+    """A setup that stands as it did then can go on; `best`: None where that is what it has."""
     for parameter, moments in setup.optimizer.state.items():  # fused kernels take both to lie alike in memory
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 moments[name] = torch.empty_like(parameter).copy_(value)
-    if state["best"] is None:
-        best = copy_weights(setup.model)
-    else:
-        best = {name: tensor.to(setup.device) for name, tensor in state["best"].items()}
-    return Progress(**state["progress"]), best
+    if best is None:
+        return progress, copy_weights(setup.model)
+    return progress, {name: tensor.to(setup.device) for name, tensor in best.items()}
 
 
 class Saver:
@@ -111,8 +130,7 @@ class Saver:
         """Keep the state of a run that is pruned; "auto" saves what takes longer to train anew (`WORTH`)."""
         since = sum(progress.epoch_seconds[self._trial.checkpoint.saved or 0 :])
         if self._every == "auto" and since < WORTH * max(self._cost, LEAST_COST):
-            whole = partial(capture, setup, progress, best)
-            self._trial.checkpoint.hold(_beside(progress, best), progress.epoch, setup, whole)
+            self._trial.checkpoint.hold(Rested(setup, progress, best), progress.epoch)
         else:
             self.save(setup, progress, best)
 

@@ -14,6 +14,17 @@ from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 
+class Resting(Protocol):
+    """A trial that is pruned, as it stands in this process; nobody changes it any more."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory, about."""
+
+    def state(self) -> dict[str, Any]:
+        """The state as it is saved."""
+
+
 @runtime_checkable
 class Checkpoint(Protocol):
     """The saved state of one trial, newest first. States hold tensors, numbers, strings, lists and dicts."""
@@ -21,20 +32,13 @@ class Checkpoint(Protocol):
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step` (>= 0). Written aside, then renamed: whole or not at all."""
 
-    def hold(
-        self,
-        state: dict[str, Any],
-        step: int,
-        live: Any = None,
-        whole: Callable[[], dict[str, Any]] | None = None,
-    ) -> None:
-        """Keep `state`, which nobody changes any more, of a trial that is pruned, but perhaps in this process
-        alone: elsewhere it goes on from what was saved. `live`: what it is trained with, as it stands;
-        with `whole`, which returns the state as it is saved, `state` is what stands beside it."""
+    def hold(self, resting: Resting, step: int) -> None:
+        """Keep the state after `step`, but perhaps in this process alone: elsewhere the trial goes on from
+        what was saved."""
 
     @property
-    def live(self) -> Any:
-        """What was held beside the newest state in this very process; None where nothing was."""
+    def held(self) -> Any:
+        """What was held after the newest step, in this very process; None where nothing was."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest whole state, or None; a saved one has its tensors on the CPU."""

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
+    from objectives.protocol import Resting
+
 
 class LocalCheckpoint:
     """The newest saved state, in memory."""
@@ -38,17 +40,11 @@ class LocalCheckpoint:
         torch.save(state, buffer)
         self.latest, self._content = step, buffer.getvalue()
 
-    live: Any = None
+    held: Any = None
 
-    def hold(
-        self,
-        state: dict[str, Any],
-        step: int,
-        live: Any = None,
-        whole: Callable[[], dict[str, Any]] | None = None,
-    ) -> None:
-        """As `save`: nothing is `live` here."""
-        self.save(state if whole is None else whole(), step)
+    def hold(self, resting: Resting, step: int) -> None:
+        """As `save`: nothing is `held` here."""
+        self.save(resting.state(), step)
 
     @property
     def saved(self) -> int | None:

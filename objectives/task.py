@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from objectives import device as devices
 from objectives import evaluation, members, metrics, stack, winner
-from objectives.checkpoints import resume
+from objectives.checkpoints import Rested, resume
 from objectives.config import TrainingConfig, check_study
 from objectives.datasets.batches import Batches
 from objectives.datasets.load import LOADING, load
@@ -87,7 +87,10 @@ class ReadyMade:
 
         def begin(trial: Trial) -> Run:
             now = time.perf_counter()
-            setup = trial.checkpoint.live or self._begin(trial, self._read(trial.config))[0]
+            held = trial.checkpoint.held
+            setup = (
+                held.setup if isinstance(held, Rested) else self._begin(trial, self._read(trial.config))[0]
+            )
             run = Run(trial, setup, *resume(trial, setup))
             started[run] = now
             return run

@@ -7,13 +7,16 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo.errors import first_line
 from hpo.weights import dump_state, read_state
 from storage.database.errors import ArtifactError
 from storage.files.artifacts import ArtifactStore
 from storage.files.checkpoints import Saved, file_name, newest
+
+if TYPE_CHECKING:
+    from objectives.protocol import Resting
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +47,7 @@ class HeldState:
 
     step: int
     saved: int | None
-    state: dict[str, Any]
-    live: Any = None  # what the state was taken from, of which it is a part
+    resting: Resting
 
 
 class Memory:
@@ -58,7 +60,7 @@ class Memory:
 
     def put(self, trial: str, attempt: int, held: HeldState) -> None:
         """Hold the state that this attempt at a trial has left."""
-        size = _size(held.state) + int(getattr(held.live, "nbytes", 0))
+        size = held.resting.nbytes
         with self._changing:
             self._held[trial, attempt] = held, size
             self._bytes += size
@@ -71,13 +73,6 @@ class Memory:
             held, size = self._held.pop((trial, attempt), (None, 0))
             self._bytes -= size
             return held
-
-
-def _size(state: Any) -> int:
-    """Bytes of the tensors in a state."""
-    if isinstance(state, dict | list | tuple):
-        return sum(map(_size, state.values() if isinstance(state, dict) else state))
-    return int(getattr(state, "nbytes", 0))
 
 
 class CheckpointStore:
@@ -132,27 +127,19 @@ class CheckpointStore:
         return None if self._held is None else self._held.saved
 
     @property
-    def live(self) -> Any:
-        """What was held beside the newest state in this very process; None where nothing was."""
-        return None if self._held is None else self._held.live
+    def held(self) -> Resting | None:
+        """What was held after the newest step, in this very process; None where nothing was."""
+        return None if self._held is None else self._held.resting
 
-    def hold(
-        self,
-        state: dict[str, Any],
-        step: int,
-        live: Any = None,
-        whole: Callable[[], dict[str, Any]] | None = None,
-    ) -> None:
-        """Keep `state`, which nobody changes any more, for a trial that may go on in this process.
+    def hold(self, resting: Resting, step: int) -> None:
+        """Keep what nobody changes any more for a trial that may go on in this process.
 
-        Elsewhere, and when the process is gone, it goes on from what was saved. `live`: what it goes on with
-        here, which is of no more use elsewhere; its `nbytes` count beside those of the state. With `whole`,
-        which returns the state as it is saved, `state` is only what `live` does not hold.
+        Elsewhere, and when the process is gone, it goes on from what was saved.
         """
         if self._memory is None:
-            self.save(state if whole is None else whole(), step)
+            self.save(resting.state(), step)
         else:
-            self._memory.put(*self._place, HeldState(step, self.saved, state, live))
+            self._memory.put(*self._place, HeldState(step, self.saved, resting))
 
     def save(self, state: dict[str, Any], step: int) -> None:
         """Keep `state` as the state after `step`; a full disk is said in the log and training goes on."""
@@ -178,7 +165,7 @@ class CheckpointStore:
     def load(self) -> dict[str, Any] | None:
         """State of the newest whole checkpoint with its tensors on the CPU; None when there is none."""
         if self._held is not None:
-            return self._held.state
+            return self._held.resting.state()
         if self._latest is None:
             return None
         state: dict[str, Any] = read_state(self._latest.content)

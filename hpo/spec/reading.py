@@ -69,7 +69,7 @@ def read_yaml(content: bytes, name: str, *, numbered: bool = True) -> Document:
     except yaml.MarkedYAMLError as wrong:
         mark = wrong.problem_mark or wrong.context_mark
         what = ", ".join(part for part in (wrong.problem, wrong.context) if part) or "cannot be read"
-        if mark and text.split("\n")[mark.line][: mark.column + 1].endswith("\t"):
+        if mark and text[mark.index : mark.index + 1] == "\t":
             what = "a tab stands where YAML takes spaces alone"
         elif wrong.problem == _TWO_COLONS:
             what += "; does the line before lack its colon, or a text with ': ' in it its quotes?"

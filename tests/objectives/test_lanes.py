@@ -423,19 +423,21 @@ class Holding(LocalCheckpoint):
 
     saved = None
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None, whole: Any = None) -> None:
-        self.latest, self.held = step, state if whole is None else whole()
+    resting: Any = None
+
+    def hold(self, resting: Any, step: int) -> None:
+        self.latest, self.resting = step, resting
 
     def load(self) -> dict[str, Any] | None:
-        return self.held if self.latest else None
+        return self.resting.state() if self.latest else None
 
 
 class Living(Holding):
-    """And what it was trained with, which a promoted trial goes on with."""
+    """And goes on with what it was trained with."""
 
-    def hold(self, state: dict[str, Any], step: int, live: Any = None, whole: Any = None) -> None:
-        super().hold(state, step)
-        self.live = live
+    @property
+    def held(self) -> Any:
+        return self.resting
 
 
 def test_what_is_pruned_is_held_where_saving_it_costs_more_and_goes_on_the_same_bits(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -157,28 +159,37 @@ def test_that_an_attempt_got_further_than_any_before_it_is_said_once(store):
     assert said == [3]
 
 
+@dataclass
+class Resting:
+    nbytes: int
+    left: dict[str, Any]
+
+    def state(self) -> dict[str, Any]:
+        return self.left
+
+
 def test_a_held_state_waits_in_the_process_alone_and_elsewhere_the_saved_one_counts(store, monkeypatch):
     memory = Memory()
     first = CheckpointStore(store, "s/0", 1, None, memory=memory)
     first.save({"step": 1}, 1)
-    first.hold({"step": 3}, 3, "live")
+    resting = Resting(80, {"step": 3})
+    first.hold(resting, 3)
     elsewhere = newest(store, "s/0", before_attempt=2)
     assert elsewhere is not None
     assert elsewhere.step == 1
     second = CheckpointStore(store, "s/0", 2, None, memory=memory, held=memory.take("s/0", 1))
-    assert (second.latest, second.saved, second.load(), second.live) == (3, 1, {"step": 3}, "live")
+    assert (second.latest, second.saved, second.load(), second.held) == (3, 1, {"step": 3}, resting)
     assert memory.take("s/0", 1) is None, "what goes on is held no longer"
     second.save({"step": 4}, 4)
-    assert (second.latest, second.saved, second.load(), second.live) == (4, 4, {"step": 4}, None)
-    CheckpointStore(store, "s/1", 1, None).hold({"step": 2}, 2, lambda: "nothing that can be saved")
-    assert newest(store, "s/1") is not None, "who may hold nothing saves"
-    nowhere = CheckpointStore(store, "s/4", 1, None)
-    nowhere.hold({"beside": 1}, 2, "live", whole=lambda: {"whole": 1})
-    assert nowhere.load() == {"whole": 1}, "what is live here alone is not left out of what is saved"
+    assert (second.latest, second.saved, second.load(), second.held) == (4, 4, {"step": 4}, None)
+    nowhere = CheckpointStore(store, "s/1", 1, None)
+    nowhere.hold(resting, 2)
+    assert nowhere.load() == {"step": 3}, "who may hold nothing saves"
+    assert newest(store, "s/1") is not None
 
     monkeypatch.setattr("hpo.runner.checkpoint.MEMORY", 100)
     for trial in ("s/2", "s/3"):
-        memory.put(trial, 1, HeldState(1, None, {"weights": [torch.zeros(20)]}))
+        memory.put(trial, 1, HeldState(1, None, resting))
     assert memory.take("s/2", 1) is None, "there is room for one of them"
     assert memory.take("s/3", 1) is not None
 
