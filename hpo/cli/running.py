@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -29,8 +30,10 @@ from hpo.cli.queries import open_here, print_best
 from hpo.errors import ExitCode, HpoError, UserError
 
 if TYPE_CHECKING:
+    from hpo.cli.view import LiveView
     from hpo.settings import Settings
     from hpo.worker.limits import Limits
+    from hpo.worker.lines import Lines
     from hpo.worker.supervisor import Outcome
     from storage.database.engine import Database
     from storage.database.records import StudyRow
@@ -247,14 +250,14 @@ class Here:
 
     def work(self, row: StudyRow | None, **options: Any) -> Outcome:
         """Be a worker of one study, or of all, until it ends or a signal comes; `options` as `Worker` has."""
-        from hpo.cli.view import make_view
         from hpo.spec import StudySpec
         from hpo.worker.supervisor import Worker
         from hpo.worker.turns import Assignment
 
         study = None if row is None else Assignment(row, StudySpec.model_validate(row.spec))
         name = None if row is None else row.name
-        with nullcontext() if self.quiet else make_view(self.database, name) as view:
+        gc.freeze()  # or the clerk would look through all that was imported for cycles
+        with nullcontext() if self.quiet else self._view(name) as view:
             heard: dict[str, Any] = {} if view is None else {"on_event": view.on_event}
             outcome = Worker(
                 self.database,
@@ -270,6 +273,11 @@ class Here:
         if outcome.exit_code != ExitCode.DONE or not self.quiet:
             say(f"{'hpo: ' if outcome.exit_code else ''}{outcome.why}")
         return outcome
+
+    def _view(self, study: str | None) -> LiveView | Lines:
+        from hpo.cli.view import make_view
+
+        return make_view(self.database, study)
 
     def confirm(self, study: str, **options: Any) -> int:
         """The search has ended: train again what its study file asks for, or somebody has; the exit code."""

@@ -21,7 +21,6 @@ from http.client import HTTPException
 from typing import Any
 
 from hpo.spec.notifying import Channel
-from hpo.studies.answers import plain
 from hpo.worker.leftovers import importing_hpo
 from storage.database.engine import Database
 from storage.database.errors import StorageError
@@ -176,6 +175,8 @@ _OPENER = urllib.request.build_opener(_StayHere)
 
 def document(found: Event, one: Notice) -> dict[str, Any]:
     """An event as receivers get it. Nothing in it comes from a trial's output or environment."""
+    from hpo.studies.answers import plain  # dear to import, where nobody is told of anything
+
     kept = ("trial", "value", "failures", "share", "worker")
     details = {name: found.details[name] for name in kept if found.details.get(name) is not None}
     text = f"{one.study}: {_SENTENCES[found.what].format_map({'trial': '?', 'worker': '?', **found.details})}"

@@ -78,7 +78,7 @@ def _made(url: URL) -> bool:
     with _writing(url) as connection:
         if sa.inspect(connection).get_table_names() or not optuna_tables.are_newest():
             return False
-        declare_partial_indexes()
+        declare_partial_indexes(connection.dialect.name)
         metadata.create_all(connection)
         optuna_tables.make(connection)
         for name, version in ((VERSION_TABLE, HEAD), (optuna_tables.VERSION_TABLE, optuna_tables.VERSION)):

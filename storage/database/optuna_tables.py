@@ -58,7 +58,7 @@ studies = Table(
     Column("study_id", Integer, primary_key=True),
     Column("study_name", String(512), index=True, unique=True, nullable=False),
 )
-Table(
+study_directions = Table(
     "study_directions",
     metadata,
     Column("study_direction_id", Integer, primary_key=True),

@@ -7,7 +7,6 @@ Times are seconds since the epoch by the database's clock (`storage.database.clo
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -178,13 +177,16 @@ is_running = ticket.c.state == sa.literal_column("'running'")
 is_parked = ticket.c.state == sa.literal_column("'parked'")
 
 
-@cache
-@cache
-def declare_partial_indexes() -> None:
-    """For who makes tables: naming a dialect imports it, which takes as long as a short command's queries."""
-    in_order_of_claims = (ticket.c.study_id, ticket.c.priority.desc(), ticket.c.number)
-    Index("ix_hpo_ticket_waiting", *in_order_of_claims, postgresql_where=is_queued, sqlite_where=is_queued)
-    Index("ix_hpo_ticket_leased", ticket.c.lease_until, postgresql_where=is_running, sqlite_where=is_running)
+_partial = {
+    Index("ix_hpo_ticket_waiting", ticket.c.study_id, ticket.c.priority.desc(), ticket.c.number): is_queued,
+    Index("ix_hpo_ticket_leased", ticket.c.lease_until): is_running,
+}
+
+
+def declare_partial_indexes(dialect: str) -> None:
+    """For who makes tables. Naming a dialect imports it, which takes as long as a short command's queries."""
+    for index, where in _partial.items():
+        index.dialect_options[dialect]["where"] = where
 
 
 attempt = Table(

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from storage.database import optuna_tables
+from storage.database.errors import StudyExistsError
 from storage.database.optuna_tables import TrialState
 from storage.database.records import CONSTRAINT
 
@@ -29,6 +30,7 @@ DIVERGED, BROKE = "hpo:diverged", "hpo:broke"
 _OLD_CONSTRAINTS = "constraints"  # a list of them, as a sampler's `constraints_func` left it in Optuna 4
 
 _studies = optuna_tables.studies
+_directions = optuna_tables.study_directions
 _trials = optuna_tables.trials
 _params = optuna_tables.params
 _values = optuna_tables.values
@@ -271,6 +273,35 @@ def rename_study(connection: Connection, optuna_study_id: int, name: str) -> Non
     connection.execute(_studies.update().where(which).values(study_name=name))
 
 
+def make_study(connection: Connection, name: str, directions: Sequence[str]) -> int:
+    """Optuna's own study of that name, as `optuna.create_study` makes it; an empty one is taken as it is.
+
+    Safe beside plain Optuna and others: of two that make one of this name, one meets an `IntegrityError`.
+
+    Raises:
+        StudyExistsError: Optuna has one with trials, or of other directions.
+    """
+    there = connection.scalar(sa.select(_studies.c.study_id).where(_studies.c.study_name == name))
+    if there is None:
+        new = _studies.insert().values(study_name=name).returning(_studies.c.study_id)
+        made: int = connection.execute(new).scalar_one()
+        rows = [
+            {"study_id": made, "objective": place, "direction": direction.upper()}
+            for place, direction in enumerate(directions)
+        ]
+        connection.execute(_directions.insert(), rows)
+        return made
+    its = sa.select(_directions.c.direction).where(_directions.c.study_id == there)
+    found = connection.scalars(its.order_by(_directions.c.objective)).all()
+    count = connection.scalar(sa.select(sa.func.count()).where(_trials.c.study_id == there))
+    if count or [direction.lower() for direction in found] != list(directions):
+        raise StudyExistsError(
+            f"an Optuna study named {name} with {count} trials is in this database already; give this one "
+            "another name"
+        )
+    return int(there)
+
+
 def delete_study(connection: Connection, optuna_study_id: int) -> None:
     """Delete the study with its trials and everything of theirs.
 
@@ -281,9 +312,7 @@ def delete_study(connection: Connection, optuna_study_id: int) -> None:
     trials = sa.select(_trials.c.trial_id).where(_trials.c.study_id == optuna_study_id)
     connection.execute(study.with_for_update()).all()
     connection.execute(trials.order_by(_trials.c.trial_id).with_for_update()).all()
-    from optuna.storages._rdb import models
-
-    for table in reversed(models.BaseModel.metadata.sorted_tables):
+    for table in reversed(optuna_tables.metadata.sorted_tables):
         if table.c.get("study_id") is not None:
             connection.execute(table.delete().where(table.c.study_id == optuna_study_id))
         elif table.c.get("trial_id") is not None:

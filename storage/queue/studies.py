@@ -58,19 +58,18 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
 
     With a `history`, trials that ended elsewhere, the study is finished and its tickets are theirs.
 
-    Optuna's study is made first; a creator that dies in between leaves an empty one, which the next
-    adopts.
-
     Raises:
         StudyExistsError: the name is taken, by a study of ours or by an Optuna study with trials.
     """
-    optuna_id = database.patience(database.url, lambda: _optuna_study(database, new))
+    exists = f"a study named {new.name} exists already"
 
     def insert(connection: Connection) -> StudyRow:
+        if connection.scalar(sa.select(study.c.id).where(study.c.name == new.name)) is not None:
+            raise StudyExistsError(exists)
         told = {name: value for name, value in vars(new).items() if name in study.c}  # under the same names
         more = {
             "uid": uuid.uuid4().hex,
-            "optuna_study_id": optuna_id,
+            "optuna_study_id": optuna_rows.make_study(connection, new.name, new.directions),
             "state": StudyState.RUNNING,
             "spec": json.dumps(new.spec),
             "maximize": int(new.directions[0] == "maximize"),
@@ -94,7 +93,7 @@ def create(database: Database, new: NewStudy, history: Sequence[FrozenTrial] = (
     try:
         return database.write_once(insert)
     except sa.exc.IntegrityError as error:
-        raise StudyExistsError(f"a study named {new.name} exists already") from error
+        raise StudyExistsError(exists) from error
 
 
 def get(connection: Connection, name: str) -> StudyRow:
@@ -397,27 +396,3 @@ def _go_on(connection: Connection, study_id: int) -> None:
     if row.state == StudyState.RUNNING and seconds_of.anybody_works(connection, study_id):
         seconds_of.start(connection, study_id)
     outcomes.end_if_spent(connection, study_id)
-
-
-def _optuna_study(database: Database, new: NewStudy) -> int:
-    """Optuna's own study of that name; an empty one left by a creator that died is adopted."""
-    import optuna
-
-    try:
-        made = optuna.create_study(
-            storage=database.rdb,
-            study_name=new.name,
-            directions=[optuna.study.StudyDirection[d.upper()] for d in new.directions],
-        )
-        return int(made._study_id)
-    except optuna.exceptions.DuplicatedStudyError:
-        found = optuna.load_study(storage=database.rdb, study_name=new.name)
-        ours = sa.select(study.c.id).where(study.c.name == new.name)
-        if database.read(lambda connection: connection.scalar(ours)) is not None:
-            raise StudyExistsError(f"a study named {new.name} exists already") from None
-        if found.trials or [d.name.lower() for d in found.directions] != list(new.directions):
-            raise StudyExistsError(
-                f"an Optuna study named {new.name} with {len(found.trials)} trials is in this database "
-                "already; give this one another name"
-            ) from None
-        return int(found._study_id)

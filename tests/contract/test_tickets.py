@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+import optuna
 import pytest
 import sqlalchemy as sa
 
+from storage.database import optuna_tables
 from storage.database.clock import read_now
 from storage.database.engine import Database
 from storage.database.errors import StudyExistsError
@@ -264,8 +266,38 @@ def test_what_failed_on_a_quarantined_worker_alone_is_given_to_others(
 
 def test_a_name_is_taken_once(database: Database) -> None:
     make_study(database, 1)
-    with pytest.raises(StudyExistsError):
+    with pytest.raises(StudyExistsError, match=r"^a study named study exists already$"):
         make_study(database, 1)
+
+
+def test_optunas_study_is_as_optuna_makes_one_and_its_own_is_taken_only_while_it_is_empty(
+    database: Database,
+) -> None:
+    """It comes with ours or not at all."""
+    both = ["minimize", "maximize"]
+    row = make_study(database, 1, directions=both)
+    theirs = optuna.create_study(storage=database.rdb, study_name="theirs", directions=both)
+    made = optuna.load_study(storage=database.rdb, study_name="study")
+    assert (made._study_id, made.directions) == (row.optuna_study_id, theirs.directions)
+    with database.transaction(write=False) as connection:
+        columns = [column for column in optuna_tables.study_directions.c if column.name[-3:] != "_id"]
+        of = optuna_tables.study_directions.c.study_id
+        ours, its = (
+            connection.execute(sa.select(*columns).where(of == one._study_id).order_by(*columns)).all()
+            for one in (made, theirs)
+        )
+    assert ours == its
+    with pytest.raises(StudyExistsError, match="Optuna study named theirs with 0 trials"):
+        make_study(database, 1, name="theirs", directions=["minimize"])
+    assert make_study(database, 1, name="theirs", directions=both).optuna_study_id == theirs._study_id
+
+    foreign = optuna.create_study(storage=database.rdb, study_name="foreign", direction="maximize")
+    foreign.ask()
+    with pytest.raises(StudyExistsError, match="Optuna study named foreign with 1 trials"):
+        make_study(database, 1, name="foreign")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        make_study(database, [{"x": object()}], name="broken")
+    assert "broken" not in optuna.get_all_study_names(database.rdb)
 
 
 def test_a_deleted_study_takes_its_leases_with_it(database: Database, party: Opener) -> None:

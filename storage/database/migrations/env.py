@@ -5,8 +5,8 @@ from alembic import context
 from storage.database.migrate import VERSION_TABLE
 from storage.database.tables import declare_partial_indexes, metadata
 
-declare_partial_indexes()
 connection = context.config.attributes["connection"]
+declare_partial_indexes(connection.dialect.name)
 context.configure(
     connection=connection,
     target_metadata=metadata,
