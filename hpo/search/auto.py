@@ -3,7 +3,9 @@
 Where there is one direction and room for 20 trials of at least nine epochs, which are known to report each
 one and to go on from a checkpoint, as those of our own objectives, it is `rungs` with promotion: for half of
 the epochs of full trials the result is as good (docs/search.md). Else it is `tpe`, and every trial runs to
-its end. The choice is made once, when a study is created; its spec says what was chosen, and why.
+its end. Of a budget of epochs that has room for it six trainings are for the best three settings again:
+what is returned is better for it than for as much more search. The choice is made once, when a study is
+created; its spec says what was chosen, and why.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from typing import Any
 from hpo.search.pruners import promotes
 from hpo.spec import StudySpec
 from hpo.spec.sampling import AshaPruner, AutoPruner, AutoSampler, NoPruner, RungsSampler, TpeSampler
+from hpo.spec.sections import Confirm
 
 EPOCHS = 9  # of a full trial at least: three rungs
 TRIALS = 20  # of a study at least: with fewer, full trials find better settings
+ROOM = 37  # full trials that a budget of epochs has room for, from which on it pays to train the best again
+CONFIRM = Confirm(top=3, seeds=2, in_budget=True)
 
 
 def chosen(spec: StudySpec) -> StudySpec:
@@ -39,7 +44,11 @@ def chosen(spec: StudySpec) -> StudySpec:
         parts["sampler"] = kind
     names = " and ".join(parts[part].name for part in ("sampler", "pruner") if part in parts)
     why = doubt or f"its trials report each of {epochs} epochs, and go on from a checkpoint"
-    return spec.model_copy(update={**parts, "chosen": f"{names}: {why}"})
+    changed = spec.model_copy(update=parts)
+    if doubt is None and changed.sampler.name == "rungs" and sampler and _confirms(spec):
+        changed = changed.model_copy(update={"confirm": CONFIRM})
+        why += f"; {changed.search_epochs:,} of its epochs are for the search, the rest to confirm the best"
+    return changed.model_copy(update={"chosen": f"{names}: {why}"})
 
 
 def as_stored(spec: StudySpec, stored: StudySpec) -> StudySpec:
@@ -50,6 +59,8 @@ def as_stored(spec: StudySpec, stored: StudySpec) -> StudySpec:
         parts["sampler"] = stored.sampler.model_copy(update={"seed": spec.sampler.seed})
     if pruner:
         parts["pruner"] = stored.pruner
+    if "confirm" not in spec.model_fields_set and stored.confirm is not None and stored.confirm.in_budget:
+        parts["confirm"] = stored.confirm  # the search has the fewer epochs for it
     return spec.model_copy(update=parts)
 
 
@@ -59,6 +70,12 @@ def _left_open(spec: StudySpec) -> tuple[bool, bool]:
     sampler = isinstance(spec.sampler, AutoSampler) or "sampler" not in spec.model_fields_set
     absent = "pruner" not in spec.model_fields_set
     return sampler, isinstance(spec.pruner, AutoPruner) or (sampler and absent)
+
+
+def _confirms(spec: StudySpec) -> bool:
+    """Whether six of the trainings that there is room for are better spent on the best settings again."""
+    room = (spec.budget.epochs or 0) / (spec.full_epochs or EPOCHS)
+    return room >= ROOM and "confirm" not in spec.model_fields_set
 
 
 def _doubt(spec: StudySpec) -> str | None:

@@ -248,6 +248,8 @@ class StudySpec(Section):
         _check_sampler(self)
         with within("budget", "epochs"):
             _check_epochs(self)
+        if self.confirm is not None and self.confirm.in_budget and self.budget.epochs is None:
+            raise problem("needs a budget of epochs: set budget.epochs", "confirm", "in_budget")
         _check_command(self)
         if self.gpus_per_trial > 1 and self.lanes != 1:
             raise problem(
@@ -272,6 +274,14 @@ class StudySpec(Section):
             return self.pruner.max_epochs
         epochs = self.fixed.get("epochs")
         return epochs if isinstance(epochs, int) and epochs > 0 else None
+
+    @property
+    def search_epochs(self) -> int | None:
+        """What of `budget.epochs` is the search's: all but that of a confirmation in the budget."""
+        confirm, full = self.confirm, self.full_epochs
+        if self.budget.epochs is None or confirm is None or not confirm.in_budget or full is None:
+            return self.budget.epochs
+        return self.budget.epochs - confirm.top * confirm.seeds * full
 
     @property
     def most_lanes(self) -> int:
@@ -322,14 +332,17 @@ def _check_directions(spec: StudySpec) -> None:
 
 
 def _check_epochs(spec: StudySpec) -> None:
-    if spec.budget.epochs is None:
+    if spec.search_epochs is None:
         return
     if spec.full_epochs is None:
         raise problem(
             "must be told how many a trial has: set fixed.epochs, or max_epochs of asha or hyperband"
         )
-    if spec.budget.epochs < spec.full_epochs:
-        raise problem(f"must be at least the {spec.full_epochs} of one trial, got {spec.budget.epochs}")
+    if spec.search_epochs < spec.full_epochs:
+        asked = spec.budget.epochs or 0
+        least, what = spec.full_epochs + asked - spec.search_epochs, "of one trial"
+        what += "" if asked == spec.search_epochs else " and of the confirmation"
+        raise problem(f"must be at least the {least} {what}, got {asked}")
 
 
 def _check_sampler(spec: StudySpec) -> None:

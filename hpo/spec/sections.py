@@ -152,6 +152,11 @@ class Confirm(Section):
     seeds: Annotated[Whole, at_least(2), at_most(1000)] = Field(
         10, description="Trainings of each, at most: what can no longer win is trained no further."
     )
+    in_budget: bool = Field(
+        False,
+        description="Whether `budget.epochs` is for these trainings, too: the search has as many fewer, and"
+        " its first setting is not trained again.",
+    )
 
 
 def switched(value: Any) -> Any:

@@ -40,7 +40,7 @@ def ask(database: Database, row: StudyRow, *, top: int | None = None, seeds: int
     spec = StudySpec.model_validate(row.spec)
     asked = spec.confirm or Confirm()
     top, seeds = asked.top if top is None else top, asked.seeds if seeds is None else seeds
-    chosen = candidates(history, top)
+    chosen = candidates(history, top, first=not asked.in_budget)
     at_once = _at_once(spec)
 
     def verb(connection: Transaction) -> StudyRow:
@@ -88,17 +88,17 @@ def go_on(database: Database, name: str) -> StudyRow | None:
     return open_(database, row)
 
 
-def candidates(history: StudyHistory, top: int) -> list[TrialRecord]:
-    """The best trials, no setting twice, and the first one; the best first."""
+def candidates(history: StudyHistory, top: int, *, first: bool = True) -> list[TrialRecord]:
+    """The best trials, no setting twice, the best first; and the `first` one."""
     found: list[TrialRecord] = []
     for trial in ranked(history.trials, history.directions[0]):
         if len(found) < top and all(trial.params != other.params for other in found):
             found.append(trial)
-    trials = [trial for trial in history.trials if not trial.foreign]
-    first = min(trials, key=lambda trial: (trial.ticket, trial.number), default=None)
-    usable = first is not None and first.state not in ("failed", "diverged")
-    if first is not None and usable and all(first.params != other.params for other in found):
-        found.append(first)
+    trials = [trial for trial in history.trials if not trial.foreign] if first else []
+    one = min(trials, key=lambda trial: (trial.ticket, trial.number), default=None)
+    usable = one is not None and one.state not in ("failed", "diverged")
+    if one is not None and usable and all(one.params != other.params for other in found):
+        found.append(one)
     return found
 
 

@@ -70,7 +70,7 @@ def create(
         budget_trials=len(history) or (None if spec.tickets is None else len(points)),
         budget_seconds=spec.budget.seconds,
         budget_target=spec.budget.target,
-        budget_epochs=spec.budget.epochs,
+        budget_epochs=spec.search_epochs,
         budget_patience=spec.budget.patience,
         retry_lost=spec.retry.lost,
         retry_failed=spec.retry.failed,

@@ -240,6 +240,32 @@ def test_whoever_ends_a_search_asks_for_what_its_study_file_confirms(
     assert confirming.go_on(database, "study") is None
 
 
+@sqlite_alone
+def test_a_search_and_its_confirmation_in_the_budget_train_no_more_epochs_than_the_budget_has(
+    database: Database, make_study: Callable[..., StudyRow], open_runner: Any, doing: Any
+) -> None:
+    """Nor is the first setting trained again for it."""
+    epochs: list[int] = []
+
+    def objective(trial: Any) -> float:
+        for epoch in (1, 2, 3):
+            epochs.append(epoch)
+            trial.report(trial.params["x"], epoch)
+        return trial.params["x"]
+
+    doing(objective)
+    confirm = {"top": 2, "seeds": 2, "in_budget": True}
+    study = make_study(budget={"epochs": 21}, fixed={"epochs": 3}, confirm=confirm)
+    assert run_all(open_runner(study)) == 3
+    its = confirming.go_on(database, "study")
+    assert its is not None
+    run_all(open_runner(its))
+    assert len(epochs) == 21
+    best = confirming.candidates(reading.history(database, "study"), 2, first=False)
+    again = {one.trial_number for one in database.read(repeats.listed, its.id)}
+    assert again == {trial.number for trial in best}
+
+
 def state(database: Database, its: StudyRow) -> StudyState:
     return database.read(lambda c: studies.by_id(c, its.id)).state
 

@@ -62,6 +62,34 @@ def test_what_is_chosen(changed: dict[str, Any], sampler: str, pruner: str) -> N
         }
 
 
+@pytest.mark.parametrize(
+    ("changed", "search"),
+    [
+        ({"budget": {"epochs": 740}}, 620),
+        ({"budget": {"epochs": 739}}, None),
+        ({"budget": {"epochs": 740}, "confirm": False}, None),
+        ({"budget": {"epochs": 740}, "sampler": "tpe"}, None),
+        ({"budget": {"epochs": 740}, "objective": "mine.py"}, None),
+        ({"budget": {"trials": 740}}, None),
+    ],
+)
+def test_where_epochs_have_room_for_37_trials_six_of_them_confirm_the_best_unless_the_file_says_so(
+    tmp_path: Path, changed: dict[str, Any], search: int | None
+) -> None:
+    """The study's budget is what remains; the same file finds it again, and it keeps its confirmation."""
+    settings = Settings(storage=f"sqlite:///{tmp_path}/h.db", artifacts=str(tmp_path))
+    database, spec = open_storage(settings), parse_spec({**OURS, **changed})
+    row, _ = create_or_continue(database, spec, settings)
+    if search is None:
+        assert not row.spec["confirm"]
+        assert row.budget_epochs == spec.budget.epochs
+    else:
+        assert row.spec["confirm"] == {"top": 3, "seeds": 2, "in_budget": True}
+        assert row.budget_epochs == search
+        assert f"{search} of its epochs are for the search" in row.spec["chosen"]
+    assert create_or_continue(database, spec, settings) == (row, False)
+
+
 def test_a_study_keeps_what_was_chosen_and_says_why(tmp_path: Path) -> None:
     """The file finds its study again, as does one that names what was chosen; another choice is refused."""
     settings = Settings(storage=f"sqlite:///{tmp_path}/h.db", artifacts=str(tmp_path))

@@ -140,6 +140,11 @@ def test_a_wrong_budget_gets_a_sentence(budget: Any, message: str) -> None:
         ({"fixed": [1]}, "fixed must be a mapping from names to fixed values"),
         ({"objctive": "m"}, "objctive is unknown; did you mean 'objective'?"),
         ({"max_trials": 3}, "max_trials is unknown (allowed: study, objective, command, direction, sampler"),
+        ({"confirm": {"in_budget": True}}, "confirm.in_budget needs a budget of epochs: set budget.epochs"),
+        (
+            {"confirm": {"top": 3, "in_budget": True}, "budget": {"epochs": 92}, "fixed": {"epochs": 3}},
+            "budget.epochs must be at least the 93 of one trial and of the confirmation, got 92",
+        ),
         ({"sampler": "qmc", "space": {}}, "space is required: the qmc sampler must know every parameter"),
     ],
 )
