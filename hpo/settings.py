@@ -10,6 +10,10 @@ from hpo.errors import UserError
 
 DEFAULT_STORAGE = "sqlite:///hpo.db"
 
+# In the environment before NumPy is loaded: what charts calculate is so small that two threads wait for each
+# other for longer than they work.
+ALONE = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP")}
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -16,6 +16,7 @@ from hpo.cli.queries import open_existing, open_here, open_study
 from hpo.cli.running import CommandsOption
 from hpo.cli.trials import find_trial
 from hpo.errors import ExitCode, UserError
+from hpo.settings import ALONE
 
 if TYPE_CHECKING:
     from storage.history.records import TrialRecord
@@ -35,7 +36,7 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """Write a report that opens offline; several studies are compared in one."""
-    _calculate_alone()
+    os.environ.update(ALONE | os.environ)
     from hpo.files import file_name
     from hpo.report.markdown import write_markdown
     from hpo.report.page import write_report
@@ -239,7 +240,7 @@ def dashboard(
     storage: StorageOption = None,
 ) -> None:
     """Browse studies live in a web browser."""
-    _calculate_alone()
+    os.environ.update(ALONE | os.environ)
     from hpo.dashboard.server import Tls, serve
 
     if (tls_cert is None) != (tls_key is None):
@@ -310,11 +311,3 @@ def doctor(
 def upgrade(storage: StorageOption = None) -> None:
     """Create the tables, or bring them to this version. Safe from many machines at once."""
     say(f"{open_here(storage)[1].shown_url} is up to date")
-
-
-def _calculate_alone() -> None:
-    """Have NumPy, before it is loaded, use one thread: what charts calculate is so small that two wait for
-    each other for longer than they work.
-    """
-    for library in ("OPENBLAS", "MKL", "OMP"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")

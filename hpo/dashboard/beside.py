@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from hpo.dashboard.access import make_access
+from hpo.settings import ALONE
 from storage.database.engine import Database
 
 
@@ -24,7 +25,8 @@ def beside(database: Database, study: str, say: Callable[[str], None], open_brow
         UserError: HPO_DASHBOARD_TOKEN is too short.
     """
     make_access("127.0.0.1", 0, *_tokens())  # before anything runs
-    environment = {**os.environ, "HPO_STORAGE": database.url.render_as_string(hide_password=False)}
+    storage = database.url.render_as_string(hide_password=False)
+    environment = {**ALONE, **os.environ, "HPO_STORAGE": storage}
     process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
         [sys.executable, "-m", "hpo.dashboard.beside", study, *(["--open"] if open_browser else [])],
         env=environment,  # the URL may carry a password, which arguments would show to everybody

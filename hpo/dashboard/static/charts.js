@@ -64,7 +64,7 @@ async function paint(plot, chart) {
   if ("fixed" in plot.dataset && layout.yaxis) { // low: what goes without saying makes room
     if (layout.meta?.x?.name === "number") layout.xaxis.title = "";
     layout.yaxis.title = { ...layout.yaxis.title, font: { size: 11 } };
-    layout.margin = { ...layout.margin, b: layout.xaxis.title ? 44 : 28 };
+    layout.margin = { ...layout.margin, b: layout.xaxis.title ? 52 : 36 };
   }
   for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
     layout[axis].autorange ??= !layout[axis].range; // said each time: plotly keeps that of a range that is no more

@@ -140,7 +140,7 @@ def slice_figure(record: Slice, title: str) -> go.Figure:
             marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
         )
     theme.link(figure, x=meaning(record.parameter), y={})
-    finish(figure, title, showlegend=False)
+    finish(figure, title, showlegend=False, margin={"l": 84})  # the value's title has two lines
     figure.update_xaxes(parameter_axis(record.parameter))
     figure.update_yaxes(title_text=plain(record.axis, 80).replace(" (", "<br>("))  # the picture is low
     frame(figure, [point.value for point in record.points], record.direction)

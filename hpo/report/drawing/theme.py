@@ -157,7 +157,10 @@ def finish(
     height: int | None = None,
     **layout: Any,
 ) -> go.Figure:
-    """Titles, the legend above the plot on the left, the light template; a `height` the data decide."""
+    """Titles, the legend above the plot on the left, the light template; a `height` the data decide.
+
+    Margins have room for what usually stands in them: where there is too little a browser draws twice.
+    """
     named = [t for t in figure.data if t.name and t.showlegend is not False]
     legend = layout.get("showlegend", len(named) > 1 or any(t.showlegend for t in figure.data))
     figure.update_layout(
@@ -178,7 +181,7 @@ def finish(
             "yanchor": "bottom",
             "itemwidth": 30,
         },
-        margin={"l": 64, "r": 20, "t": 84 if legend else 56, "b": 56},
+        margin={"l": 68, "r": 20, "t": 84 if legend else 56, "b": 58},
         height=height,
         hovermode="closest",
     )

@@ -131,15 +131,20 @@ def slices(history: StudyHistory, objective: int = 0, picked: str = "") -> tuple
     best = None if winner is None else winner.number
     by_name = {axis.name: axis for axis in axes(history) if not axis.single}
     kept = best_numbers(history, objective)
+    shown = sample(found, MAX_SLICE_POINTS, lambda score: score.number in kept)
     direction, value = history.directions[objective], value_axis(history, objective)
     made = []
     names = most_important(history, objective)[:MAX_SLICES] if not picked else {picked} & by_name.keys()
     for name in names:
         axis = by_name[name]
         using = [score for score in found if name in score.trial.params]
+        if len(using) < len(found):
+            some = sample(using, MAX_SLICE_POINTS, lambda score: score.number in kept)
+        else:
+            some = shown
         points = tuple(
             SlicePoint(score.number, x, score.value, score.pruned, score.number == best, score.trial.feasible)
-            for score, x in _at(axis, sample(using, MAX_SLICE_POINTS, lambda score: score.number in kept))
+            for score, x in _at(axis, some)
         )
         if points:
             note = shown_note(len(points), len(using)) if len(using) > MAX_SLICE_POINTS else ""
