@@ -153,7 +153,7 @@ def test_where_no_browser_can_be_opened_that_is_said(monkeypatch: pytest.MonkeyP
 def test_the_dashboard_beside_a_run_calculates_with_one_thread_unless_somebody_says_otherwise(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `hpo dashboard` does: with two a path of twenty parameters took 7.2 s, not 0.3, on a busy machine."""
+    """As `hpo dashboard` does: with two the path of 20 parameters took 7.2 s, not 0.3, on a busy machine."""
 
     class StartedError(Exception):
         pass

@@ -24,7 +24,7 @@ from hpo.report.records.scores import (
 )
 from storage.history.records import Direction, StudyHistory, TrialRecord, best_of
 
-MAX_SLICE_POINTS = 500
+MAX_SLICE_POINTS = 300
 MAX_LINES = 250
 MAX_PARALLEL_AXES = 12
 MAX_SLICES = 24
