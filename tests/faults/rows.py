@@ -115,7 +115,8 @@ def _each_rung_once(lab: Lab, budget: int) -> tuple[str, int]:
     """Who came how far, in words, and the epochs that count; whoever dies, they are those of no death."""
     found = lab.audit()
     assert found.holds, [check for check in found.checks if not check.holds]
-    assert (found.results, found.duplicates, found.missing) == (budget, 0, 0)
+    brought = found.results, found.duplicates, found.missing
+    assert brought == (budget, 0, 0), (brought, lab.states(), lab.attempts(), lab.ended_why("failed"))
     trials = {trial._trial_id: trial for trial in lab.trials()}
     assert lab.row is not None
     _, reached = lab.open().read(partial(rungs.newer, study_id=lab.row.id, since=0))
