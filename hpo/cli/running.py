@@ -27,7 +27,7 @@ from hpo.cli.app import (
 )
 from hpo.cli.output import say
 from hpo.cli.queries import open_here, print_best
-from hpo.errors import ExitCode, HpoError, UserError
+from hpo.errors import ExitCode, HpoError, UserError, counted
 
 if TYPE_CHECKING:
     from hpo.cli.view import LiveView
@@ -136,7 +136,8 @@ def run(
         else:
             row, created = create_or_continue(database, study, settings)
         if retry and not created:
-            say(f"{steering.retry_failed(database, row)} failed trials of {row.name} wait again")
+            failed = steering.retry_failed(database, row)
+            say(f"{counted(failed, 'failed trial waits', 'failed trials wait')} again in {row.name}")
             row = get_study(database, row.name)
         if not quiet:
             if not created:

@@ -10,7 +10,7 @@ import typer
 from hpo.cli.app import StorageOption, StudyArgument, app
 from hpo.cli.output import say
 from hpo.cli.queries import open_existing, open_study
-from hpo.errors import ExitCode, UserError
+from hpo.errors import ExitCode, UserError, counted
 
 if TYPE_CHECKING:
     from storage.database.records import StudyRow
@@ -37,7 +37,8 @@ def cancel(study: StudyArgument, storage: StorageOption = None) -> None:
     from hpo.studies import steering
 
     ended = steering.cancel(*open_study(storage, study))
-    say(f"{study} is cancelled; {ended} running trials were ended")
+    ends = counted(ended, "running trial was ended", "running trials were ended")
+    say(f"{study} is cancelled; {ends}")
 
 
 @app.command()
@@ -62,7 +63,8 @@ def retry(
     database, row = open_study(storage, target)
     count = steering.retry_failed(database, row)
     say(
-        f"{count} failed trials of {target} wait again{steering.unless_going(database, row)}"
+        f"{counted(count, 'failed trial waits', 'failed trials wait')} again in {target}"
+        f"{steering.unless_going(database, row)}"
         if count
         else f"{target} has no failed trials"
     )

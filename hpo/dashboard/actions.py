@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpo.dashboard.board import Board
-from hpo.errors import NotFoundError, UserError
+from hpo.errors import NotFoundError, UserError, counted
 from hpo.spec.reading import read_point
 from hpo.studies import creation, steering
 from storage.database.engine import Database
@@ -78,7 +78,8 @@ def _stop(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> str:
 
 def _cancel(database: Database, row: StudyRow, _form: Mapping[str, Any]) -> str:
     ended = steering.cancel(database, row)
-    return f"{row.name} is cancelled; {ended} running trials were ended"
+    ends = counted(ended, "running trial was ended", "running trials were ended")
+    return f"{row.name} is cancelled; {ends}"
 
 
 def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
@@ -94,7 +95,8 @@ def _retry(database: Database, row: StudyRow, form: Mapping[str, Any]) -> str:
         raise UserError(f"{failed:,} trials of {row.name} have failed by now, not {expected:,}; look again")
     count = steering.retry_failed(database, row)
     return (
-        f"{count} failed trials wait again{steering.unless_going(database, row)}"
+        f"{counted(count, 'failed trial waits', 'failed trials wait')} again"
+        f"{steering.unless_going(database, row)}"
         if count
         else f"{row.name} has no failed trials"
     )

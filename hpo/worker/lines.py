@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from hpo.errors import counted
 from hpo.worker.events import Ended, Leaving, Reported, Started
 from storage.database.engine import Database
 from storage.database.errors import StorageError
@@ -77,8 +78,8 @@ def leaving(message: Leaving) -> str:
     """What a worker that was told to leave still waits for."""
     if not message.running:
         return "leaving; nothing was running"
-    trials = "1 running trial" if message.running == 1 else f"{message.running} running trials"
-    return f"draining: {trials} end at the next epoch and are given back; Ctrl-C again aborts"
+    one, several = "trial ends at its next epoch and is", "trials end at their next epoch and are"
+    return f"draining: {counted(message.running, one, several)} given back; Ctrl-C again aborts"
 
 
 def _result(message: Ended, last: Reported | None) -> str:

@@ -228,7 +228,7 @@ def test_every_action_does_what_it_says(owner: TestClient, database: Database) -
     assert act(owner, "retry") == (200, "digits has no failed trials")
     assert act(owner, "stop")[0] == 200
     assert state() == "stopping"
-    assert act(owner, "cancel") == (200, "digits is cancelled; 1 running trials were ended")
+    assert act(owner, "cancel") == (200, "digits is cancelled; 1 running trial was ended")
     assert state() == "stopped"
 
 

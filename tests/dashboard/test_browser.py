@@ -246,7 +246,7 @@ def test_buttons_act_and_the_page_shows_it(browser: Browser, base: str) -> None:
     page.get_by_role("button", name="Retry failed").click()
     opened.agrees = True
     page.get_by_role("button", name="Retry failed").click()
-    expect(page.locator("#toast")).to_have_text("1 failed trials wait again")
+    expect(page.locator("#toast")).to_have_text("1 failed trial waits again")
     expect(page.get_by_role("button", name="Retry failed")).to_be_hidden()
     opened.go("/studies/digits/trials/3")
     page.get_by_role("button", name="Retry this trial").click()

@@ -255,7 +255,7 @@ def test_a_form_needs_its_csrf_token(
 @pytest.mark.parametrize(
     ("action", "asked", "done"),
     [
-        ("retry", "Run the failed trial again?", "1 failed trials wait again"),
+        ("retry", "Run the failed trial again?", "1 failed trial waits again"),
         ("stop", "then end the study?", "digits is stopping"),
         ("cancel", "End the study now?", "digits is cancelled"),
     ],

@@ -101,4 +101,4 @@ def test_failed_trials_wait_again_by_the_same_command_once_their_cause_is_mended
     assert "the same command with --retry queues the failed ones again" in hopeless.err
     (folder / "helper.py").write_text("def scale(x):\n    return 2 * x\n")
     again = hpo("run", "same.yaml", "--runners", "1", "--no-report", "--retry").check()
-    assert "2 failed trials of same wait again" in again.err
+    assert "2 failed trials wait again in same" in again.err
