@@ -59,12 +59,13 @@ class TrialRecord:
     state: TrialStateName
     values: tuple[float, ...] | None  # one a direction; None until complete
     params: Mapping[str, Any]
-    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    reports: Mapping[int, float] = field(default_factory=dict)  # step -> reported value
-    metrics: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # name -> step -> value
+    # What is long stands in no `repr`: `study.best` in a notebook is a line or two.
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict, repr=False)
+    reports: Mapping[int, float] = field(default_factory=dict, repr=False)  # step -> reported value
+    metrics: Mapping[str, Mapping[int, float]] = field(default_factory=dict, repr=False)  # by name and step
     user_attrs: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 1
-    spans: tuple[AttemptSpan, ...] = ()  # of every attempt, oldest first
+    spans: tuple[AttemptSpan, ...] = field(default=(), repr=False)  # of every attempt, oldest first
     ticket: int = 0  # index of the ticket in its study
     worker: str | None = None  # "host:pid" style name of the last attempt's worker
     runner: str | None = None  # "<worker>/<n>" of the last attempt

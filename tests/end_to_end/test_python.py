@@ -80,6 +80,9 @@ def test_a_function_of_a_cell_is_searched_with_to_the_total_and_kept(
     study.add_trial({"x": 0.0}, 2.0, by="hand")
     assert study.best is not None
     assert (study.best.number, study.best.value) == (5, 2.0)
+    shown = repr(study.best)
+    assert "params={" in shown
+    assert not any(long in shown for long in ("reports", "distributions", "spans")), "a notebook shows it"
     assert study.wait(0) is study
     assert study.audit().holds
     assert study.show()["budget"]["trials"] == 5
