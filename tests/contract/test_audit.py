@@ -52,6 +52,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda c, _: c.execute(ticket.delete().where(ticket.c.state == "failed")),
         "number of tickets = the budget",
     ),
+    "a ticket is too many": (
+        lambda c, row: c.execute(
+            ticket.insert().values(study_id=row.id, number=3, state="failed", point='{"x": 0.4}', cell=1)
+        ),
+        "number of tickets = the budget",
+    ),
     "two results of one ticket": (_second_result, "no ticket has two results"),
     "a cell stands twice": (
         lambda c, _: c.execute(ticket.update().values(point='{"x": 0.1}')),
@@ -65,6 +71,22 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "an attempt runs on a finished ticket": (
         lambda c, _: c.execute(attempt.update().where(attempt.c.state == "lost").values(state="running")),
         "at most one",
+    ),
+    "a ticket runs that nobody attempts": (
+        lambda c, _: c.execute(ticket.update().where(ticket.c.state == "failed").values(state="running")),
+        "at most one",
+    ),
+    "a ticket runs in an ended study": (
+        lambda c, _: c.execute(ticket.update().where(ticket.c.state == "failed").values(state="running")),
+        "nothing runs or is parked",
+    ),
+    "a ticket is parked in an ended study": (
+        lambda c, _: c.execute(ticket.update().where(ticket.c.state == "failed").values(state="parked")),
+        "nothing runs or is parked",
+    ),
+    "a trial is over whose ticket waits": (
+        lambda c, _: c.execute(ticket.update().where(ticket.c.number == 0).values(state="queued")),
+        "no trial is left open",
     ),
     "a trial is open in an ended study": (
         lambda c, _: c.execute(ticket.update().where(ticket.c.state == "failed").values(state="queued")),

@@ -103,6 +103,11 @@ def test_repeats_are_trained_with_common_fresh_seeds_and_change_nothing_of_the_s
     assert won.estimate is not None
     assert won.shrinkage == pytest.approx(won.estimate.mean)
     assert audit_holds(database, ended)
+    gone = ticket.update().where(ticket.c.study_id == its.id, ticket.c.number == 0).values(state="queued")
+    database.write(lambda c: c.execute(gone))
+    assert [
+        check.rule[:11] for check in database.read(lambda c: audit(c, ended)).checks if not check.holds
+    ] == ["each repeat"], "a result that no repeat has is seen"
 
 
 def runner_seed(study: StudyRow, number: int) -> int:
