@@ -57,6 +57,23 @@ def test_charts_that_ask_at_once_for_the_same_have_it_worked_out_once() -> None:
     assert len(asked) == 3
 
 
+def test_what_is_asked_of_one_study_does_not_wait_for_what_is_asked_of_another() -> None:
+    began, done = threading.Event(), threading.Event()
+
+    @once
+    def slow(history: StudyHistory) -> bool:
+        began.set()
+        return history.name != "first" or done.wait(60)
+
+    one = searched(5)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(slow, replace(one, name="first"))
+        assert began.wait(60)
+        assert slow(replace(one, name="second"))
+        done.set()
+        assert waits.result(60), "nobody had to wait until it gave up"
+
+
 def test_axes_know_scale_range_and_how_many_trials_used_them() -> None:
     found = {axis.name: axis for axis in parameters.axes(searched(60))}
     assert (found["lr"].kind, found["lr"].log, found["lr"].low, found["lr"].high) == (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, wraps
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from storage.database.records import OBJECTIVE
 from storage.history.records import Direction, StudyHistory, TrialRecord
@@ -50,16 +50,29 @@ def final_value(trial: TrialRecord, objective: int = 0) -> float | None:
 
 def once(work: Callable[P, T]) -> Callable[P, T]:
     """Have it worked out once for each of the last few histories, however many charts ask, even at once: a
-    second thread waits for the first instead of working out the same beside it.
+    second thread waits for the first instead of working out the same beside it. Of another history, or of
+    another objective, it does not wait.
     """
-    lock, known = threading.RLock(), lru_cache(maxsize=8)(work)
+    lock, asked = threading.Lock(), lru_cache(maxsize=8)(lambda *_, **__: _Answer())
 
     @wraps(work)
     def ask(*args: P.args, **kwargs: P.kwargs) -> T:
         with lock:
-            return known(*args, **kwargs)  # type: ignore[arg-type]  # hashed by identity
+            answer = asked(*args, **kwargs)  # type: ignore[arg-type]  # hashed by identity
+        with answer.lock:
+            if not answer.found:
+                answer.found = [work(*args, **kwargs)]
+            return cast("T", answer.found[0])
 
     return ask
+
+
+class _Answer:
+    """What one question came to, once it has."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.found: list[Any] = []
 
 
 @once
