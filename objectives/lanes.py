@@ -331,7 +331,8 @@ def train_epoch(
                 totals[lanes].addcmul_(each, plan.weights[number, lanes])
                 if right is not None:
                     right[lanes].add_(hits(loss, outputs, targets, mixture))
-                penalise(stack, lanes, gradient)
+                if stack.l1 is not None or stack.l2 is not None:
+                    penalise(stack, lanes, gradient)
                 if pending is not None and plan.shares is not None:
                     pending[lanes] += gradient * plan.shares[number, lanes]
                     gradient = pending[lanes]
@@ -339,10 +340,8 @@ def train_epoch(
                     continue
                 clip(stack, lanes, gradient)
                 step = number // accumulate
-                for same in alike:  # 5. step
-                    part = slice(same.start - lanes.start, same.stop - lanes.start)
-                    rate = plan.rates[step, same]
-                    stack.optimizer.step(stack.model.rows[same], gradient[part], rate, same, step)
+                for same, part, rows in alike:  # 5. step
+                    stack.optimizer.step(rows, gradient[part], same, step)
                 if pending is not None:
                     pending[lanes] = 0  # 6. repeat
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -126,6 +127,18 @@ def _can_fuse(model: nn.Module, config: TrainingConfig) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Neighbouring lanes of one kind during an epoch, [n, ...]."""
+
+    own: dict[str, Tensor]  # state and hyperparameters, by name
+    coupled: Tensor | None  # weight decay, where there is any
+    decoupled: Tensor | None
+    rates: Sequence[Tensor]  # by step
+    lengths: Sequence[Tensor]  # of the steps: rates, adam's by its first correction
+    corrections: Sequence[Tensor]  # adam's second
+
+
 class LaneOptimizer:
     """The optimisers of L lanes as operations on matrices [L, P]: each lane's hyperparameters are its own.
 
@@ -165,8 +178,7 @@ class LaneOptimizer:
         self._coupled = _decay(decay * ~apart.to(device), spared)
         self._decoupled = _decay(decay * apart.to(device), spared)
         self._betas = [group.get("betas", (0.0, 0.0)) for group in groups]
-        self._corrections: tuple[Tensor, Tensor] | None = None
-        self._parts: dict[tuple[int, int], tuple[dict[str, Tensor], Tensor | None, Tensor | None]] = {}
+        self._parts: dict[tuple[int, int], _Part] = {}
 
     def take(self, parts: Sequence[LaneOptimizer], lanes: Sequence[int]) -> None:
         """Go on from the state of these lanes, counted through all `parts`."""
@@ -181,45 +193,54 @@ class LaneOptimizer:
         """The rows [P] of a lane, by the names of torch's optimiser."""
         return {name: self.state[name][lane] for name in self._names[lane]}
 
-    def begin(self, steps: int) -> None:
-        """Prepare the bias corrections of the next `steps` steps, in float64 as torch's optimisers do."""
+    def begin(self, rates: Tensor) -> None:
+        """Prepare the next steps, of these learning rates [steps, L, 1].
+
+        Bias corrections are found in float64, as torch's optimisers do.
+        """
+        self._parts.clear()
+        self._rates = self._lengths = rates
         if "adam" not in self.kinds:
             return
         done = torch.tensor(self.steps, dtype=torch.float64)[None, :, None]
-        number = done + torch.arange(1, steps + 1, dtype=torch.float64)[:, None, None]
-        beta1, beta2 = torch.tensor(self._betas, dtype=torch.float64).T[:, None, :, None]
-        device = self._columns["eps"].device
-        self._corrections = (
-            (1 - beta1**number).float().to(device),
-            (1 - beta2**number).sqrt().float().to(device),
-        )
+        number = done + torch.arange(1, len(rates) + 1, dtype=torch.float64)[:, None, None]
+        beta1, beta2 = torch.tensor(self._betas, dtype=torch.float64).T[:, None, :, None]  # 0: not adam's
+        self._lengths = rates / (1 - beta1**number).float().to(rates.device)
+        self._corrections = (1 - beta2**number).sqrt().float().to(rates.device)
 
-    def step(self, rows: Tensor, gradient: Tensor, rate: Tensor, lanes: slice, number: int) -> None:
-        """Move `rows` [n, P] of `lanes`, all of one kind, against `gradient` (which is overwritten).
-
-        `rate` [n, 1] are the learning rates, `number` counts the steps since `begin`.
-        """
+    def _part(self, lanes: slice) -> _Part:
+        """What `lanes` have in this epoch."""
         key = (lanes.start, lanes.stop)
         if key not in self._parts:
-            own = {name: value[lanes] for name, value in (self.state | self._columns).items()}
-            decays = [value if value is None else value[lanes] for value in (self._coupled, self._decoupled)]
-            self._parts[key] = (own, decays[0], decays[1])
-        own, coupled, decoupled = self._parts[key]
-        if coupled is not None:
-            gradient = gradient.addcmul_(rows, coupled)
-        if decoupled is not None:
-            rows.mul_(1 - rate * decoupled)
+            its = (value if value is None else value[lanes] for value in (self._coupled, self._decoupled))
+            self._parts[key] = _Part(
+                {name: value[lanes] for name, value in (self.state | self._columns).items()},
+                *(value if value is not None and bool(value.any()) else None for value in its),
+                self._rates[:, lanes].unbind(),
+                self._lengths[:, lanes].unbind(),
+                self._corrections[:, lanes].unbind() if "adam" in self.kinds[lanes] else (),
+            )
+        return self._parts[key]
+
+    def step(self, rows: Tensor, gradient: Tensor, lanes: slice, number: int) -> None:
+        """Move `rows` [n, P] of `lanes`, all of one kind, against `gradient` (which is overwritten).
+
+        `number` counts the steps since `begin`.
+        """
+        part = self._part(lanes)
+        own, rate = part.own, part.lengths[number]
+        if part.coupled is not None:
+            gradient = gradient.addcmul_(rows, part.coupled)
+        if part.decoupled is not None:
+            rows.mul_(1 - part.rates[number] * part.decoupled)
         kind = self.kinds[lanes.start]
         if kind in ("momentum", "nesterov"):
             buffer = own["momentum_buffer"].mul_(own["momentum"]).add_(gradient)
             gradient = buffer if kind == "momentum" else gradient.addcmul_(buffer, own["momentum"])
         elif kind == "adam":
-            assert self._corrections is not None
-            first, second = (correction[number, lanes] for correction in self._corrections)
             mean = own["exp_avg"].lerp_(gradient, own["fresh1"])
             square = own["exp_avg_sq"].lerp_(gradient.square_(), own["fresh2"])
-            gradient = mean / square.sqrt().div_(second).add_(own["eps"])
-            rate = rate / first
+            gradient = mean / square.sqrt().div_(part.corrections[number]).add_(own["eps"])
         elif kind == "adagrad":
             total = own["sum"].addcmul_(gradient, gradient)
             gradient = gradient / total.sqrt().add_(own["eps"])

@@ -135,7 +135,6 @@ class Plan:
     places: Tensor  # [L, N] of the samples in each lane's order
     weights: Tensor  # [batches, L] in the mean loss
     shares: Tensor | None  # [batches, L, 1] of a step's gradient; None where each batch is a step
-    rates: Tensor  # [steps, L, 1]
     generators: list[torch.Generator | None]  # of the lanes that draw while training
 
 
@@ -193,7 +192,9 @@ class Stack:
         configs = [setup.config for setup in self.setups]
         device = self.first.device
         self.loss = LaneLoss([setup.loss for setup in self.setups])
-        self._parts: dict[tuple[int, int], tuple[list[Tensor], LaneLoss, list[slice]]] = {}
+        self._parts: dict[
+            tuple[int, int], tuple[list[Tensor], LaneLoss, list[tuple[slice, slice, Tensor]]]
+        ] = {}
 
         def column(values: list[float]) -> Tensor | None:
             return torch.tensor(values, device=device)[:, None] if any(values) else None
@@ -221,12 +222,16 @@ class Stack:
         for column in itertools.zip_longest(*batches):
             yield [(lanes, *column[lanes.start]) for lanes in _runs(column) if column[lanes.start]]
 
-    def part(self, lanes: slice) -> tuple[list[Tensor], LaneLoss, list[slice]]:
-        """Of `lanes`: the leaves of their parameters, their loss, and the slices of one optimiser each."""
+    def part(self, lanes: slice) -> tuple[list[Tensor], LaneLoss, list[tuple[slice, slice, Tensor]]]:
+        """Of `lanes`: the leaves of their parameters, their loss, and those of one optimiser each.
+
+        These as slices of all lanes and of these, and their rows.
+        """
         key = (lanes.start, lanes.stop)
         if key not in self._parts:
             kinds = self.optimizer.kinds[lanes]
-            inside = [slice(lanes.start + run.start, lanes.start + run.stop) for run in _runs(kinds)]
+            all_of = [slice(lanes.start + run.start, lanes.start + run.stop) for run in _runs(kinds)]
+            inside = [(own, run, self.model.rows[own]) for own, run in zip(all_of, _runs(kinds), strict=True)]
             loss = self.loss if lanes == slice(0, len(self)) else self.loss.of(range(*key))
             self._parts[key] = (self.model.leaves(lanes), loss, inside)
         return self._parts[key]
@@ -252,16 +257,16 @@ class Stack:
             own = list(map(setup.plateau.lowered, planned))
             rates[: len(own), lane, 0] = torch.tensor(own)
             schedules.apply(setup.optimizer, own[-1])
-        self.optimizer.begin(steps)
 
         def sent(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
+        rates = sent(rates)
+        self.optimizer.begin(rates)
         return Plan(
             places=sent(places),
             weights=sent(weights),
             shares=None if shares is None else sent(shares),
-            rates=sent(rates),
             generators=[
                 seeds.generator(seeds.derive(setup.seed, "epoch", epoch), device) if draws else None
                 for draws, (setup, epoch) in zip(self.draws, lanes, strict=True)
