@@ -212,10 +212,10 @@ class LaneOptimizer:
         """What `lanes` have in this epoch."""
         key = (lanes.start, lanes.stop)
         if key not in self._parts:
-            its = (value if value is None else value[lanes] for value in (self._coupled, self._decoupled))
             self._parts[key] = _Part(
                 {name: value[lanes] for name, value in (self.state | self._columns).items()},
-                *(value if value is not None and bool(value.any()) else None for value in its),
+                _any_of(self._coupled, lanes),
+                _any_of(self._decoupled, lanes),
                 self._rates[:, lanes].unbind(),
                 self._lengths[:, lanes].unbind(),
                 self._corrections[:, lanes].unbind() if "adam" in self.kinds[lanes] else (),
@@ -277,6 +277,10 @@ def _state_names(kind: str, group: dict[str, Any]) -> tuple[str, ...]:
         "adagrad": ("sum",),
         "adadelta": ("square_avg", "acc_delta"),
     }[kind]
+
+
+def _any_of(decay: Tensor | None, lanes: slice) -> Tensor | None:
+    return None if decay is None or not bool(decay[lanes].any()) else decay[lanes]
 
 
 def _decay(rates: Tensor, spared: Tensor | None) -> Tensor | None:

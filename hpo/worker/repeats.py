@@ -26,7 +26,7 @@ from storage.database.records import AttemptState, Claim, Repeat, StudyRow
 from storage.files import checkpoints
 from storage.history.known import KnownTrials, read_whole
 from storage.queue import attempts, optuna_rows, repeats, studies
-from storage.queue.attempts import Write
+from storage.queue.attempts import Row, Write
 from storage.queue.optuna_rows import Trial
 
 MEMBERS = "training"  # the attribute in which our objectives tell of several trainings
@@ -127,8 +127,8 @@ def of_message(held: Held, message: said.Numbered) -> Pending:
         case said.Finish():
             return _end(held, again, message)
         case said.TakeOver(step=step):
-            take_over = partial(attempts.take_over, claim=held.claim, checkpoint_step=step)
-            return pending((Write(lease, take_over),), Then.RUN, answer=study.beginning_of(held.claim))
+            take_over = Row(lease, attempts.take_over, (held.claim, step, False))
+            return pending((take_over,), Then.RUN, answer=study.beginning_of(held.claim))
         case said.Suggest(name=name):
             raise ValueError(f"trial {again.trial.number} had no parameter {name}, so its repeats have none")
         case said.Attribute(of="user", key=key, value=text) if key == MEMBERS and again.repeat.seeds > 1:

@@ -25,7 +25,7 @@ from storage.database.records import RESULTS, AttemptState, Claim, KeptFile, Stu
 from storage.files import kept_files
 from storage.history.counted import counted
 from storage.queue import attempts, optuna_rows, outcomes, rungs, studies
-from storage.queue.attempts import Delivery, Entry, Report, Write
+from storage.queue.attempts import Delivery, Entry, Report, Row, Write
 from storage.queue.optuna_rows import Owner, Trial
 
 
@@ -187,9 +187,9 @@ def of_attribute(
     json.loads(value_json)
     study, trial = held.desk.study, held.stored
     owner = study.row.optuna_study_id if of.startswith("study") else trial.id
-    verb = partial(optuna_rows.set_attribute, of=of, owner_id=owner, key=key, value_json=value_json)
+    row = Row(held.lease, optuna_rows.set_attributes, (of, owner, key, value_json))
     learn = partial(study.has_attribute, trial, of, key, value_json)
-    return Pending(held, (Write(held.lease, verb),), None, message, learn)
+    return Pending(held, (row,), None, message, learn)
 
 
 def of_choice(held: Held, params: Mapping[str, Any], saw: Mapping[str, Any]) -> Pending:
@@ -238,17 +238,13 @@ def _mark(connection: Transaction, desk: Desk, trials: Sequence[Trial]) -> None:
 
 def _take_over(held: Held, message: said.TakeOver) -> Pending:
     claim, guard = held.claim, held.desk.guard
-    trial_id = claim.trial_id
-    if trial_id is None:
+    if claim.trial_id is None:
         raise ValueError("it takes over a trial that has not begun")
     held.steps.update(() if message.step is None else (message.step,))
-
-    def verb(connection: Transaction) -> None:
-        attempts.take_over(connection, claim, message.step, keep_reports=message.finished)
-        if guard is not None:
-            guard.mark(connection, trial_id)
-
-    return Pending(held, (Write(held.lease, verb),), Then.GO_ON, message)
+    entries: list[Entry] = [Row(held.lease, attempts.take_over, (claim, message.step, message.finished))]
+    if guard is not None and guard.marks:
+        entries.append(Write(held.lease, partial(guard.mark, trial_id=claim.trial_id)))
+    return Pending(held, tuple(entries), Then.GO_ON, message)
 
 
 def _end(held: Held, message: said.Finish) -> Pending:

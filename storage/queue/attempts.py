@@ -82,6 +82,16 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What of several attempts is written together: those in a row that have the same `verb`, by one call."""
+
+    lease: Lease
+    verb: Callable[[Connection, Sequence[Any]], None]
+    what: Any
+    ends = None
+
+
+@dataclass(frozen=True)
 class Delivery:
     """An attempt's result, `complete`, `pruned` or `diverged`; or it is `parked`. It is its last write."""
 
@@ -108,7 +118,7 @@ class Delivery:
         return AttemptState(self.state.value)
 
 
-Entry = Report | Write | Delivery
+Entry = Report | Row | Write | Delivery
 
 
 def commit(
@@ -145,6 +155,13 @@ def _write(
     answers: list[Any] = []
     results: dict[int, Delivery] = {}  # by place
     ended: dict[Lease, AttemptState] = {}
+    rows: dict[Callable[[Connection, Sequence[Any]], None], list[Any]] = {}
+
+    def write_rows() -> None:
+        for verb, each in rows.items():
+            verb(connection, each)
+        rows.clear()
+
     for entry in entries:
         refused = lost.get(entry.lease)
         if isinstance(entry, Report):
@@ -159,11 +176,16 @@ def _write(
         if isinstance(entry, Delivery):
             results[len(answers)] = entry
             answers.append(None)
+        elif isinstance(entry, Row):
+            rows.setdefault(entry.verb, []).append(entry.what)
+            answers.append(None)
         else:
+            write_rows()
             answers.append(_answer(connection, entry.verb))
         if entry.ends is not None and not isinstance(answers[-1], Exception):
             lost[entry.lease] = LeaseLostError("this attempt has ended")
             ended[entry.lease] = entry.ends
+    write_rows()
     for place, answer in zip(results, _deliver(connection, list(results.values())), strict=True):
         answers[place] = answer
     return answers
@@ -222,21 +244,26 @@ def start_trials(
     return made
 
 
-def take_over(
-    connection: Connection, claim: Claim, checkpoint_step: int | None, *, keep_reports: bool = False
-) -> None:
-    """Go on with an earlier attempt's trial from its checkpoint (None: from the beginning).
+def take_over(connection: Connection, taken: Sequence[tuple[Claim, int | None, bool]]) -> None:
+    """Go on with earlier attempts' trials, each from its checkpoint of a step (None: from the beginning).
 
     Reports, metrics and rungs after the checkpoint, and constraints, are dropped: a stale step 10 would
-    hide a terrible epoch 1. `keep_reports`: the trial was finished, nothing is dropped. A repeat has none.
+    hide a terrible epoch 1. Where the trial was finished (True), nothing is dropped. A repeat has none.
     """
-    after = -1 if checkpoint_step is None else checkpoint_step
-    if not keep_reports and claim.trial_id is not None:
-        optuna_rows.forget_after(connection, claim.trial_id, after)
-        connection.execute(_FORGET_METRICS, {"trial": claim.trial_id, "after": after})
-        rungs.forget_after(connection, claim.study_id, claim.trial_id, after)
-    its = {"ticket": claim.lease.ticket_id, "attempt": claim.lease.attempt}
-    connection.execute(_RESUMED, {**its, "step": checkpoint_step})
+    dropped = [
+        {"trial": claim.trial_id, "after": -1 if step is None else step, "its": claim.study_id}
+        for claim, step, is_finished in taken
+        if not is_finished and claim.trial_id is not None
+    ]
+    if dropped:
+        optuna_rows.forget_after(connection, dropped)
+        connection.execute(_FORGET_METRICS, dropped)
+        rungs.forget_after(connection, dropped)
+    resumed = [
+        {"ticket": claim.lease.ticket_id, "attempt": claim.lease.attempt, "step": step}
+        for claim, step, _ in taken
+    ]
+    connection.execute(_RESUMED, resumed)
 
 
 def write_reports(connection: Connection, reports: Sequence[Report]) -> None:

@@ -192,10 +192,10 @@ def upsert_reports(connection: Connection, reported: Sequence[tuple[int, int, fl
         connection.execute(overwriting(connection.dialect.name, _reports, "trial_id", "step"), rows)
 
 
-def forget_after(connection: Connection, trial_id: int, step: int) -> None:
-    """Drop a trial's reports after `step`, its constraints, and the rungs that an older version noted."""
+def forget_after(connection: Connection, trials: Sequence[Mapping[str, Any]]) -> None:
+    """Drop reports of each `trial` `after` a step, constraints, and the rungs an older version noted."""
     for forget in _forgetting():
-        connection.execute(forget, {"trial": trial_id, "after": step})
+        connection.execute(forget, trials)
 
 
 @cache
@@ -211,9 +211,21 @@ def _forgetting() -> tuple[sa.Delete, sa.Delete]:
 
 def set_attribute(connection: Connection, of: Owner, owner_id: int, key: str, value_json: str) -> None:
     """An attribute of a trial or a study (`owner_id`), as JSON; a key set again is overwritten."""
-    mine = "study_id" if of.startswith("study") else "trial_id"
-    row = {mine: owner_id, "key": key, "value_json": value_json}
-    connection.execute(overwriting(connection.dialect.name, _ATTRIBUTES[of], mine, "key"), row)
+    set_attributes(connection, [(of, owner_id, key, value_json)])
+
+
+def set_attributes(connection: Connection, attributes: Sequence[tuple[Owner, int, str, str]]) -> None:
+    """As `set_attribute` sets one each, in this order."""
+    rows: dict[Owner, list[dict[str, Any]]] = {}
+    for of, owner_id, key, value_json in attributes:
+        row = {_key_of(of): owner_id, "key": key, "value_json": value_json}
+        rows.setdefault(of, []).append(row)
+    for of, each in rows.items():
+        connection.execute(overwriting(connection.dialect.name, _ATTRIBUTES[of], _key_of(of), "key"), each)
+
+
+def _key_of(of: Owner) -> str:
+    return "study_id" if of.startswith("study") else "trial_id"
 
 
 def study_attributes(connection: Connection, optuna_study_id: int, of: Owner) -> dict[str, Any]:

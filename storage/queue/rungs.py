@@ -7,7 +7,7 @@ which number all of them have ended. On SQLite one writes after the other, and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -61,7 +61,7 @@ _NEWER = sa.select(
 ).where(rung.c.study_id == _ITS, rung.c.written >= sa.bindparam("since"))
 _FORGET = (
     rung.update()
-    .where(rung.c.trial_id == sa.bindparam("trial"), rung.c.epoch > sa.bindparam("step"))
+    .where(rung.c.trial_id == sa.bindparam("trial"), rung.c.epoch > sa.bindparam("after"))
     .values(value=None, written=write_order(_ITS))
 )
 
@@ -73,12 +73,12 @@ def write(connection: Connection, study_id: int, reached: Sequence[Rung]) -> Non
         connection.execute(overwriting(connection.dialect.name, rung, "trial_id", "rung", **_ALSO), rows)
 
 
-def forget_after(connection: Connection, study_id: int, trial_id: int, step: int) -> None:
-    """The trial goes on from a checkpoint of this step: it has not come to later rungs.
+def forget_after(connection: Connection, trials: Sequence[Mapping[str, Any]]) -> None:
+    """A `trial` of a study (`its`) goes on `after` a step: it has not come to later rungs.
 
     The rows stay, without a value, so that whoever keeps a copy learns of it.
     """
-    connection.execute(_FORGET, {"trial": trial_id, "step": step, "its": study_id})
+    connection.execute(_FORGET, trials)
 
 
 def newer(connection: Connection, study_id: int, since: int, directions: int = 1) -> tuple[int, list[Rung]]:

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from optuna.storages._rdb import models
+from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import CacheStats
 
+from storage.database import optuna_tables
 from storage.database.clock import read_now
 from storage.database.engine import Database
 from storage.database.errors import LeaseLostError
-from storage.database.records import AttemptState, KeptFile, TicketState
+from storage.database.records import AttemptState, Claim, KeptFile, TicketState
 from storage.database.tables import artifact, metric
 from storage.queue import attempts, leases, optuna_rows, outcomes, rungs, workers
-from storage.queue.attempts import Report, Write
+from storage.queue.attempts import Entry, Report, Row, Write
+from storage.queue.optuna_rows import Trial
 from storage.queue.rungs import Rung
 from tests.support.clock import shift
 from tests.support.shared import (
@@ -147,6 +150,34 @@ def test_in_a_batch_the_lost_attempts_writes_are_named_and_the_others_go_through
     assert [trial.user_attrs for trial in found] == [{}, {"k": 1}]
 
 
+def test_what_attempts_say_alike_is_one_statement_and_comes_before_what_is_said_next(
+    database: Database, party: Opener
+) -> None:
+    """Of a lost one nothing is written, and of two for one key the later counts."""
+    one = party(make_study(database, 3))
+    lost, first, second = one.begin(0), one.begin(1), one.begin(2)
+    lose(database, lost[0].lease)
+    sent: list[str] = []
+    seen: list[str | None] = []
+
+    def key(held: tuple[Claim, Trial], value: str) -> Row:
+        return Row(held[0].lease, optuna_rows.set_attributes, ("user", held[1].id, "k", value))
+
+    def look(connection: Connection) -> None:
+        its = optuna_tables.user_attributes.c
+        seen.append(connection.scalar(sa.select(its.value_json).where(its.trial_id == first[1].id)))
+
+    sa.event.listen(database.engine, "before_cursor_execute", lambda _c, _u, text, *_: sent.append(text))
+    entries: list[Entry] = [key(lost, "0"), key(first, "1"), key(second, "1"), key(first, "2")]
+    entries += [Write(first[0].lease, look), key(first, "3")]
+    answers = attempts.commit(database.write, entries)
+    assert [isinstance(answer, LeaseLostError) for answer in answers] == [True, *[False] * 5]
+    assert sum("INSERT INTO trial_user_attributes" in text for text in sent) == 2
+    assert seen == ["2"]
+    found = [database.rdb.get_trial(trial.id).user_attrs for _, trial in (lost, first, second)]
+    assert found == [{}, {"k": 3}, {"k": 1}]
+
+
 def test_in_a_batch_a_value_the_database_does_not_take_harms_its_own_attempt_alone(
     database: Database, party: Opener
 ) -> None:
@@ -171,12 +202,10 @@ def test_after_its_end_an_attempt_writes_nothing_more_even_in_the_same_batch(
     claim, trial = one.begin()
     release = partial(outcomes.release, lease=claim.lease)
     note = partial(optuna_rows.set_attribute, of="user", owner_id=trial.id, key="k", value_json="1")
-    answers = attempts.commit(
-        database.write,
-        [Write(claim.lease, release, ends=AttemptState.RELEASED), Write(claim.lease, note)],
-    )
-    assert answers[0] is None
-    assert isinstance(answers[1], LeaseLostError)
+    row = Row(claim.lease, optuna_rows.set_attributes, ("user", trial.id, "k", "1"))
+    ending = Write(claim.lease, release, ends=AttemptState.RELEASED)
+    answers = attempts.commit(database.write, [ending, Write(claim.lease, note), row])
+    assert [isinstance(answer, LeaseLostError) for answer in answers] == [False, True, True]
     assert database.rdb.get_trial(trial.id).user_attrs == {}
 
 

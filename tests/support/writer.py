@@ -14,7 +14,7 @@ from storage.database.errors import LeaseLostError
 from storage.database.records import AttemptState, Claim, KeptFile, Lease, Need, TicketState
 from storage.files import kept_files
 from storage.queue import attempts, leases, optuna_rows, outcomes
-from storage.queue.attempts import Delivery, Entry, Report, Write
+from storage.queue.attempts import Delivery, Entry, Report, Row, Write
 from storage.queue.optuna_rows import Owner, Trial
 
 
@@ -49,7 +49,7 @@ class Writer:
     def take_over(self, claim: Claim, step: int | None) -> Trial:
         assert claim.trial_id is not None
         assert claim.trial_number is not None
-        self._commit(Write(claim.lease, partial(attempts.take_over, claim=claim, checkpoint_step=step)))
+        self._commit(Row(claim.lease, attempts.take_over, (claim, step, False)))
         self.trial = Trial(claim.trial_id, claim.trial_number)
         return self.trial
 
