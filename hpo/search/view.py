@@ -120,6 +120,10 @@ class StudyView(BaseStorage):
         """
         return _copied(self._get(trial_id))
 
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """A copy of them alone."""
+        return copy.deepcopy(self._get(trial_id).system_attrs)
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:

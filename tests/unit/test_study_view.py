@@ -260,6 +260,9 @@ def test_trials_are_picked_by_state_and_copied_when_that_is_asked_for() -> None:
         one.user_attrs["note"].append("b")
         one.params["x"] = 0.0
         del one.distributions["x"]
+    made[1].system_attrs["marks"] = [1]
+    view.get_trial_system_attrs(11)["marks"].append(2)
+    assert made[1].system_attrs == {"marks": [1]}
     assert made[1].user_attrs == {"note": ["a"]}
     assert made[1].params == {"x": 0.5}
     assert set(made[1].distributions) == {"x"}
