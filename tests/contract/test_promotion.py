@@ -91,11 +91,13 @@ def test_a_parked_ticket_has_no_lease_and_its_trial_stays_open(database: Databas
 
 
 def test_a_promoted_ticket_goes_on_with_its_trial(database: Database, party: Opener) -> None:
-    """And knows how long it has worked, and which attempts have delivered what they found."""
+    """And knows how long it has worked, and which attempts have delivered what they found. Its epochs stay
+    reserved when it is lost, whatever a new trial would reserve.
+    """
     study = plain_study(database, 2)
     one = party(study)
-    first = park(one)
-    again = one.try_claim(promote=first_of)
+    first = park(one, epochs=1)
+    again = one.try_claim(promote=first_of, epochs=1)
     assert isinstance(again, Claim)
     assert (again.lease.ticket_id, again.lease.attempt) == (first.lease.ticket_id, 2)
     assert again.trial_id is not None
@@ -103,8 +105,9 @@ def test_a_promoted_ticket_goes_on_with_its_trial(database: Database, party: Ope
     assert again.worked >= 0
     assert one.try_claim(promote=first_of) == again, "an answer that was lost is found again"
     lose(database, again.lease)
-    once_more = one.try_claim(promote=first_of)
+    once_more = one.try_claim(promote=first_of, epochs=1)
     assert isinstance(once_more, Claim)
+    assert ticket_row(database, once_more.lease).epochs == 3
     assert (once_more.stop_at, once_more.parked, once_more.is_promoted) == (3, 1, False)
     assert attempts_of(database, first.lease) == ["parked", "lost", "running"]
     holds(database, study)
@@ -402,7 +405,7 @@ def test_places_of_one_runner_claim_together_and_each_has_its_own(database: Data
     """What is promoted comes first, a slot that has a ticket keeps it, and what is left is told why."""
     study = plain_study(database, 4)
     one = party(study)
-    first = park(one)
+    first, _second = park(one), park(one)
 
     def claim(slots: list[int]) -> Any:
         asks = study.id, one.id, 0, "cpu", LEASE, None, slots
@@ -411,7 +414,7 @@ def test_places_of_one_runner_claim_together_and_each_has_its_own(database: Data
     found, nothing = claim([0, 3, 5])
     assert nothing is None
     assert [found[slot].lease.ticket_id - first.lease.ticket_id for slot in (0, 3, 5)] == [0, 1, 2]
-    assert [found[slot].is_promoted for slot in (0, 3, 5)] == [True, False, False]
+    assert [found[slot].is_promoted for slot in (0, 3, 5)] == [True, True, False]
     again, nothing = claim([3, 5, 6, 7])
     assert [again[slot].lease for slot in (3, 5)] == [found[slot].lease for slot in (3, 5)]
     assert again[6].number == 3

@@ -93,12 +93,13 @@ class Party:
         takes: tickets.Takes = None,
         slot: int = 0,
         promote: Any = None,
+        epochs: int = 0,
     ) -> Claim | NothingToClaim:
         """Ask for a ticket."""
         study = self.study.id
         return self.database.write(
             lambda connection: claim_next(
-                connection, study, self.id, runner, "cpu", LEASE, takes, slot, promote=promote
+                connection, study, self.id, runner, "cpu", LEASE, takes, slot, promote=promote, epochs=epochs
             )
         )
 
