@@ -11,8 +11,7 @@ from functools import partial
 from hpo.errors import AdviceError, ExitCode
 from hpo.runner.messages import Broken, Suggest
 from hpo.worker import writes
-from hpo.worker.desk import Desk
-from hpo.worker.study import Held
+from hpo.worker.desk import Desk, Held
 from hpo.worker.writes import Pending, Then
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError
 from storage.queue.optuna_rows import Owner

@@ -13,11 +13,11 @@ from hpo.errors import CodeDiffersError, ExitCode
 from hpo.runner.messages import Away, Broken, Finish, Numbered, Step
 from hpo.worker import repeats, writes
 from hpo.worker.asker import Asker
-from hpo.worker.desk import Desk
+from hpo.worker.desk import Desk, Held
 from hpo.worker.dispatch import Dispatch, Order
 from hpo.worker.events import Ended
 from hpo.worker.housekeeping import Housekeeper
-from hpo.worker.study import Held, ServedStudy
+from hpo.worker.study import ServedStudy
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Database, Transaction
 from storage.database.errors import (
@@ -154,7 +154,7 @@ class Clerk:
             return
         entries = [entry for pending in group for entry in pending.entries]
         # Before a pruner is asked: with the values it will compare, where they are in the same group.
-        look = {p.desk.study for p in group if p.desk.study.compares and isinstance(p.message, Step)}
+        look = {p.desk.study for p in group if p.desk.study.pruning.compares and isinstance(p.message, Step)}
         for study in look:
             if not study.has_looked:  # all there is to read; nobody's write waits for that
                 self._patiently(study.look, write=False)
@@ -184,7 +184,7 @@ class Clerk:
                 self.dispatch.run(pending)
             case Then.PRUNE if held.claim.copies is not None:
                 pending.answer_with(False)
-            case Then.PRUNE if not pending.desk.study.has_own_pruner:
+            case Then.PRUNE if not pending.desk.study.pruning.is_own:
                 _answer(pending, lambda: self._should_prune(pending))
             case Then.ACT:
                 self._act(pending)
@@ -194,9 +194,9 @@ class Clerk:
                 self.asker.ask(pending)
 
     def _should_prune(self, pending: Pending) -> bool:
-        held, study = pending.held, pending.desk.study
-        if not study.keeps_rungs:
-            return study.should_prune(held.stored)
+        held, pruning = pending.held, pending.desk.study.pruning
+        if not pruning.keeps_rungs:
+            return pruning.prunes(held.stored)
         verdicts, held.verdicts = held.verdicts, {}
         held.is_stopped |= any(verdicts.values())
         return any(verdicts.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -12,11 +12,40 @@ from hpo.errors import HpoError, first_line
 from hpo.runner import messages
 from hpo.runner.channel import ChannelError, Mailbox
 from hpo.worker.code import CodeGuard
-from hpo.worker.study import Held, ServedStudy
+from hpo.worker.study import ServedStudy
 from storage.database.errors import StorageError
-from storage.database.records import Claim
+from storage.database.records import Claim, Lease
+from storage.queue.optuna_rows import Trial
 
 _KINDS = {kind.__name__: kind for kind in (messages.Ready, messages.Joined, messages.Broken, *messages.KINDS)}
+
+
+@dataclass(eq=False)
+class Held:
+    """An attempt that a runner holds. `serial` names it on the pipe; its lease is never read from there."""
+
+    desk: Desk
+    claim: Claim
+    serial: int
+    trial: Trial | None = None  # None until the trial is in the database, or taken over
+    is_over: bool = False  # it has ended
+    lost: str | None = None  # why it may write no more, until its runner has noticed
+    error: Exception | None = None  # a value of it that the database did not take
+    relative: list[Any] = field(default_factory=list)  # what the sampler has chosen together: space, values
+    verdicts: dict[int, bool] = field(default_factory=dict)  # of a pruner with rungs, by step, until asked
+    steps: set[int] = field(default_factory=set)  # reported, where trials are promoted
+    is_stopped: bool = False  # told to prune: with promotion, that is to stop at a rung
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write."""
+        return self.claim.lease
+
+    @property
+    def stored(self) -> Trial:
+        """Its trial, which is in the database."""
+        assert self.trial is not None
+        return self.trial
 
 
 @dataclass(eq=False)

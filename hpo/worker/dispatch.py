@@ -13,11 +13,11 @@ from hpo.errors import CodeDiffersError
 from hpo.runner.messages import Beginning, Broken, TakeOver, Task
 from hpo.worker import writes
 from hpo.worker.asker import Asker
-from hpo.worker.desk import Desk
+from hpo.worker.desk import Desk, Held
 from hpo.worker.events import Started
 from hpo.worker.housekeeping import Housekeeper
 from hpo.worker.repeats import ServedRepeats, of_claim
-from hpo.worker.study import Held, ServedStudy
+from hpo.worker.study import ServedStudy
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Transaction
 from storage.database.records import Need, NothingToClaim
@@ -106,8 +106,8 @@ class Dispatch:
             self.lease,
             order.takes,
             [desk.slot for desk in order.desks[: int(min(most, len(order.desks)))]],
-            promote=None if study.parking is None else study.parking.promote,
-            epochs=study.reserves,
+            promote=None if study.pruning.parking is None else study.pruning.parking.promote,
+            epochs=study.pruning.reserves,
             none_waits=study.none_waits,
         )
         drawn: dict[int, Mapping[str, Any]] = {}
@@ -181,7 +181,7 @@ class Dispatch:
         if isinstance(message, TakeOver):
             self._started(held, message.step)
             study, claim = held.desk.study, held.claim
-            parking, alone = study.parking, study.spec.lanes == 1
+            parking, alone = study.pruning.parking, study.spec.lanes == 1
             if parking is None or message.finished:
                 pending.answer_with(pending.answer)
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -17,9 +17,12 @@ from optuna.trial import FrozenTrial
 from hpo.runner import messages as said
 from hpo.runner.messages import Beginning, Served
 from hpo.spec import StudySpec, resolve
+from hpo.spec.sampling import NoPruner
 from hpo.studies.confirmed import race
 from hpo.worker import writes
-from hpo.worker.study import Held, ServedStudy, running
+from hpo.worker.desk import Held
+from hpo.worker.pruning import Pruning
+from hpo.worker.study import ServedStudy, running
 from hpo.worker.writes import Pending, Then
 from storage.database.engine import Database, Transaction
 from storage.database.records import AttemptState, Claim, Repeat, StudyRow
@@ -52,19 +55,13 @@ class ServedRepeats(ServedStudy):
         of = row.repeats_of
         self.of = database.read(studies.by_id, of)
         self.known = KnownTrials(self.of.optuna_study_id)  # what an objective may read of the study
-        self.parking = None
+        budget = spec.budget.model_copy(update={"epochs": None})
+        alone = spec.model_copy(update={"pruner": NoPruner(name="none"), "budget": budget})
+        self.pruning = Pruning(row, alone, self.known, self._learn_rungs, lambda: self._template)
         self.held: dict[int, Again] = {}  # by ticket
 
     @property
     def is_drawn(self) -> bool:
-        return False
-
-    @property
-    def reserves(self) -> int:
-        return 0
-
-    @cached_property
-    def compares(self) -> bool:
         return False
 
     def as_served(self) -> Served:

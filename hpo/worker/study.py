@@ -4,72 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.asked import sampling_code
 from hpo.runner.messages import Beginning, Served, values_reported
-from hpo.search.compared import Compared, comparing
 from hpo.search.diverged import for_sampler, is_diverged
 from hpo.search.draws import from_unit, in_sample, training_seed, unit
 from hpo.search.prior import prior_trials
-from hpo.search.pruners import Hyperband, UpToMaxEpochs, make_pruner, promotes
 from hpo.search.samplers import TicketSampler, make_sampler, needs_stored_trial, suggest
 from hpo.search.space import completed, distribution
 from hpo.search.view import StudyView, changed, digest, known_as, through
 from hpo.spec import StudySpec, resolve, sampling
-from hpo.worker.parking import Halving, Parking
+from hpo.worker.pruning import Pruning
 from storage.database.engine import Database, Transaction
-from storage.database.records import Claim, Lease, StudyRow
+from storage.database.records import Claim, StudyRow
 from storage.files import checkpoints
 from storage.files.artifacts import ArtifactStore
 from storage.history.known import KnownTrials, read_whole
 from storage.queue import optuna_rows, rungs, studies
 from storage.queue.optuna_rows import Owner, Trial
-from storage.queue.rungs import Rung
 
 if TYPE_CHECKING:
     from hpo.worker.advice import Advice
-    from hpo.worker.desk import Desk
+    from hpo.worker.desk import Held
 
 _LOOKED_AT = 32  # settings
 Note = Callable[[Owner, str, str], None]  # writes an attribute: whose, key, JSON
-
-
-@dataclass(eq=False)
-class Held:
-    """An attempt that a runner holds. `serial` names it on the pipe; its lease is never read from there."""
-
-    desk: Desk
-    claim: Claim
-    serial: int
-    trial: Trial | None = None  # None until the trial is in the database, or taken over
-    is_over: bool = False  # it has ended
-    lost: str | None = None  # why it may write no more, until its runner has noticed
-    error: Exception | None = None  # a value of it that the database did not take
-    relative: list[Any] = field(default_factory=list)  # what the sampler has chosen together: space, values
-    verdicts: dict[int, bool] = field(default_factory=dict)  # of a pruner with rungs, by step, until asked
-    steps: set[int] = field(default_factory=set)  # reported, where trials are promoted
-    is_stopped: bool = False  # told to prune: with promotion, that is to stop at a rung
-
-    @property
-    def lease(self) -> Lease:
-        """The right to write."""
-        return self.claim.lease
-
-    @property
-    def stored(self) -> Trial:
-        """Its trial, which is in the database."""
-        assert self.trial is not None
-        return self.trial
 
 
 class ServedStudy:
@@ -87,11 +54,8 @@ class ServedStudy:
         self._rungs_seen = 0  # what `rungs.newer` returned last
         self._at_rungs: dict[int, dict[int, float]] = {}  # what trials had there, by epoch
         self.database = database
-        self._pruner = make_pruner(spec)
-        self.parking = Parking(row, spec, self._pruner, self._learn_rungs) if promotes(spec) else None
         self._directions = len(row.spec["directions"])
-        several = self._directions > 1 and self.parking is None and self.keeps_rungs
-        self._halving = Halving(row, spec, self._pruner) if several else self.parking
+        self.pruning = Pruning(row, spec, self.known, self._learn_rungs, lambda: self._template)
         self._code = code
         self._worker_id = worker_id
 
@@ -267,25 +231,6 @@ class ServedStudy:
 
     # Whether to go on
 
-    @cached_property
-    def compares(self) -> bool:
-        """Whether the pruner looks at other trials when one reports."""
-        if self.parking is not None:
-            return False
-        chosen = self.spec.pruner
-        asked = chosen.wrapped if isinstance(chosen, sampling.PatientPruner) else chosen
-        return asked is not None and not isinstance(asked, sampling.NoPruner | sampling.ThresholdPruner)
-
-    @cached_property
-    def keeps_rungs(self) -> bool:
-        """Whether the pruner compares trials at rungs, which are stored with the report that came to one."""
-        return isinstance(self._asked, UpToMaxEpochs | Hyperband)
-
-    @property
-    def has_own_pruner(self) -> bool:
-        """Whether the pruner is a stranger's code, which may take its time."""
-        return isinstance(self.spec.pruner, sampling.CustomPruner)
-
     def advised_to_prune(self, held: Held, note: Note) -> bool:
         """What the study's own pruner says of a trial.
 
@@ -295,51 +240,9 @@ class ServedStudy:
         self.refresh()
         return self._advice.prune(self._study(note), self.known.get(held.stored.id), held.claim.number)
 
-    def should_prune(self, trial: Trial) -> bool:
-        """What a pruner without rungs says of a trial, given what is known of others."""
-        return bool(self._comparing.prune(self._template, self.known.get(trial.id)))
-
     def reported_in(self, value: float | None, metrics: Mapping[str, float]) -> tuple[float, ...] | None:
         """The values that a step reports, one a direction; None: it has metrics alone."""
         return values_reported(value, metrics, self._directions)
-
-    def at_report(self, held: Held, step: int, values: tuple[float, ...]) -> tuple[bool, list[Rung]]:
-        """What a pruner with rungs says of a trial that reports this, and the rungs it has come to.
-
-        Given what the look in this very transaction has learnt, and others in it who were decided on before.
-        """
-        trial = held.stored
-        if self._halving is not None:
-            held.steps.add(step)  # known learns of it with the commit, and more may stand in the same one
-            seen = held.steps.union(self.known.get(trial.id).intermediate_values)
-            done = max((one for one in seen if one < step), default=0)
-            return self._halving.at_reports(held.claim, trial.id, {step: values}, done)
-        own = self.known.get(trial.id)
-        own = changed(own, intermediate_values={**own.intermediate_values, step: values[0]})
-        return bool(self._comparing.prune(self._template, own)), self._compared.noted(trial.id)
-
-    @property
-    def _asked(self) -> BasePruner:
-        return getattr(self._pruner, "_wrapped_pruner", self._pruner)
-
-    @cached_property
-    def _compared(self) -> Compared:
-        maximize = self.row.spec["directions"][0] == "maximize"
-        asked = self._asked
-        group = partial(asked.bracket, self._template) if isinstance(asked, Hyperband) else None
-        return Compared(self.known.since, maximize=maximize, group=group)
-
-    @cached_property
-    def _comparing(self) -> BasePruner:
-        """The pruner as it decides here, by values that are kept up from one decision to the next."""
-        return comparing(self._pruner, self._compared)
-
-    @property
-    def reserves(self) -> int:
-        """Epochs of a budget of them that a new trial may do; what it does not is returned."""
-        if self.spec.budget.epochs is None:
-            return 0
-        return self.spec.full_epochs or 0 if self.parking is None else self.parking.first_slice
 
     # What is known
 
@@ -348,7 +251,8 @@ class ServedStudy:
         found = self.known.trials()
         if self._reads_rungs:
             return [self._with_rungs(trial) for trial in found]
-        return found if self.parking is None else self.parking.shown(found)
+        parking = self.pruning.parking
+        return found if parking is None else parking.shown(found)
 
     @property
     def _reads_rungs(self) -> bool:
@@ -366,7 +270,7 @@ class ServedStudy:
     def look(self, connection: Transaction) -> None:
         """Learn what pruners compare, in a transaction that reads it or has written nothing yet."""
         self._learn_trials(connection)
-        if self.keeps_rungs:
+        if self.pruning.keeps_rungs:
             self._learn_rungs(connection)
         self.has_looked = True
 
@@ -374,7 +278,7 @@ class ServedStudy:
         """Learn who has come to which rung, or has not; another thread may be reading."""
         seen, several = self._rungs_seen, self._directions
         self._rungs_seen, found = rungs.newer(connection, self.row.id, seen, several)
-        (self._halving or self._compared).learn(found)
+        self.pruning.learn(found)
         for rung in found:
             others = {e: v for e, v in self._at_rungs.get(rung.trial_id, {}).items() if e != rung.epoch}
             had = {} if rung.value is None else {rung.epoch: rung.value}
@@ -382,8 +286,9 @@ class ServedStudy:
 
     def _learn_trials(self, connection: Transaction) -> None:
         self.known.refresh(connection, params=self.learns and not self.spec.space)
-        if self.parking is not None and self.learns and not self._reads_rungs:
-            self.parking.look(connection)
+        parking = self.pruning.parking
+        if parking is not None and self.learns and not self._reads_rungs:
+            parking.look(connection)
 
     def begin(self, claim: Claim, trial: Trial, params: Mapping[str, Any]) -> Beginning:
         """A new trial, as it was just stored."""
@@ -430,7 +335,7 @@ class ServedStudy:
 
     @cached_property
     def _template(self) -> optuna.Study:
-        return optuna.Study(self.row.name, _View(self), TicketSampler(0, 0), self._pruner)
+        return optuna.Study(self.row.name, _View(self), TicketSampler(0, 0), self.pruning.pruner)
 
     def _study(self, note: Note, seen: Sequence[FrozenTrial] | None = None) -> optuna.Study:
         """The study with no list of trials from last time, through a view that notes for one attempt.

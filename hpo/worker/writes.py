@@ -17,9 +17,9 @@ from hpo.runner.values import check_attribute
 from hpo.search.space import check_point
 from hpo.spec.limits import breach
 from hpo.studies import steering
-from hpo.worker.desk import Desk
+from hpo.worker.desk import Desk, Held
 from hpo.worker.events import Ended
-from hpo.worker.study import Held, ServedStudy
+from hpo.worker.study import ServedStudy
 from storage.database.engine import Database, Transaction
 from storage.database.records import RESULTS, AttemptState, Claim, KeptFile, StudyState, TicketState
 from storage.files import kept_files
@@ -141,11 +141,11 @@ def _reached(
 ) -> Callable[[], tuple[int, Sequence[rungs.Rung]]] | None:
     """What finds the rungs that a report comes to, and what the pruner says of it, for when it is asked."""
     study = held.desk.study
-    if values is None or not study.keeps_rungs:
+    if values is None or not study.pruning.keeps_rungs:
         return None
 
     def found() -> tuple[int, Sequence[rungs.Rung]]:
-        held.verdicts[step], reached = study.at_report(held, step, values)
+        held.verdicts[step], reached = study.pruning.at_report(held, step, values)
         return study.row.id, reached
 
     return found
@@ -290,7 +290,7 @@ def _at_a_rung(held: Held, message: said.Finish) -> tuple[bool, list[rungs.Rung]
     It is where the pruner had told it to stop. A result that was kept does not say so; its reports do.
     """
     study, trial = held.desk.study, held.trial
-    parking = study.parking
+    parking = study.pruning.parking
     if parking is None or trial is None or message.state not in (AttemptState.COMPLETE, AttemptState.PRUNED):
         return False, []
     pruned = message.state is AttemptState.PRUNED

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.spec import StudySpec
-from hpo.worker.study import Held, ServedStudy
+from hpo.worker.desk import Held
+from hpo.worker.study import ServedStudy
 from storage.database.records import Claim, StudyRow, TicketState
 from storage.queue import attempts, rungs, studies
 from storage.queue.attempts import Delivery, Report, Write
@@ -217,17 +218,17 @@ class Ours:
 
         def reach(connection: Any) -> None:
             with timed():
-                _, reached = served.at_report(Held(desk, claim, 1, trial), step, value)
+                _, reached = served.pruning.at_report(Held(desk, claim, 1, trial), step, value)
                 rungs.write(connection, self.study.id, reached)
 
         entries: list[Report | Write] = [Report(claim.lease, trial.id, step, value, {})]
-        if served.keeps_rungs:
+        if served.pruning.keeps_rungs:
             entries.append(Write(claim.lease, reach))
         attempts.commit(self._write, entries, look)
         served.reported(trial, step, value)
-        if not served.keeps_rungs:
+        if not served.pruning.keeps_rungs:
             with timed():
-                served.should_prune(trial)
+                served.pruning.prunes(trial)
         return sum(spent)
 
     def _deliver(self) -> None:

@@ -20,6 +20,7 @@ from hpo.runner.interrupt import Interrupted
 from hpo.runner.link import ForkedError
 from hpo.runner.messages import UNHEARD
 from hpo.worker.events import Ended
+from hpo.worker.pruning import Pruning
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.errors import DatabaseFaultError, DatabaseUnreachableError, LeaseLostError
@@ -198,11 +199,11 @@ def test_the_pruner_is_asked_after_the_commit_of_what_it_decides_on(
 ) -> None:
     seen: list[list[int]] = []
 
-    def should_prune(self: ServedStudy, *_: Any) -> bool:
+    def prunes(self: Pruning, *_: Any) -> bool:
         seen.append(sorted(stored(database, study).intermediate_values))
         return len(seen) == 3
 
-    monkeypatch.setattr(ServedStudy, "should_prune", should_prune)
+    monkeypatch.setattr(Pruning, "prunes", prunes)
 
     def objective(trial: Any) -> float:
         for step in range(1, 10):
