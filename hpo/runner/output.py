@@ -78,32 +78,37 @@ class SharedLog:
     @contextmanager
     def part(self, store: ArtifactStore, folder: str) -> Iterator[None]:
         """Keep what is printed in this block as `<folder>/log.txt`, within seconds; of much the last part."""
-        log = self._file.fileno()
         with self._mirroring:
             if not self._parts:
-                os.ftruncate(log, 0)
-                os.lseek(log, 0, os.SEEK_SET)
-            since = os.fstat(log).st_size
-            self._parts[folder] = store, since
+                self._leave_out(0)
+            self._parts[folder] = store, os.fstat(self._file.fileno()).st_size
         try:
             yield
         finally:
             with self._mirroring:
+                said = self._said(folder)
                 del self._parts[folder]
-            self._keep(store, folder, since, MIRROR_PATIENCE)
+            _bring(store, folder, said, MIRROR_PATIENCE)
 
-    def _keep(self, store: ArtifactStore, folder: str, since: int, patience: float) -> int:
-        """Bring what was printed since then; returns its bytes."""
+    def _said(self, folder: str) -> bytes:
+        """What was printed since its part began."""
         _flush()
+        log, (_, since) = self._file.fileno(), self._parts[folder]
+        return os.pread(log, self._most, max(since, os.fstat(log).st_size - self._most))
+
+    def _leave_out(self, kept: int) -> None:
+        """All but so many bytes at the end; what is printed in this moment is lost."""
         log = self._file.fileno()
-        said = os.pread(log, self._most, max(since, os.fstat(log).st_size - self._most))
-        if said:
-            with suppress(ArtifactError, OSError):
-                store.put(f"{folder}/{LOG_NAME}", _OF_ALL + said, patience)
-        return len(said)
+        size = os.fstat(log).st_size
+        end = os.pread(log, kept, max(0, size - kept))
+        os.ftruncate(log, 0)
+        os.lseek(log, 0, os.SEEK_SET)
+        os.write(log, end)
+        cut = size - len(end)
+        self._parts = {folder: (store, max(0, since - cut)) for folder, (store, since) in self._parts.items()}
 
     def _mirror(self) -> None:
-        """What is printed outlives a process that is killed."""
+        """What is printed outlives a process that is killed, and the file stays bounded while one lives."""
         sent = brought = 0
         while True:
             time.sleep(max(MIRROR_SECONDS, brought / MIRROR_BYTES_A_SECOND))
@@ -113,8 +118,19 @@ class SharedLog:
             for folder in list(self._parts) if size != sent else ():
                 with self._mirroring:
                     if folder in self._parts:
-                        brought += self._keep(self._parts[folder][0], folder, self._parts[folder][1], 0.0)
+                        said = self._said(folder)
+                        _bring(self._parts[folder][0], folder, said, 0.0)
+                        brought += len(said)
+            if size > 4 * self._most:
+                with self._mirroring:
+                    self._leave_out(self._most)
             sent = size
+
+
+def _bring(store: ArtifactStore, folder: str, said: bytes, patience: float) -> None:
+    if said:
+        with suppress(ArtifactError, OSError):
+            store.put(f"{folder}/{LOG_NAME}", _OF_ALL + said, patience)
 
 
 def _keep_bounded(log: int, most: int, ended: threading.Event) -> None:

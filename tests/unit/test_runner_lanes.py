@@ -144,7 +144,7 @@ def trained() -> Iterator[Callable[..., list[Lane]]]:
 def test_what_lanes_print_is_in_the_log_of_each_while_they_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that it outlives a runner that is killed."""
+    """So that it outlives a runner that is killed. However much it is, what they share stays bounded."""
     monkeypatch.setattr("hpo.runner.output.MIRROR_SECONDS", 0.05)
     store, kept = ArtifactStore(tmp_path.as_uri()), (os.dup(1), os.dup(2))
     folders = ("s/0/1", "s/1/1")
@@ -154,11 +154,17 @@ def test_what_lanes_print_is_in_the_log_of_each_while_they_go_on(
             os.write(1, b"as one\n")
             wait_until(lambda: all(LOG_NAME in store.names(folder) for folder in folders))
             said = [store.get(f"{folder}/{LOG_NAME}") for folder in folders]
+            os.write(1, b"x" * 5000)
+            wait_until(lambda: os.fstat(1).st_size == 1000)
+            with shared.part(store, "s/2/1"):
+                os.write(1, b"the last line\n")
     finally:
         for at, descriptor in enumerate(kept, 1):
             os.dup2(descriptor, at)
             os.close(descriptor)
     assert all(one.endswith(b"meanwhile:\nas one\n") for one in said)
+    assert store.get(f"s/2/1/{LOG_NAME}").endswith(b"meanwhile:\nthe last line\n")
+    assert store.get(f"{folders[0]}/{LOG_NAME}").endswith(b"xxthe last line\n")
 
 
 def test_out_of_memory_gives_all_back_and_half_as_many_are_taken(trained: Callable[..., list[Lane]]) -> None:
