@@ -7,7 +7,7 @@ of them here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -85,6 +85,11 @@ def draw(history: StudyHistory, address: str) -> go.Figure:
 def _noted(sentence: str) -> Callable[[Any], str]:
     """A caption: the sentence and the record's own note."""
     return lambda record: text.joined(sentence, record.note)
+
+
+def _beside(room: int, limit: int, names: Iterable[str]) -> int:
+    """Pixels of a chart that has so much room beside the names of its rows, which are cut at a limit."""
+    return room + 13 * min(limit, max(map(len, names))) // 2
 
 
 def _cut(values: list[float], direction: Direction) -> str:
@@ -320,6 +325,9 @@ STUDY: tuple[Chart, ...] = (
         draw=landscape.importance_figure,
         caption=_importance_caption,
         size="half",
+        min_width=lambda record: (
+            _beside(320, 24, (entry.name for entry in record.entries)) if record.entries else 0
+        ),
         metric="last",
     ),
     Chart(
@@ -332,6 +340,7 @@ STUDY: tuple[Chart, ...] = (
             "One parameter at a time, the most promising first; lines are 90 % intervals of each gain."
         ),
         size="half",
+        min_width=lambda record: _beside(250, 34, (step.change for step in record.steps)),
     ),
     Chart(
         name="contour",

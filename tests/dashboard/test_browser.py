@@ -103,6 +103,7 @@ def test_every_page_is_quiet_and_fits(
         opened.draw_everything()
         assert opened.width() <= size[0], path
         assert opened.overlapping_ticks() == [], path
+        assert opened.texts_outside() == [], path
         assert opened.hindrances() == [], path
         assert opened.complaints == [], path
         page.emulate_media(media="print")  # every chart whole, and nothing to press

@@ -48,7 +48,7 @@ def opened(browser: Browser, path: Path, size: tuple[int, int] = DESK, scheme: S
 def test_report_opens_offline_without_a_complaint(
     name: str, size: tuple[int, int], scheme: Scheme, browser: Browser, tmp_path: Path
 ) -> None:
-    """Every chart drawn, nothing from elsewhere, no sideways scrolling, no tick touches another."""
+    """Every chart drawn, nothing from elsewhere, no sideways scrolling, no tick on another, no text cut."""
     histories: list[StudyHistory] = STUDIES[name]
     tab = opened(browser, write_report(histories, tmp_path / "report.html"), size, scheme)
     assert tab.complaints == []
@@ -57,6 +57,7 @@ def test_report_opens_offline_without_a_complaint(
     assert tab.page.evaluate(drawn)
     assert tab.width() <= size[0]
     assert tab.overlapping_ticks() == []
+    assert tab.texts_outside() == []
 
 
 def test_a_chart_without_room_stays_quiet(browser: Browser, tmp_path: Path) -> None:
@@ -112,6 +113,7 @@ def test_on_paper_every_chart_and_table_is_whole(
         for paper, width in PAPER.items():
             page.evaluate(f"document.body.style.width = '{width}px'")
             assert page.evaluate(OUTSIDE) == 0, (paper, told)
+            assert tab.texts_outside() == [], (paper, told)
     page.evaluate("document.body.style.width = ''")
     page.emulate_media(media="screen")
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")

@@ -39,6 +39,16 @@ OVERLAPPING_TICKS = """() => [...document.querySelectorAll('.plot')].flatMap(plo
   }))"""
 
 
+TEXTS_OUTSIDE = """() => [...document.querySelectorAll('.plot')].flatMap(plot => {
+  const room = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll('.main-svg text')].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.width > 0 && (box.left < room.left - 1 || box.right > room.right + 1
+      || box.top < room.top - 1 || box.bottom > room.bottom + 1);
+  }).map(text => `${plot.id}: ${text.textContent}`);
+})"""
+
+
 class Tab:
     """A tab of a context of its own; keeps what its console, its errors and its dialogs said."""
 
@@ -70,6 +80,10 @@ class Tab:
     def overlapping_ticks(self) -> list[str]:
         """Axes of charts whose tick labels touch each other."""
         return list(self.page.evaluate(OVERLAPPING_TICKS))
+
+    def texts_outside(self) -> list[str]:
+        """Texts of charts that reach out of their picture, which cuts them off."""
+        return list(self.page.evaluate(TEXTS_OUTSIDE))
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

@@ -40,12 +40,14 @@ def importance_figure(record: Importances, title: str) -> go.Figure:
         hovertemplate="%{customdata[0]}: %{customdata[1]}, used by %{customdata[2]} trials<extra></extra>",
         showlegend=False,
     )
-    for place, entry in enumerate(entries):
-        _label_right(figure, 100 * max(entry.share, entry.high), place, entry.said)
+    ends = [100 * max(entry.share, entry.high) for entry in entries]
+    for place, (end, entry) in enumerate(zip(ends, entries, strict=True)):
+        _label_right(figure, end, place, entry.said)
     finish(figure, title, "Share of the importance (%)", None, 150 + 30 * len(entries))
-    reach = max(max(entry.share, entry.high) for entry in entries)
+    room = 46  # letters beside the names, where the chart is as narrow as it gets
+    top = max(end / (1 - (len(entry.said) + 2) / room) for end, entry in zip(ends, entries, strict=True))
     figure.update_xaxes(
-        range=[0, max(1.0, 160 * reach)], tickvals=[*range(0, 101, 10 if reach < 0.5 else 20)]
+        range=[0, max(1.0, top)], tickvals=[*range(0, 101, 10 if top < 80 else 20 if top < 200 else 50)]
     )
     _name_rows(figure, [entry.name for entry in entries], "Parameter")
     return figure
