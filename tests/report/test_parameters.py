@@ -57,6 +57,21 @@ def test_charts_that_ask_at_once_for_the_same_have_it_worked_out_once() -> None:
     assert len(asked) == 3
 
 
+def test_a_question_that_names_a_default_is_the_same_question() -> None:
+    """A server that had importances worked out beforehand had them worked out again for the first chart."""
+    asked = []
+
+    @once
+    def counted(history: StudyHistory, objective: int = 0, *, pruned: bool = True) -> int:
+        asked.append((objective, pruned))
+        return objective
+
+    one = searched(5)
+    assert counted(one) == counted(one, 0) == counted(one, objective=0, pruned=True) == 0
+    assert counted(one, 1) == 1
+    assert asked == [(0, True), (1, True)]
+
+
 def test_what_is_asked_of_one_study_does_not_wait_for_what_is_asked_of_another() -> None:
     began, done = threading.Event(), threading.Event()
 

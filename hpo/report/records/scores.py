@@ -7,6 +7,7 @@ better one. A pruned trial counts with its last reported value where a record sa
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 import zlib
@@ -51,14 +52,17 @@ def final_value(trial: TrialRecord, objective: int = 0) -> float | None:
 def once(work: Callable[P, T]) -> Callable[P, T]:
     """Have it worked out once for each of the last few histories, however many charts ask, even at once: a
     second thread waits for the first instead of working out the same beside it. Of another history, or of
-    another objective, it does not wait.
+    another objective, it does not wait. What an argument is by default and the same in words is one question.
     """
     lock, asked = threading.Lock(), lru_cache(maxsize=8)(lambda *_, **__: _Answer())
+    signature = inspect.signature(work)
 
     @wraps(work)
     def ask(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
         with lock:
-            answer = asked(*args, **kwargs)  # type: ignore[arg-type]  # hashed by identity
+            answer = asked(*bound.args, **bound.kwargs)  # hashed by identity
         with answer.lock:
             if not answer.found:
                 answer.found = [work(*args, **kwargs)]
