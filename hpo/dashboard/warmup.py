@@ -18,18 +18,19 @@ QUIET = 3.0  # seconds without a request before something big begins: it would s
 
 
 async def warm_up(board: Board) -> None:
-    """Whenever nobody is waiting, make ready what only some pages need."""
-    for work in (board.warm_recent, _importances):
-        while board.quiet_for() < QUIET:
-            await asyncio.sleep(1)
-        await asyncio.to_thread(work)
+    """When nobody is waiting, make ready what the next visitor asks for."""
+    while board.quiet_for() < QUIET:
+        await asyncio.sleep(1)
+    await asyncio.to_thread(board.warm_recent)
 
 
 def prepare(board: Board) -> None:
-    """What every page needs: templates and queries compiled, plotly's validators loaded, scripts packed.
+    """What every page needs: templates and queries compiled, validators and scipy loaded, scripts packed.
 
     Half a second that would be more than that beside the first visitor's own requests.
     """
+    import scipy.optimize  # noqa: F401 -- of the model of parameters
+
     for name in environment().list_templates():
         environment().get_template(name)
     assets.load()
@@ -40,8 +41,3 @@ def prepare(board: Board) -> None:
     with suppress(Exception):  # whoever asks for this page will be told; all others are served
         for name in list_studies(board.database, lambda _connection, name: name, size=1).studies:
             pages.study(board, {}, name)
-
-
-def _importances() -> None:
-    """What only the model of parameters needs."""
-    import scipy.optimize  # noqa: F401 -- imported so that nobody waits for it later
