@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hpo.report.records import landscape, parameters, summary
-from hpo.report.records.scores import once
+from hpo.report.records.scores import best_numbers, once
 from storage.history.records import StudyHistory
 from tests.report.histories import searched, study, trial
 
@@ -251,6 +251,18 @@ def test_contour_is_of_two_parameters_and_never_larger_than_its_grid() -> None:
     assert len(record.values) <= 32
     assert all(len(row) <= 32 for row in record.values)
     assert any(value is None for row in record.values for value in row)
+
+
+def test_of_many_trials_contour_and_slices_show_the_best_always() -> None:
+    history = searched(1000)
+    best = best_numbers(history, 0)
+    contour = landscape.contour(history)
+    assert contour is not None
+    assert len(best) == 50
+    assert best <= {number for number, *_ in contour.points}
+    for one in landscape.slices(history):
+        using = {trial.number for trial in history.trials if one.parameter.name in trial.params}
+        assert best & using <= {point.number for point in one.points}
 
 
 def test_contour_finds_the_valley() -> None:

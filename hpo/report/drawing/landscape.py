@@ -196,7 +196,7 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
             )
     ends = {"low": record.low, "high": record.high}
     theme.link(figure, columns=[*map(meaning, record.parameters), ends])
-    finish(figure, title, margin={"t": 84, "b": 72, "l": 40, "r": 60})
+    finish(figure, title, margin={"t": 84, "b": 72, "l": 40, "r": 76})
     _draw_axes(figure, record)
     figure.update_xaxes(
         tickmode="array",

@@ -247,9 +247,9 @@ def contour(history: StudyHistory, objective: int = 0, pair: tuple[str, str] = (
         (grid_x, grid_y),
         (x.kind == "categorical", y.kind == "categorical"),
     )
-    points = [
-        (score.number, x.at(ux), y.at(uy), score.value) for score, ux, uy in sample(known, MAX_SLICE_POINTS)
-    ]
+    kept = best_numbers(history, objective)
+    shown = sample(known, MAX_SLICE_POINTS, lambda one: one[0].number in kept)
+    points = [(score.number, x.at(ux), y.at(uy), score.value) for score, ux, uy in shown]
     return Contour(
         x,
         y,
