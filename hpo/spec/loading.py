@@ -27,8 +27,6 @@ _REQUIRED = {
     ("directions",): "is required: minimize or maximize",
     ("objective",): "is required, or a `command` in its place",
 }
-
-
 _LIKE = {  # a mapping that may stand there
     ("space",): " like {type: float, low: 0.001, high: 0.1}",
     ("sampler",): " like {name: tpe, seed: 0}",
@@ -172,9 +170,9 @@ def _sentence(detail: Any) -> tuple[Path, str]:
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     if kind == PROBLEM:
         at, sentence = (*path, *context["at"]), context["sentence"]
-        return at, sentence.replace(
-            "a number,", "a number of seconds, like 3600,"
-        ) if at in _SECONDS else sentence
+        if at in _SECONDS:
+            sentence = sentence.replace("a number,", "a number of seconds, like 3600,")
+        return at, sentence
     match kind:
         case "extra_forbidden":
             allowed = _fields(owner)
