@@ -65,11 +65,6 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def counted(number: int, one: str, several: str) -> str:
-    """`1 trial waits`, `2 trials wait`."""
-    return f"{number} {one if number == 1 else several}"
-
-
 def printable(text: str) -> str:
     """`text` on one line, safe to print: control characters and the like become escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

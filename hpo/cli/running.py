@@ -27,7 +27,8 @@ from hpo.cli.app import (
 )
 from hpo.cli.output import say
 from hpo.cli.queries import open_here, print_best
-from hpo.errors import ExitCode, HpoError, UserError, counted
+from hpo.errors import ExitCode, HpoError, UserError
+from hpo.report.text import counted
 
 if TYPE_CHECKING:
     from hpo.cli.view import LiveView

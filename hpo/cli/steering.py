@@ -10,7 +10,8 @@ import typer
 from hpo.cli.app import StorageOption, StudyArgument, app
 from hpo.cli.output import say
 from hpo.cli.queries import open_existing, open_study
-from hpo.errors import ExitCode, UserError, counted
+from hpo.errors import ExitCode, UserError
+from hpo.report.text import counted
 
 if TYPE_CHECKING:
     from storage.database.records import StudyRow

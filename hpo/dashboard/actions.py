@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpo.dashboard.board import Board
-from hpo.errors import NotFoundError, UserError, counted
+from hpo.errors import NotFoundError, UserError
+from hpo.report.text import counted
 from hpo.spec.reading import read_point
 from hpo.studies import creation, steering
 from storage.database.engine import Database

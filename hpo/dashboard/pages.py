@@ -377,7 +377,7 @@ def _why_stuck(board: Board, now: Progress) -> str:
     if any(item.state == "active" for item in here):
         return "no trial runs at the moment; a worker is here"
     if shut:
-        return f"{text.count(len(shut), 'worker')} quarantined. {shut[-1].name}: {shut[-1].reason}"
+        return f"{text.counted(len(shut), 'worker')} quarantined. {shut[-1].name}: {shut[-1].reason}"
     last = max((item for item in here), key=lambda item: -item.silent_for, default=None)
     if last is None:
         return "waits for its first worker"

@@ -96,7 +96,7 @@ def _cut(values: list[float], direction: Direction) -> str:
     """What to say where the value axis leaves out diverged trials."""
     low, high = window(values, direction) if values else (0.0, 0.0)
     out = sum(not low <= value <= high for value in values)
-    return f"{text.count(out, 'value')} too far off for the axis." if out else ""
+    return f"{text.counted(out, 'value')} too far off for the axis." if out else ""
 
 
 def _history_caption(record: History) -> str:
@@ -116,7 +116,7 @@ def _learning_caption(record: LearningCurves) -> str:
         "One line per trial. Click a name to hide or show it."
         if record.few
         else "One line per trial; a triangle is where it was pruned. Click a name to hide or show it.",
-        f"{text.count(broken, 'trial')} reported NaN or infinity, left out here." if broken else "",
+        f"{text.counted(broken, 'trial')} reported NaN or infinity, left out here." if broken else "",
         "" if record.few else _cut([v for curve in record.curves for v in curve.values], record.direction),
         record.note,
     )

@@ -66,9 +66,9 @@ def joined(*sentences: str) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def count(n: int, noun: str) -> str:
-    """ "1 trial", "2 trials"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def counted(n: int, one: str, several: str | None = None) -> str:
+    """ "1 trial", "2,000 trials"; "1 trial waits" and "2 trials wait" where both are given."""
+    return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 
 def listed(items: list[str]) -> str:

@@ -300,6 +300,13 @@ def _with_newest_of(spec: StudySpec, database: Database, row: StudyRow) -> Study
     }
     if not changes:
         return row
+    stored = StudySpec.model_validate(row.spec)
+    if spec.confirm is not None and spec.confirm.in_budget and spec.confirm != stored.confirm:
+        raise UserError(
+            f"{row.name} exists, and the epochs of its search are decided: confirm.in_budget can be neither "
+            "added nor changed. Without it the trainings come on top of the budget; or give the study "
+            "another name (--set study=...)"
+        )
 
     def verb(connection: Transaction) -> None:
         studies.remember(connection, row.id, "spec", {**row.spec, **changes})

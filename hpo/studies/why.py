@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hpo.report.text import counted
 from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.history.attempts import TicketRow, ticket_of
@@ -42,7 +43,7 @@ def why(connection: Transaction, row: StudyRow, record: TrialRecord) -> str:
         sentences.append(f"The ticket was tried before, as trial {ticket.retry_of}.")
     parked = sum(span.state == "parked" for span in record.spans)
     if promoted := parked - (record.state == "parked"):
-        sentences.append(f"It was parked at a rung and promoted {_count(promoted, 'time')}.")
+        sentences.append(f"It was parked at a rung and promoted {counted(promoted, 'time')}.")
     return " ".join(sentences)
 
 
@@ -76,13 +77,13 @@ def _seen(saw: Mapping[str, Any]) -> str:
     prior = f", and {saw['prior']:,} of another study" if saw.get("prior") else ""
     done = f"{saw['finished']:,} finished"
     done += f" (digest {saw['digest'][:8]})" if saw.get("digest") and saw["finished"] else ""
-    return f"{done}{of_them} and {_count(len(running), 'running trial')}{which}{prior}"
+    return f"{done}{of_them} and {counted(len(running), 'running trial')}{which}{prior}"
 
 
 def _still_random(sampler: Mapping[str, Any], saw: Mapping[str, Any]) -> str:
     begins = sampler.get("n_startup_trials", 0)
     known = saw["finished"] + saw.get("prior", 0)
-    return f": at random, until {_count(begins, 'trial')} have finished" if known < begins else ""
+    return f": at random, until {counted(begins, 'trial')} have finished" if known < begins else ""
 
 
 def _rated(rated: Mapping[str, Any] | None) -> str:
@@ -96,10 +97,6 @@ def _rated(rated: Mapping[str, Any] | None) -> str:
         f" It rated it {rated['rating']:.3g} times as likely among the good trials as among the others; the "
         f"runner-up, {second}, {rated['its_rating']:.3g} times."
     )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def asked_again(database: Database, row: StudyRow, record: TrialRecord) -> str | None:

@@ -18,6 +18,7 @@ import optuna
 from hpo.errors import HpoError, UserError
 from hpo.fingerprint import LARGEST, differences, fingerprint, unpack, versions
 from hpo.reached import in_environment
+from hpo.report.text import counted
 from hpo.runner import messages
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import StopFlag
@@ -63,7 +64,7 @@ class Replay:
     @property
     def said(self) -> str:
         """One line."""
-        over = f"{self.steps} epoch{'' if self.steps == 1 else 's'}"
+        over = counted(self.steps, "epoch")
         known = "; ".join(self.differences)
         if self.same:
             how = f"within {self.tolerance:g}" if self.tolerance else "bit-exact"

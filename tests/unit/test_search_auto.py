@@ -90,6 +90,25 @@ def test_where_epochs_have_room_for_37_trials_six_of_them_confirm_the_best_unles
     assert create_or_continue(database, spec, settings) == (row, False)
 
 
+def test_a_confirmation_in_the_budget_is_neither_added_nor_changed_once_the_search_has_its_epochs(
+    tmp_path: Path,
+) -> None:
+    """One on top of the budget may come at any time, and replace one in it."""
+    settings = Settings(storage=f"sqlite:///{tmp_path}/h.db", artifacts=str(tmp_path))
+    database, room = open_storage(settings), {**OURS, "budget": {"epochs": 2000}}
+    for study, first, later in (
+        ("without", {"confirm": False}, {"top": 3, "seeds": 2, "in_budget": True}),
+        ("with", {}, {"top": 4, "seeds": 2, "in_budget": True}),
+    ):
+        named = {**room, "study": study}
+        row, _ = create_or_continue(database, parse_spec({**named, **first}), settings)
+        with pytest.raises(UserError, match=f"{study} exists, and the epochs of its search are decided"):
+            create_or_continue(database, parse_spec({**named, "confirm": later}), settings)
+        changed, _ = create_or_continue(database, parse_spec({**named, "confirm": {"top": 4}}), settings)
+        assert changed.spec["confirm"] == {"top": 4, "seeds": 10, "in_budget": False}
+        assert changed.budget_epochs == row.budget_epochs
+
+
 def test_a_study_keeps_what_was_chosen_and_says_why(tmp_path: Path) -> None:
     """The file finds its study again, as does one that names what was chosen; another choice is refused."""
     settings = Settings(storage=f"sqlite:///{tmp_path}/h.db", artifacts=str(tmp_path))

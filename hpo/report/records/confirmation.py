@@ -32,7 +32,7 @@ def _value(won: Setting, name: str) -> str:
     known = won.estimate
     assert known is not None
     said = (
-        f"Trained again with {text.count(known.trainings, 'fresh seed')}, the setting of trial {won.trial} "
+        f"Trained again with {text.counted(known.trainings, 'fresh seed')}, the setting of trial {won.trial} "
         f"comes to {f'{name} ' if name else ''}{text.number(known.mean)} on average"
     )
     if known.low is not None:

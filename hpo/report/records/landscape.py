@@ -310,7 +310,7 @@ def path(history: StudyHistory, objective: int = 0) -> Path | None:
         steps.append(Step(words, mean + unit * float(means[chosen]), float(gain), max(float(spread), 1e-12)))
         now = after[chosen - 1]
     told = f"From trial {first.number}, the first, to trial {best.number}; estimates of a model of"
-    return Path(tuple(steps), value_axis(history, objective), f"{told} {text.count(len(used), 'trial')}.")
+    return Path(tuple(steps), value_axis(history, objective), f"{told} {text.counted(len(used), 'trial')}.")
 
 
 def _changes(history: StudyHistory, first: TrialRecord, best: TrialRecord) -> list[list[str]]:

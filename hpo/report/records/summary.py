@@ -171,13 +171,13 @@ def _wall(history: StudyHistory) -> float | None:
 def _sentences(history: StudyHistory, facts: Summary) -> Iterator[str]:
     """Each may be empty, where there is nothing to say."""
     if not history.trials:
-        waiting = f" {text.count(facts.counts['waiting'], 'trial')} waiting." if history.waiting else ""
+        waiting = f" {text.counted(facts.counts['waiting'], 'trial')} waiting." if history.waiting else ""
         yield f"Nothing has run yet.{waiting}"
         return
     yield _result(history, facts)
     yield _counts_sentence(facts)
     if foreign := sum(trial.foreign for trial in history.trials):
-        more = text.count(foreign, "foreign trial")
+        more = text.counted(foreign, "foreign trial")
         yield f"Outside the budget: {more}, run by plain Optuna or added by hand."
     yield _proposals_sentence(history)
     yield _constraints_sentence(history)
@@ -216,7 +216,7 @@ def _exhausted_sentence(history: StudyHistory) -> str:
     tried = {repr(sorted(trial.params.items())) for trial in history.trials if trial.state != "failed"}
     if len(tried) < len(settings):
         return ""
-    return f"Every one of the {text.count(len(settings), 'setting')} of its space was tried."
+    return f"Every one of the {text.counted(len(settings), 'setting')} of its space was tried."
 
 
 def _best_sentence(history: StudyHistory, facts: Summary) -> str:
@@ -226,8 +226,8 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
             return f"The study {why_no_best(history)}."
         if not facts.front:
             return "No trial has completed yet."
-        complete = text.count(facts.counts["complete"], "complete trial")
-        return f"{text.count(facts.front, 'trial')} of {complete} make up the Pareto front."
+        complete = text.counted(facts.counts["complete"], "complete trial")
+        return f"{text.counted(facts.front, 'trial')} of {complete} make up the Pareto front."
     if facts.best is None:
         if ended and facts.counts["failed"] == ended:
             return f"Every trial failed ({ended:,} of {ended:,}): there is no best trial."
@@ -242,7 +242,7 @@ def _best_sentence(history: StudyHistory, facts: Summary) -> str:
         f"Trial {facts.best.number} is the best of {ended:,}: {facts.value_names[0]} {text.number(value, 5)}"
     )
     if tied:
-        sentence += f", tied with {text.count(tied, 'later trial')}"
+        sentence += f", tied with {text.counted(tied, 'later trial')}"
     over_seconds = best_so_far(history, "seconds")
     if over_seconds:
         sentence += f", found after {text.duration(over_seconds.x[-1])} of {text.duration(facts.seconds)}"
@@ -264,7 +264,7 @@ def _proposals_sentence(history: StudyHistory) -> str:
             return "none completed"
         return f"best {text.number(better(values), 5)}, median {text.number(median(values), 5)}"
 
-    proposed = "1 trial was" if len(asked) == 1 else f"{len(asked):,} trials were"
+    proposed = text.counted(len(asked), "trial was", "trials were")
     return f"{proposed} proposed ({who}): {reached(asked)}; of the other {len(own):,}: {reached(own)}."
 
 
@@ -294,8 +294,8 @@ def _counts_sentence(facts: Summary) -> str:
     }
     parts = [f"{facts.counts[state]:,} {words[state]}" for state in STATES if facts.counts[state]]
     total = sum(facts.counts.values())
-    on = f" on {text.count(facts.runners, 'runner')}" if facts.runners else ""
-    return f"Of {text.count(total, 'trial')}{on}, {text.listed(parts)}."
+    on = f" on {text.counted(facts.runners, 'runner')}" if facts.runners else ""
+    return f"Of {text.counted(total, 'trial')}{on}, {text.listed(parts)}."
 
 
 def _constraints_sentence(history: StudyHistory) -> str:
@@ -305,7 +305,7 @@ def _constraints_sentence(history: StudyHistory) -> str:
     if not count or count == len(complete):
         return ""
     names = text.listed([f"{text.label(name)} {times:,}" for name, times in sorted(broken.items())])
-    return f"{count:,} of {text.count(len(complete), 'complete trial')} break a constraint ({names})."
+    return f"{count:,} of {text.counted(len(complete), 'complete trial')} break a constraint ({names})."
 
 
 def _pruning_sentence(history: StudyHistory) -> str:
