@@ -28,7 +28,7 @@ from hpo.cli.app import (
 from hpo.cli.output import say
 from hpo.cli.queries import open_here, print_best
 from hpo.errors import ExitCode, HpoError, UserError
-from hpo.report.text import counted
+from hpo.text import counted
 
 if TYPE_CHECKING:
     from hpo.cli.view import LiveView

@@ -11,7 +11,7 @@ from hpo.cli.app import StorageOption, StudyArgument, app
 from hpo.cli.output import say
 from hpo.cli.queries import open_existing, open_study
 from hpo.errors import ExitCode, UserError
-from hpo.report.text import counted
+from hpo.text import counted
 
 if TYPE_CHECKING:
     from storage.database.records import StudyRow

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.cli.terminal import Terminal
-from hpo.report.text import duration
 from hpo.studies.answers import seconds_left
+from hpo.text import duration
 from hpo.worker.events import Ended, Leaving, Reported, Started
 from hpo.worker.lines import Lines, leaving, named
 from storage.database.engine import Database

@@ -8,9 +8,9 @@ from typing import Any
 
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError, UserError
-from hpo.report.text import counted
 from hpo.spec.reading import read_point
 from hpo.studies import creation, steering
+from hpo.text import counted
 from storage.database.engine import Database
 from storage.database.records import StudyRow
 from storage.queue import tickets

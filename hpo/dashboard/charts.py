@@ -16,9 +16,10 @@ from typing import Any
 import pandas  # noqa: F401 -- see above
 import plotly.graph_objects as go
 
+from hpo import text
 from hpo.dashboard.board import Board
 from hpo.errors import NotFoundError
-from hpo.report import catalogue, text
+from hpo.report import catalogue
 from hpo.report.chart import Chart, Picture
 from hpo.report.drawing import theme
 from hpo.report.records.landscape import MIN_CONTOUR_TRIALS

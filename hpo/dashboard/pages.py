@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpo import text
 from hpo.dashboard import actions, charts
 from hpo.dashboard import table as tables
 from hpo.dashboard.board import Board
@@ -12,7 +13,6 @@ from hpo.dashboard.hub import STUDIES, WORKERS, study_topic
 from hpo.dashboard.lists import StudyCard, card_of, list_studies
 from hpo.dashboard.render import Page
 from hpo.errors import NotFoundError, UserError
-from hpo.report import text
 from hpo.report.records.confirmation import sentences
 from hpo.report.records.failures import apart, failures, storm
 from hpo.report.records.scores import once, value_name

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
-from hpo.report import text
+from hpo import text
 from hpo.report.templating import templates
 
 

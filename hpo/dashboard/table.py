@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from hpo import text
 from hpo.dashboard.live import LiveStudy
 from hpo.errors import UserError
-from hpo.report import text
 from hpo.studies import selection
 from storage.database.clock import read_now, to_datetime
 from storage.database.engine import Transaction

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from html import escape
 
-from hpo.report import text
+from hpo import text
 from storage.history.records import STATES, StudyHistory
 
 

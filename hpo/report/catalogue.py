@@ -12,8 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from hpo import text
 from hpo.errors import NotFoundError
-from hpo.report import text
 from hpo.report.chart import Chart, Size
 from hpo.report.drawing import landscape, progress, training
 from hpo.report.records.landscape import MAX_SLICES, Slice, contour, parallel, path, slices, window

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
+from hpo import text
 from hpo.errors import UserError
 from hpo.files import write_whole
-from hpo.report import text
 from hpo.report.records.parameters import axes, importances
 from hpo.report.records.scores import ranked, scores
 from hpo.report.records.summary import Summary, comparison, summarize

@@ -14,9 +14,9 @@ from pathlib import Path
 import jinja2
 import plotly.offline
 
+from hpo import text
 from hpo.errors import UserError
 from hpo.files import write_whole
-from hpo.report import text
 from hpo.report.chart import Picture
 from hpo.report.drawing import theme
 from hpo.report.records.progress import ParetoPoint, pareto

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
-from hpo.report import text
+from hpo import text
 
 
 def templates(package: str) -> jinja2.Environment:

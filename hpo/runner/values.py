@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from hpo.report.text import size
+from hpo.text import size
 from storage.database.records import Need
 from storage.files.room import is_full, told_where
 

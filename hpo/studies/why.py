@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo.report.text import counted
+from hpo.text import counted
 from storage.database.engine import Database, Transaction
 from storage.database.records import StudyRow
 from storage.history.attempts import TicketRow, ticket_of

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hpo.report.text import counted
+from hpo.text import counted
 from hpo.worker.events import Ended, Leaving, Reported, Started
 from storage.database.engine import Database
 from storage.database.errors import StorageError

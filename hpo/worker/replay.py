@@ -18,7 +18,6 @@ import optuna
 from hpo.errors import HpoError, UserError
 from hpo.fingerprint import LARGEST, differences, fingerprint, unpack, versions
 from hpo.reached import in_environment
-from hpo.report.text import counted
 from hpo.runner import messages
 from hpo.runner.checkpoint import CheckpointStore
 from hpo.runner.interrupt import StopFlag
@@ -29,6 +28,7 @@ from hpo.runner.values import NotANumberError, checked_values, told
 from hpo.search.draws import training_seed
 from hpo.spec import StudySpec, resolve
 from hpo.studies.evaluation import use_threads
+from hpo.text import counted
 from hpo.worker.code import MARK
 from hpo.worker.study import ServedStudy, running
 from storage.database.engine import Database

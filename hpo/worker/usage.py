@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import psutil
 
-from hpo.report.text import size
 from hpo.spec.sections import Limits
+from hpo.text import size
 from hpo.worker.child import Child
 
 PAUSE = 0.5  # seconds between two looks

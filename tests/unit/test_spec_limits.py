@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from hpo.report.text import size
 from hpo.spec import spec_differences
 from hpo.spec.sections import Limits
+from hpo.text import size
 from hpo.worker.usage import too_much
 from tests.support.study_files import complaint, study
 

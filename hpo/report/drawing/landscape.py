@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hpo.report import text
+from hpo import text
 from hpo.report.drawing import theme
 from hpo.report.drawing.theme import finish, frame, meaning, parameter_axis, plain, short
 from hpo.report.records.landscape import Contour, Parallel, Path, Slice, SlicePoint

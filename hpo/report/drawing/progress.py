@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpo.report import text
+from hpo import text
 from hpo.report.drawing import theme
 from hpo.report.drawing.theme import finish, frame, plain, short
 from hpo.report.records.landscape import window

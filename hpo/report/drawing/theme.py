@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import plotly.graph_objects as go
 import plotly.utils
 
-from hpo.report import text
+from hpo import text
 from hpo.report.records.landscape import window
 from hpo.report.records.parameters import Axis
 from storage.history.records import Direction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpo.report import text
+from hpo import text
 from storage.history.records import Confirmation, Setting
 
 

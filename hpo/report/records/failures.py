@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpo.report import text
+from hpo import text
 from storage.history.records import ENDED, StudyHistory, TrialRecord
 
 MIN_FAILED = 5  # and as many that went well: fewer tell nothing

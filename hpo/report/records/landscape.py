@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpo.report import text
+from hpo import text
 from hpo.report.records import surrogate
 from hpo.report.records.parameters import NOISE, Axis, axes, most_important, placed
 from hpo.report.records.scores import (

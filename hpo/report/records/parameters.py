@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.report import text
+from hpo import text
 from hpo.report.records import surrogate
 from hpo.report.records.scores import Score, once, scores, thin
 from storage.history.records import Direction, StudyHistory

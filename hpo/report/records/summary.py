@@ -9,7 +9,7 @@ from statistics import median
 
 from pydantic import TypeAdapter, ValidationError
 
-from hpo.report import text
+from hpo import text
 from hpo.report.records import confirmation
 from hpo.report.records.parameters import axes
 from hpo.report.records.progress import best_so_far
