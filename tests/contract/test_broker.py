@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from storage.files.artifacts import ArtifactStore
 from storage.files.local_files import LocalFiles
 from storage.queue import attempts
 from storage.queue.attempts import Report, Write
+from storage.queue.tickets import BESIDE
 from tests.support.brokered import stored
 from tests.support.clock import shift
 from tests.support.runner import BrokeredRunner
@@ -739,6 +741,19 @@ def test_a_store_that_is_slow_to_remove_files_delays_no_commit(
         assert runner.run_one().values == (1.0,)
     finally:
         release.set()
+
+
+def test_lanes_of_a_runner_leave_other_workers_their_part_of_the_tickets(
+    database: Database, study: StudyRow, open_runner: Any
+) -> None:
+    one, _other = open_runner(study), open_runner(study)
+    desks = [one.desk]
+    for slot in range(1, 6):
+        one.link.lane()
+        desks.append(replace(one.desk, slot=slot))
+    one.broker.order(desks, BESIDE)
+    wait_until(lambda: "running" in ticket_states(database, study), what="a claim")
+    assert ticket_states(database, study).count("running") == 3, "of six, of two workers with a runner each"
 
 
 def test_a_lost_lease_is_never_an_exception_that_an_objective_can_swallow() -> None:
