@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpo.search.diverged import is_worthless
-from hpo.search.parzen import sets_apart
 from hpo.search.rungs import STARTUP, RungsSampler, at, epochs_of, explores, qualities, standing
 from hpo.search.samplers import make_sampler, suggest
 from hpo.search.space import distribution, random_point
@@ -151,24 +149,6 @@ def test_a_study_whose_objective_suggests_for_itself_is_modelled_too() -> None:
     assert sum(abs(trial.params["x"]) < 3 for trial in study.trials[20:]) > 10
 
 
-def test_a_value_is_drawn_where_the_good_are_and_the_others_are_not() -> None:
-    rng = np.random.default_rng(0)
-    held = optuna.distributions.FloatDistribution(1e-4, 1, log=True)
-    good = [1e-2, 1.5e-2, 0.7e-2, 0.5] * 2
-    others = [0.4, 0.6, 0.55, 1e-4, 0.3, 0.7] * 5
-    found = [sets_apart(rng, held, good, others) for _ in range(50)]
-    assert all(1e-4 <= value <= 1 for value in found)
-    assert sum(3e-3 < value < 5e-2 for value in found) > 40, "not at 0.5, where others are, too"
-
-
-def test_a_choice_is_drawn_as_often_as_the_good_have_it_and_never_one_alone() -> None:
-    rng = np.random.default_rng(0)
-    held = optuna.distributions.CategoricalDistribution(("sgd", None, 3))
-    found = [sets_apart(rng, held, [None] * 8 + ["sgd"] * 2, ["sgd"] * 9 + [3] * 9) for _ in range(400)]
-    assert found.count(None) > found.count("sgd") > found.count(3) > 5
-    assert sets_apart(rng, held, [], []) in held.choices
-
-
 def test_a_parameter_whose_range_has_changed_is_learned_from_inside_its_range() -> None:
     study = optuna.create_study(direction="maximize")
     for number in range(40):
@@ -177,3 +157,34 @@ def test_a_parameter_whose_range_has_changed_is_learned_from_inside_its_range() 
     modelled = next(ticket for ticket in range(200) if not explores(0, ticket, "x"))
     x = make_sampler(rungs(), modelled).sample_independent(study, provisional(40), "x", held)
     assert 0 <= x <= 0.5
+
+
+def test_a_parameter_whose_choices_have_changed_is_learned_from_those_that_are_left() -> None:
+    was = optuna.distributions.CategoricalDistribution(("adam", "sgd", "lion"))
+    held = optuna.distributions.CategoricalDistribution(("sgd", "lion"))
+    study = optuna.create_study(direction="maximize")
+    for number in range(60):
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params={"optimizer": was.choices[number % 3]},
+                distributions={"optimizer": was},
+                intermediate_values={1: float(number % 3 < 2)},  # adam and sgd are good
+            )
+        )
+    modelled = [ticket for ticket in range(100) if not explores(0, ticket, "optimizer")]
+    found = [
+        make_sampler(rungs(), ticket).sample_independent(study, provisional(60), "optimizer", held)
+        for ticket in modelled
+    ]
+    assert found.count("sgd") > 0.7 * len(found)
+
+
+def test_runs_are_modelled_as_soon_as_nine_have_come_to_a_rung() -> None:
+    study = optuna.create_study(direction="maximize")
+    modelled = next(ticket for ticket in range(200) if not explores(0, ticket, "x"))
+    at_random = random_point(rungs(), 0, modelled)
+    for number in range(STARTUP):
+        assert suggest(rungs(), study, provisional(number), modelled, {}) == at_random
+        add(study, number / 10, e1=number)
+    assert suggest(rungs(), study, provisional(STARTUP), modelled, {}) != at_random

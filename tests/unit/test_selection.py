@@ -54,6 +54,8 @@ def test_trials_meet_every_condition(where: str, numbers: list[int]) -> None:
         ("lr", [2, 1, 4, 0, 3]),
         ("-number", [4, 3, 2, 1, 0]),
         ("momentum", [1, 0, 2, 3, 4]),
+        ("optimizer", [0, 4, 2, 3, 1]),
+        ("-error", [2, 0, 1, 3, 4]),
     ],
 )
 def test_what_is_sorted_by_an_absent_value_comes_last_whichever_way(sort: str, numbers: list[int]) -> None:
