@@ -25,7 +25,7 @@ from hpo.cli import (  # noqa: F401 -- imported, they have added their commands 
     trials,
     waiting,
 )
-from hpo.cli.app import app
+from hpo.cli.app import app, in_words
 from hpo.errors import ExitCode, HpoError
 
 
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     # Typer's own base class of usage errors; where it lives differs between typer's versions.
     usage_error: Any = typer.BadParameter.__mro__[2]
 
-    command = typer.main.get_command(app)
+    command = in_words(typer.main.get_command(app))
     try:
         result = command.main(list(arguments), prog_name="hpo", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,15 @@ SECTIONS = {  # of the help, in the order in which a newcomer meets them
     "Share": "report dashboard export token mcp",
     "Steer": "pause resume stop cancel retry extend enqueue mark unprune delete",
     "More machines": "create worker launch launches workers db",
+}
+
+
+WORDS = {  # for typer's names of types; of all others: text
+    "int": "N",
+    "int range": "N",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+    "path": "PATH",
 }
 
 
@@ -64,6 +74,26 @@ def common(
     ] = False,
 ) -> None:
     """Hyperparameter search for PyTorch: one study file, any number of workers, every trial once."""
+
+
+def in_words(command: Any) -> Any:
+    """The command and those below it, with help that says PATH where typer says `<path>`; an argument has
+    a name, and that is enough.
+    """
+    for below in getattr(command, "commands", {}).values():
+        in_words(below)
+    for param in command.params:
+        param.display_type_rich = partial(_word, param)
+    return command
+
+
+def _word(param: Any, ctx: Any) -> str:
+    if param.param_type_name == "argument":
+        return ""
+    if param.metavar:
+        return str(param.metavar)
+    shown = str(param.display_type(ctx)).strip("<>")
+    return shown if "|" in shown else WORDS.get(shown, "TEXT")  # choices stand as they are typed
 
 
 class Format(StrEnum):

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from hpo.cli.app import app, in_words
 from hpo.errors import ExitCode
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import COMMAND, every_command, hpo_environment
@@ -41,6 +43,14 @@ def test_a_command_has_help_for_itself_and_each_of_its_options(name: str) -> Non
     assert command.help.strip().endswith((".", "1", "leaves."))
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+
+
+def test_help_names_no_type_of_python() -> None:
+    """A person types a number or a path, not an <int> or a <list[str]>."""
+    command = in_words(typer.main.get_command(app))
+    for name, each in command.commands.items():
+        told = each.get_help(each.make_context(name, [], resilient_parsing=True))
+        assert not re.search(r"<(int|str|float|list|path|bool)\b|\b(INTEGER|FLOAT)\b", told), told
 
 
 @pytest.mark.parametrize("name", COMMANDS)
