@@ -315,6 +315,18 @@ def test_on_paper_stands_every_chart_also_one_that_nobody_scrolled_to(browser: B
     assert page.evaluate(missing) == 0
 
 
+def test_on_paper_no_heading_stands_over_nothing(browser: Browser, base: str) -> None:
+    page = Opened(browser, base, VIEW_TOKEN).go("/studies/digits?where=state=failed")
+    until(page, "document.getElementById('history-1').dataset.drawn")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    painted = "it.querySelector('.main-svg, .nothing')"
+    until(page, f"[...document.querySelectorAll('.plot')].every(it => {painted})")
+    page.emulate_media(media="print")
+    lines = [text.split("\n") for text in page.locator("section:visible").all_inner_texts()]
+    assert [one[0] for one in lines if len(one) == 1] == []
+    assert any(one[0] == "Trials" for one in lines)
+
+
 def test_a_click_on_a_point_leads_to_its_trial(browser: Browser, base: str) -> None:
     opened = Opened(browser, base)
     page = opened.go("/studies/digits")
