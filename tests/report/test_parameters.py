@@ -253,16 +253,30 @@ def test_contour_is_of_two_parameters_and_never_larger_than_its_grid() -> None:
     assert any(value is None for row in record.values for value in row)
 
 
-def test_of_many_trials_contour_and_slices_show_the_best_always() -> None:
+def test_of_many_trials_contour_slices_and_lines_show_the_best_always() -> None:
     history = searched(1000, prune=False)
     best = best_numbers(history, 0)
     contour = landscape.contour(history)
     assert contour is not None
     assert len(best) == 50
     assert best <= {number for number, *_ in contour.points}
+    lines = landscape.parallel(history)
+    assert lines is not None
+    assert best <= {line.number for line in lines.lines}
+    assert lines.note.startswith(f"{len(lines.lines)} of 968 trials shown, the best 50 and others evenly")
     for one in landscape.slices(history):
         using = {trial.number for trial in history.trials if one.parameter.name in trial.params}
         assert best & using <= {point.number for point in one.points}
+
+
+def test_pruned_trials_whose_last_report_was_better_do_not_hide_the_best_one() -> None:
+    promising = [trial(n, None, "pruned", params={"x": n}, reports={1: 9.0}) for n in range(400)]
+    history = study(*promising, *(trial(n, n / 1000, params={"x": n}) for n in range(400, 800)))
+    (one,) = landscape.slices(history)
+    lines = landscape.parallel(history)
+    assert lines is not None
+    assert [point.number for point in one.points if point.best] == [799]
+    assert [line.number for line in lines.lines if line.rank == "best"] == [799]
 
 
 def test_contour_finds_the_valley() -> None:

@@ -13,7 +13,9 @@ from hpo import text
 from hpo.report.records import surrogate
 from hpo.report.records.parameters import NOISE, Axis, axes, most_important, placed
 from hpo.report.records.scores import (
+    KEPT,
     Score,
+    best_first,
     best_numbers,
     ranked,
     sample,
@@ -25,7 +27,7 @@ from hpo.report.records.scores import (
 from storage.history.records import Direction, StudyHistory, TrialRecord, best_of
 
 MAX_SLICE_POINTS = 300
-MAX_LINES = 250
+MAX_LINES = 250  # the best among them
 MAX_PARALLEL_AXES = 12
 MAX_SLICES = 24
 MIN_BOXED = 5  # complete trials of a choice that have a box
@@ -137,11 +139,10 @@ def slices(history: StudyHistory, objective: int = 0, picked: str = "") -> tuple
     names = most_important(history, objective)[:MAX_SLICES] if not picked else {picked} & by_name.keys()
     for name in names:
         axis = by_name[name]
-        using = [score for score in found if name in score.trial.params]
-        if len(using) < len(found):
+        using, some = found, shown
+        if axis.active < len(history.trials):
+            using = tuple(score for score in found if name in score.trial.params)
             some = sample(using, MAX_SLICE_POINTS, lambda score: score.number in kept)
-        else:
-            some = shown
         points = tuple(
             SlicePoint(score.number, x, score.value, score.pruned, score.number == best, score.trial.feasible)
             for score, x in _at(axis, some)
@@ -183,15 +184,18 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
     chosen = tuple(by_name[name] for name in names[:MAX_PARALLEL_AXES])
     if not found or not chosen:
         return None
-    order = ranked((score for score in found if not score.pruned), direction)
+    ranking = best_first(history, objective)
+    order = [score for score in ranking if not score.pruned]
     ranks: dict[int, Rank] = {score.number: "pruned" for score in found if score.pruned}
     for place, score in enumerate(order):
         share = (place + 1) / len(order)
         among: Rank = "top" if share <= 0.1 else "upper" if share <= 1 / 3 else "rest"
         feasible: Rank = "best" if place == 0 else among
         ranks[score.number] = feasible if score.trial.feasible else "rest"
-    worst_first = list(reversed(ranked(found, direction)))
-    shown = thin(worst_first, MAX_LINES, lambda score: ranks[score.number] == "best")
+    kept = best_numbers(history, objective)
+    shown = ranking[::-1]
+    if len(shown) > MAX_LINES:
+        shown = thin(shown, MAX_LINES - len(kept), lambda score: score.number in kept)
     lines = tuple(
         ParallelLine(
             score.number,
@@ -205,7 +209,7 @@ def parallel(history: StudyHistory, objective: int = 0) -> Parallel | None:
         for score in shown
     )
     low, high = window([score.value for score in found], direction)
-    note = shown_note(len(shown), len(found), how="evenly over their ranks")
+    note = shown_note(len(shown), len(found), how=f"the best {KEPT} and others evenly over their ranks")
     if len(names) > len(chosen):
         note = text.joined(note, f"The {len(chosen)} most important of {len(names)} parameters.")
     return Parallel(chosen, lines, low, high, value_axis(history, objective), direction, note)

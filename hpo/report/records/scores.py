@@ -102,9 +102,11 @@ def is_better(value: float, than: float | None, direction: Direction) -> bool:
 
 
 def ranked(found: Iterable[Score], direction: Direction) -> list[Score]:
-    """Feasible ones first, each the best first; equals by number."""
+    """Feasible ones first, of these complete ones, each the best first; equals by number."""
     sign = -1.0 if direction == "maximize" else 1.0
-    return sorted(found, key=lambda score: (not score.trial.feasible, sign * score.value, score.number))
+    return sorted(
+        found, key=lambda score: (not score.trial.feasible, score.pruned, sign * score.value, score.number)
+    )
 
 
 def value_name(history: StudyHistory, objective: int = 0) -> str:
@@ -200,10 +202,14 @@ def _lots(count: int) -> list[int]:
 
 
 @once
+def best_first(history: StudyHistory, objective: int = 0) -> tuple[Score, ...]:
+    """Every score, pruned ones too, as `ranked`."""
+    return tuple(ranked(scores(history, objective), history.directions[objective]))
+
+
 def best_numbers(history: StudyHistory, objective: int = 0) -> frozenset[int]:
     """Numbers of the best `KEPT` trials, which no picture leaves out."""
-    found = ranked(scores(history, objective), history.directions[objective])
-    return frozenset(score.number for score in found[:KEPT])
+    return frozenset(score.number for score in best_first(history, objective)[:KEPT])
 
 
 def shown_note(
