@@ -52,6 +52,7 @@ class LiveStudy:
         self._last_report = 0
         self._history: StudyHistory | None = None
         self._version = 0  # of `_history`
+        self._begun = self._looked = 0  # looks at the database; the last that ended well
         self._known: tuple[StudyRow, Counts, Confirmation | None] | None = None
         self._evaluation: tuple[int, Mapping[str, Any]] | None = None  # of which trial
         self._metrics: dict[str, dict[int, Mapping[int, float]]] = {}  # for filters: name, id, step
@@ -72,8 +73,15 @@ class LiveStudy:
         return self.numbered()[0]
 
     def numbered(self) -> tuple[StudyHistory, int]:
-        """As `refresh`, with the number of this version of the history; it rises with every change."""
+        """As `refresh`, with the number of this version of the history; it rises with every change.
+
+        Of those who ask at once, all that wait for a look at the database share the next one.
+        """
+        before = self._begun
         with self._lock:
+            if self._history is not None and self._looked > before:  # begun since, and ended well
+                return self._history, self._version
+            self._begun += 1
             row, counts, confirmation, changed = self.database.read(self._read)
             if self._history is None or (row, counts, confirmation) != self._known or changed:
                 self.row, self._known = row, (row, counts, confirmation)
@@ -86,6 +94,7 @@ class LiveStudy:
                     winner_evaluation=self._evaluate,
                     confirmation=confirmation,
                 )
+            self._looked = self._begun
             return self._history, self._version
 
     def chosen(self, where: str = "", sort: str = "", history: StudyHistory | None = None) -> StudyHistory:

@@ -16,6 +16,7 @@ from hpo import text
 from hpo.errors import NotFoundError
 from hpo.report.chart import Chart, Size
 from hpo.report.drawing import landscape, progress, training
+from hpo.report.drawing.theme import themed
 from hpo.report.records.landscape import MAX_SLICES, Slice, contour, parallel, path, slices, window
 from hpo.report.records.parameters import Importances, importances
 from hpo.report.records.progress import (
@@ -78,7 +79,7 @@ def draw(history: StudyHistory, address: str) -> go.Figure:
         record = record.get(part) if record and chart.parts else record
         picture = chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
         if picture is not None:
-            return picture.figure
+            return themed(picture.figure, "light")
     raise NotFoundError(f"{history.name} has nothing to show in {address}")
 
 

@@ -115,7 +115,7 @@ def values_of(connection: Connection, which: Which) -> dict[int, tuple[float, ..
 def params_of(
     connection: Connection, which: Which
 ) -> tuple[dict[int, dict[str, Any]], dict[int, Distributions]]:
-    """Parameters as the objective saw them, and their distributions."""
+    """Parameters as the objective saw them, and their distributions: one object of trials alike."""
     chosen: dict[int, dict[str, Any]] = defaultdict(dict)
     stored: dict[int, dict[str, str]] = defaultdict(dict)
     texts: dict[str, str] = {}  # each once, however many trials have it
@@ -123,7 +123,11 @@ def params_of(
     for trial_id, name, value, text in _read(connection, which, *columns, order=(params.c.param_id,)):
         stored[trial_id][name] = texts.setdefault(text, text)
         chosen[trial_id][name] = external(text)(value)
-    return chosen, {trial_id: Distributions(found) for trial_id, found in stored.items()}
+    alike: dict[tuple[str, ...], Distributions] = {}
+    return chosen, {
+        trial_id: alike.setdefault((*found, *found.values()), Distributions(found))
+        for trial_id, found in stored.items()
+    }
 
 
 def reports_of(connection: Connection, which: Which) -> dict[int, dict[int, float]]:

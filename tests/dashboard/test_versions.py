@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,6 +18,7 @@ from hpo.studies.reading import get_study
 from storage.database.engine import Database
 from tests.dashboard.seeded import make_spec
 from tests.support.shared import Party
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -58,6 +61,53 @@ def test_what_was_read_before_a_change_does_not_bear_its_number(
     after = drawn(board)
     assert after[0] > version
     assert after[1] > shown
+
+
+class Queue:
+    """A lock that knows how many have asked for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.asked = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        self.asked += 1
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_those_who_ask_at_once_share_one_look_that_began_after_they_asked(
+    board: Board, worker: Party, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Not the one under way, which may have missed the change that they ask for; nor one that failed."""
+    live = board.live("digits")
+    known = len(live.refresh().trials)
+    read, queue = live._read, Queue()
+    looks, go_on = [], threading.Event()
+
+    def slow(connection: object) -> object:
+        looks.append(len(looks))
+        assert len(looks) > 1 or go_on.wait(60)
+        if fails and len(looks) == 2:
+            raise ConnectionError
+        return read(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live, "_read", slow)
+    monkeypatch.setattr(live, "_lock", queue)
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(live.numbered)
+        wait_until(lambda: looks, what="a look is under way")
+        others = [pool.submit(live.numbered) for _ in range(5)]
+        wait_until(lambda: queue.asked == 6, what="all have asked")
+        worker.finish_one(0.95)
+        go_on.set()
+    first.result()
+    told = [other.result() for other in others if not other.exception()]
+    assert len(told) == 5 - fails
+    assert len(looks) == 2 + fails
+    assert {len(history.trials) for history, _ in told} == {known + 1}
 
 
 def test_a_study_that_is_read_anew_is_not_shown_as_it_was(

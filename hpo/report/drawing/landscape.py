@@ -124,23 +124,17 @@ def slice_figure(record: Slice, title: str) -> go.Figure:
     )
     for name, state, members in groups:
         if members:
-            figure.add_scatter(
-                **_slice_points(members, record.parameter),
-                name=name,
-                marker={
-                    "color": theme.STATE_COLOURS[state],
-                    "symbol": theme.STATE_MARKERS[state],
-                    "size": 7 if len(record.points) <= 200 else 5,
-                    "opacity": 0.75 if len(record.points) <= 200 else 0.5,
-                },
-            )
+            marker = {
+                "color": theme.STATE_COLOURS[state],
+                "symbol": theme.STATE_MARKERS[state],
+                "size": 7 if len(record.points) <= 200 else 5,
+                "opacity": 0.75 if len(record.points) <= 200 else 0.5,
+            }
+            figure.add_trace(_slice_points(members, record.parameter) | {"name": name, "marker": marker})
     best = [point for point in record.points if point.best]
     if best:
-        figure.add_scatter(
-            **_slice_points(best, record.parameter),
-            name="best",
-            marker={"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13},
-        )
+        marker = {"color": theme.BEST_COLOUR, "symbol": theme.BEST_MARKER, "size": 13}
+        figure.add_trace(_slice_points(best, record.parameter) | {"name": "best", "marker": marker})
     theme.link(figure, x=meaning(record.parameter), y={})
     finish(figure, title, showlegend=False, margin={"l": 84})  # the value's title has two lines
     figure.update_xaxes(parameter_axis(record.parameter))
@@ -150,10 +144,14 @@ def slice_figure(record: Slice, title: str) -> go.Figure:
 
 
 def _slice_points(points: Sequence[SlicePoint], axis: Axis) -> dict[str, object]:
-    """Markers; on a categorical axis spread sideways, by number so that it is the same every time."""
+    """A trace of markers; on a categorical axis spread sideways, by number so that it is the same every time.
+
+    (Plotly checks what is handed to it as a mapping once; what `add_scatter` makes of it, twice.)
+    """
     spread = [((point.number * 0.618034) % 1 - 0.5) * 0.5 for point in points]
     categorical = axis.kind == "categorical"
     return {
+        "type": "scatter",
         "x": short([p.x + (s if categorical else 0.0) for p, s in zip(points, spread, strict=True)]),
         "y": short([point.value for point in points]),
         "mode": "markers",
@@ -184,15 +182,18 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
             ys += [*short(heights, 3), None]
             numbers += [[line.number, text.number(line.value)]] * columns + [[None, None]]
         if lines:
-            figure.add_scatter(
-                x=xs,
-                y=ys,
-                mode="lines",
-                name=f"best: trial {lines[0].number}" if rank == "best" else name,
-                line={"color": colour, "width": width, "dash": dash},
-                opacity=opacity,
-                customdata=numbers,
-                hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
+            figure.add_trace(
+                {
+                    "type": "scatter",
+                    "x": xs,
+                    "y": ys,
+                    "mode": "lines",
+                    "name": f"best: trial {lines[0].number}" if rank == "best" else name,
+                    "line": {"color": colour, "width": width, "dash": dash},
+                    "opacity": opacity,
+                    "customdata": numbers,
+                    "hovertemplate": "trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
+                }
             )
     ends = {"low": record.low, "high": record.high}
     theme.link(figure, columns=[*map(meaning, record.parameters), ends])
@@ -220,14 +221,23 @@ def _draw_axes(figure: go.Figure, record: Parallel) -> None:
     """Vertical lines with the values at their ends and at a few places between."""
     columns = [*enumerate((*record.parameters, None))]
     line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": theme.GREY, "width": 1.2}, "layer": "above"}
-    words = {"showarrow": False, "xanchor": "left", "xshift": 4, "font": {"size": 11}}
     figure.update_layout(  # all at once: plotly checks those that are there anew with each that is added
-        shapes=[{**line, "x0": column, "x1": column} for column, _ in columns],
-        annotations=[
-            {**words, "x": column, "y": unit, "text": label}
-            for column, axis in columns
-            for unit, label in _marks(axis, record)
-        ],
+        shapes=[{**line, "x0": column, "x1": column} for column, _ in columns]
+    )
+    marks = [(column, *mark) for column, axis in columns for mark in _marks(axis, record)]
+    figure.add_trace(  # so many annotations take a browser longer than all the lines
+        {
+            "type": "scatter",
+            "x": [column for column, _, _ in marks],
+            "y": [unit for _, unit, _ in marks],
+            "text": [f" {label}" for _, _, label in marks],
+            "mode": "text",
+            "textposition": "middle right",
+            "textfont": {"size": 11, "shadow": "auto"},
+            "cliponaxis": False,
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
     )
 
 

@@ -124,7 +124,7 @@ def encode(value: Any) -> str:
 
 
 def themed(figure: go.Figure, theme: Theme) -> go.Figure:
-    """The same figure in the other theme; changes and returns it."""
+    """The figure in a theme; changes and returns it."""
     figure.layout.template = template(theme)
     return figure
 
@@ -157,14 +157,15 @@ def finish(
     height: int | None = None,
     **layout: Any,
 ) -> go.Figure:
-    """Titles, the legend above the plot on the left, the light template; a `height` the data decide.
+    """Titles, the legend above the plot on the left; a `height` the data decide. Its theme is given it where
+    it is shown (`themed`).
 
     Margins have room for what usually stands in them: where there is too little a browser draws twice.
     """
     named = [t for t in figure.data if t.name and t.showlegend is not False]
-    legend = layout.get("showlegend", len(named) > 1 or any(t.showlegend for t in figure.data))
+    legend = layout.pop("showlegend", len(named) > 1 or any(t.showlegend for t in figure.data))
     figure.update_layout(
-        template=template("light"),
+        template=None,
         showlegend=legend,
         title={
             "text": plain(title, 120),
@@ -181,15 +182,15 @@ def finish(
             "yanchor": "bottom",
             "itemwidth": 30,
         },
-        margin={"l": 68, "r": 20, "t": 84 if legend else 56, "b": 58},
+        margin={"l": 68, "r": 20, "t": 84 if legend else 56, "b": 58, **layout.pop("margin", {})},
         height=height,
         hovermode="closest",
+        **layout,
     )
     if x is not None:
         figure.update_xaxes(title_text=plain(x, 80))
     if y is not None:
         figure.update_yaxes(title_text=plain(y, 80))
-    figure.update_layout(**layout)
     return figure
 
 

@@ -17,7 +17,7 @@ from optuna.distributions import (
 from hpo import text
 from hpo.report.records import surrogate
 from hpo.report.records.scores import Score, once, scores, thin
-from storage.history.records import Direction, StudyHistory
+from storage.history.records import Direction, StudyHistory, TrialRecord
 
 MIN_TRIALS = 8
 NOISE = "not distinguishable from noise"
@@ -80,28 +80,30 @@ def axes(history: StudyHistory) -> tuple[Axis, ...]:
     A range that changed between trials (an objective may suggest as it likes) becomes the widest; a parameter
     that was numeric in one trial and categorical in another becomes categorical.
     """
-    values: dict[str, list[Any]] = {}
-    found: dict[str, dict[int, BaseDistribution]] = {}  # by identity: comparing each took most of the time
+    alike: dict[tuple[str, ...], list[TrialRecord]] = {}  # trials by the names of their parameters
     for trial in history.trials:
-        held = trial.distributions
-        for name, value in trial.params.items():
-            values.setdefault(name, []).append(value)
-            if name in held:
-                distribution = held[name]
-                found.setdefault(name, {})[id(distribution)] = distribution
-    names = dict.fromkeys((*(history.spec.get("space") or ()), *values))
-    return tuple(_axis(name, values[name], found.get(name, {}).values()) for name in names if name in values)
+        alike.setdefault(tuple(trial.params), []).append(trial)
+    values: dict[str, list[Any]] = {}
+    for names, trials in alike.items():
+        columns = zip(*(trial.params.values() for trial in trials), strict=True)
+        for name, column in zip(names, columns, strict=True):
+            values.setdefault(name, []).extend(column)
+    found: dict[str, list[BaseDistribution]] = {}
+    for held in {id(trial.distributions): trial.distributions for trial in history.trials}.values():
+        for name, distribution in held.items():
+            found.setdefault(name, []).append(distribution)
+    order = dict.fromkeys((*(history.spec.get("space") or ()), *values))
+    return tuple(_axis(name, values[name], found.get(name, [])) for name in order if name in values)
 
 
 def _axis(name: str, values: Sequence[Any], distributions: Iterable[BaseDistribution]) -> Axis:
     found = list(dict.fromkeys(distributions))
     numeric = [d for d in found if isinstance(d, FloatDistribution | IntDistribution)]
-    types = {type(value) for value in values}
+    types = set(map(type, values))
     if len(numeric) == len(found) and all(issubclass(t, int | float) and t is not bool for t in types):
-        bounds = [float(v) for v in values if math.isfinite(v)]
-        bounds += [float(d.low) for d in numeric] + [float(d.high) for d in numeric]
+        bounds = [*filter(math.isfinite, values), *(end for d in numeric for end in (d.low, d.high))]
         whole = all(issubclass(t, int) for t in types)
-        low, high = min(bounds, default=0.0), max(bounds, default=0.0)
+        low, high = float(min(bounds, default=0.0)), float(max(bounds, default=0.0))
         log = bool(numeric) and all(d.log for d in numeric) and low > 0
         return Axis(name, "int" if whole else "float", low, high, log, active=len(values))
     labels: dict[str, None] = {}

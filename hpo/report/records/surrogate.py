@@ -16,6 +16,7 @@ import numpy as np
 
 MAX_TRIALS = 200  # the fit takes time by their cube: a third of a second for so many of eight parameters
 RESAMPLES = 500
+ENOUGH = 1e-5  # the fit ends at a step that gains less, as a share: shares stay within 0.2 % of all
 JITTER = 1e-4  # variance of the noise at least, in variances of the values
 LEVEL = (5.0, 95.0)  # percentiles that bound an interval
 
@@ -63,7 +64,7 @@ class Model:
 
         In closed form (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 5.12).
         """
-        inverse = np.linalg.inv(self._matrix(without))
+        inverse = _inverse(self._matrix(without))[0]
         return (inverse @ self.values) / np.diag(inverse)
 
     @cached_property
@@ -94,7 +95,8 @@ def explained(columns: tuple[Column, ...], categorical: tuple[bool, ...], values
     whole = model.left_out() ** 2
     lost = np.array([model.left_out(parameter) ** 2 - whole for parameter in range(len(columns))])
     drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    losses = np.vstack([lost.mean(axis=1), lost[:, drawn].mean(axis=2).T]).clip(0.0)  # itself, then resamples
+    times = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(values))  # each trial, in each resample
+    losses = np.vstack([lost.mean(axis=1), times @ lost.T / len(values)]).clip(0.0)  # itself, then resamples
     total = losses.sum(axis=1, keepdims=True)
     shares = np.divide(losses, total, out=np.zeros_like(losses), where=total > 0)
     low, high = np.percentile(shares[1:], LEVEL, axis=0)
@@ -124,12 +126,11 @@ def fitted(columns: Sequence[Column], categorical: Sequence[bool], values: Seque
         weights, signal, noise = np.exp(logs[:many]), np.exp(logs[many]), np.exp(logs[many + 1])
         kernel, slope = _matern(squared, weights)
         matrix = signal * kernel + (noise + JITTER) * np.eye(len(scaled))
-        lower = np.linalg.cholesky(matrix)
-        inverse = np.linalg.inv(matrix)
+        inverse, determinant = _inverse(matrix)
         solved = inverse @ scaled
         pull = 0.5 * (inverse - np.outer(solved, solved))
         wide = (logs[many:] - [0.0, -1.5]) / 1.5
-        value = 0.5 * scaled @ solved + np.log(np.diag(lower)).sum() + weights.sum() + 0.5 * wide @ wide
+        value = 0.5 * (scaled @ solved + determinant + wide @ wide) + weights.sum()
         gradient = np.empty_like(logs)
         gradient[:many] = (np.tensordot(squared, signal * pull * slope, 2) + 1.0) * weights
         gradient[many:] = [np.sum(pull * kernel) * signal, np.trace(pull) * noise] + wide / 1.5
@@ -137,7 +138,8 @@ def fitted(columns: Sequence[Column], categorical: Sequence[bool], values: Seque
 
     start = np.array([-0.5] * many + [0.0, -1.5])
     bounds = [(-9.0, 5.0)] * many + [(-4.0, 4.0)] * 2
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}).x
+    options = {"maxiter": 60, "ftol": ENOUGH}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     weights = np.exp(found[:many])
     return Model(
         places,
@@ -154,6 +156,17 @@ def _distances(left: Array, right: Array, categorical: Sequence[bool]) -> Array:
     apart = left[:, :, None] - right[:, None, :]
     kinds = np.array(categorical)[:, None, None]
     return np.asarray(np.where(kinds, apart != 0, apart**2), dtype=float)
+
+
+def _inverse(matrix: Array) -> tuple[Array, float]:
+    """Of a positive definite matrix, and the logarithm of its determinant; in half the time of any matrix."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    lower, failed = dpotrf(matrix.T, lower=True)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    half = np.tril(dpotri(lower, lower=True)[0])
+    return half + np.tril(half, -1).T, 2 * float(np.log(np.diag(lower)).sum())
 
 
 def _matern(squared: Array, weights: Array) -> tuple[Array, Array]:
