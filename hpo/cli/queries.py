@@ -65,12 +65,13 @@ def list_(storage: StorageOption = None, format_: FormatOption = Format.TABLE) -
 
             return dict(answers.plain(answers.study(connection, name)))
         now = progress(connection, name)
+        row = now.row
         return {
             "name": name,
-            "state": now.row.state.value,
-            "sampler": now.row.spec["sampler"]["name"],
+            "state": row.state.value,
+            "sampler": row.spec["sampler"]["name"],
             "done": now.counts.ended,
-            "budget": now.row.budget_trials,
+            "budget": row.budget_trials or (row.budget_epochs and f"{row.budget_epochs} epochs"),
             "running": now.counts.running,
             "best": now.best_value,
             "trial": now.best_number,

@@ -98,8 +98,9 @@ class LiveView:
         parts: list[Any] = [headline]
         width, height = self._terminal.console.size
         room = height - 1 - len(headline.wrap(self._terminal.console, width))  # one line for the cursor
-        if now is not None and now.row.budget_trials:
-            bar = ProgressBar(total=now.row.budget_trials, completed=now.counts.ended, width=60)
+        if now is not None and now.spent is not None:
+            done, budget = now.spent
+            bar = ProgressBar(total=budget, completed=done, width=60)
             parts.append(Padding(bar, 0))  # a bar alone does not end its line
             room -= 1
         running = sorted(self._running.values(), key=lambda one: (one[0], one[1].trial))
@@ -128,6 +129,8 @@ class LiveView:
         done = now.counts
         total = f"/{now.row.budget_trials}" if now.row.budget_trials is not None else ""
         text = Text(f"{now.row.name}  {done.ended}{total} trials")
+        if now.epochs is not None:
+            text.append(f"  {now.epochs:,}/{now.row.budget_epochs:,} epochs")
         text.append(f"  {done.complete} complete  {done.pruned} pruned", style="dim")
         for state, style in (("parked", "dim"), ("diverged", "magenta"), ("failed", "red")):
             if count := getattr(done, state):

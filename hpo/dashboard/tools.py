@@ -222,6 +222,7 @@ class Caller:
             "state": found.state,
             "ended_why": found.ended_why,
             "done": f"{found.done} of {found.budget.trials or 'no limit'}",
+            "epochs": found.epochs and f"{found.epochs} of {found.budget.epochs}",
             "trials": {name: n for name, n in vars(found.trials).items() if n},
             "best": found.best,
             "seconds_left": found.seconds_left,

@@ -90,6 +90,7 @@ class Study:
     trial: Annotated[int | None, Says("Number of the best trial; null with several directions.")]
     best_so_far: Annotated[list[tuple[int, float]], Says("(trial number, value) at each improvement.")]
     seconds: Annotated[float, Says("Search time, pauses left out.")]
+    epochs: Annotated[int | None, Says("Trained, or reserved by what runs, of a budget of epochs.")]
     seconds_left: Annotated[float | None, Says("A guess from the pace so far.")]
     created: Annotated[datetime | None, Says("ISO 8601, UTC.")]
 
@@ -318,9 +319,9 @@ def seconds_left(now: Progress) -> float | None:
     if now.row.state is not StudyState.RUNNING:
         return None
     guesses = []
-    if now.row.budget_trials is not None and now.counts.ended and now.seconds > 0:
-        open_trials = max(0, now.row.budget_trials - now.counts.ended)
-        guesses.append(now.seconds / now.counts.ended * open_trials)
+    done, budget = now.spent or (0, 0)
+    if done and now.seconds > 0 and now.counts.ended + now.counts.parked:
+        guesses.append(now.seconds / done * max(0, budget - done))
     if now.row.budget_seconds is not None:
         guesses.append(max(0.0, now.row.budget_seconds - now.seconds))
     return min(guesses, default=None)
@@ -358,6 +359,7 @@ def _study(connection: Transaction, now: Progress) -> dict[str, Any]:
         "trial": now.best_number,
         "best_so_far": list(lists.improvements(connection, row)),
         "seconds": round(now.seconds, 3),
+        "epochs": now.epochs,
         "seconds_left": seconds_left(now),
         "created": to_datetime(row.created_at),
     }

@@ -32,6 +32,15 @@ class Progress:
     best_number: int | None  # None without a feasible complete trial, or with several directions
     best_value: float | None
     seconds: float  # counted against a budget of seconds
+    epochs: int | None  # trained, or reserved by what runs, of a budget of epochs; None: there is none
+
+    @property
+    def spent(self) -> tuple[int, int] | None:
+        """(so many, of so many) trials or epochs: of the budget nearer to its end; None: there is neither."""
+        row = self.row
+        budgets = (self.counts.ended, row.budget_trials), (self.epochs, row.budget_epochs)
+        limits = [(had, of) for had, of in budgets if had is not None and of is not None]
+        return max(limits, key=lambda limit: limit[0] / max(1, limit[1]), default=None)
 
 
 def progress(connection: Connection, name: str, known: StudyHistory | None = None) -> Progress:
@@ -53,6 +62,7 @@ def progress(connection: Connection, name: str, known: StudyHistory | None = Non
         best_number=None if best is None else best.number,
         best_value=None if best is None else best.value,
         seconds=used(connection, row),
+        epochs=None if row.budget_epochs is None else tickets.epochs(connection, row.id),
     )
 
 

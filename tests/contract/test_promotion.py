@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,14 @@ import sqlalchemy as sa
 from hpo.search.diverged import for_sampler
 from hpo.spec import StudySpec
 from hpo.studies import creation
+from hpo.studies.answers import seconds_left
 from hpo.worker.events import Ended
 from hpo.worker.study import ServedStudy
 from storage.database.engine import Database
 from storage.database.records import Claim, Need, NothingToClaim, StudyState, TicketState
 from storage.database.tables import ticket
 from storage.history.audit import audit
+from storage.history.lists import progress
 from storage.history.trials import read_trials
 from storage.queue import attempts, studies, tickets
 from storage.queue.attempts import Delivery
@@ -354,15 +357,22 @@ def test_a_budget_of_epochs_is_reserved_in_the_claim_and_exact(
     one, other = open_runner(study), open_runner(study)
     lost = one.claim()
     lose(database, lost.lease)
+    assert (now := database.read(lambda c: progress(c, study.name))).spent == (1, 27), (
+        "it keeps the first rung's"
+    )
+    assert seconds_left(now) is None, "nothing has come to a rung"
     one.desk.held = None
     run_all(other, open_runner(study))
     row = database.read(lambda c: studies.get(c, study.name))
     assert (row.state, row.ended_why) == (StudyState.FINISHED, "budget of epochs spent")
+    assert database.read(lambda c: progress(c, study.name)).spent == (27, 27)
     assert len(trained) == len(set(trained)) == 27
     assert max(epoch for _, epoch in trained) == 9
     holds(database, study)
     creation.extend(database, row, epochs=29)
-    assert state_of(database, study) is StudyState.RUNNING
+    now = replace(database.read(lambda c: progress(c, study.name)), seconds=54.0)
+    assert now.row.state is StudyState.RUNNING
+    assert seconds_left(now) == pytest.approx(4.0), "two epochs, at the pace so far"
     run_all(open_runner(study))
     assert len(set(trained)) == 29
 
