@@ -35,7 +35,8 @@ _MAX_WHOLE = 2**53  # Optuna stores every parameter as a 64-bit float
 class Section(BaseModel):
     """Base of every part of a study file: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Built where it is used: most parts only stand within others.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def whole(value: Any) -> int:

@@ -118,7 +118,11 @@ class ArtifactStore:
         self.patience = patience
         self._give_up = give_up or threading.Event()
         self._scheme = urlsplit(url).scheme or "file"
-        import fsspec  # costs what a command that opens no store need not pay
+        self._files: LocalFiles | _RemoteFiles
+        if url.startswith("file:///") and "::" not in url:
+            self._files = LocalFiles(Path(url.removeprefix("file://")))
+            return
+        import fsspec  # costs what a directory of this machine need not pay
         from fsspec.implementations.local import LocalFileSystem
 
         try:
@@ -133,7 +137,6 @@ class ArtifactStore:
             raise BadArtifactUrlError(
                 f"the artifact store {url} cannot be used: {sentence(error)}"
             ) from error
-        self._files: LocalFiles | _RemoteFiles
         if isinstance(filesystem, LocalFileSystem):
             self._files = LocalFiles(Path(root))
         else:

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
-from hpo.cli.app import app, in_words
+from hpo.cli import command_for
 from hpo.errors import ExitCode
 from tests.end_to_end.workplace import Workplace
 from tests.support.command import COMMAND, every_command, hpo_environment
@@ -47,10 +46,21 @@ def test_a_command_has_help_for_itself_and_each_of_its_options(name: str) -> Non
 
 def test_help_names_no_type_of_python() -> None:
     """A person types a number or a path, not an <int> or a <list[str]>."""
-    command = in_words(typer.main.get_command(app))
+    command = command_for([])
     for name, each in command.commands.items():
         told = each.get_help(each.make_context(name, [], resilient_parsing=True))
         assert not re.search(r"<(int|str|float|list|path|bool)\b|\b(INTEGER|FLOAT)\b", told), told
+
+
+def test_a_command_that_is_made_alone_takes_what_it_takes_among_all() -> None:
+    for name, among_all in COMMANDS.items():
+        made = dict(every_command(command_for(name.split())))
+        assert " " in name or list(made) == [name]
+        alone = made[name]
+        assert alone.help == among_all.help
+        assert [(one.opts, one.help) for one in alone.params] == [
+            (one.opts, one.help) for one in among_all.params
+        ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
