@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partialmethod
+from functools import cache, partialmethod
 from typing import Any, NoReturn
 
 import optuna
@@ -107,7 +107,7 @@ class PipeStudy(optuna.Study):
     """The study of the running trial. To read; what would hand out trials is refused."""
 
     def __init__(self, link: Voice, storage: PipeStorage, name: str) -> None:
-        super().__init__(name, storage)
+        super().__init__(name, storage, _usual_sampler())
         self._link = link
 
     def stop(self) -> None:
@@ -141,6 +141,9 @@ class PipeStudy(optuna.Study):
     tell = partialmethod(_refuse, "tell the result of a trial")
     optimize = partialmethod(_refuse, "optimize the study it is part of")
     add_trial = partialmethod(_refuse, "add a trial")
+
+
+_usual_sampler = cache(optuna.samplers.TPESampler)  # what a study has that is told of none: dear to make
 
 
 def json_of(distribution: BaseDistribution) -> str:

@@ -94,17 +94,15 @@ class Standing:
             parked: says of trials, by their ids, which ones are.
             room: the most epochs that it may need.
         """
+        may: list[tuple[int, int, int]] = []
         for bracket, rung in sorted(self._at, key=self._epoch, reverse=True):
-            further = self.ladders[bracket].epochs[rung + 1] - self._epoch((bracket, rung))
-            above = self._at.get((bracket, rung + 1), ())
-            if further > room:
-                continue
-            may = self._at[bracket, rung].best(self._factor, above)
-            waiting = parked(may) if may else ()
-            for trial in may:
-                if trial in waiting:
-                    return trial, self.ladders[bracket].epochs[rung + 1], further
-        return None
+            epoch = self.ladders[bracket].epochs[rung + 1]
+            further = epoch - self._epoch((bracket, rung))
+            if further <= room:
+                best = self._at[bracket, rung].best(self._factor, self._at.get((bracket, rung + 1), ()))
+                may += [(trial, epoch, further) for trial in best]
+        waiting = parked([trial for trial, _, _ in may]) if may else ()
+        return next((one for one in may if one[0] in waiting), None)
 
     def goes_on(self, rung: Rung, bootstrap: int) -> bool:
         """Whether a run of several directions is among the best 1/`reduction_factor` at a rung it came to, of

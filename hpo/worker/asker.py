@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+
+from optuna.trial import FrozenTrial
 
 from hpo.errors import AdviceError, ExitCode
 from hpo.runner.messages import Broken, Suggest
@@ -47,48 +50,70 @@ class Asker:
             self._write(writes.of_attribute(held, of, key, value_json))
 
     def _run(self) -> None:
-        while (pending := self._questions.get()) is not None:
-            if not pending.held.is_over and not pending.desk.is_left:
-                self._ask(pending)
+        is_over = False
+        while not is_over:
+            asked = [self._questions.get()]
+            while not self._questions.empty():
+                asked.append(self._questions.get())
+            is_over = None in asked
+            self._answer([one for one in asked if one and not one.held.is_over and not one.desk.is_left])
+
+    def _answer(self, asked: Sequence[Pending]) -> None:
+        """What these ask, one thing after another; trials of a study that go on are read together."""
+        stored: dict[int, FrozenTrial] = {}
+        for study in {one.desk.study for one in asked if one.then is Then.GO_ON}:
+            its = [one for one in asked if one.then is Then.GO_ON and one.desk.study is study]
+            with self._telling(its):
+                stored |= study.read([one.held.stored for one in its])
+        for pending in asked:
+            if pending.then is not Then.GO_ON:
+                with self._telling([pending]):
+                    self._ask(pending)
+            elif pending.held.stored.id in stored:
+                with self._telling([pending]):
+                    self._go_on(pending, stored[pending.held.stored.id])
 
     def _ask(self, pending: Pending) -> None:
+        match pending.then:
+            case None:
+                self._choose(pending.held)
+            case Then.SUGGEST:
+                self._suggest(pending)
+            case Then.PRUNE:
+                note = partial(self.note, pending.held)
+                pending.answer_with(pending.desk.study.advised_to_prune(pending.held, note))
+            case _:
+                pending.answer_with(pending.read())
+
+    @contextmanager
+    def _telling(self, asking: Sequence[Pending]) -> Iterator[None]:
         """An error of a sampler's reaches who asked it, or the worker; it never ends the thread."""
         try:
-            match pending.then:
-                case None:
-                    self._choose(pending.held)
-                case Then.GO_ON:
-                    self._go_on(pending)
-                case Then.SUGGEST:
-                    self._suggest(pending)
-                case Then.PRUNE:
-                    note = partial(self.note, pending.held)
-                    pending.answer_with(pending.desk.study.advised_to_prune(pending.held, note))
-                case _:
-                    pending.answer_with(pending.read())
+            yield
         except DatabaseUnreachableError as error:
             log.warning("told to leave while the database is away: %s", error)
-        except AdviceError as error:  # nobody's fault here: the trial is given back, the worker leaves
-            if pending.is_asked:
-                pending.answer_with(DatabaseFaultError(str(error)))
-            else:
-                self._say(pending.desk, Broken(str(error), ExitCode.FAILED))
         except Exception as error:
-            if pending.is_asked and not isinstance(error, DatabaseFaultError):
-                pending.answer_with(error)
-                return
-            log.exception("the sampler could not choose a point")
-            self._say(pending.desk, Broken(f"{type(error).__name__}: {error}", ExitCode.FAILED))
+            for pending in asking:
+                self._tell(pending, error)
+
+    def _tell(self, pending: Pending, error: Exception) -> None:
+        is_advice = isinstance(error, AdviceError)  # nobody's fault: given back, and the worker leaves
+        if pending.is_asked and not isinstance(error, DatabaseFaultError):
+            pending.answer_with(DatabaseFaultError(str(error)) if is_advice else error)
+            return
+        if not is_advice:
+            log.error("the sampler could not choose a point", exc_info=error)
+        why = str(error) if is_advice else f"{type(error).__name__}: {error}"
+        self._say(pending.desk, Broken(why, ExitCode.FAILED))
 
     def _choose(self, held: Held) -> None:
         """Have the sampler choose the point of a new trial."""
         params, saw = held.desk.study.suggested(held.claim, None, partial(self.note, held))
         self._write(writes.of_choice(held, params, saw))
 
-    def _go_on(self, pending: Pending) -> None:
-        """Complete the parameters of a trial that is stored, and have it run."""
+    def _go_on(self, pending: Pending, found: FrozenTrial) -> None:
+        """Complete the parameters of a trial as it is stored, and have it run."""
         held, study = pending.held, pending.desk.study
-        found = study.read(held.stored)
         params, _ = study.suggested(held.claim, found, partial(self.note, held))
         missing = {name: value for name, value in params.items() if name not in found.params}
         entries = writes.of_further(held, missing)

@@ -295,11 +295,12 @@ class ServedStudy:
         held = {name: self.distributions[name] for name in params}
         return self._beginning(claim, running(trial.number, params, held, trial.id))
 
-    def read(self, trial: Trial) -> FrozenTrial:
-        """A trial of an earlier attempt, as it was just taken over."""
-        (found,) = self.database.read(read_whole, [trial.id])
-        self.known.put(found)
-        return found
+    def read(self, trials: Sequence[Trial]) -> dict[int, FrozenTrial]:
+        """Trials of earlier attempts, as they were just taken over, by id."""
+        found = self.database.read(read_whole, [trial.id for trial in trials])
+        for trial in found:
+            self.known.put(trial)
+        return {trial._trial_id: trial for trial in found}
 
     def completed(self, claim: Claim, trial: FrozenTrial, missing: Mapping[str, Any]) -> Beginning:
         """A stored trial with the parameters that it lacked."""

@@ -38,7 +38,7 @@ from hpo.worker.repeats import ServedRepeats
 from hpo.worker.signals import Signals
 from hpo.worker.study import ServedStudy
 from hpo.worker.turns import POLL, Assignment, EveryStudy, Turns
-from hpo.worker.usage import Usage
+from hpo.worker.usage import end_who_uses_too_much
 from storage.database.changes import Changes
 from storage.database.engine import Database, Patience
 from storage.database.records import AttemptState, Need, NothingToClaim, WorkerState
@@ -100,7 +100,6 @@ class Worker:
         self._cards = Cards(self.shares)
         self._left = math.inf if self.limits.trials is None else self.limits.trials
         self._waiting = selectors.DefaultSelector()
-        self._usage = Usage()
         self._imports = Imports(len(self.shares))
 
     def run(self) -> Outcome:
@@ -124,13 +123,14 @@ class Worker:
             try:
                 while self._children or self._draining is None:
                     self._give_work()
-                    self._wait(signals)
+                    looks = self._wait(signals)
                     self._heed_signals(signals)
                     self._heed_beat(keeper)
                     self._heed_limits()
-                    for child in self._lanes():
-                        child.end_if_hung()
-                    self._usage.look(self._children.values())
+                    if looks:
+                        for child in self._lanes():
+                            child.end_if_hung()
+                        end_who_uses_too_much(self._children.values())
                 notifier.finish(self._only, self.settings.news, signals.has_come)
             finally:
                 notifier.stop()
@@ -168,8 +168,10 @@ class Worker:
         keys = (child.process_key for child in self._children.values())
         self._broker.record_runners([key for key in keys if key is not None])
 
-    def _wait(self, signals: Signals) -> None:
-        """Sleep until a runner speaks or dies, there is news, a beat or a signal, or it is time to look."""
+    def _wait(self, signals: Signals) -> bool:
+        """Sleep until a runner speaks or dies, there is news, a beat or a signal, or it is time to look at
+        every runner, as it is twice a second; whether it is.
+        """
         for child in self._children.values():
             child.watch_mailbox(self._waiting)
         ready = {key.data for key, _ in self._waiting.select(POLL)}
@@ -189,13 +191,14 @@ class Worker:
         if late >= 0:
             self._look_again = time.monotonic() + POLL
         self._heed_broker()
+        return late >= 0
 
     def _heed_broker(self) -> None:
         """What came of what the broker was asked, or was told."""
         for desk, event in self._broker.heard():
             child = self._children.get(desk.runner)
-            lane = next((lane for lane in child.lanes if lane.desk is desk), None) if child else None
-            if lane is not None:
+            lane = child.lanes[desk.slot] if child and desk.slot < len(child.lanes) else None
+            if lane is not None and lane.desk is desk:
                 self._on_message(lane, event)
             else:
                 self.on_event(desk.runner, event)
@@ -467,11 +470,11 @@ class Worker:
 
     def _heed_beat(self, keeper: LeaseKeeper) -> None:
         beat = keeper.latest
-        if beat is None:
+        if beat is None or beat is self._last_beat:
             return
-        if beat.work and beat is not self._last_beat:
-            self._turns.may_have_work()
         self._last_beat = beat
+        if beat.work:
+            self._turns.may_have_work()
         for child in self._lanes():
             current, told = child.current, child.abandoned is not None
             if current is None or told or current.lease in beat.held or child.current_since >= beat.asked:

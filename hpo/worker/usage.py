@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,32 +12,22 @@ from hpo.spec.sections import Limits
 from hpo.text import size
 from hpo.worker.child import Child
 
-PAUSE = 0.5  # seconds between two looks
 
+def end_who_uses_too_much(runners: Iterable[Child]) -> None:
+    """Each says why. A person's own process is not ours to end.
 
-class Usage:
-    """Watches the runners of one worker.
-
-    By looking at them twice a second, for a runner may seldom make itself a control group: what bursts in
-    between is seen by the next look, unless the machine has ended it before.
+    A worker looks now and then, for a runner may seldom make itself a control group: what bursts in between
+    is seen by the next look, unless the machine has ended it before.
     """
-
-    _next = 0.0  # monotonic
-
-    def look(self, runners: Iterable[Child]) -> None:
-        """End those that use too much; each says why. A person's own process is not ours to end."""
-        ours = (one for one in runners if one.at_work and one.process_key is not None)
-        watched = [one for one in ours if one.assignment.spec.limits.are_watched]
-        if not watched or time.monotonic() < self._next:
-            return
-        below = defaultdict(list)
-        for process in psutil.process_iter(["ppid"]):
-            below[process.info["ppid"]].append(process)
-        for runner in watched:
-            why = too_much(runner.assignment.spec.limits, _family(runner.process.pid, below))
-            if why is not None:
-                runner.end(why)
-        self._next = time.monotonic() + PAUSE
+    ours = (one for one in runners if one.at_work and one.process_key is not None)
+    watched = [one for one in ours if one.assignment.spec.limits.are_watched]
+    below = defaultdict(list)
+    for process in psutil.process_iter(["ppid"]) if watched else ():
+        below[process.info["ppid"]].append(process)
+    for runner in watched:
+        why = too_much(runner.assignment.spec.limits, _family(runner.process.pid, below))
+        if why is not None:
+            runner.end(why)
 
 
 def too_much(limits: Limits, family: list[psutil.Process]) -> str | None:

@@ -53,13 +53,8 @@ _NEWEST = (
     .where(_trials.c.study_id == sa.bindparam("its_study", type_=sa.Integer()))
     .order_by(_trials.c.trial_id.desc())
     .limit(1)
-    .scalar_subquery()
 )
-_NEW_TRIAL = (
-    sa.insert(_trials)
-    .values(number=sa.func.coalesce(_NEWEST + 1, 0))
-    .returning(_trials.c.trial_id, _trials.c.number)
-)
+_NEW_TRIALS = sa.insert(_trials).returning(_trials.c.trial_id, _trials.c.number)
 _NEW_PARAMS = sa.insert(_params)
 _NEW_VALUES = sa.insert(_values)
 _END = (
@@ -111,8 +106,12 @@ def insert_trials(
     Safe beside others: the study's row is locked first, as Optuna does.
     """
     connection.execute(_STUDY, {"study": optuna_study_id})
-    new = {"study_id": optuna_study_id, "state": TrialState.RUNNING, "its_study": optuna_study_id}
-    made = [Trial(*connection.execute(_NEW_TRIAL, {**new, "datetime_start": _now()}).one()) for _ in points]
+    newest = connection.scalar(_NEWEST, {"its_study": optuna_study_id})
+    first = 0 if newest is None else newest + 1
+    new = {"study_id": optuna_study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
+    new_rows = [{**new, "number": number} for number in range(first, first + len(points))]
+    made = [Trial(*row) for row in connection.execute(_NEW_TRIALS, new_rows)]
+    made.sort(key=lambda one: one.number)
     each = zip(made, points, strict=True)
     if rows := [row for trial, params in each for row in rows_of_params(trial.id, params, distributions)]:
         connection.execute(_NEW_PARAMS, rows)

@@ -124,19 +124,20 @@ def claim(
         seconds.stop_when_idle(connection, row)
     parked = _Parked(connection, seen, promote, held=takes)
     chosen: list[sa.Row[Any]] = []
-    for slot in free:
-        taking = {**asks, "its_slot": slot, "lease": lease_seconds, "reserved": epochs}
+    while left := free[len(chosen) :]:
+        taking = {**asks, "its_slot": left[0], "lease": lease_seconds, "reserved": epochs}
         begun = outcomes.room(connection, row) < epochs  # only what has its epochs already
         leased = parked.promote(taking)
         if leased is None:
-            leased = _take(connection, taking, takes, begun, shy=bool(seen.bad_attempts))
-        if leased is None and row.budget_trials is None and _takes_new(takes) and not begun:
+            several = left if row.budget_epochs is None else left[:1]
+            leased = _take(connection, taking, several, takes, begun, shy=bool(seen.bad_attempts))
+        if not leased and row.budget_trials is None and _takes_new(takes) and not begun:
             add(connection, study_id, [None], first=next_number(connection, study_id))
-            leased = _take(connection, taking, takes, begun)
-        if leased is None:
+            leased = _take(connection, taking, left[:1], takes, begun)
+        if not leased:
             nothing = NothingToClaim(ended=False, why="every trial is done or running elsewhere")
             break
-        chosen.append(leased)
+        chosen += leased
     if not chosen:
         if begun and parked.goes_on(None) is None:
             outcomes.end_when_epochs_are_spent(connection, study_id)
@@ -175,14 +176,14 @@ class _Parked:
             return None
         return self._choice()(partial(self._among, takes), outcomes.room(self._connection, self._seen))
 
-    def promote(self, taking: Mapping[str, Any]) -> sa.Row[Any] | None:
-        """Lease the one that goes on."""
+    def promote(self, taking: Mapping[str, Any]) -> list[sa.Row[Any]] | None:
+        """Lease the one that goes on; None: there is none."""
         goes = self.goes_on(self._held)
         if goes is None:
             return None
         self._known[goes[0]] = False
         promoted = {**taking, "its_trial": goes[0], "its_stop": goes[1], "reserved": goes[2]}
-        return self._connection.execute(_LEASE_PROMOTED, promoted).first()
+        return list(self._connection.execute(_LEASE_PROMOTED, promoted)) or None
 
     def _among(self, takes: Takes, trials: Sequence[int]) -> Collection[int]:
         """Of the best, few: to read who all are would take long with the study's row held."""
@@ -257,16 +258,24 @@ def _nothing(
 
 
 def _take(
-    connection: Connection, taking: Mapping[str, Any], takes: Takes, begun: bool, *, shy: bool = False
-) -> sa.Row[Any] | None:
-    """Lease the first ticket that nobody else holds; `shy`: rather one that has not failed on this worker.
-
-    That costs a look at the attempts for waiting tickets.
+    connection: Connection,
+    taking: Mapping[str, Any],
+    slots: Sequence[int],
+    takes: Takes,
+    begun: bool,
+    *,
+    shy: bool = False,
+) -> list[sa.Row[Any]]:
+    """Lease the first tickets that nobody else holds, for these slots; `shy`: rather such as have not failed
+    on this worker, which costs a look at the attempts for waiting tickets.
     """
-    found = None
-    if shy:
-        found = connection.execute(_lease(takes, begun, shy=True), taking).first()
-    return found or connection.execute(_lease(takes, begun), taking).first()
+    asks = {**taking, "most": len(slots)}
+    rows = connection.execute(_lease(takes, begun, shy=True), asks).all() if shy else ()
+    rows = rows or connection.execute(_lease(takes, begun), asks).all()
+    found = sorted(rows, key=lambda row: (-row.priority, row.number))
+    if places := [{"leased": row.id, "at": at} for row, at in zip(found[1:], slots[1:], strict=False)]:
+        connection.execute(_PLACE, places)
+    return found
 
 
 # Statements are made once, as in `storage.queue.locks`.
@@ -311,12 +320,13 @@ def _lease(takes: Takes, begun: bool, *, shy: bool = False) -> Any:
         first = first.where(ticket.c.epochs > 0)
     if shy:
         first = first.where(~blame.failed_on(sa.bindparam("its_worker")))
-    found = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
+    free = first.limit(sa.bindparam("most", type_=sa.Integer())).with_for_update(skip_locked=True).cte("free")
     reserved = sa.case((ticket.c.epochs == 0, sa.bindparam("reserved")), else_=ticket.c.epochs)
-    leased = ticket.update().where(ticket.c.id == found).values({**_LEASED, "epochs": reserved})
-    return leased.returning(ticket)
+    leased = ticket.update().where(ticket.c.id.in_(sa.select(free.c.id)))
+    return leased.values({**_LEASED, "epochs": reserved}).returning(ticket)
 
 
+_PLACE = ticket.update().where(ticket.c.id == sa.bindparam("leased")).values(slot=sa.bindparam("at"))
 _LEASE_PROMOTED = (
     ticket.update()
     .where(ticket.c.study_id == _ITS_STUDY, ticket.c.trial_id == sa.bindparam("its_trial"), is_parked)
