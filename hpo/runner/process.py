@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ def work(link: Link, stop: StopFlag) -> int:
     if not isinstance(boot, Boot) or boot.version != VERSION:
         raise HpoError("this runner and its worker are of different versions of hpo; start the worker again")
     devices.keep_to(boot.cores)  # before torch makes threads
+    gc.disable()  # while it imports; `preload` enables it again
     from hpo.runner import lanes
     from hpo.runner.session import Session
 

@@ -413,21 +413,23 @@ def test_epochs_that_a_pruned_trial_did_not_need_are_returned(
 
 def test_places_of_one_runner_claim_together_and_each_has_its_own(database: Database, party: Opener) -> None:
     """What is promoted comes first, a slot that has a ticket keeps it, and what is left is told why."""
-    study = plain_study(database, 4)
+    study = plain_study(database, 6)
     one = party(study)
     first, _second = park(one), park(one)
+    database.write(lambda c: c.execute(ticket.update().where(ticket.c.number == 4).values(priority=1)))
 
     def claim(slots: list[int]) -> Any:
         asks = study.id, one.id, 0, "cpu", LEASE, None, slots
         return database.write(lambda connection: tickets.claim(connection, *asks, promote=first_of))
 
-    found, nothing = claim([0, 3, 5])
+    slots = [0, 3, 5, 1, 4]
+    found, nothing = claim(slots)
     assert nothing is None
-    assert [found[slot].lease.ticket_id - first.lease.ticket_id for slot in (0, 3, 5)] == [0, 1, 2]
-    assert [found[slot].is_promoted for slot in (0, 3, 5)] == [True, True, False]
-    again, nothing = claim([3, 5, 6, 7])
-    assert [again[slot].lease for slot in (3, 5)] == [found[slot].lease for slot in (3, 5)]
-    assert again[6].number == 3
+    assert [found[slot].lease.ticket_id - first.lease.ticket_id for slot in slots] == [0, 1, 4, 2, 3]
+    assert [found[slot].is_promoted for slot in slots] == [True, True, False, False, False]
+    again, nothing = claim([3, 5, 1, 4, 6, 7])
+    assert [again[slot].lease for slot in (3, 5, 1, 4)] == [found[slot].lease for slot in (3, 5, 1, 4)]
+    assert again[6].number == 5
     assert 7 not in again
     assert nothing is not None
     assert not nothing.ended

@@ -144,7 +144,7 @@ def test_a_runner_that_is_ready_after_its_trials_end_is_heard_after_that_end(tmp
         events.append((one.desk, MESSAGES["ended"]))
         return [to_worker(Ready())]
 
-    one.desk = SimpleNamespace(runner=0, mailbox=SimpleNamespace(receive=receive), held=None)  # type: ignore[assignment]
+    one.desk = SimpleNamespace(runner=0, slot=0, mailbox=SimpleNamespace(receive=receive), held=None)  # type: ignore[assignment]
     worker._broker, worker._children = broker, {0: one}  # type: ignore[assignment]
     worker._hear(one)
     assert one.phase is Phase.IDLE
