@@ -12,10 +12,13 @@ import torch
 
 from objectives import classifier, metrics
 from objectives.augment import mix
+from objectives.config import TrainingConfig
 from objectives.errors import DivergedError, OutOfMemoryError
+from objectives.metrics import Metric
 from objectives.seeds import derive
 from objectives.setup import Setup
 from objectives.standalone import LocalTrial
+from objectives.stopping import Progress
 from objectives.train import predict, train_epoch
 from tests.objectives.helpers import (
     QUICK,
@@ -74,6 +77,41 @@ def test_early_stopping_waits_for_patience_and_returns_the_best_weights() -> Non
     assert training["counted_epoch"] == training["best_epoch"], "which a study's constraints look at"
     logged = [epoch for epoch, named in trial.logs.items() if "parameters" in named]
     assert (logged, trial.logs[1]["parameters"]) == ([1], training["parameters"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "maximize", "values", "epochs", "why"),
+    [
+        ({"patience": 2}, True, [0.1, 0.3, 0.3, 0.2, 0.9], 4, "patience"),
+        ({"patience": 2}, False, [0.3, 0.1, 0.2, 0.0, 0.1, 0.1], 6, "patience"),
+        ({"patience": 2, "min_delta": 0.1}, True, [0.1, 0.15, 0.25, 0.3, 0.34, 0.9], 5, "patience"),
+        ({"patience": 2, "min_delta": 0.25}, False, [1.0, 0.75, 0.5, 0.49, 0.48], 5, "patience"),
+        ({"patience": 2}, True, [math.nan, math.nan, 0.5], 2, "patience"),
+        ({"target": 0.5}, True, [0.4, 0.5], 2, "target"),
+        ({"target": 0.5}, False, [0.6, 0.5], 2, "target"),
+        ({"epochs": 3, "patience": 3}, True, [0.1, 0.1, 0.1, 0.1], 3, "epochs"),
+        ({"epochs": 4, "refit_epochs": 2}, True, [0.1, 0.2], 2, "epochs"),
+    ],
+)
+def test_a_run_stops(
+    settings: dict[str, Any], maximize: bool, values: list[float], epochs: int, why: str
+) -> None:
+    """Patience counts epochs without an improvement by more than `min_delta` over the last that counted."""
+    progress = Progress()
+    config, monitor = TrainingConfig.read({**QUICK, "epochs": 9, **settings}), Metric("it", maximize, None)
+    for value in values:
+        progress.record(config, monitor, 1.0, 0.1, {"it": value})
+        if progress.stopped is not None:
+            break
+    assert (progress.epoch, progress.stopped) == (epochs, why)
+
+
+def test_losses_have_converged_when_those_of_so_many_epochs_differ_from_the_one_before_by_little() -> None:
+    progress, config = Progress(), TrainingConfig.read({**QUICK, "converged_epochs": 2, "epochs": 9})
+    for loss in (1.0, 0.5, 0.5, 0.5):
+        assert progress.stopped is None
+        progress.record(config, Metric("it", True, None), loss, 0.1, {"it": 0.5})
+    assert progress.stopped == "converged"
 
 
 def test_keep_last_returns_the_last_epoch() -> None:

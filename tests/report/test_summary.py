@@ -43,6 +43,17 @@ def test_the_summary_names_the_best_trial_and_ties() -> None:
     assert "Trial 0 is the best of 3: objective value 0.5, tied with 1 later trial" in text
 
 
+def test_the_summary_says_what_hpo_chose_and_who_breaks_a_constraint() -> None:
+    broken, kept = {"size": 1.0}, {"size": 0.0}
+    few = study(
+        trial(0, 0.5, constraints=broken), trial(1, 0.4, constraints=kept), spec={"chosen": "tpe: because"}
+    )
+    assert sentences(few).endswith("Chosen by hpo: tpe: because.")
+    assert "1 of 2 complete trials break a constraint (size 1)." in sentences(few)
+    assert "break a constraint (" not in sentences(study(trial(1, 0.4, constraints=kept)))
+    assert "Chosen by hpo" not in sentences(study(trial(1, 0.4)))
+
+
 def test_pruning_savings_are_told_against_full_trials() -> None:
     full = dict.fromkeys(range(1, 11), 0.5)
     history = study(trial(0, 0.5, reports=full), trial(1, None, "pruned", reports={1: 0.1, 2: 0.1}))

@@ -262,6 +262,7 @@ def counts(parameter: dict[str, Any], total: int = 6000) -> Counter[Any]:
         whole(0, 8, step=4),
         floating(0, 1, step=0.5),
         floating(0, 0.5, step=0.2),
+        floating(1, 5, step=2),
     ],
 )
 def test_discrete_values_are_equally_likely(parameter: dict[str, Any]) -> None:

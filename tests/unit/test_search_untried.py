@@ -83,3 +83,12 @@ def test_what_a_sampler_says_again_in_a_large_space_gives_way_to_a_random_point(
     first, second = random_point(made, 0, 0), random_point(made, 0, 1)
     assert untried(made, second, 2, [first]) == second
     assert untried(made, first, 2, [second, first]) == random_point(made, 0, 2)
+
+
+def test_of_the_settings_that_are_left_each_is_as_likely() -> None:
+    point = {"kind": "a", "drop": 0.0}
+    found = [str(untried(spec({"name": "tpe", "seed": seed}, FEW), point, 3, [point])) for seed in range(400)]
+    assert sorted(set(found)) == sorted(
+        str(one) for one in distinct(spec("tpe", FEW).space) or () if one != point
+    )
+    assert all(60 < found.count(setting) < 140 for setting in set(found)), "of 400, for four settings"
