@@ -366,7 +366,8 @@ STUDY: tuple[Chart, ...] = (
             "One line per trial, most important parameter first. Click a name to hide or show it."
         ),
         height=460,
-        min_width=lambda record: 92 * (len(record.parameters) + 1),  # so that names stand side by side
+        # So that names stand side by side; of many, as far as a wide screen has room.
+        min_width=lambda record: (92 if len(record.parameters) > 9 else 110) * (len(record.parameters) + 1),
     ),
     Chart(
         name="slice",

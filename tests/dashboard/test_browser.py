@@ -116,6 +116,20 @@ def test_every_page_is_quiet_and_fits(
     assert background == ("rgb(243, 245, 248)" if scheme == "light" else "rgb(15, 19, 24)")
 
 
+def test_a_long_name_on_a_phone_leaves_its_number_whole(browser: Browser, base: str) -> None:
+    page = Opened(browser, base, size=PHONE).go("/studies/digits")
+    lines = page.locator("#bestparams .facts tr").evaluate_all(
+        """rows => rows.map(({ children: [name, value] }) => {
+          [name.textContent, value.textContent] = ['a_parameter_with_a_long_name', '0.00023451'];
+          const text = document.createRange();
+          text.selectNodeContents(value);
+          return text.getClientRects().length;
+        })"""
+    )
+    assert lines
+    assert set(lines) == {1}
+
+
 # Tells the page, as a busy browser may, at once that a chart went out of sight and that it came back.
 OBSERVER = """
 const Usual = window.IntersectionObserver;
