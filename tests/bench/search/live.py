@@ -3,6 +3,7 @@
 Decisions, clock and looks are those of a replay; what is drawn is trained as it is drawn. What a search
 returns after 300 and 1,000 epochs is then trained with ten further seeds: their mean is what it is worth.
 So is what one returns that ends earlier and trains its best settings again instead (`replay.confirmed`).
+`--epochs 300` ends searches there.
 A line of JSON for each search goes to the output; the table is of all lines there, and of two methods it
 says how the second compares with the first over the seeds that both have, in the mean of the tasks.
 """
@@ -74,13 +75,16 @@ class Live(World):
         return Training(number, self.task, point, self.seed * 100_000 + number)
 
 
-def search(task: Task, method: str, workers: int, seed: int, target: float) -> dict[str, Any]:
+def search(
+    task: Task, method: str, workers: int, seed: int, target: float, budget: int = LOOKS[-1]
+) -> dict[str, Any]:
     """One search: epochs to a complete run as good as `target`, and what is returned is worth, by look."""
     recorded = load(task)
     world = Live(recorded, seed)
-    trace = replay(METHODS[method](world, 1000), world, workers)
-    returned = {str(look): trace.returned[look] for look in LOOKS[1:]}
-    returned[f"{LOOKS[-1]}, retrained"] = confirmed(trace, world, LOOKS[-1])
+    trace = replay(METHODS[method](world, budget), world, workers, budget)
+    returned = {str(look): trace.returned[look] for look in LOOKS[1:] if look <= budget}
+    if budget == LOOKS[-1]:
+        returned[f"{budget}, retrained"] = confirmed(trace, world, budget)
     settings = sorted(set(returned.values()))
     seeds = [(1 + seed) * 10_000_000 + number for number in range(FRESH)]
     jobs = list(product(settings, seeds))
@@ -102,7 +106,7 @@ def search(task: Task, method: str, workers: int, seed: int, target: float) -> d
 
 def table(found: list[dict[str, Any]]) -> str:
     """A row for each task, method and number of workers: worths with their 95 % intervals."""
-    looks = list(found[0]["worth"])
+    looks = _looks(found)
     lines = [
         f"| task | workers | method | searches | to the target, median | reached | {' | '.join(looks)} |",
         "|---|---|---|---|---|---|" + "---|" * len(looks),
@@ -122,38 +126,46 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _looks(found: list[dict[str, Any]]) -> list[str]:
+    """Those that all searches have."""
+    return [look for look in found[0]["worth"] if all(look in one["worth"] for one in found)]
+
+
 def paired(found: list[dict[str, Any]], first: str, second: str, rounds: int = 5000) -> str:
     """The second method's epochs and regrets over the first's, over the seeds that both have, in the mean of
     the tasks; with 95 % intervals by bootstrap over the pairs.
 
     A search that did not come to the target counts as having come to it at the end. Regret counts from the
-    best mean that was recorded or came up here.
+    best mean that was recorded or came up here; `capped`, up to that of the median of the recorded settings:
+    what is no better than a random setting is lost, and how far it diverges says no more.
     """
-    rng, drawn, means, count = np.random.default_rng(0), [], [], 0
+    rng, drawn, means, count, looks = np.random.default_rng(0), [], [], 0, _looks(found)
     for task in (load(task) for task in TASKS if task.name in {one["task"] for one in found}):
         by = {(one["method"], one["seed"]): one for one in found if one["task"] == task.task.name}
         seeds = [seed for method, seed in by if method == first and (second, seed) in by]
         sign = 1 if task.task.maximize else -1
         seen = [sign * worth for one in by.values() for worth in one["worth"].values()]
         best = max(float(np.nanmax(sign * task.repeats[:, :, -1].mean(1))), *seen)
-        values = np.array(
-            [[_row(by[method, seed], sign, best) for method in (first, second)] for seed in seeds]
-        )
+        cap = best - float(np.median(np.nan_to_num(sign * task.curves[:, -1], nan=-np.inf)))
+
+        def row(one: dict[str, Any], best: float = best, cap: float = cap, sign: int = sign) -> list[float]:
+            end = max(int(look) for look in looks if look.isdigit())
+            regrets = [best - sign * one["worth"][look] for look in looks]
+            return [min(one["epochs"], end), *regrets, *(min(regret, cap) for regret in regrets)]
+
+        values = np.array([[row(by[method, seed]) for method in (first, second)] for seed in seeds])
         chosen = values[rng.integers(len(seeds), size=(rounds, len(seeds)))].mean(1)  # [rounds, method, row]
         drawn.append(chosen[:, 1] / chosen[:, 0])
         means.append(values.mean(0)[1] / values.mean(0)[0])
         count += len(seeds)
     low, high = np.percentile(np.mean(drawn, 0), [2.5, 97.5], axis=0)
-    names = ["epochs to the target", *(f"regret at {look}" for look in found[0]["worth"])]
+    regrets = [f"regret at {look}" for look in looks]
+    names = ["epochs to the target", *regrets, *(f"{regret}, capped" for regret in regrets)]
     said = zip(names, np.mean(means, 0), low, high, strict=True)
     ratios = ", ".join(
         f"{name} {mean:.2f} [{lowest:.2f}, {highest:.2f}]" for name, mean, lowest, highest in said
     )
     return f"{second} over {first}, {len(means)} tasks, {count} pairs: {ratios}"
-
-
-def _row(one: dict[str, Any], sign: int, best: float) -> list[float]:
-    return [min(one["epochs"], LOOKS[-1]), *(best - sign * worth for worth in one["worth"].values())]
 
 
 def main() -> None:
@@ -164,6 +176,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=14)
     parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--epochs", type=int, default=LOOKS[-1], choices=LOOKS[1:], help="of a search")
     parser.add_argument(
         "--best", type=int, default=1, choices=(1, 5), help="the target: of so many per cent recorded"
     )
@@ -176,7 +189,7 @@ def main() -> None:
     seeds = range(options.first, options.first + options.seeds)
     for seed, task, method in product(seeds, tasks, methods):
         target = Truth.of(load(task)).top[options.best]
-        found = search(task, method, options.workers, seed, target)
+        found = search(task, method, options.workers, seed, target, options.epochs)
         with options.output.open("a") as output:
             output.write(json.dumps(found) + "\n")
     lines = [json.loads(line) for line in options.output.read_text().splitlines()]
