@@ -77,14 +77,23 @@ class Promoting(_InStudy):
     Args:
         sampler: as a study file names it.
         first: epochs of the first rung.
+        factor: one in so many goes on, and has so many times the epochs.
     """
 
-    def __init__(self, world: World, sampler: Mapping[str, Any], first: int = 1) -> None:
+    def __init__(
+        self, world: World, sampler: Mapping[str, Any], first: int = 1, factor: int = FACTOR
+    ) -> None:
         super().__init__(world, RandomSampler(), NopPruner())
-        pruner = {"name": "asha", "min_epochs": first, "max_epochs": self.task.epochs, "mode": "promote"}
+        pruner = {
+            "name": "asha",
+            "min_epochs": first,
+            "max_epochs": self.task.epochs,
+            "reduction_factor": factor,
+            "mode": "promote",
+        }
         self.spec = self.task.study(sampler, pruner)
-        self.ladder = Ladder.of(first, self.task.epochs, FACTOR)
-        self.standing = Standing([self.ladder], FACTOR, ["maximize" if self.task.maximize else "minimize"])
+        self.ladder = Ladder.of(first, self.task.epochs, factor)
+        self.standing = Standing([self.ladder], factor, ["maximize" if self.task.maximize else "minimize"])
         self.parked: dict[int, Run] = {}
         self.stop_at: dict[int, int] = {}
 
@@ -164,8 +173,8 @@ def _optunas(sampler: Callable[[int], BaseSampler], pruner: Callable[[int], Base
     return lambda world, _budget: Optunas(world, sampler(world.seed), pruner(world.task.epochs))
 
 
-def _promoting(**sampler: Any) -> Maker:
-    return lambda world, _budget: Promoting(world, {**sampler, "seed": world.seed})
+def _promoting(factor: int = FACTOR, **sampler: Any) -> Maker:
+    return lambda world, _budget: Promoting(world, {**sampler, "seed": world.seed}, factor=factor)
 
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -194,6 +203,11 @@ METHODS: dict[str, Maker] = {
     f"{OURS}, confirmed": _promoting(name="rungs"),
     "rungs 30 of 30 + n, promotion": lambda world, _budget: MoreRandom(
         world, {"name": "rungs", "seed": world.seed}
+    ),
+    "halves: random, promotion": _promoting(2, name="random"),
+    "halves: rungs, promotion": _promoting(2, name="rungs"),
+    "halves: rungs 30 of 30 + n, promotion": lambda world, _budget: MoreRandom(
+        world, {"name": "rungs", "seed": world.seed}, factor=2
     ),
 }
 QUICK = [
