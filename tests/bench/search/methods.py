@@ -213,5 +213,6 @@ METHODS: dict[str, Maker] = {
 QUICK = [
     name
     for name in METHODS
-    if not name.startswith(("Optuna GP", "Optuna CMA-ES")) and not name.endswith(("median", "Hyperband"))
+    if not name.startswith(("Optuna GP", "Optuna CMA-ES", "halves"))
+    and not name.endswith(("median", "Hyperband"))
 ]
