@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from hpo.dashboard.live import LiveStudy
 from hpo.dashboard.table import Wish, as_csv, list_trials
 from hpo.settings import Settings
+from hpo.studies import steering
 from hpo.studies.creation import create
 from hpo.studies.reading import get_study
 from storage.database.engine import Database
@@ -129,7 +130,12 @@ def test_a_page_says_why_nothing_runs(viewer: TestClient, database: Database, tm
     page = viewer.get("/studies/stuck", headers=HTML).text
     assert "All 5 trials failed, most with: RuntimeError: no GPU here." in page
     assert re.search(r'where=state%3Dfailed\+[^"]*no\+GPU\+here[^"]*">5</a>', page)
+    assert ">None yet.<" in page
     party.close()
+    steering.stop(database, row)
+    page = viewer.get("/studies/stuck", headers=HTML).text
+    assert ">None.<" in page, "nobody waits for the best of a search that has ended"
+    assert "yet" not in page[: page.index('id="trials"')]
 
 
 def test_the_axis_shows_the_logarithm_of_the_distance_to_the_best(viewer: TestClient) -> None:
