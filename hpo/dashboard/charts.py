@@ -35,6 +35,7 @@ KEPT = 200  # drawn charts in memory
 SOON = 2.0  # seconds until what was drawn in outline is asked for again
 REST = 4  # a chart that took one second to draw is not drawn again for this many
 MAX_METRIC_CURVES = 300
+_pen = threading.Lock()  # charts drawn beside each other would all be done when the last is
 NO_CONTOUR = f"It needs {MIN_CONTOUR_TRIALS} complete trials that have both parameters."
 
 
@@ -140,7 +141,8 @@ def _drawn(
         record = _parts_of(chart, history, objective).get(part)
     else:
         record = chart.record(history, objective)
-    return chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
+    with _pen:
+        return chart.picture(chart.name, record, chart.ending(objective, directions, ", objective {}"))
 
 
 def draw_comparison(histories: Sequence[StudyHistory], over: str) -> dict[str, Any]:

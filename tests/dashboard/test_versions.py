@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -12,6 +13,7 @@ from hpo.dashboard import board as boards
 from hpo.dashboard import charts
 from hpo.dashboard.board import Board
 from hpo.dashboard.live import LiveStudy
+from hpo.report.chart import Chart
 from hpo.settings import Settings
 from hpo.studies.creation import create
 from hpo.studies.reading import get_study
@@ -108,6 +110,26 @@ def test_those_who_ask_at_once_share_one_look_that_began_after_they_asked(
     assert len(told) == 5 - fails
     assert len(looks) == 2 + fails
     assert {len(history.trials) for history, _ in told} == {known + 1}
+
+
+def test_charts_that_are_asked_for_at_once_are_drawn_one_after_another(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a page has the first of them soon; beside each other all would be there when the last is."""
+    beside, met, whole = threading.Barrier(2), [], Chart.picture
+
+    def draw(chart: Chart, *given: object) -> object:
+        with suppress(threading.BrokenBarrierError):
+            beside.wait(0.2)
+            met.append(chart.name)
+        return whole(chart, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Chart, "picture", draw)
+    names = ["slice-1", "importances", "parallel", "history-1"]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(charts.draw_study, board, "digits", n, charts.Options()) for n in names]
+    assert all(found.result()["figure"] for found in asked)
+    assert met == []
 
 
 def test_a_study_that_is_read_anew_is_not_shown_as_it_was(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -175,12 +174,14 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
         lines = [line for line in record.lines if line.rank == rank]
         xs: list[float | None] = []
         ys: list[float | None] = []
-        numbers: list[list[Any]] = []
+        numbers: list[int | None] = []
+        values: list[str | None] = []
         for line in lines:
             heights = [OFF if unit is None else unit for unit in line.units] + [_height(line.value, record)]
             xs += [*map(float, range(columns)), None]
             ys += [*short(heights, 3), None]
-            numbers += [[line.number, text.number(line.value)]] * columns + [[None, None]]
+            numbers += [*[line.number] * columns, None]
+            values += [*[text.number(line.value)] * columns, None]
         if lines:
             figure.add_trace(
                 {
@@ -192,7 +193,8 @@ def parallel_figure(record: Parallel, title: str) -> go.Figure:
                     "line": {"color": colour, "width": width, "dash": dash},
                     "opacity": opacity,
                     "customdata": numbers,
-                    "hovertemplate": "trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
+                    "text": values,
+                    "hovertemplate": "trial %{customdata}: %{text}<extra></extra>",
                 }
             )
     ends = {"low": record.low, "high": record.high}
