@@ -161,7 +161,8 @@ class Pool:
                 if not seat.is_taken:
                     self._waiting.remove(seat)
                     raise
-        link.tell(Joined(), more=True)
+        if self._session.served.timed:
+            link.tell(Joined(), more=True)
         seat.over.wait()
         assert seat.outcome is not None
         return seat.outcome()

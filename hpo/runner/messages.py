@@ -51,6 +51,7 @@ class Served:
     keeps_pruned: bool = False  # whether pruned trials keep their checkpoints
     lanes: int = 1  # trials that a runner may train at once
     ranks: int = 1  # processes that train a trial together, each on a device of its own
+    timed: bool = True  # whether it matters when a lane's training begins: the study has time-outs
     # Configs drawn from the space, to see whether lanes pay; (): they do.
     points: Sequence[Mapping[str, Any]] = ()
 

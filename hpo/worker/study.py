@@ -111,6 +111,7 @@ class ServedStudy:
             keeps_pruned=self.spec.keep.pruned > 0,
             lanes=self.spec.most_lanes,
             ranks=1 if self.spec.command else self.spec.gpus_per_trial,
+            timed=self.spec.trial_timeout is not None or self.spec.report_timeout is not None,
             points=self._points() if self.spec.lanes == "auto" else (),
         )
 

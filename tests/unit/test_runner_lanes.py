@@ -120,7 +120,7 @@ def trained() -> Iterator[Callable[..., list[Lane]]]:
         objective = SimpleNamespace(
             many=lambda lanes: many(lanes, mailbox, links), lane_key=lambda own: own["hidden"]
         )
-        session = SimpleNamespace(served=SimpleNamespace(log=0), objective=objective, link=first)
+        session = SimpleNamespace(served=SimpleNamespace(timed=True, log=0), objective=objective, link=first)
         pool = Pool(session, count)  # type: ignore[arg-type]
         all_over = threading.Barrier(count)
         every = [Lane(number, link, [], all_over) for number, link in enumerate(links)]
