@@ -128,6 +128,17 @@ def test_a_long_name_on_a_phone_leaves_its_number_whole(browser: Browser, base: 
     )
     assert lines
     assert set(lines) == {1}
+    many = page.locator("#bestparams .facts tbody").evaluate(
+        """body => {
+          body.innerHTML = '<tr><th scope="row">p10</th><td>0.003919</td></tr>'.repeat(20);
+          return [...body.querySelectorAll('th, td')].map((it) => {
+            const text = document.createRange();
+            text.selectNodeContents(it);
+            return text.getClientRects().length;
+          });
+        }"""
+    )
+    assert set(many) == {1}, "nor do many numbers squeeze their names"
 
 
 # Tells the page, as a busy browser may, at once that a chart went out of sight and that it came back.
