@@ -85,6 +85,9 @@ def test_regression_metrics() -> None:
         "r2": sk.r2_score(y, p),
     }
     assert compute(expected, guess, truth) == pytest.approx(expected, rel=1e-5)
+    same = torch.ones(3)
+    for guess in (same, torch.tensor([1.0, 2.0, 1.0])):
+        assert compute(["r2"], guess, same)["r2"] == sk.r2_score(same, guess), "of a target that is constant"
 
 
 def test_every_metric_knows_which_way_is_better() -> None:

@@ -88,6 +88,7 @@ def test_resumed_equals_unbroken_bit_for_bit(settings: dict[str, Any], broken_in
     resumed = LocalTrial(settings, seed=9, attempt=2)
     resumed.checkpoint = broken.checkpoint
     assert classifier.objective(resumed) == value
+    assert min(resumed.reports) == broken_in_epoch, "it goes on, and does not begin anew"
     assert {**broken.reports, **resumed.reports} == unbroken.reports
     assert {**broken.logs, **resumed.logs} == unbroken.logs
     assert same_tensors(weights(resumed), weights(unbroken))
