@@ -272,15 +272,18 @@ def test_a_checkpoint_of_a_lane_goes_on_alone_and_in_lanes(optimizer: str) -> No
     assert [trial.checkpoint.latest for trial in broken] == [4, 4]
     for trial in broken:
         trial._on_check = None
+        trial.reports.clear()
     contents = [trial.checkpoint._content for trial in broken]
     resumed = lanes.train(broken, assembled(settings)[1])
     for run, other in zip(resumed, whole, strict=True):
         assert run.progress.train_losses == pytest.approx(other.progress.train_losses, abs=TOLERANCE)
+    assert [min(trial.reports) for trial in broken] == [5, 5], "they go on, and do not begin anew"
 
     trial, setup = LocalTrial(broken[0].config, seed=0), assembled(settings)[1][0]
     trial.checkpoint.latest, trial.checkpoint._content = 4, contents[0]
     progress, _ = alone.train(trial, setup)
     assert progress.train_losses == pytest.approx(whole[0].progress.train_losses, abs=TOLERANCE)
+    assert min(trial.reports) == 5
 
 
 def test_a_lane_interrupted_while_it_reports_loses_no_epoch_of_any_lane() -> None:
