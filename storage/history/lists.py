@@ -15,7 +15,7 @@ from storage.database.records import Counts, StudyRow, StudyState, TicketState
 from storage.database.tables import study, ticket
 from storage.history.records import StudyHistory, TrialRecord
 from storage.history.trials import Leader, count_trials, leader, ranked
-from storage.queue import optuna_rows, studies, tickets
+from storage.queue import optuna_rows, outcomes, studies, tickets
 from storage.queue.seconds import used
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def progress(connection: Connection, name: str, known: StudyHistory | None = Non
         best_number=None if best is None else best.number,
         best_value=None if best is None else best.value,
         seconds=used(connection, row),
-        epochs=None if row.budget_epochs is None else tickets.epochs(connection, row.id),
+        epochs=None if row.budget_epochs is None else outcomes.epochs(connection, row.id),
     )
 
 

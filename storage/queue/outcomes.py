@@ -248,8 +248,13 @@ def room(connection: Connection, row: sa.Row[Any]) -> float:
     """Epochs of the budget that are neither trained nor reserved; infinite without one."""
     if row.budget_epochs is None:
         return math.inf
-    taken = sa.select(sa.func.coalesce(sa.func.sum(ticket.c.epochs), 0)).where(ticket.c.study_id == row.id)
-    return float(row.budget_epochs - connection.execute(taken).scalar_one())
+    return float(row.budget_epochs - epochs(connection, row.id))
+
+
+def epochs(connection: Connection, study_id: int) -> int:
+    """Epochs that are trained, or reserved by what runs, in a study with a budget of them."""
+    total = sa.func.coalesce(sa.func.sum(ticket.c.epochs), 0)
+    return int(connection.execute(sa.select(total).where(ticket.c.study_id == study_id)).scalar_one())
 
 
 def end_when_epochs_are_spent(connection: Connection, study_id: int) -> None:

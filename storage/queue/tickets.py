@@ -376,12 +376,6 @@ def counts(connection: Connection, study_id: int) -> Counts:
     return Counts(waiting=waiting, given_back=given_back, **others)
 
 
-def epochs(connection: Connection, study_id: int) -> int:
-    """Epochs that are trained, or reserved by what runs, in a study with a budget of them."""
-    total = sa.func.coalesce(sa.func.sum(ticket.c.epochs), 0)
-    return int(connection.execute(sa.select(total).where(ticket.c.study_id == study_id)).scalar_one())
-
-
 def share(connection: Connection, study_id: int, runners: int) -> float:
     """How many of the waiting tickets are a runner's, if each of so many of every worker took as many.
 
